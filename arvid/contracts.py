@@ -1,0 +1,327 @@
+"""What the parts of arvid promise each other.
+
+A video tokenizer turns frames into a grid of tokens; a paradigm factorises that grid autoregressively;
+a token head models one token given a hidden state. Order (paradigm) and token type (head) are independent,
+so every paradigm must accept both kinds of tokens. Nothing in this file knows a concrete part.
+
+Dimension letters, used in every module of arvid:
+B batch, C channels, T H W frames and pixels, t h w the token grid (T', H', W' in the papers), S context
+tokens, N sequence positions, D model width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+TokenType = Literal["discrete", "continuous"]
+Tokens = Tensor
+"""Discrete: int64 (B, t, h, w). Continuous: float (B, t, h, w, C) of about unit variance."""
+
+
+class UserError(ValueError):
+    """Something the user can mend. The command line prints its message alone, without a traceback."""
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Size of the token grid: latent frames, rows, columns."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.t * self.h * self.w
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.h * self.w
+
+    def with_frames(self, t: int) -> TokenGrid:
+        """The same grid with another number of latent frames."""
+        return dataclasses.replace(self, t=t)
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What a tokenizer emits.
+
+    `size` is the vocabulary size of discrete tokens or the channels of continuous ones; `strides` are the
+    (frames, rows, columns) of pixels behind one token; `causal` says that encoding a prefix of the frames
+    gives the prefix of the tokens.
+    """
+
+    type: TokenType
+    size: int
+    strides: tuple[int, int, int]
+    causal: bool
+
+    def grid(self, num_frames: int, height: int, width: int) -> TokenGrid:
+        """Token grid of a clip. Raises UserError if the clip cannot be tokenized without a remainder."""
+        ft, fh, fw = self.strides
+        if self.causal and (num_frames - 1) % ft:
+            below = 1 + (num_frames - 1) // ft * ft
+            raise UserError(
+                f"{num_frames} frames do not fit this tokenizer: it takes 1 + {ft}·n frames "
+                f"(the nearest are {below} and {below + ft})."
+            )
+        if not self.causal and num_frames % ft:
+            raise UserError(f"{num_frames} frames is not a multiple of the temporal stride {ft}.")
+        if height % fh or width % fw:
+            raise UserError(
+                f"{height}x{width} pixels do not fit this tokenizer: "
+                f"height must be a multiple of {fh} and width of {fw}."
+            )
+        frames = 1 + (num_frames - 1) // ft if self.causal else num_frames // ft
+        return TokenGrid(frames, height // fh, width // fw)
+
+    def num_frames(self, grid: TokenGrid) -> int:
+        """Frames of the clip behind a grid."""
+        return 1 + (grid.t - 1) * self.strides[0] if self.causal else grid.t * self.strides[0]
+
+
+@dataclass
+class Condition:
+    """What a clip is generated from. Every field may be absent; all present ones share the batch size."""
+
+    text: Float[Tensor, "b s d"] | None = None
+    text_mask: Bool[Tensor, "b s"] | None = None
+    """True where `text` holds a word, False where it is padding."""
+    label: Int[Tensor, " b"] | None = None
+    motion: Float[Tensor, " b"] | None = None
+    """Motion score: mean displacement in pixels per frame."""
+    fps: Float[Tensor, " b"] | None = None
+
+    def fields(self) -> dict[str, Tensor]:
+        """The present fields by name."""
+        pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: value for name, value in pairs if value is not None}
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Condition:
+        """Apply `fn` to every present field."""
+        return Condition(**{name: fn(value) for name, value in self.fields().items()})
+
+    def to(self, device: torch.device | str) -> Condition:
+        return self.map(lambda x: x.to(device))
+
+    @property
+    def batch_size(self) -> int | None:
+        """Batch size, or None for an empty (unconditional) condition."""
+        return next((value.shape[0] for value in self.fields().values()), None)
+
+
+@dataclass(frozen=True)
+class ContextSpec:
+    """Which conditions a model is built for: what its context embedder needs to know."""
+
+    text_dim: int | None = None
+    text_len: int = 0
+    num_classes: int | None = None
+    motion: bool = False
+    fps: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Context tokens that the conditions take up: text, then label, motion and fps with one each."""
+        text = self.text_len if self.text_dim is not None else 0
+        return text + (self.num_classes is not None) + self.motion + self.fps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Size of a paradigm's transformer, equal for all rows of a comparison."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    head_dim: int = 256
+    """Width of the diffusion head's MLP (continuous tokens only)."""
+    head_depth: int = 3
+    """Blocks of the diffusion head's MLP (continuous tokens only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are drawn. Each head reads its own part."""
+
+    guidance: float = 1.0
+    """Classifier-free guidance scale: null + guidance · (conditional - null). 1 switches it off."""
+    temperature: float = 1.0
+    """Categorical head: 0 is greedy."""
+    top_k: int | None = None
+    """Categorical head: keep the k likeliest tokens."""
+    top_p: float | None = None
+    """Categorical head: of these keep the smallest set whose mass before each token is at most p."""
+    diffusion_steps: int = 25
+    """Diffusion head: denoising steps per set of tokens."""
+    use_cache: bool = True
+    """Keep keys and values of finished positions. Without it the same tokens come out, slower."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One example of a dataset: uint8 frames (T, H, W, 3) in RGB and what is known of them."""
+
+    video: np.ndarray
+    caption: str = ""
+    label: int | None = None
+    motion: float | None = None
+    name: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+class _Checked:
+    """Subclasses are checked when they are defined: a concrete one must have every promised attribute."""
+
+    _required: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if inspect.isabstract(cls) or ABC in cls.__bases__:
+            return
+        missing = [name for name in cls._required if not _is_implemented(cls, name)]
+        if missing:
+            raise TypeError(f"{cls.__name__} must define {', '.join(missing)}")
+
+
+def _is_implemented(cls: type, name: str) -> bool:
+    attribute = getattr(cls, name, None)
+    return attribute is not None and not getattr(attribute, "__isabstractmethod__", False)
+
+
+class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
+    """A finite, indexable set of clips; item i is the same clip every time it is asked for."""
+
+    _required = ("__len__", "__getitem__", "fingerprint")
+    classes: tuple[str, ...] = ()
+    """Names of the class labels, or empty."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Clip: ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of what the clips depend on (files and options, not where they lie): keys the token cache."""
+
+    def __iter__(self) -> Iterator[Clip]:
+        return (self[i] for i in range(len(self)))
+
+
+class VideoTokenizer(_Checked, nn.Module, ABC):
+    """Turns video (B, 3, T, H, W) in [-1, 1] into tokens and back."""
+
+    _required = ("encode", "decode", "spec")
+
+    @property
+    @abstractmethod
+    def spec(self) -> TokenSpec: ...
+
+    @abstractmethod
+    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Tokens: ...
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Float[Tensor, "b 3 T H W"]:
+        """Video in [-1, 1] (clamped)."""
+
+    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
+        """Key `loss` and named parts; a tokenizer that cannot be trained does not define it."""
+        raise UserError(f"{type(self).__name__} cannot be trained.")
+
+
+class TokenHead(_Checked, nn.Module, ABC):
+    """Distribution over one token given a hidden state, the same for every position.
+
+    `patch` consecutive vectors of a token (see the paradigms) count as one token here.
+    """
+
+    _required = ("loss", "sample")
+
+    @abstractmethod
+    def loss(
+        self,
+        hidden: Float[Tensor, "b n d"],
+        target: Tensor,
+        weight: Float[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b n"]:
+        """Loss of each token, times its weight: (B, N). Target is (B, N) ids or (B, N, C) values."""
+
+    @abstractmethod
+    def sample(
+        self,
+        hidden: Float[Tensor, "b n d"],
+        *,
+        options: SamplingOptions,
+        null_hidden: Float[Tensor, "b n d"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw one token per hidden state: (B, N) ids or (B, N, C) values."""
+
+
+class Paradigm(_Checked, nn.Module, ABC):
+    """An order of factorisation and the network that follows it.
+
+    Built as `Paradigm(spec=, grid=, context=, size=, **own options)`, where `grid` is the largest grid it is
+    trained on.
+    """
+
+    _required = ("loss", "generate", "num_evaluations")
+    spec: TokenSpec
+    grid: TokenGrid
+
+    @abstractmethod
+    def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
+        """Training loss of a batch: key `loss` (scalar) and named parts."""
+
+    @abstractmethod
+    def generate(
+        self,
+        condition: Condition,
+        grid: TokenGrid,
+        *,
+        batch_size: int = 1,
+        prefix: Tokens | None = None,
+        options: SamplingOptions = SamplingOptions(),
+        generator: torch.Generator | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Tokens:
+        """Draw a grid of tokens.
+
+        `prefix` holds given latent frames (B, t0, h, w[, C]) with t0 < grid.t, which come back unchanged.
+        `batch_size` counts only when the condition is empty. `on_step` is called after each evaluation of
+        the main network, as often as `num_evaluations(...)` says for it.
+        """
+
+    @abstractmethod
+    def num_evaluations(
+        self, grid: TokenGrid, *, prefix_frames: int = 0, options: SamplingOptions = SamplingOptions()
+    ) -> dict[str, int]:
+        """Evaluations of each network during `generate`, by name; the first one is the one `on_step` counts."""
+
+
+ParadigmFactory = Callable[..., Paradigm]
+
+
+def require_finite(value: Tensor, what: str) -> None:
+    """Raise FloatingPointError that names `what` if a scalar loss is not finite."""
+    if not math.isfinite(float(value)):
+        raise FloatingPointError(f"{what} is {float(value)}")
+
+
+def sequence_of(values: Sequence[int]) -> tuple[int, ...]:
+    """A config list as a tuple of ints."""
+    return tuple(int(v) for v in values)
