@@ -308,7 +308,11 @@ class Paradigm(_Checked, nn.Module, ABC):
 
     @abstractmethod
     def num_evaluations(
-        self, grid: TokenGrid, *, prefix_frames: int = 0, options: SamplingOptions = SamplingOptions()
+        self,
+        grid: TokenGrid,
+        *,
+        prefix_frames: int = 0,
+        options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
         """Evaluations of each network during `generate`, by name; the first one is the one `on_step` counts."""
 

@@ -1,0 +1,226 @@
+"""Sprites: the embedded dataset. Coloured shapes that move, turn or bounce over a plain or striped background.
+
+Procedurally rendered and endless: clip i is a pure function of (seed, i), so nothing is downloaded and nothing
+is stored. Each clip comes with a caption, a class label, its exact attributes and its exact motion score, so
+that what a model generates can be checked against what was asked.
+
+Coordinates are fractions of the frame (0 left/top, 1 right/bottom), so every size shows the same scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.files import sha256_json
+
+Array = NDArray[np.float32]
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (230, 50, 50),
+    "green": (60, 200, 70),
+    "blue": (60, 100, 240),
+    "yellow": (240, 220, 60),
+    "purple": (190, 70, 220),
+    "white": (245, 245, 245),
+}
+MOTIONS = ("moves left", "moves right", "moves up", "moves down", "turns", "bounces")
+SIZES = {"small": (0.13, 0.17), "large": (0.21, 0.26)}
+"""Radius of a sprite as a fraction of the frame: the range it is drawn from."""
+
+CLASSES = tuple(
+    f"{shape} {motion}"
+    for shape in SHAPES
+    for motion in MOTIONS
+    if (shape, motion) != ("circle", "turns")  # a circle that turns looks like one that stands
+)
+
+_DIRECTIONS = {
+    "moves left": (-1, 0),
+    "moves right": (1, 0),
+    "moves up": (0, -1),
+    "moves down": (0, 1),
+}
+_VERSION = 1  # of the rendering: part of the fingerprint
+
+
+@dataclass(frozen=True)
+class _Sprite:
+    """One shape and its path: position (fractions) and angle (radians) at each frame."""
+
+    shape: str
+    colour: str
+    size: str
+    motion: str
+    radius: float
+    x: Array
+    y: Array
+    angle: Array
+
+    @property
+    def phrase(self) -> str:
+        return f"a {self.size} {self.colour} {self.shape} {self.motion}"
+
+
+class Sprites(VideoDataset):
+    """Clips of one or two moving shapes, uint8 (num_frames, size, size, 3).
+
+    Args:
+        num_clips: how many clips the set holds; indices beyond it raise IndexError.
+        seed: sets with different seeds share no clip.
+        num_frames: frames per clip.
+        size: height and width in pixels.
+        second: probability that a small second shape moves behind the first one. Caption, label and
+            attributes then speak of both, the first one first; label and attributes are the first one's.
+        textured: probability of a striped instead of a plain background.
+    """
+
+    classes = CLASSES
+
+    def __init__(
+        self,
+        num_clips: int = 10_000,
+        *,
+        seed: int = 0,
+        num_frames: int = 17,
+        size: int = 32,
+        second: float = 0.25,
+        textured: float = 0.5,
+    ) -> None:
+        if num_clips < 1 or num_frames < 1 or size < 8:
+            raise UserError(
+                "Sprites needs num_clips >= 1, num_frames >= 1 and size >= 8, "
+                f"got {num_clips}, {num_frames} and {size}."
+            )
+        self.num_clips = num_clips
+        self.seed = seed
+        self.num_frames = num_frames
+        self.size = size
+        self.second = second
+        self.textured = textured
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> Clip:
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f"clip {index} of {self.num_clips}")
+        rng = np.random.default_rng([self.seed, index])
+        sprites = self._draw_sprites(rng)
+        canvas = _background(rng, self.num_frames, self.size, self.textured)
+        for sprite in reversed(sprites):  # the first one lies in front
+            canvas = _paint(canvas, sprite)
+        first = sprites[0]
+        return Clip(
+            video=np.clip(np.rint(canvas), 0, 255).astype(np.uint8),
+            caption=" and ".join(sprite.phrase for sprite in sprites),
+            label=CLASSES.index(f"{first.shape} {first.motion}"),
+            motion=_motion_score(first, self.size),
+            name=f"sprites-{self.seed}-{index:06d}",
+            attributes={"shape": first.shape, "colour": first.colour, "motion": first.motion},
+        )
+
+    def fingerprint(self) -> str:
+        options = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        return sha256_json({"dataset": "sprites", "version": _VERSION, **options})
+
+    def _draw_sprites(self, rng: np.random.Generator) -> list[_Sprite]:
+        if rng.random() >= self.second:
+            return [_sprite(rng, str(rng.choice(list(SIZES))), self.num_frames, taken=None)]
+        first = _sprite(rng, "large", self.num_frames, taken=None)
+        return [first, _sprite(rng, "small", self.num_frames, taken=first.colour)]
+
+
+def _sprite(rng: np.random.Generator, size: str, num_frames: int, *, taken: str | None) -> _Sprite:
+    shape, motion = CLASSES[rng.integers(len(CLASSES))].split(" ", 1)
+    colour = str(rng.choice([c for c in COLOURS if c != taken]))
+    radius = float(rng.uniform(*SIZES[size]))
+    x, y, angle = _path(rng, motion, radius, num_frames)
+    return _Sprite(shape, colour, size, motion, radius, x, y, angle)
+
+
+def _path(
+    rng: np.random.Generator, motion: str, radius: float, num_frames: int
+) -> tuple[Array, Array, Array]:
+    """Position and angle at each frame; the shape stays inside the frame all the time."""
+    time = np.arange(num_frames, dtype=np.float32)
+    low, high = radius, 1 - radius
+    x, y = (np.full(num_frames, v, np.float32) for v in rng.uniform(low, high, 2))
+    angle = np.zeros(num_frames, np.float32)
+    if motion in _DIRECTIONS:
+        travel = float(rng.uniform(0.6, 1.0)) * (high - low)
+        start = float(rng.uniform(0, high - low - travel))
+        path = low + start + travel * time / max(num_frames - 1, 1)
+        dx, dy = _DIRECTIONS[motion]
+        if dx:
+            x = path if dx > 0 else 1 - path
+        else:
+            y = path if dy > 0 else 1 - path
+    elif motion == "turns":
+        angle = (rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2) * time).astype(np.float32)
+    else:
+        height = float(rng.uniform(0.6, 1.0)) * (high - low)
+        y = high - height * np.abs(np.sin(np.pi * (time / rng.uniform(7, 10) + rng.uniform(0, 1))))
+    return x.astype(np.float32), y.astype(np.float32), angle
+
+
+def _motion_score(sprite: _Sprite, size: int) -> float:
+    """Mean displacement of the shape in pixels per frame; a turning shape counts its rim's."""
+    steps = np.hypot(np.diff(sprite.x), np.diff(sprite.y)) * size
+    rim = np.abs(np.diff(sprite.angle)) * sprite.radius * size
+    return float(np.mean(np.maximum(steps, rim))) if len(steps) else 0.0
+
+
+def _background(rng: np.random.Generator, num_frames: int, size: int, textured: float) -> Array:
+    """(T, H, W, 3) in 0..255: one dark tone, or soft stripes of two."""
+    dark, light = rng.uniform(10, 70, (2, 3)).astype(np.float32)
+    frame = np.broadcast_to(dark, (size, size, 3))
+    if rng.random() < textured:
+        direction = rng.uniform(0, np.pi)
+        y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+        wave = np.sin(
+            2 * np.pi * rng.uniform(1, 3) * (x * np.cos(direction) + y * np.sin(direction))
+        )
+        frame = dark + (light - dark) * (0.5 + 0.5 * wave[..., None])
+    return np.repeat(frame[None].astype(np.float32), num_frames, axis=0)
+
+
+def _paint(canvas: Array, sprite: _Sprite) -> Array:
+    """Lay a sprite over (T, H, W, 3), antialiased: its coverage falls from 1 to 0 over one pixel."""
+    size = canvas.shape[1]
+    centre = (np.arange(size, dtype=np.float32) + 0.5) / size
+    dx = centre[None, None, :] - sprite.x[:, None, None]  # (T, 1, W)
+    dy = centre[None, :, None] - sprite.y[:, None, None]  # (T, H, 1)
+    cos, sin = np.cos(sprite.angle)[:, None, None], np.sin(sprite.angle)[:, None, None]
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx  # (T, H, W)
+    distance = _DISTANCES[sprite.shape](u / sprite.radius, v / sprite.radius) * sprite.radius
+    coverage = np.clip(0.5 - distance * size, 0, 1)[..., None].astype(np.float32)
+    colour = np.array(COLOURS[sprite.colour], np.float32)
+    return canvas * (1 - coverage) + colour * coverage
+
+
+def _circle(u: Array, v: Array) -> Array:
+    return np.hypot(u, v) - 1
+
+
+def _square(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u), np.abs(v)) - 0.85
+
+
+def _triangle(u: Array, v: Array) -> Array:
+    """Equilateral, point up: the largest of the signed distances to its three sides."""
+    slope = np.sqrt(0.75).astype(np.float32)
+    return np.maximum(np.maximum(slope * u - 0.5 * v, -slope * u - 0.5 * v), v) - 0.5
+
+
+def _cross(u: Array, v: Array) -> Array:
+    upright = np.maximum(np.abs(u) - 0.32, np.abs(v) - 1)
+    level = np.maximum(np.abs(u) - 1, np.abs(v) - 0.32)
+    return np.minimum(upright, level)
+
+
+_DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
