@@ -1,0 +1,273 @@
+"""Result records: one JSON file for one row under one protocol, with everything its numbers depend on.
+
+A run keeps them as RUN/evaluation/<protocol>.json. They are written whole or not at all and never edited by
+hand; tables and pages are made from them alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+
+import arvid
+from arvid.contracts import UserError
+from arvid.evaluation._parsing import ParseError, parse
+from arvid.files import write_json
+
+FORMAT = 1
+"""Version of the file format; a reader refuses newer ones."""
+
+EVALUATION_FOLDER = "evaluation"
+"""Where a run keeps its records and the clips they name."""
+
+RowKind = Literal["trained", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricValue:
+    """One number and what it was measured with. Raises ValueError if it is not finite."""
+
+    name: str
+    """Short name, e.g. `fd-sprites`."""
+    value: float
+    protocol: str
+    """Name of the protocol it was measured under: that of the record."""
+    label: str = ""
+    """Heading for readers, e.g. `FD (sprites)`; the name by default."""
+    spread: float | None = None
+    """Standard error or half interval, in the unit of the value."""
+    count: int | None = None
+    """Samples it was computed from."""
+    higher_is_better: bool = True
+    unit: str = ""
+    feature_network: str | None = None
+    feature_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"metric {self.name} is {self.value}, which a record cannot hold")
+
+    @property
+    def heading(self) -> str:
+        return self.label or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a row cost. None (or empty) where it does not apply, as for most reference rows."""
+
+    parameters: int | None = None
+    parameters_without_embeddings: int | None = None
+    flops_per_training_clip: float | None = None
+    flops_per_generated_clip: float | None = None
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Evaluations of each network for one generated clip, the main network first."""
+    frames_per_second: float | None = None
+    """Frames generated per second under the record's protocol, on the record's hardware."""
+    training_seconds: float | None = None
+    training_steps: int | None = None
+    tokens_seen: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEntry:
+    """A generated clip for the page; paths are relative to the record's folder, with forward slashes."""
+
+    file: str
+    prompt: str = ""
+    first_frame: str | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.file, self.first_frame):
+            if path is not None and not _stays_inside(path):
+                raise ValueError(f"{path!r} leads out of the record's folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRecord:
+    """What one row scored under one protocol (fields as in the file)."""
+
+    name: str
+    row: str
+    """`trained` or `reference`."""
+    setting_hash: str
+    setting: dict[str, Any]
+    """Everything that must be equal between rows: flat, dotted key to value."""
+    protocol: dict[str, Any]
+    """`name`, `hash` and every parameter of the protocol."""
+    metrics: tuple[MetricValue, ...] = ()
+    factors: dict[str, str] = field(default_factory=dict)
+    """What is compared, e.g. paradigm, token_type and size; empty for reference rows that have none."""
+    budget: Budget = Budget()
+    curve: tuple[dict[str, float | None], ...] = ()
+    """Training curve: dicts of `step` and losses; a value not measured at a step is None or absent."""
+    steps_curve: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Frame prediction: metric name to its value at each frame; None where it is not finite or not defined."""
+    clips: tuple[ClipEntry, ...] = ()
+    error: str | None = None
+    """Why the row failed under this protocol; it has no metrics then, and still stands in the tables."""
+    checkpoint_sha256: str | None = None
+    seed: int = 0
+    code_version: str = ""
+    hardware: str = ""
+    wall_seconds: float | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    folder: Path | None = field(default=None, compare=False, metadata={"stored": False})
+    """Where the record lies and its clips are looked for; set by `load`, not part of the file."""
+
+    def __post_init__(self) -> None:
+        if self.row not in ("trained", "reference"):
+            raise ValueError(f"row is {self.row!r}: it must be 'trained' or 'reference'")
+        for key in ("name", "hash"):
+            if not isinstance(self.protocol.get(key), str):
+                raise ValueError(f"protocol.{key}: missing")
+        for metric in self.metrics:
+            if metric.protocol != self.protocol_name:
+                raise ValueError(
+                    f"metric {metric.name} is of protocol {metric.protocol}, "
+                    f"but the record of {self.protocol_name}"
+                )
+
+    @property
+    def protocol_name(self) -> str:
+        return str(self.protocol["name"])
+
+    @property
+    def protocol_hash(self) -> str:
+        return str(self.protocol["hash"])
+
+    def path(self, relative: str) -> Path:
+        """Where a file named by a clip lies."""
+        return (self.folder or Path()) / relative
+
+
+def save(record: ResultRecord, path: str | Path) -> None:
+    """Write a record as JSON, atomically. Raises ValueError if a number in it is not finite."""
+    value = dataclasses.asdict(record)
+    value.pop("folder")
+    try:
+        write_json(path, {"format": FORMAT, **value})
+    except ValueError as error:
+        raise ValueError(f"{path}: the record holds a number that is not finite") from error
+
+
+def load(path: str | Path) -> ResultRecord:
+    """Read a record. Raises UserError naming file and reason if it is missing, damaged, foreign or newer."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such result record.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a readable result record, evaluate again ({error})."
+        ) from error
+    _require_format(path, value)
+    try:
+        record: ResultRecord = parse(ResultRecord, _without_format(value), "")
+    except ParseError as error:
+        raise UserError(f"{path}: damaged result record, evaluate again ({error}).") from error
+    return dataclasses.replace(record, folder=path.parent)
+
+
+def load_run(run_dir: str | Path) -> list[ResultRecord]:
+    """All records of a run, ordered by file name.
+
+    Raises UserError if the run or its records are missing or one of them cannot be read.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: there is no such run folder.")
+    folder = run_dir / EVALUATION_FOLDER
+    # atomic_write's temporary neighbours begin with a dot
+    paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
+    if not paths:
+        raise UserError(
+            f"{run_dir}: holds no result records ({EVALUATION_FOLDER}/*.json); "
+            "make them with `arvid evaluate`."
+        )
+    return [load(path) for path in paths]
+
+
+def hardware() -> str:
+    """The machine in words: CPU model and cores, or the GPUs, e.g. `2 cores of Xeon E5-2670`."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    cpu = f"{_cpu_model()}, {cores} core{'s' if cores != 1 else ''}"
+    if not torch.cuda.is_available():
+        return cpu
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gpus = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    return f"{gpus}; {cpu}"
+
+
+def code_version() -> str:
+    """Version of the package, with the commit and `-dirty` when it runs from a git checkout."""
+    source = Path(arvid.__file__).resolve()
+    # an installed copy may lie inside another project's repository: only a tracked file counts
+    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
+        return arvid.__version__
+    commit = _git(source.parent, "rev-parse", "--short=10", "HEAD")
+    if not commit:
+        return arvid.__version__
+    changed = _git(source.parent, "status", "--porcelain", "--untracked-files=no")
+    return f"{arvid.__version__}+g{commit}{'-dirty' if changed else ''}"
+
+
+def _require_format(path: Path, value: Any) -> None:
+    number = value.get("format") if isinstance(value, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UserError(f"{path}: not a result record of arvid (it states no format).")
+    if number > FORMAT:
+        raise UserError(
+            f"{path}: written by a newer arvid (format {number}, this one reads up to {FORMAT}); "
+            "update arvid or evaluate again."
+        )
+    if number < 1:
+        raise UserError(f"{path}: damaged result record, evaluate again (format is {number}).")
+
+
+def _without_format(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k != "format"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
+def _stays_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    """Output of a git command in `folder`, or None if it fails or git is absent."""
+    command = ["git", "-C", str(folder), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
