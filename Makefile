@@ -1,0 +1,49 @@
+# The commands of a checkout. Each creates or reuses .venv by itself; `make help` lists them.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types format bench clean
+
+help: ## Say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## Compare NOVA, next-block and next-token prediction on sprites; prints the table, writes the page
+	@$(BIN)/arvid bench demo $(ARGS)
+
+test: $(INSTALLED) ## Run the tests (all but those marked slow; no network needed)
+	@$(BIN)/python -m pytest -m "not slow" --durations=20 $(ARGS)
+
+test-all: $(INSTALLED) ## Run every test
+	@$(BIN)/python -m pytest --durations=20 $(ARGS)
+
+lint: $(INSTALLED) types ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## Check types
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## Rewrite the code in the house's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## Run a benchmark by name: make bench NAME=demo ARGS="--scale smoke"
+	@$(BIN)/arvid bench $(NAME) $(ARGS)
+
+clean: ## Remove caches and build outputs (not .venv, not runs/)
+	@rm -rf dist .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || \
+		{ echo "arvid needs Python 3.11 or later; name one by: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "could not create .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing arvid and its dependencies into .venv (about 1.5 minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

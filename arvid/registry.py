@@ -1,0 +1,143 @@
+"""Short name -> class, for everything that a configuration or a command can name.
+
+Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
+the short name, and its package exposes exactly one class that fulfils the contract, by `__all__`. Built-in datasets
+and metrics stand in the tables below. Other packages add theirs by entry points of the groups `arvid.paradigms`,
+`arvid.tokenizers`, `arvid.datasets` and `arvid.metrics`.
+
+Listing names imports none of them; getting a class imports one module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+from arvid.contracts import UserError
+
+Kind = Literal["paradigms", "tokenizers", "datasets", "metrics"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+CONTRACTS: dict[Kind, str] = {
+    "paradigms": "arvid.contracts:Paradigm",
+    "tokenizers": "arvid.contracts:VideoTokenizer",
+    "datasets": "arvid.contracts:VideoDataset",
+    "metrics": "torchmetrics:Metric",
+}
+TABLES: dict[Kind, dict[str, str]] = {
+    "datasets": {
+        "sprites": "arvid.data.sprites:Sprites",
+        "video_folder": "arvid.data.folder:VideoFolder",
+        "video_manifest": "arvid.data.manifest:VideoManifest",
+    },
+    "metrics": {},
+}
+"""Built-in parts that are single modules of the core: 'module:Class' by short name."""
+
+
+def names(kind: Kind) -> list[str]:
+    """Known short names of a kind, sorted. Imports none of the parts."""
+    return sorted(_known(kind))
+
+
+def get(kind: Kind, name: str) -> type[Any]:
+    """The class behind a short name ('nova'), or behind a dotted path ('package.module.Class').
+
+    Raises UserError for an unknown name (with a suggestion and the known names), for a plug-in that cannot be
+    imported and for a class that does not fulfil the contract of its kind.
+    """
+    known = _known(kind)
+    if name in known:
+        module_name, _, attribute = known[name].partition(":")
+    elif "." in name:
+        module_name, _, attribute = name.replace(":", ".").rpartition(".")
+    else:
+        raise UserError(_unknown(kind, name, sorted(known)))
+    module = _import(module_name, name)
+    contract = _contract(kind)
+    found = _attribute(module, attribute) if attribute else _only_class(module, contract)
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        raise UserError(f"{name!r} is {found!r}, which is no subclass of {contract.__name__}.")
+    return found
+
+
+def _known(kind: Kind) -> dict[str, str]:
+    """Where each known name leads: 'module:Class', or 'module' for a built-in folder."""
+    known = dict(TABLES[kind]) if kind in TABLES else _folders(kind)
+    for point in entry_points(group=f"arvid.{kind}"):
+        if point.name in known:
+            raise UserError(
+                f"Two {kind} are called {point.name!r}: {known[point.name]} and {point.value} "
+                f"(package {point.dist.name if point.dist else 'unknown'}). Rename or uninstall one."
+            )
+        known[point.name] = point.value
+    return known
+
+
+def _folders(kind: Kind) -> dict[str, str]:
+    """Packages inside the linked folder `arvid/<kind>`, found without importing them."""
+    spec = find_spec(f"arvid.{kind}")
+    if spec is None or spec.submodule_search_locations is None:
+        raise UserError(
+            f"arvid/{kind} is no folder: its symbolic link is broken. See `arvid doctor`."
+        )
+    modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
+    return {m.name: f"arvid.{kind}.{m.name}" for m in modules if m.ispkg}
+
+
+def _unknown(kind: Kind, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"There is no {kind[:-1]} called {name!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+    )
+
+
+def _import(module_name: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if f"{module_name}.".startswith(f"{missing}."):
+            raise UserError(f"{name!r} cannot be found: there is no module {missing!r}.") from error
+        raise UserError(
+            f"{name!r} needs the package {missing!r}, which is not installed."
+        ) from error
+
+
+def _attribute(module: ModuleType, attribute: str) -> Any:
+    if not hasattr(module, attribute):
+        close = difflib.get_close_matches(attribute, dir(module), n=1)
+        suggestion = f" Did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{module.__name__} has no {attribute!r}.{suggestion}")
+    return getattr(module, attribute)
+
+
+def _only_class(module: ModuleType, contract: type[Any]) -> type[Any]:
+    """The one concrete subclass of the contract among the module's public names."""
+    public = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
+    found = {
+        value for value in (getattr(module, n) for n in public) if _is_concrete(value, contract)
+    }
+    if len(found) != 1:
+        classes = ", ".join(sorted(cls.__name__ for cls in found)) or "none"
+        raise UserError(
+            f"{module.__name__} must expose exactly one {contract.__name__} (by __all__), not: {classes}."
+        )
+    return found.pop()
+
+
+def _is_concrete(value: Any, contract: type[Any]) -> bool:
+    return isinstance(value, type) and issubclass(value, contract) and not inspect.isabstract(value)
+
+
+def _contract(kind: Kind) -> type[Any]:
+    module_name, _, attribute = CONTRACTS[kind].partition(":")
+    contract: type[Any] = getattr(importlib.import_module(module_name), attribute)
+    return contract
