@@ -1,0 +1,65 @@
+"""A cache on disk for many small facts: one file of JSON lines that only ever grows.
+
+Several processes (ranks, data workers) may add to it at once. A line is written by one call in append mode; one
+that was cut off or mixed up all the same is not read back, and its fact is computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from arvid.files import sha256_json
+
+logger = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Key -> JSON value. Keys may be any JSON value; where the folder cannot be written, memory alone serves."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._facts = _read_lines(path)
+        self._writable = True
+
+    def get(self, key: Any) -> Any:
+        """The value of a key, or None."""
+        return self._facts.get(sha256_json(key))
+
+    def add(self, key: Any, value: Any) -> None:
+        """Remember a value, here and on disk."""
+        digest = sha256_json(key)
+        self._facts[digest] = value
+        if self._writable:
+            self._append(json.dumps([digest, value]) + "\n")
+
+    def _append(self, line: str) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            self._writable = False
+            logger.warning(
+                "%s cannot be written (%s), so this is computed again next time. "
+                "Set ARVID_CACHE to a folder that can be written.",
+                self.path,
+                error.strerror,
+            )
+
+
+def _read_lines(path: Path) -> dict[str, Any]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    facts = {}
+    for line in lines:
+        try:
+            digest, value = json.loads(line)
+            facts[str(digest)] = value
+        except (ValueError, TypeError):
+            continue  # cut off by a crash or a full disk
+    return facts

@@ -1,0 +1,146 @@
+"""From a video to a clip: which frames it takes, and how they get their size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from arvid.contracts import UserError
+
+Frames = NDArray[np.uint8]
+Resize = Literal["crop", "squash"]
+
+_CHOICES = {
+    "window": ("random", "center", "start"),
+    "resize": ("crop", "squash"),
+    "short": ("drop", "pad"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """How clips are cut out of videos. Raises UserError for values that make no sense."""
+
+    num_frames: int = 17
+    """Frames per clip."""
+    size: int | tuple[int, int] = 64
+    """Height and width in pixels; one number means a square."""
+    fps: float | None = None
+    """Take frames at this rate. A video that is not faster keeps all of its frames: none are invented."""
+    stride: int = 1
+    """Take every stride-th frame. Either this or fps."""
+    window: Literal["random", "center", "start"] = "random"
+    """Where in the video the clip lies."""
+    resize: Resize = "crop"
+    """crop: the shorter side is brought to size and the middle is kept. squash: both sides are, each by itself."""
+    short: Literal["drop", "pad"] = "drop"
+    """Videos that are too short: leave them out, or repeat their last frame."""
+
+    def __post_init__(self) -> None:
+        height, width = self.height_width
+        if min(self.num_frames, height, width, self.stride) < 1:
+            raise UserError(
+                f"num_frames, size and stride of a clip must be at least 1, got {self}."
+            )
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"fps of a clip must be above 0, got {self.fps}.")
+        if self.fps is not None and self.stride != 1:
+            raise UserError(
+                f"Give a clip either fps ({self.fps}) or stride ({self.stride}), not both."
+            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                given = getattr(self, name)
+                raise UserError(f"{name} of a clip is one of {', '.join(choices)}, got {given!r}.")
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if isinstance(self.size, int):
+            return self.size, self.size
+        height, width = self.size
+        return height, width
+
+    def step(self, video_fps: float) -> float:
+        """Native frames from one frame of the clip to the next (1 or more)."""
+        if self.fps is None:
+            return float(self.stride)
+        # 29.97 asked for 30 and 25.00002 asked for 25 are the same rate, only written differently.
+        return video_fps / self.fps if video_fps > self.fps * 1.002 else 1.0
+
+    def clip_fps(self, video_fps: float) -> float:
+        """Frame rate of a clip that is cut out of a video with this rate."""
+        return video_fps / self.step(video_fps)
+
+
+def clip_indices(
+    num_frames: int,
+    fps: float,
+    spec: ClipSpec,
+    *,
+    rng: np.random.Generator | None = None,
+    window: int = 0,
+    num_windows: int = 1,
+) -> NDArray[np.int64] | None:
+    """Indices (spec.num_frames,) of a clip's frames in a video of `num_frames` at `fps`, ascending.
+
+    With several windows the possible starts are cut into as many equal parts, and window i starts in the i-th one.
+    None means that the video is too short (spec.short is "drop"). Raises ValueError if a random window has no rng.
+    """
+    offsets = np.floor(np.arange(spec.num_frames) * spec.step(fps) + 0.5).astype(np.int64)
+    slack = num_frames - 1 - int(offsets[-1])
+    if num_frames < 1 or (slack < 0 and spec.short == "drop"):
+        return None
+    start = _start(max(slack, 0), spec, rng, window, num_windows)
+    return np.minimum(start + offsets, num_frames - 1)
+
+
+def _start(
+    slack: int, spec: ClipSpec, rng: np.random.Generator | None, window: int, num_windows: int
+) -> int:
+    """First frame: between 0 and `slack`."""
+    if spec.window != "random":
+        offset = 0.5 if spec.window == "center" else 0.0
+        return int((window + offset) / num_windows * slack)
+    if rng is None:
+        raise ValueError("a random window needs a generator of random numbers: give rng")
+    return int((window + rng.random()) / num_windows * (slack + 1))
+
+
+def resize_frames(frames: Frames, size: int | tuple[int, int], mode: Resize = "crop") -> Frames:
+    """Bring frames (T, H, W, 3) to `size` (height and width), antialiased: uint8 (T, height, width, 3).
+
+    "crop" scales so that the frame just covers the size and keeps the middle; "squash" changes the aspect ratio.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    _, old_height, old_width, _ = frames.shape
+    if mode == "squash":
+        return _scale(frames, height, width)
+    factor = max(height / old_height, width / old_width)
+    covered = _scale(
+        frames, max(height, round(old_height * factor)), max(width, round(old_width * factor))
+    )
+    top, left = (covered.shape[1] - height) // 2, (covered.shape[2] - width) // 2
+    return np.ascontiguousarray(covered[:, top : top + height, left : left + width])
+
+
+def _scale(frames: Frames, height: int, width: int) -> Frames:
+    """Resize each frame, first along the axes that shrink, then along those that grow.
+
+    INTER_AREA averages all source pixels under a target pixel: no aliasing, no ringing. It does so only if neither
+    axis grows, hence the two passes. When an axis grows there is nothing to alias, and cubic is sharper than linear.
+    """
+    small = min(height, frames.shape[1]), min(width, frames.shape[2])
+    return _resize(_resize(frames, small, cv2.INTER_AREA), (height, width), cv2.INTER_CUBIC)
+
+
+def _resize(frames: Frames, size: tuple[int, int], interpolation: int) -> Frames:
+    if frames.shape[1:3] == size:
+        return frames
+    height, width = size
+    resized = [cv2.resize(f, (width, height), interpolation=interpolation) for f in frames]
+    return np.stack(resized).astype(np.uint8, copy=False)

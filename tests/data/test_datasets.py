@@ -1,0 +1,360 @@
+"""Folders and manifests of video files: what they hold, what they report, that they repeat themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arvid.contracts import UserError
+from arvid.data import _files
+from arvid.data._files import in_split
+from arvid.data._ledger import Ledger
+from arvid.data.clips import ClipSpec
+from arvid.data.folder import VideoFolder, class_caption, read_split_list
+from arvid.data.manifest import VideoManifest
+from arvid.data.video import VideoError, write_video
+
+CLIP = ClipSpec(num_frames=5, size=16)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write_clip(path: Path, num_frames: int = 12, shade: int = 90) -> None:
+    """A video that brightens by 10 from frame to frame, so that a frame tells its index."""
+    frames = np.zeros((num_frames, 16, 24, 3), np.uint8)
+    frames += (shade + 10 * np.arange(num_frames, dtype=np.uint8))[:, None, None, None]
+    write_video(path, frames, 8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "videos"
+    for name in ("HandstandPushups", "archery", "YoYo"):
+        for number in range(2):
+            write_clip(root / name / f"v_{name}_g0{number}_c01.mp4", 12, 60 + 5 * number)
+    return root
+
+
+def test_folder(root: Path) -> None:
+    dataset = VideoFolder(root, CLIP)
+    assert dataset.classes == ("archery", "HandstandPushups", "YoYo")
+    assert len(dataset) == 6
+    clip = dataset[5]
+    assert clip.video.shape == (5, 16, 16, 3)
+    assert (clip.label, clip.caption, clip.motion) == (2, "yo yo", None)
+    assert clip.name == "YoYo/v_YoYo_g01_c01.mp4"
+    assert [len({c.name for c in dataset}), len(list(dataset))] == [6, 6]
+    with pytest.raises(IndexError):
+        dataset[6]
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("YoYo", "yo yo"),
+        ("TVShow", "tv show"),
+        ("hand_wave-2", "hand wave 2"),
+    ],
+)
+def test_class_names_in_words(name: str, caption: str) -> None:
+    assert class_caption(name) == caption
+
+
+def test_a_clip_is_a_pure_function_of_seed_and_index(root: Path) -> None:
+    one, again, other = (VideoFolder(root, CLIP, clips_per_video=3, seed=s) for s in (0, 0, 1))
+    assert len(one) == 18
+    backwards = [one[i].video for i in reversed(range(18))][::-1]
+    for index, video in enumerate(backwards):
+        np.testing.assert_array_equal(video, again[index].video)
+    assert any((one[i].video != other[i].video).any() for i in range(18))
+    assert one[4].name.endswith("#1")
+
+
+def test_several_windows_are_spread(root: Path) -> None:
+    dataset = VideoFolder(root, CLIP, clips_per_video=2)
+    first, second = (dataset[i].video[0].mean() for i in (0, 1))
+    assert second > first
+
+
+def test_frames_of_a_clip_follow_each_other(root: Path) -> None:
+    dataset = VideoFolder(root, ClipSpec(num_frames=4, size=16, stride=2, window="center"))
+    steps = np.diff(dataset[0].video.mean((1, 2, 3)))
+    np.testing.assert_allclose(steps, 20, atol=3)
+
+
+def test_broken_files_are_named_once_counted_and_skipped(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "YoYo" / "empty.avi").touch()
+    (root / "YoYo" / "text.mkv").write_text("no video")
+    write_clip(root / "YoYo" / "short.mp4", 3)
+    with caplog.at_level(logging.WARNING):
+        dataset = VideoFolder(root, CLIP)
+        list(dataset)
+    assert len(dataset) == 6
+    assert set(dataset.broken) == {"YoYo/empty.avi", "YoYo/text.mkv"}
+    assert dataset.too_short == ("YoYo/short.mp4",)
+    assert caplog.text.count("YoYo/empty.avi: the file is empty (0 bytes)") == 1
+    assert "2 broken files" in caplog.text
+    assert caplog.text.count("short.mp4") == 1
+    with pytest.raises(UserError, match=r"empty\.avi"):
+        VideoFolder(root, CLIP, strict=True)
+
+
+def test_short_videos_may_be_padded(root: Path) -> None:
+    write_clip(root / "YoYo" / "short.mp4", 3)
+    dataset = VideoFolder(root, ClipSpec(num_frames=5, size=16, short="pad"))
+    video = next(c.video for c in dataset if c.name == "YoYo/short.mp4")
+    np.testing.assert_array_equal(video[2:], np.stack([video[2]] * 3))
+
+
+def test_nothing_left_is_an_error(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="no videos in class folders"):
+        VideoFolder(tmp_path / "nothing")
+    with pytest.raises(UserError, match="not a folder"):
+        VideoFolder(tmp_path / "absent")
+    with pytest.raises(UserError, match="6 too short for 40 frames"):
+        VideoFolder(root, ClipSpec(num_frames=40))
+    with pytest.raises(UserError, match="split 'val'"):
+        VideoFolder(root, CLIP, split="val", val_fraction=0)
+
+
+def test_files_that_vanish_later_are_an_error(root: Path) -> None:
+    dataset = VideoFolder(root, CLIP)
+    shutil.rmtree(root / "archery")
+    with pytest.raises(VideoError, match="no such file"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "YoYo/v_YoYo_g00_c01.mp4 101\r\nHandStandPushups/v_HandStandPushups_g01_c01.mp4 38\r\n",
+        "YoYo/v_YoYo_g00_c01.mp4\r\nHandstandPushups/v_HandStandPushups_g01_c01.mp4\r\n",
+        "UCF/a b/YoYo/v_YoYo_g00_c01.mp4\t101\nUCF/HandstandPushups/v_HandStandPushups_g01_c01.mp4\t38\n",
+        "\ufeffYoYo\\v_YoYo_g00_c01.mp4 101\n\nHandstandPushups/v_HandstandPushups_g01_c01.mp4 38",
+    ],
+)
+def test_split_lists(root: Path, tmp_path: Path, lines: str) -> None:
+    (tmp_path / "list.txt").write_bytes(lines.encode())
+    dataset = VideoFolder(root, CLIP, split_list=tmp_path / "list.txt", strict=True)
+    assert [(c.label, c.caption) for c in dataset] == [(1, "handstand pushups"), (2, "yo yo")]
+
+
+def test_split_list_problems(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("YoYo/v_YoYo_g00_c01.mp4 1\nYoYo/gone.mp4 1\n")
+    assert len(VideoFolder(root, CLIP, split_list=listed)) == 1
+    assert "1 listed files are not there: YoYo/gone.mp4" in caplog.text
+    with pytest.raises(UserError, match=r"gone\.mp4"):
+        VideoFolder(root, CLIP, split_list=listed, strict=True)
+    listed.write_text("Else/where.mp4 1\n")
+    with pytest.raises(UserError, match="1 missing"):
+        VideoFolder(root, CLIP, split_list=listed)
+    listed.write_text("\n")
+    with pytest.raises(UserError, match="is empty"):
+        VideoFolder(root, CLIP, split_list=listed)
+    with pytest.raises(UserError, match="cannot be read"):
+        VideoFolder(root, CLIP, split_list=tmp_path / "absent.txt")
+
+
+def test_split_by_hash() -> None:
+    names = [f"A/v_A_g{group:02}_c{clip:02}.avi" for group in range(500) for clip in range(1, 4)]
+    val = {name for name in names if in_split(name, "val", 0.2)}
+    train = {name for name in names if in_split(name, "train", 0.2)}
+    assert val | train == set(names)
+    assert not val & train
+    assert 0.15 < len(val) / len(names) < 0.25
+    recordings = [{name.rsplit("_c", 1)[0] for name in part} for part in (val, train)]
+    assert not recordings[0] & recordings[1], "a recording is torn apart"
+
+
+def test_fingerprint_depends_on_content_and_options_only(root: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    original = VideoFolder(root, CLIP).fingerprint()
+    assert VideoFolder(moved, CLIP).fingerprint() == original
+    write_clip(moved / "YoYo" / "more.mp4")
+    changed = [
+        VideoFolder(moved, CLIP),
+        VideoFolder(root, ClipSpec(num_frames=4, size=16)),
+        VideoFolder(root, CLIP, seed=1),
+        VideoFolder(root, CLIP, motion=True),
+        VideoFolder(root, CLIP, clips_per_video=2),
+    ]
+    assert len({original, *(dataset.fingerprint() for dataset in changed)}) == 6
+
+
+def test_files_are_probed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    VideoFolder(root, CLIP)
+    monkeypatch.setattr(_files, "probe_video", lambda _: pytest.fail("probed again"))
+    assert len(VideoFolder(root, CLIP)) == 6
+
+
+def test_cache_survives_garbage_and_a_folder_that_cannot_be_written(
+    root: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    VideoFolder(root, CLIP)
+    with (own_cache / "probes.jsonl").open("a") as file:
+        file.write('["cut off')
+    assert len(Ledger(own_cache / "probes.jsonl")._facts) == 6
+    shutil.rmtree(own_cache)
+    own_cache.write_text("a file where the folder should be")
+    assert len(VideoFolder(root, CLIP)) == 6
+    assert caplog.text.count("Set ARVID_CACHE") == 1
+
+
+def test_motion_is_filled_in(root: Path, own_cache: Path) -> None:
+    dataset = VideoFolder(root, CLIP, motion=True)
+    scores = [clip.motion for clip in dataset]
+    assert all(isinstance(score, float) for score in scores)
+    assert len((own_cache / "motion.jsonl").read_text().splitlines()) == 6
+    assert [clip.motion for clip in VideoFolder(root, CLIP, motion=True)] == scores
+    assert len((own_cache / "motion.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    "options", [{"split": "test"}, {"val_fraction": 2}, {"clips_per_video": 0}]
+)
+def test_senseless_options_are_refused(root: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        VideoFolder(root, CLIP, **options)
+
+
+def write_manifest(root: Path, *lines: str, name: str = "list.jsonl") -> Path:
+    (root / name).write_text("\n".join(lines))
+    return root / name
+
+
+def test_manifest_jsonl(root: Path) -> None:
+    path = write_manifest(
+        root,
+        json.dumps(
+            {"video": "YoYo/v_YoYo_g00_c01.mp4", "caption": "é <b>", "label": "toy", "x": 1}
+        ),
+        "",
+        json.dumps({"path": str(root / "archery/v_archery_g00_c01.mp4"), "label": "Sport"}),
+        json.dumps({"path": "archery/v_archery_g01_c01.mp4"}),
+    )
+    dataset = VideoManifest(path, CLIP)
+    assert dataset.classes == ("Sport", "toy")
+    assert [(c.caption, c.label) for c in dataset] == [("é <b>", 1), ("", 0), ("", None)]
+    assert dataset[1].name == "archery/v_archery_g00_c01.mp4"
+
+
+def test_manifest_csv(root: Path) -> None:
+    path = write_manifest(
+        root,
+        "path,caption,label",
+        'YoYo/v_YoYo_g00_c01.mp4,"a toy, in\ntwo lines",3',
+        "archery/v_archery_g01_c01.mp4,,",
+        name="list.CSV",
+    )
+    dataset = VideoManifest(path, CLIP)
+    assert dataset.classes == ("0", "1", "2", "3")
+    assert [(c.caption, c.label) for c in dataset] == [("a toy, in\ntwo lines", 3), ("", None)]
+
+
+def test_one_video_may_have_several_captions(root: Path) -> None:
+    rows = [json.dumps({"path": "YoYo/v_YoYo_g00_c01.mp4", "caption": c}) for c in ("one", "two")]
+    assert [c.caption for c in VideoManifest(write_manifest(root, *rows), CLIP)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{oops", "line 2: this is not JSON"),
+        ("[1]", "line 2: expected an object"),
+        ('{"caption": "x"}', "line 2: there is no path"),
+        ('{"path": 3}', "line 2: there is no path"),
+        ('{"path": "a.mp4", "caption": 3}', "line 2: caption must be text"),
+        ('{"path": "a.mp4", "label": 1.5}', "line 2: label must be"),
+        ('{"path": "a.mp4", "label": -1}', "line 2: label must be"),
+        ('{"path": "a.mp4", "label": 1}', "partly names"),
+    ],
+)
+def test_bad_lines_are_named(root: Path, line: str, message: str) -> None:
+    good = json.dumps({"path": "YoYo/v_YoYo_g00_c01.mp4", "label": "toy"})
+    with pytest.raises(UserError, match=message):
+        VideoManifest(write_manifest(root, good, line), CLIP)
+
+
+def test_bad_manifests(root: Path) -> None:
+    with pytest.raises(UserError, match=r"\.jsonl or \.csv"):
+        VideoManifest(root / "list.txt")
+    with pytest.raises(UserError, match="cannot be read"):
+        VideoManifest(root / "absent.jsonl")
+    with pytest.raises(UserError, match="lists no video"):
+        VideoManifest(write_manifest(root, ""))
+    with pytest.raises(UserError, match="line 2: expected 2 columns"):
+        VideoManifest(write_manifest(root, "path,label", "a,1,2", name="list.csv"))
+    with pytest.raises(UserError, match="1 missing"):
+        VideoManifest(write_manifest(root, '{"path": "gone.mp4"}'))
+
+
+def test_ucf101_mini_with_its_lists(shared: Path) -> None:
+    data = shared / "data"
+    whole = VideoFolder(data / "ucf101_mini", CLIP, strict=True)
+    assert (len(whole), len(whole.classes)) == (55, 11)
+    names = [clip.name for clip in (whole[i] for i in range(0, 55, 9))]
+    assert names[0] == "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
+    for number, (num_train, num_test) in enumerate([(27, 28), (47, 8), (43, 12)], start=1):
+        lists = [data / "ucf101_splits" / f"mini_{s}list0{number}.txt" for s in ("train", "test")]
+        datasets = [
+            VideoFolder(data / "ucf101_mini", CLIP, split_list=x, strict=True) for x in lists
+        ]
+        assert [len(d) for d in datasets] == [num_train, num_test]
+        assert datasets[0].classes == datasets[1].classes == whole.classes
+    published = VideoFolder(
+        data / "ucf101_mini", CLIP, split_list=data / "ucf101_splits" / "NBP_ucf_train.txt"
+    )
+    assert (len(published), len(published.missing)) == (27, 9510)
+    assert published[3].video.shape == (5, 16, 16, 3)
+
+
+def test_labels_follow_the_official_order(shared: Path, tmp_path: Path) -> None:
+    """Class folders in our order are UCF-101's own numbering."""
+    official = (shared / "data" / "ucf101_splits" / "classInd.txt").read_text().split()[1::2]
+    assert sorted(official, key=lambda n: (n.casefold(), n)) == official
+    assert len(read_split_list(shared / "data" / "ucf101_splits" / "trainlist01.txt")) == 9537
+
+
+def test_captioned_mini(shared: Path) -> None:
+    manifest = shared / "data" / "captioned_mini" / "captions.jsonl"
+    dataset = VideoManifest(manifest, CLIP, strict=True)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert len(dataset) == 48
+    assert (dataset[7].caption, dataset[7].name) == (rows[7]["caption"], rows[7]["video"])
+    assert dataset[7].video.shape == (5, 16, 16, 3)
+    assert [p.num_frames for _, p in dataset._videos] == [row["frames"] for row in rows]
+
+
+def test_weizmann64(shared: Path) -> None:
+    dataset = VideoFolder(shared / "data" / "weizmann64", strict=True, motion=True)
+    assert len(dataset) == 72
+    assert dataset.classes == ("Bend", "JumpingJack", "OneHandWave", "TwoHandWave")
+    clip = dataset[20]
+    assert (clip.video.shape, clip.caption) == ((17, 64, 64, 3), "jumping jack")
+    assert clip.motion is not None
+    assert clip.motion > 0
+
+
+def test_odd_files_in_a_folder(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "Odd").symlink_to(shared / "data" / "odd")
+    dataset = VideoFolder(tmp_path / "all", ClipSpec(size=16))
+    assert set(dataset.broken) == {"Odd/empty_0bytes.avi", "Odd/truncated_no_moov.mp4"}
+    assert set(dataset.too_short) == {"Odd/short_13frames_40x30.mp4", "Odd/tiny_1x1_1fps.mp4"}
+    assert len(list(dataset)) == 8
