@@ -138,8 +138,8 @@ class _Reader:
                 self._note(frame)
                 yield frame
         except av.error.FFmpegError as error:
-            reason = f"it is corrupt after frame {self.num_frames} ({_reason(error)})"
-            raise VideoError(self.path, reason) from error
+            where = f"after {self.num_frames} frames" if self.num_frames else "at its first frame"
+            raise VideoError(self.path, f"decoding fails {where} ({_reason(error)})") from error
         if not self.num_frames:
             raise VideoError(self.path, "no frame of it can be decoded")
 
