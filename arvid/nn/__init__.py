@@ -1,0 +1,1 @@
+"""Blocks that paradigms and tokenizers share. Look here before writing a second attention."""

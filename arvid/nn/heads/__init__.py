@@ -1,0 +1,38 @@
+"""Token heads: a categorical one for discrete tokens, a diffusion one for continuous tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from arvid.contracts import Size, TokenHead, TokenSpec
+from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.heads.diffusion import DiffusionHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions:
+    """The diffusion head's options that its size does not say."""
+
+    process: Literal["ddpm", "flow"] = "ddpm"
+    """Squared-cosine DDPM that predicts the noise (NOVA's video model), or flow matching."""
+    repeats: int = 4
+    """Times and noises drawn per token and training step."""
+
+
+def build_head(
+    spec: TokenSpec, size: Size, diffusion: DiffusionOptions, patch: int = 1
+) -> TokenHead:
+    """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids."""
+    if spec.type == "continuous":
+        return DiffusionHead(
+            size.dim,
+            spec.size * patch**2,
+            width=size.head_dim,
+            depth=size.head_depth,
+            process=diffusion.process,
+            repeats=diffusion.repeats,
+        )
+    if patch != 1:
+        raise ValueError(f"discrete tokens are predicted one by one: patch must be 1, not {patch}")
+    return CategoricalHead(size.dim, spec.size)

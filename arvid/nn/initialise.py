@@ -1,0 +1,28 @@
+"""Weights at the start."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def initialise_gpt(module: nn.Module) -> None:
+    """GPT-2's initialisation without depth scaling, as NBP's released code has it.
+
+    | parameter | value |
+    |---|---|
+    | weights of Linear and Embedding outside the diffusion head | N(0, 0.02²) |
+    | their biases | 0 |
+    | `bov` | N(0, 0.02²) |
+    | `positions` | 0 |
+    | diffusion head, norms, anything else | torch's default |
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | nn.Embedding) and not name.startswith("head.net"):
+            nn.init.normal_(child.weight, std=0.02)
+            if isinstance(child, nn.Linear) and child.bias is not None:
+                nn.init.zeros_(child.bias)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name == "bov":
+            nn.init.normal_(parameter, std=0.02)
+        elif name == "positions":
+            nn.init.zeros_(parameter)

@@ -1,0 +1,45 @@
+"""Sine-cosine codes of positions, times and scalar conditions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SCALAR_CODE_DIM = 256
+
+
+def frequencies(num: int, device: torch.device | None = None) -> Float[Tensor, " num"]:
+    """10000^(-k/num) for k = 0..num-1."""
+    return 10_000.0 ** (-torch.arange(num, dtype=torch.float32, device=device) / num)
+
+
+def scalar_code(value: Tensor, *, cos_first: bool = False) -> Float[Tensor, "*shape 256"]:
+    """256-d code of each scalar (...) in float32: sin ‖ cos, or cos ‖ sin (as NOVA's diffusion MLP has it)."""
+    angle = value.float()[..., None] * frequencies(SCALAR_CODE_DIM // 2, value.device)
+    parts = (angle.cos(), angle.sin()) if cos_first else (angle.sin(), angle.cos())
+    return torch.cat(parts, dim=-1)
+
+
+def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
+    """2-D sine-cosine code of a raster-ordered grid: sin, cos of the column, then of the row.
+
+    NOVA's order (width first), on plain integers; `dim` must be a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"a 2-D sine-cosine code needs a width that is a multiple of 4, got {dim}")
+    omega = frequencies(dim // 4)
+    rows = torch.arange(height).repeat_interleave(width)[:, None] * omega  # (HW, D/4)
+    columns = torch.arange(width).repeat(height)[:, None] * omega
+    return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1)
+
+
+class ScalarEmbedding(nn.Sequential):
+    """Scalars (...) -> (..., D): sine-cosine code and a two-layer MLP."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.Linear(SCALAR_CODE_DIM, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, value: Tensor) -> Tensor:
+        out: Tensor = super().forward(scalar_code(value).to(self[0].weight.dtype))
+        return out

@@ -1,0 +1,5 @@
+"""Next-block prediction: whole T x H x W blocks of tokens at a time (arXiv 2502.07737)."""
+
+from arvid.paradigms.next_block.paradigm import NextBlock
+
+__all__ = ["NextBlock"]

@@ -1,0 +1,38 @@
+"""Next-token prediction: one token at a time in raster order, the baseline of both papers.
+
+The same network, mask and loss as next-block prediction with a block of one token.
+"""
+
+from __future__ import annotations
+
+from arvid.contracts import ContextSpec, Size, TokenGrid, TokenSpec
+from arvid.nn.heads import DiffusionOptions
+from arvid.paradigms.next_block.paradigm import NextBlock
+
+__all__ = ["NextToken"]
+
+
+class NextToken(NextBlock):
+    """Next-block prediction with a 1 x 1 x 1 block; see there for the arguments."""
+
+    def __init__(
+        self,
+        *,
+        spec: TokenSpec,
+        grid: TokenGrid,
+        context: ContextSpec,
+        size: Size,
+        dropout: float = 0.1,
+        condition_dropout: float = 0.1,
+        diffusion: DiffusionOptions = DiffusionOptions(),
+    ) -> None:
+        super().__init__(
+            spec=spec,
+            grid=grid,
+            context=context,
+            size=size,
+            block=(1, 1, 1),
+            dropout=dropout,
+            condition_dropout=condition_dropout,
+            diffusion=diffusion,
+        )
