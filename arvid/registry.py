@@ -1,9 +1,9 @@
 """Short name -> class, for everything that a configuration or a command can name.
 
 Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
-the short name, and its package exposes exactly one class that fulfils the contract, by `__all__`. Built-in datasets
-and metrics stand in the tables below. Other packages add theirs by entry points of the groups `arvid.paradigms`,
-`arvid.tokenizers`, `arvid.datasets` and `arvid.metrics`.
+the short name, and its package exposes exactly one class that fulfils the contract (among the names in `__all__`,
+or among all public ones). Built-in datasets and metrics stand in the tables below. Other packages add theirs by
+entry points of the groups `arvid.paradigms`, `arvid.tokenizers`, `arvid.datasets` and `arvid.metrics`.
 
 Listing names imports none of them; getting a class imports one module.
 """

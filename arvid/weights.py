@@ -1,0 +1,107 @@
+"""Published weights that arvid uses but does not ship: what they are for, where they come from, where to put them.
+
+Nothing here is downloaded: weights that are missing are an error that says what to do, never a stand-in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from arvid.contracts import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One file of published weights."""
+
+    file: str
+    purpose: str
+    source: str
+    digest: str
+    """What its checksum begins with: 'sha256:…', or 'git-blob:…' as `git hash-object` prints it."""
+    folder: Literal["arvid", "torch-hub"] = "arvid"
+
+    @property
+    def path(self) -> Path:
+        """Where the file has to lie."""
+        return (weights_dir() if self.folder == "arvid" else torch_hub_dir()) / self.file
+
+    @property
+    def advice(self) -> str:
+        return f"Get it from {self.source} and put it at {self.path}."
+
+
+def weights_dir() -> Path:
+    """Folder of weights: `~/.cache/arvid/weights`, or the one that ARVID_WEIGHTS names."""
+    return Path(os.environ.get("ARVID_WEIGHTS") or "~/.cache/arvid/weights").expanduser()
+
+
+def torch_hub_dir() -> Path:
+    """Folder where torchvision looks for its weights (TORCH_HOME moves it)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _torchvision(file: str, network: str) -> Weights:
+    return Weights(
+        file=file,
+        purpose=f"LPIPS with the {network} backbone",
+        source=f"https://download.pytorch.org/models/{file}",
+        digest="sha256:" + file.removesuffix(".pth").rpartition("-")[2],
+        folder="torch-hub",
+    )
+
+
+KNOWN: dict[str, Weights] = {
+    "i3d-torchscript": Weights(
+        file="i3d_torchscript.pt",
+        purpose="FVD in StyleGAN-V's protocol (I3D, Kinetics-400)",
+        source="https://github.com/universome/stylegan-v (its FVD script names the link)",
+        digest="git-blob:93daef59c7ae0e9e8f76225521407e60cbafa6aa",
+    ),
+    "i3d-pretrained-400": Weights(
+        file="i3d_pretrained_400.pt",
+        purpose="FVD in the protocol of TATS, OmniTokenizer and NBP (I3D, Kinetics-400)",
+        source="https://github.com/songweige/TATS (folder tats/fvd)",
+        digest="git-blob:a867b87ac3a9097d200598b1d48a1b890d8ec744",
+    ),
+    "alexnet": _torchvision("alexnet-owt-7be5be79.pth", "AlexNet"),
+    "vgg": _torchvision("vgg16-397923af.pth", "VGG-16"),
+    "squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth", "SqueezeNet"),
+}
+
+
+def locate(name: str) -> Path:
+    """Path of known weights. Raises UserError where the file is missing or is not the published one."""
+    weights = KNOWN[name]
+    if not weights.path.is_file():
+        raise UserError(
+            f"{weights.purpose} needs {weights.file}, which is missing. {weights.advice}"
+        )
+    if not is_genuine(weights):
+        raise UserError(
+            f"{weights.path} is not the published file: its checksum is not {weights.digest}. "
+            f"It may be cut short. {weights.advice}"
+        )
+    return weights.path
+
+
+def is_genuine(weights: Weights) -> bool:
+    """Whether the file's checksum is the published one. Raises OSError where it cannot be read."""
+    kind, _, expected = weights.digest.partition(":")
+    return _checksum(weights.path, kind).startswith(expected)
+
+
+def _checksum(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        if kind == "sha256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+        while chunk := file.read(1 << 20):
+            blob.update(chunk)
+        return blob.hexdigest()
