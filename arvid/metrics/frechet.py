@@ -1,0 +1,220 @@
+"""Fréchet distance between two sets of clips: the squared 2-Wasserstein distance of their features' Gaussians.
+
+    FD = |mu_R - mu_G|^2 + tr S_R + tr S_G - 2 tr (S_R S_G)^(1/2)
+
+With factors F'F = S of the covariances (for a set of features: the centred rows over sqrt(n - ddof)) the last
+trace is the nuclear norm of F_R F_G'. It is computed so throughout, in float64: exact however few clips there
+are, never complex, and without a constant on the diagonal. FVD (arXiv:1812.01717) is this distance over 400
+logits of a Kinetics I3D; a distance over other features goes by another name.
+
+The distance is biased upward by about C/n: compare only numbers of equal clip counts.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from arvid.metrics.videos import check_videos
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """uint8 video (B, T, H, W, 3) -> features (B, num_features), preprocessing included."""
+
+    name: ClassVar[str]
+    """Short name, written beside every number that comes of it."""
+    num_features: int
+    sha256: str | None = None
+    """Hash of the file the weights came from; None for a network without weights."""
+
+    @abstractmethod
+    def forward(self, videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]: ...
+
+
+class FrechetDistance(Metric):
+    """Fréchet distance between real and generated clips over the features of `network`.
+
+    `update` takes clips of either kind in any order; `compute` gives a float64 scalar. Under several processes
+    the states are joined, and the value is the same for any number of them (drop a distributed sampler's
+    duplicates beforehand).
+
+    Args:
+        network: the feature network; it is put in evaluation mode.
+        ddof: degrees of freedom taken from the clip count in the covariance: 1 as TF-GAN, 0 as StyleGAN-V.
+        keep_features: keep every clip's features: needed for `bootstrap`. Otherwise the sums of their moments
+            are kept, which take the same memory however many clips come (1e-6 apart with fewer clips than
+            features, else 1e-9).
+        reference: vector (num_features,) subtracted before the moments are summed; the origin by default. Only
+            matters without `keep_features`, for features whose mean is over 1e4 of their deviations.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+
+    reference: Tensor
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        *,
+        ddof: int = 1,
+        keep_features: bool = True,
+        reference: Float[Tensor, " d"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.ddof = ddof
+        self.keep_features = keep_features
+        zeros = torch.zeros(network.num_features, dtype=torch.float64)
+        self.register_buffer("reference", zeros if reference is None else reference.double())
+        for kind in ("real", "fake"):
+            self._add_states(kind, network.num_features)
+
+    def _add_states(self, kind: str, num_features: int) -> None:
+        if self.keep_features:
+            self.add_state(f"{kind}_features", default=[], dist_reduce_fx="cat")
+            return
+        zeros = torch.zeros(num_features, num_features, dtype=torch.float64)
+        self.add_state(
+            f"{kind}_count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum"
+        )
+        self.add_state(f"{kind}_sum", default=zeros[0].clone(), dist_reduce_fx="sum")
+        self.add_state(f"{kind}_products", default=zeros, dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, videos: UInt8[Tensor, "b t h w 3"], real: bool) -> None:
+        """Add clips of the real (or else the generated) set. Raises ValueError for features that are not finite."""
+        check_videos(videos)
+        self.update_features(self.network.eval()(videos), real)
+
+    def update_features(self, features: Float[Tensor, "b d"], real: bool) -> None:
+        """Add clips whose features are known already."""
+        if not torch.isfinite(features).all():
+            raise ValueError(f"{self.network.name} gave features that are not finite.")
+        kind, features = "real" if real else "fake", features.detach().double()
+        if self.keep_features:
+            getattr(self, f"{kind}_features").append(features)
+            return
+        centred = features - self.reference
+        setattr(self, f"{kind}_count", getattr(self, f"{kind}_count") + len(features))
+        setattr(self, f"{kind}_sum", getattr(self, f"{kind}_sum") + centred.sum(0))
+        setattr(self, f"{kind}_products", getattr(self, f"{kind}_products") + centred.T @ centred)
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """The distance. Raises ValueError if a set has too few clips for a covariance."""
+        if self.keep_features:
+            return frechet_distance_from_features(*self._features(), ddof=self.ddof)
+        return frechet_distance_from_moments(*self._moments("real"), *self._moments("fake"))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Join the states of all processes; one that saw no clips takes part with none."""
+        if self.keep_features:
+            for features in (self.real_features, self.fake_features):
+                if not len(features):
+                    features.append(self.reference.new_zeros(0, self.network.num_features))
+        super().sync(*args, **kwargs)
+
+    def bootstrap(self, num: int = 100, seed: int = 0) -> float:
+        """Spread of the distance: `bootstrap_spread` over the kept features."""
+        if not self.keep_features:
+            raise ValueError("The bootstrap needs FrechetDistance(keep_features=True).")
+        with self.sync_context():
+            return bootstrap_spread(*self._features(), num=num, seed=seed, ddof=self.ddof)
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        empty = self.reference.new_zeros(0, self.network.num_features)
+        real, fake = (x if len(x) else [empty] for x in (self.real_features, self.fake_features))
+        return dim_zero_cat(real), dim_zero_cat(fake)
+
+    def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
+        count = int(getattr(self, f"{kind}_count"))
+        _require_clips(count, self.ddof)
+        mean = getattr(self, f"{kind}_sum") / count
+        products = getattr(self, f"{kind}_products") - count * torch.outer(mean, mean)
+        return mean + self.reference, products / (count - self.ddof)
+
+
+def frechet_distance_from_features(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], ddof: int = 1
+) -> Float64[Tensor, ""]:
+    """Fréchet distance of two sets of features; n and m may differ and may be smaller than d.
+
+    Raises ValueError if a set has `ddof` rows or fewer.
+    """
+    factors = []
+    for features in (a, b):
+        _require_clips(len(features), ddof)
+        features = features.double()
+        factors.append((features - features.mean(0)) / math.sqrt(len(features) - ddof))
+    means = (a.double().mean(0), b.double().mean(0))
+    return _distance(means[0], _shrink(factors[0]), means[1], _shrink(factors[1]))
+
+
+def frechet_distance_from_moments(
+    mean_a: Float[Tensor, " d"],
+    covariance_a: Float[Tensor, "d d"],
+    mean_b: Float[Tensor, " d"],
+    covariance_b: Float[Tensor, "d d"],
+) -> Float64[Tensor, ""]:
+    """Fréchet distance of two Gaussians. Covariances may be singular; what rounding made negative counts as 0."""
+    factors = (_factor(covariance_a.double()), _factor(covariance_b.double()))
+    return _distance(mean_a.double(), factors[0], mean_b.double(), factors[1])
+
+
+def bootstrap_spread(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    *,
+    num: int = 100,
+    seed: int = 0,
+    ddof: int = 1,
+) -> float:
+    """Standard deviation of the distance when the clips of both sets are drawn anew, with replacement.
+
+    For the spread of a number of few clips. The mean of the draws is no estimate of the distance: repeated clips
+    make it larger.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for _ in range(num):
+        rows = (torch.randint(len(x), (len(x),), generator=generator) for x in (a, b))
+        i, j = (index.to(a.device) for index in rows)
+        draws.append(frechet_distance_from_features(a[i], b[j], ddof))
+    return float(torch.stack(draws).std())
+
+
+def _distance(mean_a: Tensor, factor_a: Tensor, mean_b: Tensor, factor_b: Tensor) -> Tensor:
+    """Distance of two Gaussians, the covariances given by factors F (k, d) with F'F = S."""
+    trace = factor_a.square().sum() + factor_b.square().sum()
+    cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
+    # Never below 0 but for rounding.
+    return ((mean_a - mean_b).square().sum() + trace - 2 * cross).clamp(min=0)
+
+
+def _shrink(factor: Tensor) -> Tensor:
+    """A factor with the same F'F of at most d rows, so that many clips cost no more than d of them."""
+    rows, columns = factor.shape
+    return torch.linalg.qr(factor, mode="r").R if rows > columns else factor
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """A factor F (d, d) of a covariance, F'F = S, by its eigenvectors."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    return values.clamp(min=0).sqrt()[:, None] * vectors.T
+
+
+def _require_clips(count: int, ddof: int) -> None:
+    if count <= ddof:
+        raise ValueError(
+            f"A Fréchet distance with ddof={ddof} needs at least {ddof + 1} clips in each set, got {count}."
+        )

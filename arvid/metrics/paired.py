@@ -1,0 +1,143 @@
+"""Paired metrics: a generated clip against the clip that it should equal, frame by frame.
+
+For frame prediction and tokenizer reconstruction. Each takes two uint8 videos (B, T, H, W, 3) and gives the
+mean over clips with its standard error, and the mean of each frame index over clips: where a rollout decays.
+
+PSNR is that of each RGB frame, averaged over frames then clips (`pooled` takes one error per clip, as the NBP
+code does). SSIM is torchmetrics' (11x11 Gaussian, sigma 1.5, each RGB channel, the mean over the valid region),
+which differs in the third digit from other implementations. LPIPS is in arvid/metrics/perceptual.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.utilities.data import dim_zero_cat
+
+from arvid.contracts import UserError
+from arvid.metrics.videos import check_pairs, unit_frames
+
+MAX_PSNR = 100.0
+"""Decibels given to a frame that is exactly right (its PSNR is infinite) or closer than this."""
+SSIM_WINDOW = 11
+
+
+class PairedScore(NamedTuple):
+    """What a paired metric computes, in its unit."""
+
+    value: float
+    """Mean over clips."""
+    standard_error: float | None
+    """Of the mean, over clips; None for a single clip."""
+    num_clips: int
+    """Number of clips."""
+    per_frame: list[float]
+    """Mean over clips at each frame index."""
+
+
+class PairedMetric(Metric, ABC):
+    """Base of the paired metrics: keeps one number for each frame of each clip. A new one defines `score_frames`.
+
+    All clips of one metric object must have the same number of frames.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    frame_scores: list[Tensor]
+    """(B, T) of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("frame_scores", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def score_frames(
+        self, generated: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"]
+    ) -> Float[Tensor, " n"]:
+        """One number for each pair of frames, which come in [0, 1]."""
+
+    @torch.no_grad()
+    def update(
+        self, generated: UInt8[Tensor, "b t h w 3"], reference: UInt8[Tensor, "b t h w 3"]
+    ) -> None:
+        """Add pairs of clips. Raises ValueError for videos of another type, of unlike shape or unlike length."""
+        check_pairs(generated, reference)
+        num_clips, num_frames = generated.shape[:2]
+        if self.frame_scores and self.frame_scores[0].shape[1] != num_frames:
+            raise ValueError(
+                f"All clips of a paired metric must have the same number of frames: "
+                f"{self.frame_scores[0].shape[1]} so far, now {num_frames}."
+            )
+        scores = self.score_frames(unit_frames(generated), unit_frames(reference))
+        self.frame_scores.append(rearrange(scores, "(b t) -> b t", b=num_clips))
+
+    def compute(self) -> PairedScore:
+        """Raises ValueError before the first update."""
+        if not len(self.frame_scores):
+            raise ValueError(f"{type(self).__name__} of no clips: update() was not called.")
+        scores = dim_zero_cat(self.frame_scores).double()
+        clips = self._clip_values(scores)
+        many = len(clips) > 1
+        return PairedScore(
+            value=float(clips.mean()),
+            standard_error=float(clips.std() / len(clips) ** 0.5) if many else None,
+            num_clips=len(clips),
+            per_frame=self._frame_values(scores).mean(0).tolist(),
+        )
+
+    def _frame_values(self, scores: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+        return scores
+
+    def _clip_values(self, scores: Float[Tensor, "b t"]) -> Float[Tensor, " b"]:
+        return self._frame_values(scores).mean(1)
+
+
+class Psnr(PairedMetric):
+    """Peak signal-to-noise ratio in dB, at most `MAX_PSNR` for each frame.
+
+    Args:
+        pooled: one mean squared error over all frames of a clip, instead of the mean of its frames' PSNR.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, *, pooled: bool = False) -> None:
+        super().__init__()
+        self.pooled = pooled
+
+    def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        return (generated - reference).square().mean((1, 2, 3))
+
+    def _frame_values(self, scores: Tensor) -> Tensor:
+        return (-10 * scores.log10()).clamp(max=MAX_PSNR)
+
+    def _clip_values(self, scores: Tensor) -> Tensor:
+        if self.pooled:
+            return self._frame_values(scores.mean(1))
+        return super()._clip_values(scores)
+
+
+class Ssim(PairedMetric):
+    """Structural similarity, 1 for equal frames. Frames must be at least 11x11 (UserError)."""
+
+    higher_is_better = True
+
+    def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        if min(generated.shape[-2:]) < SSIM_WINDOW:
+            raise UserError(
+                f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
+                f"got {generated.shape[-2]}x{generated.shape[-1]}."
+            )
+        scores = structural_similarity_index_measure(
+            generated, reference, sigma=1.5, data_range=1.0, reduction="none"
+        )
+        assert isinstance(scores, Tensor)
+        return scores.reshape(len(generated))

@@ -1,0 +1,214 @@
+"""The Fréchet distance against closed forms, an independent reference, and itself in other guises."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from arvid.metrics.frechet import (
+    FeatureNetwork,
+    FrechetDistance,
+    bootstrap_spread,
+    frechet_distance_from_features,
+    frechet_distance_from_moments,
+)
+
+
+class MeanColour(FeatureNetwork):
+    """Mean of each channel of each quarter of the frame: 12 features."""
+
+    name = "mean-colour"
+    num_features = 12
+
+    def forward(self, videos: Tensor) -> Tensor:
+        frames = videos.float().mean(1).permute(0, 3, 1, 2)
+        return torch.nn.functional.adaptive_avg_pool2d(frames, 2).flatten(1)
+
+
+def features(num: int, dim: int, seed: int = 0) -> Tensor:
+    """Correlated features of several scales, with a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    scales = torch.logspace(0, -2, dim, dtype=torch.float64)
+    points = torch.randn(num, dim, generator=generator, dtype=torch.float64)
+    return points @ (scales[:, None] * mix) + mix[0]
+
+
+def videos(num: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 200 + seed, (num, 3, 8, 8, 3), generator=generator, dtype=torch.uint8)
+
+
+def reference_distance(a: Tensor, b: Tensor, ddof: int) -> float:
+    """The textbook formula: the eigenvalues of the product of the covariances, by numpy."""
+    x, y = a.numpy(), b.numpy()
+    cov_x, cov_y = np.cov(x.T, ddof=ddof), np.cov(y.T, ddof=ddof)
+    cross = np.sqrt(np.clip(np.linalg.eigvals(cov_x @ cov_y).real, 0, None)).sum()
+    shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    return float(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
+
+
+def test_two_gaussians_with_commuting_covariances_have_the_closed_form() -> None:
+    mean_a, mean_b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([0.0, 2.0, 3.0])
+    std_a, std_b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([2.0, 0.5, 1.0])
+    expected = (mean_a - mean_b).square().sum() + (std_a - std_b).square().sum()
+    found = frechet_distance_from_moments(
+        mean_a, std_a.square().diag(), mean_b, std_b.square().diag()
+    )
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("num", [2, 5, 20, 500])
+def test_a_set_is_at_distance_zero_from_itself(num: int) -> None:
+    a = features(num, 20)
+    assert 0 <= float(frechet_distance_from_features(a, a)) < 1e-9 * float(a.square().sum())
+    assert float(frechet_distance_from_features(a, a.flip(0))) < 1e-9 * float(a.square().sum())
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (8, 9), (300, 8), (2, 2)])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_equals_the_textbook_formula(n: int, m: int, ddof: int) -> None:
+    a, b = features(n, 16), features(m, 16, seed=1)
+    expected = reference_distance(a, b, ddof)
+    # Square roots of eigenvalues that are zero but for rounding are what limits the reference.
+    assert float(frechet_distance_from_features(a, b, ddof)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_equals_scipy_sqrtm() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    a, b = features(400, 8), features(300, 8, seed=1)
+    root = linalg.sqrtm(torch.cov(a.T).numpy() @ torch.cov(b.T).numpy()).real.trace()
+    traces = torch.cov(a.T).trace() + torch.cov(b.T).trace()
+    expected = float((a.mean(0) - b.mean(0)).square().sum() + traces - 2 * root)
+    assert float(frechet_distance_from_features(a, b)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_is_symmetric_and_ignores_rotation_and_translation() -> None:
+    a, b = features(30, 16), features(40, 16, seed=1)
+    rotation = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64)).Q
+    distance = float(frechet_distance_from_features(a, b))
+    assert float(frechet_distance_from_features(b, a)) == pytest.approx(distance, rel=1e-10)
+    turned = frechet_distance_from_features(a @ rotation + 5, b @ rotation + 5)
+    assert float(turned) == pytest.approx(distance, rel=1e-9)
+    assert float(frechet_distance_from_features(3 * a, 3 * b)) == pytest.approx(9 * distance)
+
+
+@pytest.mark.parametrize("n", [6, 64])
+def test_moments_and_features_agree(n: int) -> None:
+    a, b = features(n, 16), features(n + 3, 16, seed=1)
+    by_moments = frechet_distance_from_moments(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
+    by_features = frechet_distance_from_features(a, b)
+    assert float(by_moments) == pytest.approx(float(by_features), rel=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_streaming_equals_the_whole_set_at_once(keep: bool) -> None:
+    real, fake, network = videos(40), videos(30, seed=5), MeanColour()
+    metric = FrechetDistance(network, keep_features=keep)
+    for batch in fake.split(7):
+        metric.update(batch, real=False)
+    for batch in real.split(9):
+        metric.update(batch, real=True)
+    expected = frechet_distance_from_features(network(real), network(fake))
+    assert float(metric.compute()) == pytest.approx(float(expected), rel=1e-8)
+    assert float(expected) > 0
+
+
+def test_moments_are_right_far_from_the_origin() -> None:
+    offset = torch.full((12,), 1e6, dtype=torch.float64)
+    metric = FrechetDistance(MeanColour(), keep_features=False, reference=offset)
+    a, b = features(50, 12), features(60, 12, seed=1)
+    metric.update_features(a + offset, real=True)
+    metric.update_features(b + offset, real=False)
+    expected = float(frechet_distance_from_features(a, b))
+    assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_two_merged_metrics_equal_one(keep: bool) -> None:
+    real, fake = videos(20), videos(20, seed=5)
+    whole, left, right = (FrechetDistance(MeanColour(), keep_features=keep) for _ in range(3))
+    for metric, rows in ((whole, slice(None)), (left, slice(0, 13)), (right, slice(13, None))):
+        metric.update(real[rows], real=True)
+        metric.update(fake[rows], real=False)
+    left.merge_state(right)
+    assert float(left.compute()) == pytest.approx(float(whole.compute()), rel=1e-9)
+
+
+def _worker(rank: int, keep: bool, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    metric = FrechetDistance(MeanColour(), keep_features=keep)
+    metric.update(videos(20)[rank * 13 : 13 + rank * 7], real=True)
+    if rank == 0:  # the other process has no generated clip at all
+        metric.update(videos(9, seed=5), real=False)
+    value = metric.compute()
+    torch.save(value, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [True, False])
+def test_two_processes_give_the_value_of_one(keep: bool, tmp_path: Any) -> None:
+    mp.start_processes(_worker, args=(keep, str(tmp_path)), nprocs=2, start_method="fork")
+    single = FrechetDistance(MeanColour())
+    single.update(videos(20), real=True)
+    single.update(videos(9, seed=5), real=False)
+    for rank in range(2):
+        value = float(torch.load(tmp_path / f"{rank}.pt"))
+        assert value == pytest.approx(float(single.compute()), rel=1e-6)
+
+
+def test_reset_forgets_everything() -> None:
+    metric = FrechetDistance(MeanColour())
+    metric.update(videos(5), real=True)
+    metric.reset()
+    with pytest.raises(ValueError, match="at least 2 clips in each set, got 0"):
+        metric.compute()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_one_clip_is_too_few(keep: bool) -> None:
+    metric = FrechetDistance(MeanColour(), keep_features=keep)
+    metric.update(videos(1), real=True)
+    metric.update(videos(4), real=False)
+    with pytest.raises(ValueError, match="got 1"):
+        metric.compute()
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="mean-colour gave features that are not finite"):
+        FrechetDistance(MeanColour()).update_features(torch.full((2, 12), math.nan), real=True)
+
+
+def test_only_uint8_video_passes_the_door() -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        FrechetDistance(MeanColour()).update(torch.rand(2, 3, 8, 8, 3), real=True)
+
+
+def test_bootstrap_spread_matches_the_spread_of_fresh_draws() -> None:
+    draws = [
+        float(
+            frechet_distance_from_features(
+                torch.randn(400, 2, generator=torch.Generator().manual_seed(2 * i)) + 2,
+                torch.randn(400, 2, generator=torch.Generator().manual_seed(2 * i + 1)),
+            )
+        )
+        for i in range(100)
+    ]
+    a = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + 2
+    b = torch.randn(400, 2, generator=torch.Generator().manual_seed(1))
+    spread = bootstrap_spread(a, b, num=200)
+    assert spread == pytest.approx(float(torch.tensor(draws).std()), rel=0.3)
+    assert spread == bootstrap_spread(a, b, num=200)
+    metric = FrechetDistance(MeanColour(), keep_features=False)
+    with pytest.raises(ValueError, match="keep_features"):
+        metric.bootstrap()
