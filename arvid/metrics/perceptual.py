@@ -19,16 +19,12 @@ from torch import Tensor, nn
 from arvid.contracts import UserError
 from arvid.files import sha256_file
 from arvid.metrics.paired import PairedMetric
+from arvid.weights import KNOWN, locate
 
-BACKBONES = {
-    "alex": "alexnet-owt-7be5be79.pth",
-    "vgg": "vgg16-397923af.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
-"""File of each network's ImageNet weights, as torchvision publishes it."""
+BACKBONES = {"alex": "alexnet", "vgg": "vgg", "squeeze": "squeeze"}
+"""Each network's ImageNet weights, by their name in `arvid.weights.KNOWN`."""
 
 MIN_SIZE = 32
-_URL = "https://download.pytorch.org/models/"
 _UNREADABLE = (
     KeyError,
     RuntimeError,
@@ -58,7 +54,7 @@ class Lpips(PairedMetric):
         super().__init__()
         if net not in BACKBONES:
             raise UserError(f"LPIPS has the networks {', '.join(BACKBONES)}, not {net!r}.")
-        path = Path(backbone) if backbone is not None else cached_backbone(net)
+        path = _find(net, backbone)
         self.name = f"lpips-{net}"
         self.network = _build(net, path)
         self.sha256 = sha256_file(path)
@@ -73,22 +69,19 @@ class Lpips(PairedMetric):
         return torch.cat([self.network(a, b, normalize=True).flatten() for a, b in pairs])
 
 
-def cached_backbone(net: str) -> Path:
-    """Where torch hub keeps the backbone of `net`; the file need not be there."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
+def _find(net: str, backbone: str | Path | None) -> Path:
+    if backbone is None:
+        return locate(BACKBONES[net])
+    if not Path(backbone).is_file():
+        advice = KNOWN[BACKBONES[net]].advice
+        raise UserError(f"The LPIPS backbone {backbone} is not there. {advice}")
+    return Path(backbone)
 
 
 def _build(net: str, path: Path) -> nn.Module:
-    if not path.is_file():
-        raise UserError(
-            f"LPIPS ({net}) needs the backbone weights {BACKBONES[net]}, and {path} is not there. "
-            f"Download {_URL}{BACKBONES[net]} and put it at {cached_backbone(net)}, "
-            "or give its path as `backbone`."
-        )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*(pretrained|weight enum).*"
-        )  # how lpips calls torchvision
+        # The package calls torchvision in a way that is out of date there.
+        warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*")
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     _load_backbone(network.net, path)
     frozen: nn.Module = network.eval().requires_grad_(False)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from arvid.contracts import UserError
 from arvid.metrics.paired import MAX_PSNR, PairedMetric, Psnr, Ssim
-from arvid.metrics.perceptual import BACKBONES, Lpips, cached_backbone
+from arvid.metrics.perceptual import BACKBONES, Lpips
+from arvid.weights import KNOWN
 
 import torchmetrics.image  # isort: skip  # after arvid, which mends the import of torchvision
 
@@ -136,11 +137,13 @@ def test_missing_lpips_weights_are_named_with_their_source(
     net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        Lpips(net)
-    assert f"https://download.pytorch.org/models/{BACKBONES[net]}" in str(caught.value)
-    assert str(cached_backbone(net)) in str(caught.value)
-    assert str(cached_backbone(net)).startswith(str(tmp_path))
+    weights = KNOWN[BACKBONES[net]]
+    for given in (None, tmp_path / "none.pth"):
+        with pytest.raises(UserError) as caught:
+            Lpips(net, backbone=given)
+        assert f"https://download.pytorch.org/models/{weights.file}" in str(caught.value)
+        assert str(weights.path) in str(caught.value)
+    assert weights.path.is_relative_to(tmp_path)
 
 
 def test_other_lpips_weights_are_refused(tmp_path: Path) -> None:
