@@ -1,0 +1,51 @@
+"""Numbers as readers want them: few digits, the same number of decimals down a column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def decimals_for(values: Sequence[float]) -> int:
+    """Decimals (0 to 4) that leave the smallest of the values other than 0 about three digits."""
+    sizes = [abs(v) for v in values if v]
+    if not sizes:
+        return 0
+    return min(max(2 - math.floor(math.log10(min(sizes))), 0), 4)
+
+
+def fixed(value: float, decimals: int) -> str:
+    """`value` with that many decimals, or one digit if nothing would be left of it."""
+    text = f"{value:.{decimals}f}"
+    return f"{value:.1g}" if value and not float(text) else text
+
+
+def with_spread(value: float, spread: float | None, decimals: int) -> str:
+    if spread is None:
+        return fixed(value, decimals)
+    return f"{fixed(value, decimals)} ± {fixed(spread, decimals)}"
+
+
+def prefixed(value: float) -> str:
+    """Three digits and an SI prefix: 1234567 is `1.23M`."""
+    for size, prefix in _PREFIXES:
+        if abs(value) >= 0.9995 * size:
+            return f"{_three_digits(value / size)}{prefix}"
+    return _three_digits(value)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 10 else f"{seconds:.2g} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.95 or not value else f"{value:#.3g}"

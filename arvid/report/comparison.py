@@ -1,0 +1,132 @@
+"""A comparison: the result records of several runs, as rows and columns that may stand beside each other.
+
+A row is a run, a column one metric under one protocol. Records under protocols of different hashes never share
+a column, even if the protocols bear the same name, and neither do metrics of different feature networks. Rows
+whose settings differ are refused unless that is asked for, and then every output says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arvid.contracts import UserError
+from arvid.evaluation.records import ResultRecord
+from arvid.report import _columns, _reading
+from arvid.report.cells import Block, Column, Row, identity, one_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows (reference rows first) and columns (quality first), ready to be shown."""
+
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...]
+    """What every output must say beside the numbers: differences, failures."""
+
+    @classmethod
+    def from_runs(
+        cls,
+        run_dirs: Sequence[str | Path],
+        *,
+        allow_different_settings: bool = False,
+        title: str = "Comparison",
+    ) -> Comparison:
+        """Read the records of all runs.
+
+        Raises UserError if there is no run, a record cannot be read, a run has two records of one protocol,
+        or the settings differ and that is not allowed.
+        """
+        rows = _reading.read_rows(run_dirs)
+        differences = _reading.setting_differences(rows)
+        if differences and not allow_different_settings:
+            listed = "\n".join(f"  {line}" for line in differences)
+            raise UserError(
+                f"the runs have different settings, so their numbers do not compare:\n{listed}\n"
+                "Make them under one setting, or compare them all the same with "
+                "--allow-different-settings."
+            )
+        columns, rows_with_cells = _columns.build(rows)
+        notes = _notes(rows, differences)
+        return cls(title=title, rows=rows_with_cells, columns=columns, notes=notes)
+
+    @property
+    def records(self) -> tuple[ResultRecord, ...]:
+        return tuple(record for row in self.rows for record in row.records)
+
+    @property
+    def summary(self) -> str:
+        """What is compared, in one line."""
+        trained = sum(not row.is_reference for row in self.rows)
+        hashes = self.setting_hashes
+        setting = f"setting{'s' * (len(hashes) > 1)} {', '.join(h[:12] for h in hashes)}"
+        references = len(self.rows) - trained
+        return one_line(
+            f"{self.title}: {trained} trained and {references} reference rows, {setting}"
+        )
+
+    @property
+    def setting_hashes(self) -> tuple[str, ...]:
+        """One, unless different settings were allowed."""
+        return tuple(dict.fromkeys(record.setting_hash for record in self.records))
+
+    @property
+    def protocols(self) -> dict[str, list[tuple[Row, ResultRecord]]]:
+        """Each protocol's unique heading, with the rows measured under it and their records."""
+        headings = _reading.protocol_headings(self.rows)
+        return {
+            heading: [(w, r) for w in self.rows for r in w.records if identity(r) == protocol]
+            for protocol, heading in headings.items()
+        }
+
+    @property
+    def legend(self) -> tuple[str, ...]:
+        """Network evaluations spelled out, for the rows that use several networks."""
+        users: dict[tuple[str, str], list[str]] = {}
+        for column in self.columns:
+            for row in self.rows:
+                detail = row.cell(column).detail
+                if column.key.endswith("/evaluations") and "+" in detail:
+                    users.setdefault((column.group, detail), []).append(row.name)
+        return tuple(f"{', '.join(who)} ({group}): {d}" for (group, d), who in users.items())
+
+    def in_block(self, block: Block) -> list[Column]:
+        """The columns of one of the two tables."""
+        return [column for column in self.columns if column.block == block]
+
+    def rows_with(self, columns: Sequence[Column]) -> list[Row]:
+        """The rows that a table of these columns shows: a table of costs leaves out those without any."""
+        costs = all(column.block == "cost" for column in columns)
+        return [row for row in self.rows if not costs or any(c.key in row.cells for c in columns)]
+
+    def caption(self, row: Row) -> str:
+        """The factors that tell the trained rows apart and that the row's name does not say."""
+        trained = [other.factors for other in self.rows if not other.is_reference]
+        varying = [k for k in row.factors if len({factors.get(k) for factors in trained}) > 1]
+        return ", ".join(row.factors[k] for k in varying if row.factors[k] not in row.name)
+
+    def display_name(self, row: Row) -> str:
+        """Name and caption: `nova (continuous)`."""
+        caption = self.caption(row)
+        return one_line(f"{row.name} ({caption})" if caption else row.name)
+
+
+def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if differences:
+        notes.append("The rows have different settings. " + "; ".join(differences))
+    for name, lines in _reading.protocol_differences(rows).items():
+        notes.append(
+            f"The name {name} stands for different protocols here, which share no column. "
+            + "; ".join(lines)
+        )
+    for row in rows:
+        notes += [f"{row.name} failed under {name}: {why}" for name, why in row.errors.items()]
+    measured = [r.hardware for w in rows for r in w.records if r.budget.frames_per_second]
+    machines = list(dict.fromkeys(machine for machine in measured if machine))
+    if len(machines) > 1:
+        notes.append("Speeds were measured on different machines: " + " · ".join(machines))
+    return tuple(notes)

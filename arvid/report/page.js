@@ -1,0 +1,118 @@
+"use strict";
+
+// Sorting: each heading orders the rows of each part of its table; reference rows stay on top.
+for (const button of document.querySelectorAll(".numbers thead button")) {
+  button.addEventListener("click", () => {
+    const heading = button.closest("th");
+    const table = heading.closest("table");
+    const descending = heading.getAttribute("aria-sort") === "ascending";
+    for (const other of table.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const cells = (row) => [...row.children].find((cell) => cell.dataset.key === heading.dataset.key);
+    for (const body of table.tBodies) {
+      const value = (row) => {
+        const text = cells(row).dataset.value;
+        return text === undefined ? Infinity : (descending ? -1 : 1) * Number(text);
+      };
+      const rows = [...body.rows].sort((a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0));
+      body.append(...rows);
+    }
+  });
+}
+
+// Playback: one clock for all videos. Those near the window are loaded and follow it, the others are let go,
+// because browsers hold only so many players at once.
+const videos = [...document.querySelectorAll("video")];
+if (videos.length) {
+  const HOLD = 0.6; // seconds that the last frames stand before the loop begins again
+  const DRIFT = 0.15; // a video further than this from the clock is put right
+  const toggle = document.getElementById("toggle");
+  const seek = document.getElementById("seek");
+  const loop = document.getElementById("loop");
+  const clock = { time: 0, speed: 1, playing: false, length: 0 };
+  const near = new Set();
+
+  const place = (video, exact) => {
+    const end = video.duration;
+    if (!Number.isFinite(end) || video.seeking) return;
+    const target = Math.min(clock.time, Math.max(end - 0.001, 0));
+    const over = clock.time >= end;
+    if (exact || Math.abs(video.currentTime - target) > DRIFT) video.currentTime = target;
+    if (clock.playing && !over) {
+      video.playbackRate = clock.speed;
+      if (video.paused) video.play().catch(() => {}); // refused or let go while starting: tried again next frame
+    } else if (!video.paused) {
+      video.pause();
+    }
+  };
+  const placeAll = (exact) => near.forEach((video) => place(video, exact));
+
+  const setPlaying = (playing) => {
+    if (playing && clock.length && clock.time >= clock.length) clock.time = 0;
+    clock.playing = playing;
+    toggle.textContent = playing ? "Pause" : "Play";
+    toggle.setAttribute("aria-pressed", String(playing));
+    placeAll(!playing);
+  };
+
+  let last = performance.now();
+  const tick = (now) => {
+    const passed = Math.min((now - last) / 1000, 0.25);
+    last = now;
+    if (clock.playing && clock.length) {
+      clock.time += passed * clock.speed;
+      if (clock.time >= clock.length + HOLD * clock.speed && loop.checked) {
+        clock.time = 0;
+        placeAll(true);
+      } else if (clock.time >= clock.length && !loop.checked) {
+        clock.time = clock.length;
+        setPlaying(false);
+      }
+      placeAll(false);
+      seek.value = String(Math.min(clock.time / clock.length, 1));
+    }
+    requestAnimationFrame(tick);
+  };
+
+  for (const video of videos) {
+    video.muted = true;
+    video.addEventListener("loadedmetadata", () => {
+      clock.length = Math.max(clock.length, video.duration);
+      video.classList.toggle("pixelated", video.videoWidth <= 128);
+      place(video, true);
+    });
+  }
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) {
+        near.add(target);
+        target.src = target.dataset.src;
+      } else if (near.delete(target)) {
+        target.removeAttribute("src");
+        target.load();
+      }
+    }
+  }, { rootMargin: "600px 0px" });
+  videos.forEach((video) => watcher.observe(video));
+
+  toggle.addEventListener("click", () => setPlaying(!clock.playing));
+  document.getElementById("restart").addEventListener("click", () => {
+    clock.time = 0;
+    placeAll(true);
+    setPlaying(true);
+  });
+  document.getElementById("speed").addEventListener("change", (event) => {
+    clock.speed = Number(event.target.value);
+  });
+  seek.addEventListener("input", () => {
+    clock.time = Number(seek.value) * clock.length;
+    setPlaying(false);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.code !== "Space" || event.target.closest("button, input, select, summary, a")) return;
+    event.preventDefault();
+    setPlaying(!clock.playing);
+  });
+  setPlaying(!matchMedia("(prefers-reduced-motion: reduce)").matches);
+  requestAnimationFrame(tick);
+}

@@ -1,0 +1,114 @@
+"""The web page of a comparison: one self-contained index.html, with its tables as files beside it.
+
+Videos are data URIs, style and script stand in the page, and a content security policy forbids everything
+else: the page needs no network and runs no script but its own. Text from records is escaped by jinja2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import arvid
+from arvid.files import atomic_write
+from arvid.report import plots, tables
+from arvid.report._clips import galleries
+from arvid.report.cells import BLOCKS, Column
+from arvid.report.comparison import Comparison
+
+_HERE = Path(__file__).parent
+
+
+def write_report(
+    run_dirs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    allow_different_settings: bool = False,
+    title: str = "Comparison",
+    max_prompts: int = 8,
+) -> Comparison:
+    """Compare runs and write index.html, table.md, table.csv, table.json and table.tex into `out`.
+
+    The page holds the clips of the first `max_prompts` prompts of each protocol. Raises UserError as
+    `Comparison.from_runs` does.
+    """
+    comparison = Comparison.from_runs(
+        run_dirs, allow_different_settings=allow_different_settings, title=title
+    )
+    files = {
+        "table.md": tables.markdown(comparison),
+        "table.csv": tables.to_csv(comparison),
+        "table.json": tables.to_json(comparison),
+        "table.tex": tables.tex(comparison),
+        "index.html": render(comparison, max_prompts=max_prompts),
+    }
+    for name, content in files.items():
+        with atomic_write(Path(out) / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return comparison
+
+
+def render(comparison: Comparison, *, max_prompts: int = 8) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    return environment.get_template("page.html.j2").render(
+        comparison=comparison,
+        blocks=[(title, _block(comparison.in_block(block))) for block, title in BLOCKS.items()],
+        colours=plots.colours(comparison.rows),
+        plots=[(p, [Markup(svg) for svg in p.panels]) for p in plots.all_plots(comparison)],
+        galleries=galleries(comparison, max_prompts),
+        settings=_settings(comparison),
+        provenance=_provenance(comparison),
+        show=_show,
+        version=arvid.__version__,
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _block(columns: Sequence[Column]) -> dict[str, Any]:
+    groups = [(name, list(members)) for name, members in groupby(columns, key=lambda c: c.group)]
+    starts = {members[0].key for _, members in groups}
+    return {"columns": columns, "groups": groups, "starts": starts}
+
+
+def _settings(comparison: Comparison) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """Each setting once: its hash, the rows under it and its keys."""
+    found: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
+    for row in comparison.rows:
+        for record in row.records:
+            entry = found.setdefault(record.setting_hash, (record.setting_hash, [], record.setting))
+            if row.name not in entry[1]:
+                entry[1].append(row.name)
+    return list(found.values())
+
+
+def _provenance(comparison: Comparison) -> dict[str, list[str]]:
+    """What the records say of where they come from, each thing once."""
+    records = comparison.records
+    return {
+        "code": sorted({r.code_version for r in records if r.code_version}),
+        "hardware": sorted({r.hardware for r in records if r.hardware}),
+        "dates": sorted({r.created[:10] for r in records if r.created}),
+    }
+
+
+def _show(value: Any) -> str:
+    """A value of a setting or protocol: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

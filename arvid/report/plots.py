@@ -1,0 +1,255 @@
+"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame.
+
+Every row has one colour in all of them (Okabe and Ito's palette, made for colour-blind readers; greys for
+reference rows). The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from arvid.report.cells import Column, Row
+from arvid.report.comparison import Comparison
+
+_TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
+_REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
+_INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": "#b9bfc4",
+    "axes.labelcolor": _QUIET,
+    "axes.titlesize": 10.5,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure for the page: panels to be set side by side, and the rows they show."""
+
+    title: str
+    caption: str
+    panels: tuple[str, ...]
+    """SVG elements."""
+    rows: tuple[Row, ...] = ()
+    """Rows that want a legend; empty if the panels name them."""
+
+
+def colours(rows: Sequence[Row]) -> dict[str, str]:
+    """The colour of each row, by name."""
+    found = {}
+    for palette, reference in ((_REFERENCE, True), (_TRAINED, False)):
+        names = [row.name for row in rows if row.is_reference == reference]
+        found.update({name: palette[i % len(palette)] for i, name in enumerate(names)})
+    return found
+
+
+def all_plots(comparison: Comparison) -> list[Plot]:
+    """The plots for which the records hold something."""
+    makers = (quality_against_speed, training_curves, quality_per_frame)
+    return [plot for maker in makers if (plot := maker(comparison)) is not None]
+
+
+def training_curves(comparison: Comparison) -> Plot | None:
+    """Loss over steps, one panel for each token type: losses of different types have different units."""
+    panels: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        if _curve(row):
+            panels.setdefault(row.factors.get("token_type", ""), []).append(row)
+    if not panels:
+        return None
+    palette = colours(comparison.rows)
+
+    def draw(axis: Axes, token_type: str, rows: Sequence[Row]) -> None:
+        for row in rows:
+            _draw_curve(axis, row, palette[row.name])
+        axis.set(xlabel="training step", ylabel="loss", title=f"{token_type} tokens".strip())
+
+    return Plot(
+        title="Training curves",
+        caption="Validation loss (dots) and training loss (thin). Losses of different token types "
+        "have different units: compare within a panel only.",
+        panels=tuple(
+            _panel("training", partial(draw, token_type=k, rows=v)) for k, v in panels.items()
+        ),
+        rows=tuple(row for rows in panels.values() for row in rows),
+    )
+
+
+def quality_against_speed(comparison: Comparison) -> Plot | None:
+    """The first metric against frames per second of the same protocol; rows without a speed as lines."""
+    pair = _quality_and_speed(comparison)
+    if pair is None:
+        return None
+    quality, speed = pair
+
+    def draw(axis: Axes) -> None:
+        for row in comparison.rows:
+            _draw_point(axis, comparison, row, quality, speed)
+        axis.set(xlabel="frames generated per second", ylabel=quality.heading, xscale="log")
+        _plain_ticks(axis.xaxis)
+        values = [v for row in comparison.rows if (v := row.cell(quality).value) is not None]
+        if min(values) > 0 and max(values) > 20 * min(values):
+            axis.set_yscale("log")
+            _plain_ticks(axis.yaxis)
+        axis.margins(x=0.3, y=0.12)
+
+    better = "upper" if quality.higher_is_better else "lower"
+    return Plot(
+        title="Quality against speed",
+        caption=f"{quality.label} against speed under {quality.group}; further to the {better} right "
+        "is better. Dashed: reference rows that generate nothing.",
+        panels=(_panel("speed", draw),),
+    )
+
+
+def quality_per_frame(comparison: Comparison) -> Plot | None:
+    """Frame prediction, frame by frame: one panel for each metric and protocol."""
+    panels: dict[str, dict[str, Sequence[float | None]]] = {}
+    for heading, found in comparison.protocols.items():
+        for row, record in found:
+            for metric, values in record.steps_curve.items():
+                title = f"{_label(comparison, heading, metric)} · {heading}"
+                panels.setdefault(title, {})[row.name] = values
+    if not panels:
+        return None
+
+    def draw(axis: Axes, title: str, lines: Mapping[str, Sequence[float | None]]) -> None:
+        _draw_frames(axis, comparison, lines)
+        axis.set(xlabel="frame", title=title)
+
+    shown = {name for lines in panels.values() for name in lines}
+    return Plot(
+        title="Quality per frame",
+        caption="How prediction holds up along the clip, from the first frame (0) on.",
+        panels=tuple(_panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
+        rows=tuple(row for row in comparison.rows if row.name in shown),
+    )
+
+
+def _curve(row: Row) -> Sequence[Mapping[str, float | None]]:
+    """The records of a run repeat its training curve."""
+    return next((record.curve for record in row.records if record.curve), ())
+
+
+def _draw_curve(axis: Axes, row: Row, colour: str) -> None:
+    lines = {}
+    for key in ("train_loss", "val_loss"):
+        points = [(p.get("step"), p.get(key)) for p in _curve(row)]
+        lines[key] = [(x, y) for x, y in points if x is not None and y is not None]
+    thin, thick = lines["train_loss"], lines["val_loss"]
+    if thin:
+        axis.plot(*zip(*thin, strict=True), color=colour, lw=0.9, alpha=0.45)
+    if thick:
+        axis.plot(*zip(*thick, strict=True), color=colour, marker="o", ms=3)
+
+
+def _quality_and_speed(comparison: Comparison) -> tuple[Column, Column] | None:
+    """The first metric whose protocol has at least one row with both it and a speed."""
+    speeds = {c.group: c for c in comparison.columns if c.key.endswith("/frames_per_second")}
+    for quality in comparison.in_block("quality"):
+        speed = speeds.get(quality.group)
+        if speed and any(
+            row.cell(quality).value is not None and row.cell(speed).value for row in comparison.rows
+        ):
+            return quality, speed
+    return None
+
+
+def _draw_point(
+    axis: Axes, comparison: Comparison, row: Row, quality: Column, speed: Column
+) -> None:
+    colour = colours(comparison.rows)[row.name]
+    y, x = row.cell(quality).value, row.cell(speed).value
+    if y is None:
+        return
+    if not x:
+        axis.axhline(y, color=colour, lw=1, ls=(0, (4, 3)))
+        axis.annotate(
+            row.name,
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+        )
+        return
+    face = "white" if row.is_reference else colour
+    spread = row.cell(quality).spread
+    axis.errorbar(x, y, yerr=spread, fmt="o", ms=8, color=colour, mfc=face, mew=1.6, capsize=2)
+    weight = "normal" if row.is_reference else "bold"
+    axis.annotate(row.name, (x, y), (9, 5), textcoords="offset points", color=colour, weight=weight)
+
+
+def _draw_frames(
+    axis: Axes, comparison: Comparison, lines: Mapping[str, Sequence[float | None]]
+) -> None:
+    palette = colours(comparison.rows)
+    for row in comparison.rows:
+        points = [(i, v) for i, v in enumerate(lines.get(row.name, ())) if v is not None]
+        if points:
+            style = (0, (4, 3)) if row.is_reference else "solid"
+            axis.plot(*zip(*points, strict=True), color=palette[row.name], ls=style)
+
+
+def _label(comparison: Comparison, heading: str, metric: str) -> str:
+    columns = {column.key: column.heading for column in comparison.columns}
+    return columns.get(f"{heading}/{metric}", metric)
+
+
+def _panel(name: str, draw: Callable[[Axes], None]) -> str:
+    """One panel as an `<svg>` element that scales to its place."""
+    # ids must differ between the panels of a page and be the same in every run: the salt is the drawing itself
+    first = _render(name, draw)
+    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
+
+
+def _render(salt: str, draw: Callable[[Axes], None]) -> str:
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+        axis = figure.subplots()
+        figure.patch.set_alpha(0)
+        axis.patch.set_alpha(0)
+        axis.tick_params(length=0)
+        draw(axis)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
+    opening, rest = svg[svg.index("<svg") :].split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
+    return f'{opening} role="img">{rest}'
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 with plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,256 @@
+"""The web page, opened in a headless Chromium where there is one."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arvid.report.page import write_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+)
+
+
+class Browser:
+    """A Chromium steered through its DevTools protocol over a pipe: JSON messages that end in a zero byte."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        commands, answers = os.pipe(), os.pipe()
+        # moved out of the way of 3 and 4, where the browser expects its ends
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands[0], answers[1])]
+        self.process = subprocess.Popen(
+            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=lambda: (os.dup2(ends[0], 3), os.dup2(ends[1], 4)),
+            close_fds=False,
+            stderr=subprocess.DEVNULL,
+        )
+        for fd in (*ends, commands[0], answers[1]):
+            os.close(fd)
+        self.writer, self.reader = commands[1], answers[0]
+        self.pending = b""
+        self.events: list[dict[str, Any]] = []
+        self.number = 0
+        self.session: str | None = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer; events on the way are kept."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.writer, json.dumps(message).encode() + b"\0")
+        while (answer := self._receive()).get("id") != self.number:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return dict(answer["result"])
+
+    def run(self, script: str) -> Any:
+        """Value of an expression in the page; a promise is awaited."""
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def open(self, page: Path, width: int = 1600, height: int = 1000) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        self.wait_for("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def wait_for(self, condition: str, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not self.run(condition):
+            assert time.monotonic() < end, f"never became true: {condition}"
+            time.sleep(0.05)
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Everything the console shows, exceptions, and requests beyond the file and its data URIs."""
+        found = []
+        for event in self.events:
+            kind = event.get("method")
+            if kind in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+                found.append(event["params"])
+            if kind == "Network.requestWillBeSent":
+                url = event["params"]["request"]["url"]
+                found += [] if url.startswith(("file:", "data:")) else [event["params"]]
+        return found
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        os.close(self.writer)
+        os.close(self.reader)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self.pending:
+            chunk = os.read(self.reader, 1 << 16)
+            assert chunk, "the browser has ended"
+            self.pending += chunk
+        message, self.pending = self.pending.split(b"\0", 1)
+        return dict(json.loads(message))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def report(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    write_report(runs, out, title="Sprites <script>alert(2)</script> & co", max_prompts=2)
+    return out
+
+
+def test_the_page_opens_without_complaints(browser: Browser, report: Path) -> None:
+    for width in (1600, 390):
+        browser.open(report / "index.html", width=width)
+        browser.run("document.getElementById('videos').scrollIntoView()")
+        browser.wait_for("document.querySelector('video').currentTime > 0")
+        assert browser.complaints() == []
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_its_videos_decode_and_play_together(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    assert browser.run("document.querySelectorAll('video').length") == 2 * 2 * 7
+    for i in range(2 * 2 * 7):
+        browser.run(f"(v = document.querySelectorAll('video')[{i}]).scrollIntoView()")
+        browser.wait_for("v.readyState >= 2 && v.videoWidth === 32 && v.currentTime > 0")
+    browser.run("document.querySelector('.clips').scrollIntoView()")
+    browser.run("document.getElementById('restart').click()")
+    browser.wait_for("(first = document.querySelector('video')).currentTime > 0.5")
+    apart = "[...first.closest('.clips').querySelectorAll('video')]"
+    apart += ".map(v => Math.abs(v.currentTime - first.currentTime))"
+    assert max(browser.run(apart)) < 0.3
+    assert browser.complaints() == []
+
+
+def test_playback_can_be_paused_and_moved(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    browser.run("(v = document.querySelector('video')).scrollIntoView()")
+    browser.wait_for("v.currentTime > 0 && !v.paused")
+    browser.run("document.getElementById('toggle').click()")
+    browser.wait_for("v.paused && document.getElementById('toggle').textContent === 'Play'")
+    browser.run(
+        "(s = document.getElementById('seek')).value = 0.5; s.dispatchEvent(new Event('input'))"
+    )
+    browser.wait_for("Math.abs(v.currentTime - v.duration / 2) < 0.1")
+
+
+def test_its_table_matches_the_json_beside_it(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    cells = browser.run(
+        "[...document.querySelectorAll('.numbers td[data-key]')].map(td => "
+        "[td.closest('tr').dataset.row, td.dataset.key, td.textContent, "
+        "td.dataset.value ?? null, td.classList.contains('best')])"
+    )
+    shown = {(row, key): (text, value, best) for row, key, text, value, best in cells}
+    table = json.loads((report / "table.json").read_text())
+    for row in table["rows"]:
+        for column in table["columns"]:
+            cell = row["cells"].get(column["key"], {"text": "", "value": None, "best": False})
+            text, value, best = shown.pop((row["name"], column["key"]), ("", None, False))
+            assert (text, best) == (cell["text"], cell["best"])
+            assert (None if value is None else float(value)) == cell["value"]
+    assert not shown
+
+
+def test_a_heading_sorts_and_keeps_reference_rows_on_top(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    browser.run("(b = document.querySelector('.numbers thead button')).click()")
+    rows = "[...b.closest('table').querySelectorAll('tbody tr')].map(tr => tr.dataset.row)"
+    references = ["real", "reconstruction", "first frame repeated", "untrained"]
+    assert browser.run(rows) == [*references, "nova", "next_token", "next_block"]
+    browser.run("b.click()")
+    assert browser.run(rows) == [*references[::-1], "next_block", "next_token", "nova"]
+
+
+def test_text_from_outside_stays_text(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    prompts = browser.run("[...document.querySelectorAll('.prompt span')].map(e => e.textContent)")
+    assert prompts[0] == "<img src=x onerror=alert(1)> moves left"
+    assert browser.run("document.querySelector('h1').textContent").endswith("</script> & co")
+    assert browser.run("document.querySelectorAll('img[onerror]').length") == 0
+    assert browser.run("document.querySelectorAll('script').length") == 1
+
+
+def test_the_page_refers_to_nothing_outside(report: Path) -> None:
+    page = re.sub(r"base64,[A-Za-z0-9+/=]+", "", (report / "index.html").read_text())
+    page = re.sub(r' xmlns(:xlink)?="[^"]*"', "", page)
+    assert not re.search(r"https?:|src=\"(?!data:)|url\((?!#)|@import", page)
+
+
+def test_the_same_records_give_the_same_page(
+    runs: list[Path], report: Path, tmp_path: Path
+) -> None:
+    write_report(runs, tmp_path, title="Sprites <script>alert(2)</script> & co", max_prompts=2)
+    assert (tmp_path / "index.html").read_bytes() == (report / "index.html").read_bytes()
+
+
+def test_prompts_that_are_left_out_are_counted(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    assert page.count('class="strip"') == 2 * 2
+    assert page.count("1 more prompts in the records are not shown here") == 2
+
+
+def test_a_clip_that_is_gone_leaves_a_gap(
+    make_records: Callable[..., list[Any]],
+    save_run: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    found = [save_run(tmp_path / n, make_records(n, ["a", "b"])) for n in ("nova", "next_token")]
+    (found[1] / "evaluation/sprites-t2v/001.mp4").unlink()
+    write_report(found, tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert (page.count("<video"), page.count(">no clip<")) == (7, 1)
+
+
+def test_a_page_without_clips_and_curves_still_comes(
+    make_records: Callable[..., list[Any]], save_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_report([save_run(tmp_path / "real", make_records("real"))], tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert "<video" not in page
+    assert "<svg" not in page
