@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from arvid.evaluation.records import ClipEntry, ResultRecord
@@ -39,8 +39,8 @@ def galleries(comparison: Comparison, max_prompts: int) -> list[Gallery]:
     for heading, pairs in comparison.protocols.items():
         groups = _aligned(pairs)
         shown = groups[:max_prompts]
-        rows = [row for row, _ in pairs if any(row.name in members for members in shown)]
-        strips = [strip for members in shown if (strip := _strip(members)).clips]
+        rows = [row for row, _ in pairs if any(row.name in group.members for group in shown)]
+        strips = [strip for group in shown if (strip := _strip(group)).clips]
         if strips:
             left_out = len(groups) - len(shown)
             gallery = Gallery(heading=heading, rows=rows, strips=strips, num_left_out=left_out)
@@ -49,25 +49,43 @@ def galleries(comparison: Comparison, max_prompts: int) -> list[Gallery]:
 
 
 _Member = tuple[ResultRecord, ClipEntry]
-_Key = tuple[str, str | None, int]
 
 
-def _aligned(pairs: Sequence[tuple[Row, ResultRecord]]) -> list[Mapping[str, _Member]]:
-    """Clips grouped by prompt and content of the first frame; the nth of a row goes to the nth of the others."""
-    groups: dict[_Key, dict[str, _Member]] = {}
-    for row, record in pairs:
-        seen: dict[tuple[str, str | None], int] = {}
-        for clip in record.clips:
-            start = clip.prompt, _data_uri(record, clip.first_frame, "image")
-            number = seen[start] = seen.get(start, 0) + 1
-            groups.setdefault((*start, number), {})[row.name] = record, clip
-    return list(groups.values())
+@dataclass(kw_only=True)
+class _Group:
+    """Clips of the same prompt and first frame, by row name."""
+
+    prompt: str
+    frame: str | None
+    members: dict[str, _Member] = field(default_factory=dict)
 
 
-def _strip(members: Mapping[str, _Member]) -> Strip:
-    record, clip = next(iter(members.values()))
-    strip = Strip(prompt=clip.prompt, first_frame=_data_uri(record, clip.first_frame, "image"))
-    for name, (record, clip) in members.items():
+def _aligned(pairs: Sequence[tuple[Row, ResultRecord]]) -> list[_Group]:
+    """Clips grouped by prompt and content of the first frame; the nth of a row goes to the nth of the others.
+
+    A clip without a first frame joins the first group of its prompt in which its row has none yet.
+    """
+    groups: list[_Group] = []
+    framed = [(w, r, c, _data_uri(r, c.first_frame, "image")) for w, r in pairs for c in r.clips]
+    for row, record, clip, frame in sorted(framed, key=lambda entry: entry[3] is None):
+        free = (
+            group
+            for group in groups
+            if group.prompt == clip.prompt
+            and frame in (group.frame, None)
+            and row.name not in group.members
+        )
+        group = next(free, None)
+        if group is None:
+            group = _Group(prompt=clip.prompt, frame=frame)
+            groups.append(group)
+        group.members[row.name] = record, clip
+    return groups
+
+
+def _strip(group: _Group) -> Strip:
+    strip = Strip(prompt=group.prompt, first_frame=group.frame)
+    for name, (record, clip) in group.members.items():
         if uri := _data_uri(record, clip.file, "video"):
             strip.clips[name] = uri
     return strip

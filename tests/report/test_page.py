@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from arvid.report._clips import galleries
+from arvid.report.comparison import Comparison
 from arvid.report.page import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -232,7 +234,7 @@ def test_the_same_records_give_the_same_page(
 def test_prompts_that_are_left_out_are_counted(report: Path) -> None:
     page = (report / "index.html").read_text()
     assert page.count('class="strip"') == 2 * 2
-    assert page.count("1 more prompts in the records are not shown here") == 2
+    assert page.count("Not shown here: 1 more") == 2
 
 
 def test_a_clip_that_is_gone_leaves_a_gap(
@@ -254,3 +256,22 @@ def test_a_page_without_clips_and_curves_still_comes(
     page = (tmp_path / "out/index.html").read_text()
     assert "<video" not in page
     assert "<svg" not in page
+
+
+def test_clips_stand_beside_those_of_the_same_first_frame(
+    make_records: Callable[..., list[Any]], save_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = ("real", "nova", "next_token")
+    found = [save_run(tmp_path / name, make_records(name, ["a", "b"])[1:]) for name in names]
+    record = found[0] / "evaluation/sprites-fp.json"
+    without = json.loads(record.read_text())
+    without["clips"] = [{**clip, "first_frame": None} for clip in without["clips"]]
+    record.write_text(json.dumps(without))
+    swapped = json.loads((found[2] / "evaluation/sprites-fp.json").read_text())
+    swapped["clips"].reverse()
+    (found[2] / "evaluation/sprites-fp.json").write_text(json.dumps(swapped))
+    (gallery,) = galleries(Comparison.from_runs(found), max_prompts=8)
+    assert [set(strip.clips) for strip in gallery.strips] == [set(names)] * 2
+    video = (found[2] / "evaluation/sprites-fp/000.mp4").read_bytes()
+    shown = gallery.strips[0].clips["next_token"].split(",")[1]
+    assert base64.b64decode(shown) == video
