@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
@@ -45,10 +44,8 @@ class AttributeAccuracy(Metric):
         self.network = (load_sprites_net() if network is None else network).eval()
         self.add_state("hits", default=[], dist_reduce_fx="cat")
 
-    def update(
-        self, videos: UInt8[Tensor, "b t h w 3"], attributes: Sequence[Mapping[str, str]]
-    ) -> None:
-        """Judge clips against the attributes asked for, one mapping (shape, colour, motion) for each clip.
+    def update(self, videos: Tensor, attributes: Sequence[Mapping[str, str]]) -> None:
+        """Judge clips (B, T, H, W, 3) by the attributes asked for: a mapping (shape, colour, motion) for each.
 
         Raises ValueError if there is not one for each clip, or if it lacks an attribute or has an unknown value.
         """

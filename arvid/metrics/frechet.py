@@ -92,16 +92,18 @@ class FrechetDistance(Metric):
         self.add_state(f"{kind}_products", default=zeros, dist_reduce_fx="sum")
 
     @torch.no_grad()
-    def update(self, videos: UInt8[Tensor, "b t h w 3"], real: bool) -> None:
-        """Add clips of the real (or else the generated) set. Raises ValueError for features that are not finite."""
-        check_videos(videos)
-        self.update_features(self.network.eval()(videos), real)
+    def update(self, videos: Tensor, real: bool) -> None:
+        """Add clips (B, T, H, W, 3) of the real (or else the generated) set.
 
-    def update_features(self, features: Float[Tensor, "b d"], real: bool) -> None:
-        """Add clips whose features are known already."""
+        Raises ValueError for what is not uint8 video and for features that are not finite.
+        """
+        check_videos(videos)
+        features = self.network.eval()(videos).double()
         if not torch.isfinite(features).all():
             raise ValueError(f"{self.network.name} gave features that are not finite.")
-        kind, features = "real" if real else "fake", features.detach().double()
+        self._add("real" if real else "fake", features)
+
+    def _add(self, kind: str, features: Float64[Tensor, "b d"]) -> None:
         if self.keep_features:
             getattr(self, f"{kind}_features").append(features)
             return

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -65,10 +65,11 @@ class PairedMetric(Metric, ABC):
         """One number for each pair of frames, which come in [0, 1]."""
 
     @torch.no_grad()
-    def update(
-        self, generated: UInt8[Tensor, "b t h w 3"], reference: UInt8[Tensor, "b t h w 3"]
-    ) -> None:
-        """Add pairs of clips. Raises ValueError for videos of another type, of unlike shape or unlike length."""
+    def update(self, generated: Tensor, reference: Tensor) -> None:
+        """Add pairs of clips (B, T, H, W, 3).
+
+        Raises ValueError for what is not uint8 video and for clips of unlike shape or another length.
+        """
         check_pairs(generated, reference)
         num_clips, num_frames = generated.shape[:2]
         if self.frame_scores and self.frame_scores[0].shape[1] != num_frames:

@@ -121,14 +121,23 @@ def test_streaming_equals_the_whole_set_at_once(keep: bool) -> None:
     assert float(expected) > 0
 
 
-def test_moments_are_right_far_from_the_origin() -> None:
-    offset = torch.full((12,), 1e6, dtype=torch.float64)
-    metric = FrechetDistance(MeanColour(), keep_features=False, reference=offset)
-    a, b = features(50, 12), features(60, 12, seed=1)
-    metric.update_features(a + offset, real=True)
-    metric.update_features(b + offset, real=False)
-    expected = float(frechet_distance_from_features(a, b))
-    assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
+class Shifted(MeanColour):
+    """The same features far from the origin."""
+
+    offset = 1e8
+
+    def forward(self, videos: Tensor) -> Tensor:
+        return super().forward(videos).double() + self.offset
+
+
+def test_a_reference_keeps_the_moments_right_far_from_the_origin() -> None:
+    reference = torch.full((12,), Shifted.offset, dtype=torch.float64)
+    metric = FrechetDistance(Shifted(), keep_features=False, reference=reference)
+    metric.update(videos(50), real=True)
+    metric.update(videos(60, seed=5), real=False)
+    network = MeanColour()
+    expected = frechet_distance_from_features(network(videos(50)), network(videos(60, seed=5)))
+    assert float(metric.compute()) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -184,9 +193,10 @@ def test_one_clip_is_too_few(keep: bool) -> None:
         metric.compute()
 
 
-def test_features_that_are_not_finite_are_refused() -> None:
+def test_features_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shifted, "offset", math.nan)
     with pytest.raises(ValueError, match="mean-colour gave features that are not finite"):
-        FrechetDistance(MeanColour()).update_features(torch.full((2, 12), math.nan), real=True)
+        FrechetDistance(Shifted()).update(videos(2), real=True)
 
 
 def test_only_uint8_video_passes_the_door() -> None:
