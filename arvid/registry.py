@@ -36,7 +36,13 @@ TABLES: dict[Kind, dict[str, str]] = {
         "video_folder": "arvid.data.folder:VideoFolder",
         "video_manifest": "arvid.data.manifest:VideoManifest",
     },
-    "metrics": {},
+    "metrics": {
+        "attribute_accuracy": "arvid.metrics.attributes:AttributeAccuracy",
+        "frechet": "arvid.metrics.frechet:FrechetDistance",
+        "lpips": "arvid.metrics.perceptual:Lpips",
+        "psnr": "arvid.metrics.paired:Psnr",
+        "ssim": "arvid.metrics.paired:Ssim",
+    },
 }
 """Built-in parts that are single modules of the core: 'module:Class' by short name."""
 
