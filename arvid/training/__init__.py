@@ -1,0 +1,1 @@
+"""Training: the LightningModules, the optimiser and its schedule, and tokenizers in files."""

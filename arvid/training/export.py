@@ -1,0 +1,222 @@
+"""Tokenizers in files: one safetensors file holds the tensors, the class's short name and how to build it.
+
+Only classes that the registry knows as tokenizers are built from a file, and nothing in a file is unpickled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arvid import registry
+from arvid.contracts import UserError, VideoTokenizer
+from arvid.files import atomic_write, sha256_json
+
+FORMAT = "arvid tokenizer 1"
+CHECKPOINT_PREFIX = "tokenizer."
+CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
+
+Description = dict[str, Any]
+
+
+def describe(tokenizer: VideoTokenizer) -> Description:
+    """Short name and constructor arguments (plain data): what `build` needs to make an untrained copy.
+
+    Raises UserError for a class that the registry does not know or that keeps no `hyperparameters`.
+    """
+    hyperparameters = getattr(tokenizer, "hyperparameters", None)
+    if not isinstance(hyperparameters, dict):
+        raise UserError(
+            f"{type(tokenizer).__name__} cannot be saved: it must keep its constructor arguments "
+            "as plain data in the attribute `hyperparameters`."
+        )
+    return {"name": _short_name(type(tokenizer)), "hyperparameters": hyperparameters}
+
+
+def build(description: Mapping[str, Any]) -> VideoTokenizer:
+    """An untrained tokenizer from its description. Raises UserError for an unknown name or wrong arguments."""
+    try:
+        name, hyperparameters = description["name"], dict(description["hyperparameters"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("its description lacks a name or constructor arguments") from error
+    cls = registry.get("tokenizers", str(name))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "tokenizer")
+    try:
+        config = parser.parse_object({"tokenizer": hyperparameters})
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # < 4.49
+        tokenizer = instantiate(config)["tokenizer"]
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"{name} cannot be built from {hyperparameters}: {error}") from error
+    assert isinstance(tokenizer, VideoTokenizer)
+    return tokenizer
+
+
+def save_tokenizer(
+    tokenizer: VideoTokenizer,
+    path: str | Path,
+    record: Mapping[str, Any],
+    *,
+    half: bool = False,
+) -> None:
+    """Write a safetensors file that `load_tokenizer` reads.
+
+    `record` (plain data) says where the tokenizer comes from. `half` stores floats as fp16, which halves the
+    file; they are float32 again once loaded.
+    """
+    tensors = {
+        name: (value.half() if half and value.dtype == torch.float32 else value).cpu().contiguous()
+        for name, value in tokenizer.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "tokenizer": json.dumps(describe(tokenizer)),
+        "record": json.dumps(dict(record)),
+    }
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
+    """A trained tokenizer, frozen and in eval mode, in float32 on the CPU.
+
+    Takes a file of `save_tokenizer`, a checkpoint of TokenizerModule, or the short name of an embedded one
+    (`embedded()` lists them). Raises UserError that names the file and what is wrong with it.
+    """
+    path = _find(path_or_name)
+    try:
+        description, tensors = _read(path)
+        tokenizer = build(description)
+        _fill(tokenizer, tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return tokenizer.requires_grad_(False).eval()
+
+
+def read_record(path_or_name: str | Path) -> dict[str, Any]:
+    """The record that `save_tokenizer` wrote; empty for a checkpoint."""
+    path = _find(path_or_name)
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            record: dict[str, Any] = json.loads((file.metadata() or {}).get("record", "{}"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path}: not a tokenizer file ({error}).") from error
+    return record
+
+
+def fingerprint(tokenizer: VideoTokenizer) -> str:
+    """Hex SHA-256 over class, constructor arguments and every tensor: equal where the tokens are equal."""
+    digest = hashlib.sha256()
+    cls = type(tokenizer)
+    arguments = getattr(tokenizer, "hyperparameters", {})
+    digest.update(sha256_json([cls.__module__, cls.__qualname__, arguments]).encode())
+    for name, value in sorted(tokenizer.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def embedded() -> dict[str, Path]:
+    """Tokenizers that come with arvid, by short name."""
+    folder = Path(str(files("arvid"))) / "assets"
+    found = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {name: path for name, path in found.items() if _is_tokenizer(path)}
+
+
+def _short_name(cls: type[VideoTokenizer]) -> str:
+    known = registry.names("tokenizers")
+    last = cls.__module__.removeprefix("arvid.tokenizers.").split(".")[0]
+    for name in sorted(known, key=lambda n: n != last):  # the likeliest first: others need imports
+        if registry.get("tokenizers", name) is cls:
+            return name
+    raise UserError(
+        f"{cls.__module__}.{cls.__name__} is no registered tokenizer, so no file can name it. "
+        f"Known: {', '.join(known)}."
+    )
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    known = embedded()
+    if str(path_or_name) in known:
+        return known[str(path_or_name)]
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a tokenizer file.")
+    close = difflib.get_close_matches(str(path_or_name), known, n=1)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"There is no tokenizer file {str(path_or_name)!r}, nor an embedded tokenizer of that name."
+        f"{suggestion} Embedded: {', '.join(known) or 'none'}."
+    )
+
+
+def _is_tokenizer(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("format") == FORMAT
+
+
+def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    return _read_checkpoint(path) if path.suffix in CHECKPOINT_SUFFIXES else _read_file(path)
+
+
+def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError("not a tokenizer file: it does not say that arvid wrote it as one.")
+            description = json.loads(metadata["tokenizer"])
+            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"not a tokenizer file ({error}).") from error
+
+
+def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error class of its own
+        raise UserError(f"not a checkpoint that can be read safely ({error}).") from error
+    if not isinstance(checkpoint, dict) or "tokenizer" not in checkpoint:
+        raise UserError("not a checkpoint of a tokenizer's training.")
+    tensors = {
+        name.removeprefix(CHECKPOINT_PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(CHECKPOINT_PREFIX)
+    }
+    return checkpoint["tokenizer"], tensors
+
+
+def _fill(tokenizer: VideoTokenizer, tensors: dict[str, Tensor]) -> None:
+    """Copy tensors into the tokenizer. Raises UserError with a list of those that do not fit."""
+    own = tokenizer.state_dict()
+    faults = [f"missing {name}" for name in own.keys() - tensors.keys()]
+    faults += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if faults:
+        raise UserError(f"its tensors do not fit {type(tokenizer).__name__}: {_listed(faults)}.")
+    tokenizer.load_state_dict(tensors)
+
+
+def _listed(faults: list[str], limit: int = 20) -> str:
+    more = f"; and {len(faults) - limit} more" if len(faults) > limit else ""
+    return "; ".join(sorted(faults)[:limit]) + more

@@ -1,0 +1,85 @@
+"""AdamW and its learning-rate schedule, the same for tokenizers and generators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from arvid.contracts import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a warm-up and a schedule that spans the whole training."""
+
+    lr: float
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's running mean and variance of the gradient."""
+    weight_decay: float = 0.02
+    """Decay of matrices and convolutions; biases, norms and other vectors are not decayed."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from near 0 to its peak."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """How the learning rate goes on after the warm-up: to 0 by a half cosine or a line, or not at all."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
+            raise UserError(
+                "The optimizer needs lr > 0, warmup_steps >= 0 and weight_decay >= 0, "
+                f"got {self.lr}, {self.warmup_steps} and {self.weight_decay}."
+            )
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Learning rate of a step (counted from 0) as a part of the peak."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(max_steps - self.warmup_steps, 1)
+        remaining = max(0.0, 1 - progress)
+        return remaining if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * remaining)
+
+
+def build_optimizer(
+    parameters_by_name: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, max_steps: int
+) -> dict[str, Any]:
+    """What a LightningModule's `configure_optimizers` returns: AdamW and a schedule that advances each step.
+
+    `parameters_by_name` is `module.named_parameters()`; frozen parameters are left out. Raises UserError if the
+    schedule needs to know its length and `max_steps` is not positive (Lightning's sign for endless).
+    """
+    if config.schedule != "constant" and not 0 < max_steps < math.inf:
+        raise UserError(
+            f"The {config.schedule} schedule must know its length: "
+            "set trainer.max_steps, or schedule: constant."
+        )
+    trained = [(name, p) for name, p in parameters_by_name if p.requires_grad]
+    decayed = [p for name, p in trained if _decays(name, p)]
+    others = [p for name, p in trained if not _decays(name, p)]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in trained)
+    optimizer = AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        fused=fused,
+    )
+    schedule = LambdaLR(optimizer, lambda step: config.factor(step, max_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _decays(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay acts: not on embeddings, nor on what has one axis longer than 1 (biases, norms)."""
+    axes = sum(size > 1 for size in parameter.shape)
+    return axes >= 2 and "embed" not in name.lower()

@@ -1,0 +1,118 @@
+"""vae3d: token layout, causality through the bottleneck, losses and the scaling of its tokens."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from arvid.contracts import TokenGrid, UserError
+from arvid.nn.causal_conv import Backbone
+from arvid.tokenizers.vae3d import VAE3D
+
+TINY = Backbone(
+    base=4,
+    multipliers=(1, 1, 2),
+    strides=((2, 2, 2), (2, 2, 2)),
+    num_units=1,
+    num_mid_units=0,
+    num_groups=2,
+)
+
+
+@pytest.fixture
+def vae() -> VAE3D:
+    return VAE3D(backbone=TINY, latent_channels=3, kl_weight=0.1).eval()
+
+
+@pytest.fixture
+def video() -> torch.Tensor:
+    return torch.rand(2, 3, 9, 8, 8) * 2 - 1
+
+
+def test_spec_and_shapes(vae: VAE3D, video: torch.Tensor) -> None:
+    assert vae.spec.type == "continuous"
+    assert (vae.spec.size, vae.spec.strides, vae.spec.causal) == (3, (4, 4, 4), True)
+    assert vae.spec.grid(9, 8, 8) == TokenGrid(3, 2, 2)
+    tokens = vae.encode(video)
+    assert tokens.shape == (2, 3, 2, 2, 3)
+    reconstruction = vae.decode(tokens * 100)
+    assert reconstruction.shape == video.shape
+    assert reconstruction.abs().max() <= 1
+
+
+def test_an_image_is_a_video_of_one_frame(vae: VAE3D, video: torch.Tensor) -> None:
+    with torch.no_grad():
+        tokens = vae.encode(video[:, :, :1])
+        torch.testing.assert_close(tokens, vae.encode(video)[:, :1], atol=1e-5, rtol=1e-5)
+        assert vae.decode(tokens).shape == (2, 3, 1, 8, 8)
+
+
+def test_prefixes_agree(vae: VAE3D, video: torch.Tensor) -> None:
+    with torch.no_grad():
+        tokens = vae.encode(video)
+        prefix = vae.encode(video[:, :, :5])
+        torch.testing.assert_close(prefix, tokens[:, :2], atol=1e-5, rtol=1e-5)
+        frames = vae.decode(tokens)
+        torch.testing.assert_close(
+            vae.decode(tokens[:, :2]), frames[:, :, :5], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_losses(vae: VAE3D, video: torch.Tensor) -> None:
+    losses = vae.training_losses(video)
+    assert losses["loss"].item() == pytest.approx(
+        losses["reconstruction"].item() + 0.1 * losses["kl"].item(), rel=1e-5
+    )
+    losses["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())
+
+
+def test_kl_is_that_of_two_gaussians(vae: VAE3D, video: torch.Tensor) -> None:
+    """With a constant posterior N(2, e²) the divergence from N(0, 1) is known in closed form."""
+    head = vae.encoder.layers[-1].conv
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([2.0] * 3 + [2.0] * 3))
+    expected = 0.5 * (4 + math.exp(2) - 1 - 2)
+    assert vae.training_losses(video)["kl"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_variance_is_clamped(vae: VAE3D, video: torch.Tensor) -> None:
+    head = vae.encoder.layers[-1].conv
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([0.0] * 3 + [-100.0, 100.0, 0.0]))
+    _, log_variance = vae.posterior(video)
+    assert log_variance.min().item() == -30
+    assert log_variance.max().item() == 20
+
+
+def test_rescaling_gives_unit_variance_and_keeps_the_video(vae: VAE3D, video: torch.Tensor) -> None:
+    with torch.no_grad():
+        before = vae.encode(video)
+        reconstruction = vae.decode(before)
+        flat = before.flatten(0, 3)
+        vae.rescale(flat.mean(0), flat.std(0, unbiased=False))
+        after = vae.encode(video)
+    flat = after.flatten(0, 3)
+    torch.testing.assert_close(flat.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(flat.std(0, unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vae.decode(after), reconstruction, atol=1e-5, rtol=1e-5)
+
+
+def test_a_dead_channel_keeps_its_scale(vae: VAE3D) -> None:
+    vae.rescale(torch.zeros(3), torch.tensor([0.0, 2.0, 1.0]))
+    assert vae.latent_scale.tolist() == [1.0, 2.0, 1.0]
+
+
+def test_a_clip_that_does_not_fit(vae: VAE3D) -> None:
+    with pytest.raises(UserError, match=r"1 \+ 4·n frames"):
+        vae.encode(torch.zeros(1, 3, 8, 8, 8))
+    with pytest.raises(UserError, match="multiple of 4"):
+        vae.encode(torch.zeros(1, 3, 5, 10, 8))
+
+
+def test_impossible_options() -> None:
+    with pytest.raises(UserError, match="latent_channels"):
+        VAE3D(backbone=TINY, latent_channels=0)

@@ -1,0 +1,158 @@
+"""Training a tokenizer: a few steps lower the loss, latents get measured, the schedule and groups are right."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from arvid.contracts import UserError, VideoTokenizer
+from arvid.data.sprites import Sprites
+from arvid.nn.causal_conv import Backbone
+from arvid.tokenizers.magvit_fsq import MagvitFSQ
+from arvid.tokenizers.vae3d import VAE3D
+from arvid.training.export import load_tokenizer
+from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.tokenizer_module import TokenizerModule, psnr
+
+TINY = Backbone(
+    base=4, multipliers=(1, 2), strides=((2, 2, 2),), num_units=1, num_mid_units=0, num_groups=2
+)
+
+
+def loader() -> DataLoader[dict[str, torch.Tensor]]:
+    clips = [torch.from_numpy(c.video) for c in Sprites(8, num_frames=5, size=16)]
+    batch = [{"video": clip.permute(3, 0, 1, 2).float() / 127.5 - 1} for clip in clips]
+    return DataLoader(batch, batch_size=4)  # type: ignore[arg-type]
+
+
+def trainer(folder: Path, steps: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+    )
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        VAE3D(backbone=TINY, latent_channels=2),
+        MagvitFSQ(backbone=TINY, levels=(5, 5)),
+    ],
+    ids=["vae3d", "magvit_fsq"],
+)
+def test_training_lowers_the_loss_and_the_checkpoint_loads(
+    tokenizer: VideoTokenizer, tmp_path: Path
+) -> None:
+    module = TokenizerModule(tokenizer, OptimizerConfig(lr=5e-3, warmup_steps=2))
+    data = loader()
+    with torch.no_grad():
+        video = next(iter(data))["video"]
+        before = tokenizer.training_losses(video)["reconstruction"]
+        psnr_before = psnr(tokenizer.decode(tokenizer.encode(video)), video).mean()
+    fitting = trainer(tmp_path, 24)
+    fitting.fit(module, data, data)
+    after = fitting.callback_metrics
+    assert after["val_reconstruction"] < 0.8 * before
+    assert after["val_psnr"] > psnr_before + 1
+
+    fitting.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_tokenizer(tmp_path / "last.ckpt")
+    tokenizer.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode(video), tokenizer.encode(video))
+        torch.testing.assert_close(
+            loaded.decode(loaded.encode(video)), tokenizer.decode(tokenizer.encode(video))
+        )
+
+
+def test_fitting_measures_the_latents(tmp_path: Path) -> None:
+    vae = VAE3D(backbone=TINY, latent_channels=2)
+    data = loader()
+    trainer(tmp_path, 2).fit(TokenizerModule(vae), data, data)
+    with torch.no_grad():
+        tokens = torch.cat([vae.eval().encode(batch["video"]) for batch in data]).flatten(0, 3)
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(tokens.std(0, unbiased=False), torch.ones(2), atol=1e-3, rtol=0)
+
+
+def test_validating_alone_changes_nothing(tmp_path: Path) -> None:
+    vae = VAE3D(backbone=TINY, latent_channels=2)
+    trainer(tmp_path, 1).validate(TokenizerModule(vae), loader(), verbose=False)
+    assert vae.latent_scale.tolist() == [1.0, 1.0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    module = TokenizerModule(MagvitFSQ(backbone=TINY, levels=(5, 5)))
+    with torch.no_grad():
+        module.tokenizer.decoder.layers[-1].conv.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="train loss is nan"):
+        trainer(tmp_path, 1).fit(module, loader())
+
+
+def test_psnr_of_known_errors() -> None:
+    video = torch.zeros(2, 3, 1, 4, 4)
+    shifted = video.clone()
+    shifted[0] += 0.2  # a tenth of the range of 2
+    torch.testing.assert_close(psnr(shifted, video), torch.tensor([20.0, 100.0]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)]
+)
+def test_schedules(schedule: str, middle: float, end: float) -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=9, schedule=schedule)  # type: ignore[arg-type]
+    assert config.factor(0, 109) == pytest.approx(0.1)
+    assert config.factor(9, 109) == pytest.approx(1.0)
+    assert config.factor(59, 109) == pytest.approx(middle)
+    assert config.factor(109, 109) == pytest.approx(end, abs=1e-9)
+
+
+def test_only_matrices_and_kernels_decay() -> None:
+    module = nn.ModuleDict(
+        {
+            "linear": nn.Linear(3, 4),
+            "norm": nn.LayerNorm(4),
+            "embedding": nn.Embedding(5, 4),
+        }
+    )
+    module["frozen"] = nn.Linear(2, 2).requires_grad_(False)
+    config = OptimizerConfig(lr=1e-3, weight_decay=0.1)
+    built = build_optimizer(module.named_parameters(), config, max_steps=10)
+    decayed, others = built["optimizer"].param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
+    assert others["weight_decay"] == 0
+    assert len(others["params"]) == 4
+    assert built["lr_scheduler"]["interval"] == "step"
+
+
+def test_swish_slopes_do_not_decay() -> None:
+    tokenizer = MagvitFSQ(backbone=TINY, levels=(5, 5))
+    built = build_optimizer(tokenizer.named_parameters(), OptimizerConfig(lr=1e-3), max_steps=10)
+    decayed = built["optimizer"].param_groups[0]["params"]
+    assert {p.ndim for p in decayed} == {5}
+
+
+def test_a_schedule_without_an_end() -> None:
+    module = nn.Linear(2, 2)
+    with pytest.raises(UserError, match="max_steps"):
+        build_optimizer(module.named_parameters(), OptimizerConfig(lr=1e-3), max_steps=-1)
+    constant = OptimizerConfig(lr=1e-3, schedule="constant")
+    build_optimizer(module.named_parameters(), constant, max_steps=-1)
+
+
+def test_impossible_options() -> None:
+    with pytest.raises(UserError, match="lr > 0"):
+        OptimizerConfig(lr=0)

@@ -1,0 +1,98 @@
+"""magvit_fsq: discrete tokens by finite scalar quantisation (arXiv 2309.15505) in a MAGVIT-v2-like autoencoder.
+
+Encoder and decoder are those of Next-Block Prediction's tokenizer (arXiv 2502.07737), as in `vae3d`; only the
+bottleneck differs: each latent channel is bounded and rounded to a few levels, and the digits make the token's
+index, the first channel being the fastest digit. There is nothing to learn in between and no auxiliary loss.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from vector_quantize_pytorch import FSQ
+from vector_quantize_pytorch.finite_scalar_quantization import round_ste
+
+from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
+from arvid.nn.hyperparameters import plain
+
+
+class PublishedFSQ(FSQ):  # type: ignore[misc]  # the library has no types
+    """The library's FSQ with the bound of the published tokenizer.
+
+    It shifts channels of even levels by tan where the library takes atanh, and shrinks the range by 1e-3 where
+    newer versions of the library widen it.
+    """
+
+    def quantize(self, z: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
+        """Codes in [-1, 1]: rounded going forward, straight through going backward."""
+        half = (self._levels - 1) * (1 - 1e-3) / 2
+        offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
+        bounded = torch.tanh(z + torch.tan(offset / half)) * half - offset
+        codes: Tensor = round_ste(bounded) / (self._levels // 2)
+        return codes
+
+
+class MagvitFSQ(VideoTokenizer):
+    """Scalar quantisation between the causal encoder and decoder.
+
+    Args:
+        backbone: size of encoder and decoder.
+        levels: levels of each latent channel, three or more each; their product is the vocabulary's size.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone = PUBLISHED,
+        levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5),
+    ) -> None:
+        super().__init__()
+        if not levels or min(levels) < 3:
+            raise UserError(f"MagvitFSQ needs levels of three or more each, got {levels}.")
+        self.hyperparameters = plain(backbone=backbone, levels=levels)
+        self._spec = TokenSpec("discrete", math.prod(levels), backbone.total_stride, causal=True)
+        self.encoder = CausalEncoder(backbone, len(levels))
+        self.decoder = CausalDecoder(backbone, len(levels))
+        self.quantizer = PublishedFSQ(list(levels), return_indices=False)
+
+    @property
+    def spec(self) -> TokenSpec:
+        return self._spec
+
+    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
+        """Raises UserError where the clip does not fit the strides."""
+        return self.codes_to_indices(self._codes(video))
+
+    def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
+        return self._decode(self.indices_to_codes(tokens)).clamp(-1, 1)
+
+    def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
+        """What the decoder sees of each token: its levels, evenly spaced in [-1, 1]."""
+        codes: Tensor = self.quantizer._indices_to_codes(indices)
+        return codes.to(next(self.decoder.parameters()).dtype)
+
+    def codes_to_indices(self, codes: Float[Tensor, "... c"]) -> Int[Tensor, ...]:
+        """int64 index of each vector of codes, the first channel being the fastest digit."""
+        indices: Tensor = self.quantizer.codes_to_indices(codes)
+        return indices.long()
+
+    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
+        """`loss` = `reconstruction`, the mean absolute error."""
+        reconstruction = F.l1_loss(self._decode(self._codes(video)).float(), video)
+        return {"loss": reconstruction, "reconstruction": reconstruction}
+
+    def _codes(self, video: Tensor) -> Tensor:
+        self.spec.grid(*video.shape[2:])
+        latent = rearrange(self.encoder(video), "b c t h w -> b t h w c")
+        codes: Tensor = self.quantizer.quantize(latent.float())
+        return codes
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        video: Tensor = self.decoder(rearrange(codes, "b t h w c -> b c t h w"))
+        return video

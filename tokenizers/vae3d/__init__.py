@@ -1,0 +1,97 @@
+"""vae3d: continuous tokens from a causal 3D variational autoencoder.
+
+Encoder and decoder are those of `magvit_fsq`; only the bottleneck differs: here each latent position holds a
+Gaussian (mean and log-variance) that a KL term draws towards the standard normal. Tokens are the posterior's
+mean, shifted and scaled per channel by stored statistics to zero mean and unit variance.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
+from arvid.nn.hyperparameters import plain
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+class VAE3D(VideoTokenizer):
+    """Gaussian bottleneck between the causal encoder and decoder.
+
+    Args:
+        backbone: size of encoder and decoder.
+        latent_channels: channels of a token.
+        kl_weight: weight of the KL divergence (nats per latent number) beside the mean absolute error of
+            pixels in [-1, 1].
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone = PUBLISHED,
+        latent_channels: int = 16,
+        kl_weight: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if latent_channels < 1 or kl_weight < 0:
+            raise UserError(
+                "VAE3D needs latent_channels >= 1 and kl_weight >= 0, "
+                f"got {latent_channels} and {kl_weight}."
+            )
+        self.hyperparameters = plain(
+            backbone=backbone, latent_channels=latent_channels, kl_weight=kl_weight
+        )
+        self.kl_weight = kl_weight
+        self._spec = TokenSpec("continuous", latent_channels, backbone.total_stride, causal=True)
+        self.encoder = CausalEncoder(backbone, 2 * latent_channels)
+        self.decoder = CausalDecoder(backbone, latent_channels)
+        self.register_buffer("latent_shift", torch.zeros(latent_channels))
+        self.register_buffer("latent_scale", torch.ones(latent_channels))
+
+    @property
+    def spec(self) -> TokenSpec:
+        return self._spec
+
+    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
+        """Scaled posterior mean. Raises UserError where the clip does not fit the strides."""
+        mean, _ = self.posterior(video)
+        return (rearrange(mean, "b c t h w -> b t h w c") - self.latent_shift) / self.latent_scale
+
+    def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
+        latent = tokens * self.latent_scale + self.latent_shift
+        video: Tensor = self.decoder(rearrange(latent, "b t h w c -> b c t h w"))
+        return video.clamp(-1, 1)
+
+    def posterior(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"]]:
+        """Mean and log-variance of the latent, unscaled."""
+        self.spec.grid(*video.shape[2:])
+        mean, log_variance = self.encoder(video).chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
+        """`loss` = `reconstruction` (mean absolute error) + kl_weight · `kl` (nats per latent number)."""
+        mean, log_variance = (x.float() for x in self.posterior(video))
+        latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        reconstruction = F.l1_loss(self.decoder(latent).float(), video)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = reconstruction + self.kl_weight * kl
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+    @torch.no_grad()
+    def rescale(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
+        """Fold measured statistics of the tokens into the scaling: those tokens then have mean 0 and std 1.
+
+        Channels whose std is below 1e-5 of their scale carry nothing and keep their scale.
+        """
+        self.latent_shift.add_(mean * self.latent_scale)
+        self.latent_scale.mul_(torch.where(std > 1e-5, std, 1.0))
