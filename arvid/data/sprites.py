@@ -45,7 +45,7 @@ _DIRECTIONS = {
     "moves up": (0, -1),
     "moves down": (0, 1),
 }
-_VERSION = 1  # of the rendering: part of the fingerprint
+_VERSION = 2  # of the rendering: part of the fingerprint
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,12 @@ def _path(
         else:
             y = path if dy > 0 else 1 - path
     elif motion == "turns":
-        angle = (rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2) * time).astype(np.float32)
+        angle = time * np.float32(rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2))
     else:
         height = float(rng.uniform(0.6, 1.0)) * (high - low)
-        y = high - height * np.abs(np.sin(np.pi * (time / rng.uniform(7, 10) + rng.uniform(0, 1))))
-    return x.astype(np.float32), y.astype(np.float32), angle
+        phase = time / np.float32(rng.uniform(7, 10)) + np.float32(rng.uniform(0, 1))
+        y = np.float32(high) - np.float32(height) * np.abs(np.sin(np.float32(np.pi) * phase))
+    return x, y, angle
 
 
 def _motion_score(sprite: _Sprite, size: int) -> float:
@@ -176,17 +177,16 @@ def _motion_score(sprite: _Sprite, size: int) -> float:
 
 
 def _background(rng: np.random.Generator, num_frames: int, size: int, textured: float) -> Array:
-    """(T, H, W, 3) in 0..255: one dark tone, or soft stripes of two."""
-    dark, light = rng.uniform(10, 70, (2, 3)).astype(np.float32)
-    frame = np.broadcast_to(dark, (size, size, 3))
+    """(T, H, W, 3) in 0..255: one dark grey, or soft stripes of two."""
+    dark, light = rng.uniform(10, 80, 2)
+    frame = np.full((size, size), dark)
     if rng.random() < textured:
         direction = rng.uniform(0, np.pi)
-        y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
-        wave = np.sin(
-            2 * np.pi * rng.uniform(1, 3) * (x * np.cos(direction) + y * np.sin(direction))
-        )
-        frame = dark + (light - dark) * (0.5 + 0.5 * wave[..., None])
-    return np.repeat(frame[None].astype(np.float32), num_frames, axis=0)
+        y, x = np.mgrid[0:size, 0:size] / size
+        place = x * np.cos(direction) + y * np.sin(direction)
+        wave = np.sin(2 * np.pi * rng.uniform(1, 2) * place)
+        frame = dark + (light - dark) * (0.5 + 0.5 * wave)
+    return np.broadcast_to(frame[None, ..., None].astype(np.float32), (num_frames, size, size, 3))
 
 
 def _paint(canvas: Array, sprite: _Sprite) -> Array:
@@ -200,7 +200,8 @@ def _paint(canvas: Array, sprite: _Sprite) -> Array:
     distance = _DISTANCES[sprite.shape](u / sprite.radius, v / sprite.radius) * sprite.radius
     coverage = np.clip(0.5 - distance * size, 0, 1)[..., None].astype(np.float32)
     colour = np.array(COLOURS[sprite.colour], np.float32)
-    return canvas * (1 - coverage) + colour * coverage
+    painted: Array = canvas * (1 - coverage) + colour * coverage
+    return painted
 
 
 def _circle(u: Array, v: Array) -> Array:
