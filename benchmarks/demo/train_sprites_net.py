@@ -6,9 +6,9 @@ Writes arvid/assets/sprites-net.safetensors and the record of how it came about,
 Training clips are sprites of seed 0, each seen once; accuracies are of unseen clips (seed 1).
 
 Clips are blurred, noised and dimmed a little, so that the network judges the clips of a small generator sensibly.
-Classifying alone would let the features forget all that does not matter for it; an auxiliary head, dropped
-afterwards, has to read the clip's coarse layout, motion energy and sharpness from them, so that a Fréchet
-distance over them sees background, blur and flicker too.
+Classifying alone would let the features forget all that does not matter for it. So that a Fréchet distance over
+them sees background, blur and flicker too, the first two features measure the blur and the noise of the clip,
+and an auxiliary head, dropped afterwards, has to read its coarse layout, motion energy and sharpness from all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ NUM_FRAMES = 17
 SHORT_FRAMES = 9  # one batch in four, so that other lengths are judged sensibly too
 NUM_VALIDATION = 2048
 LAYOUT = (2, 4, 4)
-AUXILIARY_WEIGHT = 0.3
+AUXILIARY_WEIGHT = 0.5
+MAX_NOISE = 0.1
 
 
 def main() -> None:
@@ -80,10 +81,11 @@ def train(net: SpritesNet, *, steps: int, batch_size: int, lr: float, seed: int)
     for step in range(steps):
         clips = sets[SHORT_FRAMES if step % 4 == 3 else NUM_FRAMES]
         video, labels = load(clips, range(step * batch_size, (step + 1) * batch_size))
-        video = augment(video)
+        video, spoilt = augment(video)
         features = net.features(video)
         parts = {k: F.cross_entropy(x, labels[k]) for k, x in net.logits(features).items()}
         parts["auxiliary"] = AUXILIARY_WEIGHT * F.mse_loss(auxiliary(features), statistics(video))
+        parts["spoilt"] = AUXILIARY_WEIGHT * F.mse_loss(features[:, :2], spoilt)
         optimiser.zero_grad()
         torch.stack(list(parts.values())).sum().backward()
         optimiser.step()
@@ -103,15 +105,26 @@ def load(clips: Sprites, indices: range) -> tuple[Float[Tensor, "b 3 t h w"], di
     return video.float() / 127.5 - 1, labels
 
 
-def augment(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
-    """Blur, noise and another brightness, each of random strength; half of the clips stay sharp and half clean."""
+def augment(
+    video: Float[Tensor, "b 3 t h w"],
+) -> tuple[Float[Tensor, "b 3 t h w"], Float[Tensor, "b 2"]]:
+    """Blurred, noised and of another brightness, and how much of the first two, in units of mean 0 and variance 1.
+
+    Half of the clips stay sharp and half stay clean.
+    """
+    blurring, noise = _strength(len(video)), _strength(len(video))
     shape = (len(video), 1, 1, 1, 1)
-    amount = torch.rand(shape) * (torch.rand(shape) < 0.5)
-    video = video + amount * (blur(video) - video)
+    video = video + blurring.view(shape) * (blur(video) - video)
     gain = 1 + 0.2 * (torch.rand(shape) - 0.5)
     offset = 0.15 * (torch.rand(shape) - 0.5)
-    noise = 0.1 * torch.rand(shape) * (torch.rand(shape) < 0.5)
-    return (video * gain + offset + noise * torch.randn_like(video)).clamp(-1, 1)
+    video = video * gain + offset + MAX_NOISE * noise.view(shape) * torch.randn_like(video)
+    spoilt = torch.stack([blurring, noise], dim=1)
+    return video.clamp(-1, 1), (spoilt - 1 / 4) / (5 / 48) ** 0.5  # mean and variance of a strength
+
+
+def _strength(num: int) -> Float[Tensor, " b"]:
+    """0 for half of the clips, else uniform in 0..1."""
+    return torch.rand(num) * (torch.rand(num) < 0.5)
 
 
 def blur(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:

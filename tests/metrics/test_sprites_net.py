@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from arvid.contracts import UserError
 from arvid.data.sprites import Sprites
@@ -42,6 +43,17 @@ def render(
 @pytest.fixture(scope="module")
 def real() -> tuple[Tensor, list[dict[str, str]]]:
     return render(11)
+
+
+def blurred(videos: Tensor) -> Tensor:
+    frames = videos.flatten(0, 1).permute(0, 3, 1, 2).float()
+    small = F.interpolate(frames, scale_factor=0.5, mode="area")
+    frames = F.interpolate(small, scale_factor=2.0, mode="bilinear")
+    return frames.permute(0, 2, 3, 1).byte().reshape(videos.shape)
+
+
+def noisy(videos: Tensor) -> Tensor:
+    return (videos + 10 * torch.randn(videos.shape)).clamp(0, 255).byte()
 
 
 def shuffled(videos: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ def test_features_have_about_unit_variance(
 
 @pytest.mark.parametrize(
     "spoil",
-    [shuffled, repeated, recoloured, brighter_background],
+    [blurred, noisy, shuffled, repeated, recoloured, brighter_background],
     ids=lambda f: f.__name__,
 )
 def test_spoilt_clips_are_far_from_real_ones(
