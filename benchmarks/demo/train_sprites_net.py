@@ -5,7 +5,7 @@
 Writes arvid/assets/sprites-net.safetensors and the record of how it came about, sprites-net.json, beside it.
 Training clips are sprites of seed 0, each seen once; accuracies are of unseen clips (seed 1).
 
-Clips are blurred, noised and dimmed a little, so that the network judges the clips of a small generator sensibly.
+Clips are blurred, noised and tinted a little, so that the network judges the clips of a small generator sensibly.
 Classifying alone would let the features forget all that does not matter for it. So that a Fréchet distance over
 them sees background, blur and flicker too, the first two features measure the blur and the noise of the clip,
 and an auxiliary head, dropped afterwards, has to read its coarse layout, motion energy and sharpness from all.
@@ -52,6 +52,7 @@ def main() -> None:
         "steps": args.steps,
         "batch_size": args.batch_size,
         "seed": args.seed,
+        "fingerprint": Sprites(args.steps * args.batch_size, seed=args.seed).fingerprint(),
         "validation": {
             "seed": args.seed + 1,
             "clips": NUM_VALIDATION,
@@ -108,7 +109,7 @@ def load(clips: Sprites, indices: range) -> tuple[Float[Tensor, "b 3 t h w"], di
 def augment(
     video: Float[Tensor, "b 3 t h w"],
 ) -> tuple[Float[Tensor, "b 3 t h w"], Float[Tensor, "b 2"]]:
-    """Blurred, noised and of another brightness, and how much of the first two, in units of mean 0 and variance 1.
+    """Blurred, noised and tinted, and how much of the first two, in units of mean 0 and variance 1.
 
     Half of the clips stay sharp and half stay clean.
     """
@@ -116,7 +117,7 @@ def augment(
     shape = (len(video), 1, 1, 1, 1)
     video = video + blurring.view(shape) * (blur(video) - video)
     gain = 1 + 0.2 * (torch.rand(shape) - 0.5)
-    offset = 0.15 * (torch.rand(shape) - 0.5)
+    offset = 0.3 * (torch.rand(len(video), 3, 1, 1, 1) - 0.5)
     video = video * gain + offset + MAX_NOISE * noise.view(shape) * torch.randn_like(video)
     spoilt = torch.stack([blurring, noise], dim=1)
     return video.clamp(-1, 1), (spoilt - 1 / 4) / (5 / 48) ** 0.5  # mean and variance of a strength
