@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -143,6 +142,8 @@ class ContextSpec:
 class Size:
     """Size of a paradigm's transformer, equal for all rows of a comparison."""
 
+    name: str = "custom"
+    """What tables call it."""
     dim: int
     depth: int
     num_heads: int
@@ -275,8 +276,7 @@ class TokenHead(_Checked, nn.Module, ABC):
 class Paradigm(_Checked, nn.Module, ABC):
     """An order of factorisation and the network that follows it.
 
-    Built as `Paradigm(spec=, grid=, context=, size=, **own options)`, where `grid` is the largest grid it is
-    trained on.
+    Built as `Paradigm(spec, grid, context, size, **own options)`, where `grid` is the largest grid it is trained on.
     """
 
     _required = ("loss", "generate", "num_evaluations")
@@ -317,15 +317,5 @@ class Paradigm(_Checked, nn.Module, ABC):
         """Evaluations of each network during `generate`, by name; the first one is the one `on_step` counts."""
 
 
-ParadigmFactory = Callable[..., Paradigm]
-
-
-def require_finite(value: Tensor, what: str) -> None:
-    """Raise FloatingPointError that names `what` if a scalar loss is not finite."""
-    if not math.isfinite(float(value)):
-        raise FloatingPointError(f"{what} is {float(value)}")
-
-
-def sequence_of(values: Sequence[int]) -> tuple[int, ...]:
-    """A config list as a tuple of ints."""
-    return tuple(int(v) for v in values)
+ParadigmFactory = Callable[[TokenSpec, TokenGrid, ContextSpec, Size], Paradigm]
+"""A paradigm's class with its own options bound."""

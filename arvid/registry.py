@@ -28,7 +28,7 @@ CONTRACTS: dict[Kind, str] = {
     "paradigms": "arvid.contracts:Paradigm",
     "tokenizers": "arvid.contracts:VideoTokenizer",
     "datasets": "arvid.contracts:VideoDataset",
-    "metrics": "torchmetrics:Metric",
+    "metrics": "arvid.evaluation.scores:Score",
 }
 TABLES: dict[Kind, dict[str, str]] = {
     "datasets": {
@@ -37,11 +37,12 @@ TABLES: dict[Kind, dict[str, str]] = {
         "video_manifest": "arvid.data.manifest:VideoManifest",
     },
     "metrics": {
-        "attribute_accuracy": "arvid.metrics.attributes:AttributeAccuracy",
-        "frechet": "arvid.metrics.frechet:FrechetDistance",
-        "lpips": "arvid.metrics.perceptual:Lpips",
-        "psnr": "arvid.metrics.paired:Psnr",
-        "ssim": "arvid.metrics.paired:Ssim",
+        "attributes": "arvid.evaluation.scores:Attributes",
+        "fd-pixels": "arvid.evaluation.scores:FdPixels",
+        "fd-sprites": "arvid.evaluation.scores:FdSprites",
+        "lpips": "arvid.evaluation.scores:LpipsScore",
+        "psnr": "arvid.evaluation.scores:PsnrScore",
+        "ssim": "arvid.evaluation.scores:SsimScore",
     },
 }
 """Built-in parts that are single modules of the core: 'module:Class' by short name."""

@@ -10,6 +10,7 @@ Coordinates are fractions of the frame (0 left/top, 1 right/bottom), so every si
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,9 +92,9 @@ class Sprites(VideoDataset):
         second: float = 0.25,
         textured: float = 0.5,
     ) -> None:
-        if num_clips < 1 or num_frames < 1 or size < 8:
+        if num_clips < 1 or num_frames < 2 or size < 8:
             raise UserError(
-                "Sprites needs num_clips >= 1, num_frames >= 1 and size >= 8, "
+                "Sprites needs num_clips >= 1, num_frames >= 2 and size >= 8, "
                 f"got {num_clips}, {num_frames} and {size}."
             )
         self.num_clips = num_clips
@@ -149,17 +150,19 @@ def _path(
     """Position and angle at each frame; the shape stays inside the frame all the time."""
     time = np.arange(num_frames, dtype=np.float32)
     low, high = radius, 1 - radius
-    x, y = (np.full(num_frames, v, np.float32) for v in rng.uniform(low, high, 2))
-    angle = np.zeros(num_frames, np.float32)
+    rest_x, rest_y = rng.uniform(low, high, 2)
+    x: Array = np.full(num_frames, rest_x, np.float32)
+    y: Array = np.full(num_frames, rest_y, np.float32)
+    angle: Array = np.zeros(num_frames, np.float32)
     if motion in _DIRECTIONS:
         travel = float(rng.uniform(0.6, 1.0)) * (high - low)
         start = float(rng.uniform(0, high - low - travel))
-        path = low + start + travel * time / max(num_frames - 1, 1)
+        path = np.float32(low + start) + np.float32(travel) * time / np.float32(num_frames - 1)
         dx, dy = _DIRECTIONS[motion]
         if dx:
-            x = path if dx > 0 else 1 - path
+            x = path if dx > 0 else np.float32(1) - path
         else:
-            y = path if dy > 0 else 1 - path
+            y = path if dy > 0 else np.float32(1) - path
     elif motion == "turns":
         angle = time * np.float32(rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2))
     else:
@@ -205,23 +208,26 @@ def _paint(canvas: Array, sprite: _Sprite) -> Array:
 
 
 def _circle(u: Array, v: Array) -> Array:
-    return np.hypot(u, v) - 1
+    return _single(np.hypot(u, v) - 1)
 
 
 def _square(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.85
+    return _single(np.maximum(np.abs(u), np.abs(v)) - 0.85)
 
 
 def _triangle(u: Array, v: Array) -> Array:
     """Equilateral, point up: the largest of the signed distances to its three sides."""
-    slope = np.sqrt(0.75).astype(np.float32)
-    return np.maximum(np.maximum(slope * u - 0.5 * v, -slope * u - 0.5 * v), v) - 0.5
+    return _single(np.maximum(np.sqrt(0.75) * np.abs(u) - 0.5 * v, v) - 0.5)
 
 
 def _cross(u: Array, v: Array) -> Array:
     upright = np.maximum(np.abs(u) - 0.32, np.abs(v) - 1)
     level = np.maximum(np.abs(u) - 1, np.abs(v) - 0.32)
-    return np.minimum(upright, level)
+    return _single(np.minimum(upright, level))
+
+
+def _single(distance: NDArray[Any]) -> Array:
+    return distance.astype(np.float32, copy=False)
 
 
 _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}

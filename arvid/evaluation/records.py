@@ -109,6 +109,8 @@ class ResultRecord:
     metrics: tuple[MetricValue, ...] = ()
     factors: dict[str, str] = field(default_factory=dict)
     """What is compared, e.g. paradigm, token_type and size; empty for reference rows that have none."""
+    options: dict[str, str] = field(default_factory=dict)
+    """The factors' own options, dotted key to value: an ablation varies one of them."""
     budget: Budget = Budget()
     curve: tuple[dict[str, float | None], ...] = ()
     """Training curve: dicts of `step` and losses; a value not measured at a step is None or absent."""

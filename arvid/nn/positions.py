@@ -34,12 +34,15 @@ def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
     return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1)
 
 
-class ScalarEmbedding(nn.Sequential):
+class ScalarEmbedding(nn.Module):
     """Scalars (...) -> (..., D): sine-cosine code and a two-layer MLP."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.Linear(SCALAR_CODE_DIM, dim), nn.SiLU(), nn.Linear(dim, dim))
+        super().__init__()
+        self.project = nn.Linear(SCALAR_CODE_DIM, dim)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, value: Tensor) -> Tensor:
-        out: Tensor = super().forward(scalar_code(value).to(self[0].weight.dtype))
+        code = scalar_code(value).to(self.project.weight.dtype)
+        out: Tensor = self.mlp(self.project(code))
         return out

@@ -50,11 +50,11 @@ class NextBlock(Paradigm):
 
     def __init__(
         self,
-        *,
         spec: TokenSpec,
         grid: TokenGrid,
         context: ContextSpec,
         size: Size,
+        *,
         block: tuple[int, int, int] = (1, 1, 16),
         dropout: float = 0.1,
         condition_dropout: float = 0.1,

@@ -17,20 +17,20 @@ class NextToken(NextBlock):
 
     def __init__(
         self,
-        *,
         spec: TokenSpec,
         grid: TokenGrid,
         context: ContextSpec,
         size: Size,
+        *,
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__(
-            spec=spec,
-            grid=grid,
-            context=context,
-            size=size,
+            spec,
+            grid,
+            context,
+            size,
             block=(1, 1, 1),
             dropout=dropout,
             condition_dropout=condition_dropout,

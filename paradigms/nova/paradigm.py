@@ -51,11 +51,11 @@ class NOVA(Paradigm):
 
     def __init__(
         self,
-        *,
         spec: TokenSpec,
         grid: TokenGrid,
         context: ContextSpec,
         size: Size,
+        *,
         patch: int = 2,
         num_sets: int = 64,
         scale_shift: ScaleShift = 24,

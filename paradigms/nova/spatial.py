@@ -14,6 +14,8 @@ from arvid.nn.tokens import PatchEmbedding
 class SpatialLayers(nn.Module):
     """Encoder over indicator and visible tokens, decoder over indicator and all tokens."""
 
+    grid_code: Tensor
+
     def __init__(
         self,
         spec: TokenSpec,

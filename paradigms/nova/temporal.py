@@ -41,6 +41,8 @@ class ScalingShift(nn.Module):
 class TemporalLayers(nn.Module):
     """Block-causal layers over context, BOV and coarse patches of the frames."""
 
+    grid_code: Tensor
+
     def __init__(
         self,
         spec: TokenSpec,

@@ -1,0 +1,84 @@
+"""The command `arvid`: one subcommand for each thing that people do.
+
+Exit codes: 0 done, 1 something is broken (doctor), 2 wrong use or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from arvid.contracts import UserError
+
+COMMANDS = {
+    "fit": "train a tokenizer or a generator",
+    "validate": "validation loss of a checkpoint",
+    "encode": "encode a setting's clips into the token cache",
+    "sample": "generate clips from a checkpoint",
+    "evaluate": "score runs under a protocol",
+    "compare": "table and page of several runs",
+    "bench": "run a benchmark of a paper, or the demo",
+    "doctor": "check this installation",
+}
+LIGHTNING_COMMANDS = ("fit", "validate")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Bad input gives one line on stderr, no traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"arvid: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a missing right
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"arvid: error: {error.strerror or error}{place}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("arvid: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    _quieten()
+    if arguments and arguments[0] in LIGHTNING_COMMANDS:
+        from arvid.training.cli import run_lightning
+
+        run_lightning(arguments)
+        return 0
+    parser = argparse.ArgumentParser(
+        prog="arvid",
+        description="Comparative research on autoregressive video generation.",
+        epilog="`arvid COMMAND --help` explains a command with an example.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == chosen:  # the others need not be imported
+            module = importlib.import_module(f"arvid.commands.{name}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+    options = parser.parse_args(arguments)
+    code: int = importlib.import_module(f"arvid.commands.{options.command}").run(options)
+    return code
+
+
+def _quieten() -> None:
+    """Silence what libraries say to their own developers."""
+    warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode.*")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Put several runs into one table and one self-contained web page.
+
+Rows of different settings are refused, with the list of what differs.
+
+example:
+  arvid compare runs/demo/* --out runs/demo/report
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arvid.report import tables
+from arvid.report.page import write_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report")
+    parser.add_argument("--title", default="Comparison", help="heading of the page")
+    parser.add_argument(
+        "--allow-different-settings",
+        action="store_true",
+        help="compare all the same; table and page then say what differs",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    comparison = write_report(
+        options.runs,
+        options.out,
+        allow_different_settings=options.allow_different_settings,
+        title=options.title,
+    )
+    print(tables.text(comparison))
+    print(f"\nWrote {options.out / 'index.html'} and table.md, .csv, .json, .tex beside it.")
+    return 0

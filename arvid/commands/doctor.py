@@ -1,0 +1,19 @@
+"""Check this installation: versions, devices, codecs, weights, and what to do about what is missing.
+
+example:
+  arvid doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from arvid.doctor import main
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes none."""
+
+
+def run(options: argparse.Namespace) -> int:
+    return main()

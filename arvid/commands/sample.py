@@ -1,0 +1,105 @@
+"""Generate clips: from a prompt, a class, first frames, or all of them.
+
+Writes one mp4 for each clip and a contact sheet of all.
+
+example:
+  arvid sample --checkpoint runs/nova --prompt "a small red square moves left" --count 4 --out samples
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+
+from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.contracts import UserError
+from arvid.data.clips import resize_frames
+from arvid.data.video import read_video, write_video
+from arvid.files import atomic_write
+from arvid.sampling.contact_sheet import contact_sheet, encode_png
+from arvid.sampling.sample import Conditions, clip_grid, sample
+from arvid.training.generator_module import GeneratorModule, load_generator
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
+    parser.add_argument("--prompt", help="caption of the clip")
+    parser.add_argument("--label", type=int, help="class number")
+    parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
+    parser.add_argument("--first-frames", type=Path, metavar="VIDEO", help="video to go on from")
+    parser.add_argument(
+        "--num-first-frames", type=int, default=1, help="how many of its frames are given"
+    )
+    parser.add_argument("--frames", type=int, help="frames per clip (default: as trained)")
+    parser.add_argument("--count", type=int, default=4, help="number of clips")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fps", type=float, default=8.0, help="of the written videos")
+    parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
+    add_sampling_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    model = load_generator(options.checkpoint)
+    conditions = _conditions(options, model)
+    first = _first_frames(options, model) if options.first_frames else None
+    drawn = sampling_options(options, model.sampling)
+    given = 0 if first is None else model.tokenizer.spec.grid(*first.shape[1:4]).t
+    grid = clip_grid(model, options.frames)
+    evaluations = model.paradigm.num_evaluations(grid, prefix_frames=given, options=drawn)
+    counts = ", ".join(f"{num} of {name}" for name, num in evaluations.items())
+    print(f"{options.count} clips of {model.tokenizer.spec.num_frames(grid)} frames: {counts}.")
+    videos = sample(
+        model,
+        conditions,
+        num_frames=options.frames,
+        first_frames=first,
+        options=drawn,
+        seed=options.seed,
+    )
+    _write(videos, options)
+    return 0
+
+
+def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditions:
+    spec = model.conditioner.spec
+    for given, known, name in (
+        (options.prompt, spec.text_dim is not None, "--prompt"),
+        (options.label, spec.num_classes is not None, "--label"),
+        (options.motion, spec.motion, "--motion"),
+    ):
+        if given is not None and not known:
+            raise UserError(f"{name} was given, but this model was trained without that condition.")
+    num = options.count
+    if num < 1:
+        raise UserError(f"--count must be at least 1, not {num}.")
+    return Conditions(
+        num_clips=num,
+        captions=None if options.prompt is None else [options.prompt] * num,
+        labels=[-1 if options.label is None else options.label] * num,
+        motion=[math.nan if options.motion is None else options.motion] * num,
+    )
+
+
+def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.ndarray:
+    """(count, k, H, W, 3): the video's first frames at the model's size, for each clip."""
+    video = read_video(options.first_frames, max_frames=options.num_first_frames)
+    if len(video.frames) < options.num_first_frames:
+        raise UserError(
+            f"{options.first_frames} has {len(video.frames)} frames, "
+            f"fewer than --num-first-frames {options.num_first_frames}."
+        )
+    height, width = model.clip_shape[1:]
+    frames = resize_frames(video.frames, (height, width))
+    return np.repeat(frames[None], options.count, axis=0)
+
+
+def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
+    for i, video in enumerate(videos):
+        write_video(options.out / f"{i:03d}.mp4", video, options.fps)
+    scale = max(96 // videos.shape[2], 1)
+    with atomic_write(options.out / "sheet.png") as temporary:
+        temporary.write_bytes(encode_png(contact_sheet(videos, scale=scale)))
+    print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")

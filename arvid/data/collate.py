@@ -1,0 +1,38 @@
+"""From clips to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Example = dict[str, Any]
+"""`video` float (3, T, H, W) in [-1, 1] or `tokens`, with caption (str), label (int) and motion (float)."""
+
+
+def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
+    """Frames as models take them: float (3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    """Frames as files and metrics take them, rounded to the nearest level."""
+    levels = (video.float() * 127.5 + 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Any]:
+    """Stack tensors, keep captions as a list, numbers as int64 (label) and float32 (motion)."""
+    batch: dict[str, Any] = {
+        "caption": [example["caption"] for example in examples],
+        "label": torch.tensor([example["label"] for example in examples]),
+        "motion": torch.tensor([example["motion"] for example in examples], dtype=torch.float32),
+    }
+    for key in ("video", "tokens"):
+        if key in examples[0]:
+            batch[key] = torch.stack([example[key] for example in examples])
+    return batch

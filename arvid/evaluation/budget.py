@@ -1,0 +1,124 @@
+"""Budgets, counted: parameters, FLOPs by torch's counter, network evaluations, tokens, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from arvid.contracts import Condition
+from arvid.evaluation.records import Budget
+from arvid.sampling.sample import Conditions, clip_grid
+from arvid.training.generator_module import GeneratorModule
+
+Shape = tuple[int, ...]
+
+
+def count_budget(model: GeneratorModule, conditions: Conditions, *, prefix_frames: int) -> Budget:
+    """What a model cost and costs, without the frames per second, which are measured while it generates.
+
+    Args:
+        model: the generator.
+        conditions: of one clip.
+        prefix_frames: latent frames given in the generation that is counted.
+    """
+    grid = clip_grid(model)
+    trained = model.trained
+    return Budget(
+        parameters=count_parameters(model),
+        parameters_without_embeddings=count_parameters(model, embeddings=False),
+        flops_per_training_clip=training_flops(model, conditions),
+        flops_per_generated_clip=generation_flops(model, conditions, prefix_frames=prefix_frames),
+        evaluations=model.paradigm.num_evaluations(
+            grid, prefix_frames=prefix_frames, options=model.sampling
+        ),
+        training_seconds=trained.seconds if trained else None,
+        training_steps=trained.steps if trained else None,
+        tokens_seen=trained.clips * grid.num_tokens if trained else None,
+    )
+
+
+def count_parameters(model: GeneratorModule, *, embeddings: bool = True) -> int:
+    """Parameters of conditioner and paradigm (not the tokenizer's).
+
+    Without embeddings: tables of tokens, labels, bytes and positions and the map to the vocabulary left out.
+    """
+    parts = nn.ModuleList([model.conditioner, model.paradigm])
+    total = sum(p.numel() for p in parts.parameters())
+    if embeddings:
+        return total
+    tables = [m.weight for m in parts.modules() if isinstance(m, nn.Embedding)]
+    named = [p for n, p in parts.named_parameters() if n.endswith(("positions", "logits.weight"))]
+    return total - sum(p.numel() for p in (*tables, *named))
+
+
+def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
+    """FLOPs of one clip's forward and backward pass."""
+    tokens = _any_tokens(model)
+    with torch.enable_grad(), _trainable(model), _counter() as counter:
+        condition = conditions.encode(model)
+        model.paradigm.loss(tokens, condition)["loss"].backward()
+    model.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def generation_flops(
+    model: GeneratorModule, conditions: Conditions, *, prefix_frames: int = 0
+) -> float:
+    """FLOPs of generating one clip, decoding included."""
+    prefix = _any_tokens(model)[:, :prefix_frames] if prefix_frames else None
+    with torch.no_grad(), _counter() as counter:
+        condition: Condition = conditions.encode(model)
+        tokens = model.paradigm.generate(
+            condition, clip_grid(model), prefix=prefix, options=model.sampling
+        )
+        model.tokenizer.decode(tokens)
+    return float(counter.get_total_flops())
+
+
+def _any_tokens(model: GeneratorModule) -> Tensor:
+    frames, height, width = model.clip_shape
+    video = torch.zeros(1, 3, frames, height, width, device=model.device)
+    with torch.no_grad():
+        return model.tokenizer.encode(video)
+
+
+@contextmanager
+def _trainable(model: GeneratorModule) -> Iterator[None]:
+    """Gradients on for conditioner and paradigm inside the block, as in training."""
+    parts = nn.ModuleList([model.conditioner, model.paradigm])
+    before = [(p, p.requires_grad) for p in parts.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(parameter.numel() > 0)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
+def _counter() -> FlopCounterMode:
+    """Torch's counter, which does not know the CPU's attention kernel by itself."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+        },
+    )
+
+
+def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward_flops(
+    gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
+) -> int:
+    """Five matrix products (one recomputes the scores) to the forward pass's two."""
+    return int(sdpa_flop_count(query, key, value)) * 5 // 2

@@ -1,0 +1,33 @@
+"""Training curves from a run's CSV logs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+MAX_POINTS = 300
+
+
+def read_curve(run: Path) -> tuple[dict[str, float | None], ...]:
+    """`step`, `train_loss`, `val_loss` in order, thinned to a few hundred points; empty without logs.
+
+    A run that was interrupted has several logs; the later one counts where they overlap.
+    """
+    steps: dict[int, dict[str, float | None]] = {}
+    logs = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:]))
+    for log in logs:
+        with open(log, newline="") as file:
+            for row in csv.DictReader(file):
+                point = steps.setdefault(int(row["step"]), {})
+                point.update({k: float(v) for k in _LOSSES if (v := row.get(k)) and _finite(v)})
+    points = [{"step": float(step), **steps[step]} for step in sorted(steps) if steps[step]]
+    stride = max(math.ceil(len(points) / MAX_POINTS), 1)
+    return tuple(point for i, point in enumerate(points) if i % stride == 0 or "val_loss" in point)
+
+
+_LOSSES = ("train_loss", "val_loss")
+
+
+def _finite(text: str) -> bool:
+    return math.isfinite(float(text))

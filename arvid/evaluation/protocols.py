@@ -1,0 +1,94 @@
+"""Protocols: named, frozen ways of measuring. A number without its protocol says nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from arvid.contracts import UserError, VideoDataset
+from arvid.files import sha256_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How clips are made and which metrics look at them.
+
+    The real clips are the first `num_clips` of a run's validation set, as the setting cuts and resizes them.
+    """
+
+    name: str
+    summary: str
+    task: Literal["generation", "prediction"]
+    """Generation: from the real clip's condition alone. Prediction: its first frames are given besides."""
+    num_clips: int
+    metrics: tuple[str, ...]
+    condition_frames: int = 0
+    """Frames given in a prediction; the metrics look at the frames after them."""
+    batch_size: int = 32
+    """Clips generated at once; batch i uses seed + i."""
+    seed: int = 0
+
+    def describe(self, dataset: VideoDataset) -> dict[str, Any]:
+        """Every parameter, with the number of clips there are and the data's and the protocol's hashes."""
+        values = dataclasses.asdict(self)
+        values["num_clips"] = self.available_clips(dataset)
+        values["data"] = dataset.fingerprint()[:16]
+        return {**values, "hash": sha256_json(values)[:16]}
+
+    def available_clips(self, dataset: VideoDataset) -> int:
+        """Clips that are compared: half of the set at most, so that real can be compared with real."""
+        return min(self.num_clips, len(dataset) // 2)
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="sprites-generation",
+            summary="Sprites from their captions.",
+            task="generation",
+            num_clips=256,
+            metrics=("fd-sprites", "attributes"),
+        ),
+        Protocol(
+            name="sprites-prediction",
+            summary="The first frame of sprites clips continued, caption given.",
+            task="prediction",
+            condition_frames=1,
+            num_clips=128,
+            metrics=("psnr", "ssim"),
+        ),
+        Protocol(
+            name="clips-generation",
+            summary="Clips of one's own data from their conditions.",
+            task="generation",
+            num_clips=256,
+            metrics=("fd-pixels",),
+        ),
+        Protocol(
+            name="clips-prediction",
+            summary="The first five frames of clips of one's own data continued, condition given.",
+            task="prediction",
+            condition_frames=5,
+            num_clips=128,
+            metrics=("psnr", "ssim"),
+        ),
+    )
+}
+
+
+def get_protocol(name: str, *, num_clips: int | None = None) -> Protocol:
+    """A protocol by name, on request with another number of clips (and so with another hash).
+
+    Raises UserError with a suggestion for an unknown name.
+    """
+    if name in PROTOCOLS:
+        found = PROTOCOLS[name]
+        return found if num_clips is None else dataclasses.replace(found, num_clips=num_clips)
+    close = difflib.get_close_matches(name, PROTOCOLS, n=1)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"There is no protocol {name!r}.{suggestion} Known: {', '.join(sorted(PROTOCOLS))}."
+    )

@@ -1,0 +1,33 @@
+"""Clips next to each other: as one video, or as one picture of their frames."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+
+
+def side_by_side(
+    videos: UInt8[np.ndarray, "b t h w 3"], gap: int = 2
+) -> UInt8[np.ndarray, "t h bw 3"]:
+    """The clips in a row, white gaps between them."""
+    padded = np.pad(videos, ((0, 0), (0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return rearrange(padded, "b t h w c -> t h (b w) c")[:, :, :-gap]
+
+
+def contact_sheet(
+    videos: UInt8[np.ndarray, "b t h w 3"], *, num_frames: int = 9, gap: int = 2, scale: int = 1
+) -> UInt8[np.ndarray, "h w 3"]:
+    """One row per clip: frames from first to last at equal distances, enlarged `scale` times."""
+    index = np.linspace(0, videos.shape[1] - 1, min(num_frames, videos.shape[1])).round()
+    frames = videos[:, index.astype(int)].repeat(scale, axis=2).repeat(scale, axis=3)
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    return rearrange(padded, "b t h w c -> (b h) (t w) c")[:-gap, :-gap]
+
+
+def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """PNG file of an RGB picture."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done, "PNG encoding takes any uint8 picture"
+    return data.tobytes()

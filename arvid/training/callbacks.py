@@ -1,0 +1,138 @@
+"""What happens beside the training steps: seeds, checkpoints, throughput, sample videos."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from arvid.data.video import write_video
+from arvid.sampling.contact_sheet import side_by_side
+from arvid.sampling.sample import Conditions, sample
+from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+
+
+class SeedEachStep(Callback):
+    """Makes the randomness of a step (times, noises, masks, dropout) a function of (seed, step, process).
+
+    So an interrupted run goes on exactly as an unbroken one would have, whatever was lost.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        place = (self.seed * 1_000_003 + batch_idx) * 4096 + trainer.global_rank
+        torch.manual_seed(place % 2**63)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.manual_seed(self.seed)  # the same masks and noises at every validation
+
+
+class SaveLast(Checkpoint):
+    """Keeps the newest state in RUN/checkpoints/last.ckpt, replaced atomically.
+
+    Args:
+        every_n_steps: optimiser steps between two savings; the last step is always saved.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        self.every_n_steps = every_n_steps
+        self._saved_at = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if due and step != self._saved_at:
+            self._saved_at = step
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+
+
+class Throughput(Callback):
+    """Logs tokens/s, frames/s and the seconds trained so far; the latter survive a restart."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+        self._step_started = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic() - self.seconds
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self._step_started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        self.seconds = now - self._started
+        rates = _rates(batch, trainer.world_size / max(now - self._step_started, 1e-9))
+        pl_module.log_dict({**rates, "seconds": self.seconds}, rank_zero_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+def _rates(batch: dict[str, Any], batches_per_second: float) -> dict[str, float]:
+    if "tokens" in batch:
+        return {"tokens_per_second": batch["tokens"][..., :1].numel() * batches_per_second}
+    batch_size, _, num_frames = batch["video"].shape[:3]
+    return {"frames_per_second": batch_size * num_frames * batches_per_second}
+
+
+class SampleVideos(Callback):
+    """Generates clips for the first captions of the validation set while a generator trains.
+
+    They go to RUN/samples/step-*.mp4 and to TensorBoard and wandb where these log.
+
+    Args:
+        every_n_steps: optimiser steps between two rounds.
+        num_clips: clips per round, side by side in one video.
+        fps: of the video.
+    """
+
+    def __init__(self, every_n_steps: int, *, num_clips: int = 4, fps: float = 8.0) -> None:
+        self.every_n_steps = every_n_steps
+        self.num_clips = num_clips
+        self.fps = fps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, GeneratorModule)
+        conditions = Conditions.of_clips([self._clip(trainer, i) for i in range(self.num_clips)])
+        pl_module.eval()
+        videos = sample(pl_module, conditions, progress=False)
+        pl_module.train()
+        frames = side_by_side(videos)
+        path = Path(trainer.default_root_dir) / "samples" / f"step-{step:07d}.mp4"
+        write_video(path, frames, self.fps)
+        self._log(trainer, frames, path, step)
+
+    def _clip(self, trainer: Trainer, index: int) -> Any:
+        dataset = trainer.datamodule.val  # type: ignore[attr-defined]
+        return dataset[index % len(dataset)]
+
+    def _log(self, trainer: Trainer, frames: Any, path: Path, step: int) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                video = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
+                logger.experiment.add_images("samples", video, step)
+            elif isinstance(logger, WandbLogger):
+                logger.log_video("samples", [str(path)], step=step)

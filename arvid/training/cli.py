@@ -1,0 +1,167 @@
+"""`arvid fit` and `arvid validate`: LightningCLI with arvid's habits.
+
+Configurations compose (several --config, later ones win) and are found by short name. A run lives in one folder,
+logs as CSV whatever else it logs to, and goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, dict_to_namespace
+from lightning import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from arvid.contracts import UserError
+from arvid.data.datamodule import VideoDataModule
+from arvid.training.callbacks import SaveLast, SeedEachStep, Throughput
+from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+from arvid.training.setting import describe_run
+
+CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
+
+
+class ArvidCLI(LightningCLI):
+    """Puts a run into its folder (`--run`) and tells the model what data it is for."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run",
+            type=str,
+            default="runs/latest",
+            help="Folder of this run; an interrupted run goes on.",
+        )
+        parser.add_argument(
+            "--save_every_n_steps", type=int, default=500, help="Steps between two checkpoints."
+        )
+        for name in ("clip_shape", "num_classes"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        config = self._config
+        run = Path(config.run)
+        config.trainer.default_root_dir = str(run)
+        config.trainer.use_distributed_sampler = False  # the datamodule shares the clips out itself
+        config.trainer.logger = [*_loggers(config.trainer.logger), _csv_logger(run)]
+        self.trainer_defaults["callbacks"] = [
+            SeedEachStep(int(config.seed_everything or 0)),
+            SaveLast(config.save_every_n_steps),
+            Throughput(),
+        ]
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.model, GeneratorModule):
+            plain = self._config.clone().as_dict()
+            plain["model"]["init_args"].update(
+                clip_shape=list(self.datamodule.clip_shape), num_classes=self.datamodule.num_classes
+            )
+            self.model.description = describe_run(plain, self.datamodule.train, self.datamodule.val)
+
+    def before_fit(self) -> None:
+        self._go_on()
+
+    def before_validate(self) -> None:
+        self._go_on()
+
+    @property
+    def _config(self) -> Namespace:
+        """The configuration of the subcommand that was given."""
+        config: Namespace = self.config[self.subcommand] if self.subcommand else self.config
+        return config
+
+    def _go_on(self) -> None:
+        """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
+        last = Path(self._config.run) / LAST_CHECKPOINT
+        if self._config.get("ckpt_path") is None and last.is_file():
+            print(f"Going on with {last}.")
+            for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
+                holder["ckpt_path"] = str(last)
+                holder["weights_only"] = True
+
+
+def run_lightning(arguments: Sequence[str]) -> None:
+    """Run `fit` or `validate` with the arguments of the command line."""
+    torch.set_float32_matmul_precision("high")
+    _lightning_cli(arguments, run=True)
+
+
+def encode_clips(configs: Sequence[str]) -> list[Path]:
+    """Fill the token cache for a configuration of `fit`; the folders where the tokens lie."""
+    arguments = [part for name in configs for part in ("--config", name)]
+    cli = _lightning_cli(arguments, run=False)
+    if not isinstance(cli.model, GeneratorModule):
+        raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
+    return cli.datamodule.encode(cli.model)
+
+
+def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
+    sys.argv = ["arvid", *resolve_configs(list(arguments))]  # where LightningCLI looks
+    return ArvidCLI(
+        LightningModule,
+        VideoDataModule,
+        subclass_mode_model=True,
+        trainer_defaults=dict(_TRAINER_DEFAULTS),
+        save_config_callback=SaveConfigCallback,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        run=run,
+    )
+
+
+_TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # runs are counted in steps
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
+
+
+def resolve_configs(arguments: list[str]) -> list[str]:
+    """Replace the value of each --config by the path of an existing file; see `find_config`."""
+    resolved = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--config" and i + 1 < len(arguments):
+            resolved[i + 1] = str(find_config(arguments[i + 1]))
+        elif argument.startswith("--config="):
+            resolved[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+    return resolved
+
+
+def find_config(name: str) -> Path:
+    """A configuration file by path, or by its name among those that come with arvid: 'settings/sprites'."""
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(str(files("arvid"))) / "configs"
+    known = {
+        str(path.relative_to(folder).with_suffix("")): path for path in folder.glob("*/*.yaml")
+    }
+    short = name.removeprefix("configs/").removesuffix(".yaml")
+    if short in known:
+        return known[short]
+    close = difflib.get_close_matches(short, known, n=1)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"There is no configuration {name!r}.{suggestion} "
+        f"Those that come with arvid: {', '.join(sorted(known))}."
+    )
+
+
+def _loggers(configured: Any) -> list[Any]:
+    """Loggers of the configuration: true, false and null mean none beside the CSV one."""
+    if configured is None or isinstance(configured, bool):
+        return []
+    return list(configured) if isinstance(configured, list) else [configured]
+
+
+def _csv_logger(run: Path) -> Namespace:
+    logger: Namespace = dict_to_namespace(
+        {"class_path": CSV_LOGGER, "init_args": {"save_dir": str(run), "name": "logs"}}
+    )
+    return logger

@@ -1,0 +1,217 @@
+"""Trains a paradigm on the tokens of a frozen tokenizer.
+
+The module also is what a checkpoint holds and what sampling loads: tokenizer, conditioner and paradigm together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning import LightningModule
+from torch import Tensor
+
+from arvid.contracts import ParadigmFactory, SamplingOptions, Size, TokenType, UserError
+from arvid.nn.conditioner import Conditioner
+from arvid.nn.text import TextEncoder
+from arvid.training.export import describe, fingerprint, load_tokenizer
+from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.step import log_step
+from arvid.training.tokenizer_module import TOKENIZER_KEY
+
+CHECKPOINT_KEY = "arvid"
+"""Where a checkpoint keeps what it takes to build the module again, and the run's setting and factors."""
+LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
+"""Where a run folder keeps its newest checkpoint."""
+
+DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizers:
+    """The setting's tokenizers, one per token type: files, checkpoints or embedded names."""
+
+    continuous: str | None = None
+    discrete: str | None = None
+
+    def of(self, token_type: TokenType) -> str:
+        """Raises UserError if the setting has no tokenizer of that type."""
+        found = self.continuous if token_type == "continuous" else self.discrete
+        if found is None:
+            raise UserError(
+                f"This setting names no {token_type} tokenizer: set model.tokenizers.{token_type}."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How far a checkpoint's training had come."""
+
+    steps: int
+    seconds: float
+    clips: int
+
+
+class GeneratorModule(LightningModule):
+    """Tokenizer (frozen), conditioner and paradigm.
+
+    Args:
+        paradigm: class of the paradigm with its own options; the rest is filled in from the arguments below.
+        tokenizers: the setting's tokenizers.
+        token_type: which of them this run uses.
+        size: size of the paradigm's transformer.
+        clip_shape: frames, height and width of the clips.
+        num_classes: class labels in the data.
+        text: encoder of the captions, or null to ignore them.
+        label: whether the class label is a condition.
+        motion: whether the motion score is one.
+        optimizer: AdamW and its schedule.
+        sampling: how this model is sampled unless a command says otherwise.
+    """
+
+    trains_on_tokens = True
+
+    def __init__(
+        self,
+        *,
+        paradigm: ParadigmFactory,
+        tokenizers: Tokenizers,
+        token_type: TokenType,
+        size: Size,
+        clip_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        text: TextEncoder | None = None,
+        label: bool = False,
+        motion: bool = False,
+        optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
+        sampling: SamplingOptions = SamplingOptions(),
+    ) -> None:
+        super().__init__()
+        self.tokenizer = load_tokenizer(tokenizers.of(token_type))
+        self.tokenizer_hash = fingerprint(self.tokenizer)
+        self.clip_shape = clip_shape
+        self.sampling = sampling
+        self.optimizer_config = optimizer
+        self.conditioner = Conditioner(
+            text=text, label=label, motion=motion, num_classes=num_classes
+        )
+        spec = self.tokenizer.spec
+        self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
+        self.trained: Trained | None = None
+        """Set where the module comes from a checkpoint."""
+        self.description: dict[str, Any] = {}
+        """Config, setting and factors of the run, as plain data; goes into its checkpoints."""
+
+    def train(self, mode: bool = True) -> GeneratorModule:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self._step(batch, "val")
+
+    def _step(self, batch: dict[str, Any], stage: Literal["train", "val"]) -> Tensor:
+        condition = self.conditioner.from_batch(batch)
+        losses = self.paradigm.loss(batch["tokens"], condition)
+        return log_step(self, losses, stage, len(batch["tokens"]))
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches)
+        return build_optimizer(self.named_parameters(), self.optimizer_config, max_steps=steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
+        checkpoint[CHECKPOINT_KEY] = json.dumps(self.description)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from a run that was another one."""
+        stored = json.loads(checkpoint.get(CHECKPOINT_KEY, "{}"))
+        differences = differing(stored, self.description, ("setting", "factors", "options"))
+        if differences:
+            raise UserError(
+                "The checkpoint belongs to a run with another configuration: "
+                f"{'; '.join(differences)}. Use another --run folder, or delete this one."
+            )
+
+
+def differing(a: dict[str, Any], b: dict[str, Any], parts: tuple[str, ...]) -> list[str]:
+    """`key: one value, other value` for each key of the named parts at which two descriptions differ."""
+    found = []
+    for part in parts:
+        left, right = a.get(part, {}), b.get(part, {})
+        for key in sorted({*left, *right}):
+            if left.get(key) != right.get(key):
+                found.append(f"{key}: {left.get(key)!r} there, {right.get(key)!r} here")
+    return found
+
+
+def build_generator(config: dict[str, Any]) -> GeneratorModule:
+    """An untrained module from plain data: the constructor's arguments as a YAML file has them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(GeneratorModule, "model")
+    try:
+        parsed = parser.parse_object({"model": config})
+        module = parser.instantiate_classes(parsed)["model"]
+    except (ArgumentError, TypeError) as error:
+        raise UserError(f"The model cannot be built: {error}") from error
+    assert isinstance(module, GeneratorModule)
+    return module
+
+
+def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule:
+    """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them.
+
+    With `trained=False` only tokenizer and configuration come from the checkpoint: the model is as before training.
+
+    Raises UserError naming the file if it is missing, damaged or another kind of checkpoint.
+    """
+    path = checkpoint_path(path)
+    checkpoint = _read_checkpoint(path)
+    description = json.loads(checkpoint[CHECKPOINT_KEY])
+    config = dict(description["config"])
+    config["tokenizers"] = {config["token_type"]: str(path)}  # the checkpoint holds its tokenizer
+    try:
+        module = build_generator(config)
+        if trained:
+            module.load_state_dict(checkpoint["state_dict"])
+            module.trained = _trained(checkpoint, description)
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
+    module.description = description
+    return module.requires_grad_(False).eval()
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """The checkpoint of a run folder, or the file itself. Raises UserError if there is none."""
+    path = Path(path)
+    file = path / LAST_CHECKPOINT if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such checkpoint. Train one with `arvid fit`.")
+    return file
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the unpickler stumbles over
+        raise UserError(f"{path}: not a readable checkpoint ({error}).") from error
+    if CHECKPOINT_KEY not in checkpoint:
+        kind = "a tokenizer's" if TOKENIZER_KEY in checkpoint else "another program's"
+        raise UserError(f"{path}: is {kind} checkpoint, not that of a generator of arvid.")
+    return checkpoint
+
+
+def _trained(checkpoint: dict[str, Any], description: dict[str, Any]) -> Trained:
+    steps = int(checkpoint["global_step"])
+    setting = description["setting"]
+    per_step = setting["data.batch_size"] * setting["trainer.accumulate_grad_batches"]
+    seconds = checkpoint["callbacks"].get("Throughput", {}).get("seconds", 0.0)
+    return Trained(steps=steps, seconds=float(seconds), clips=steps * per_step)

@@ -1,0 +1,102 @@
+"""Identical settings, by construction: what must be equal between the rows of a comparison, and what may differ.
+
+A run is setting + token type + paradigm + size. The last three are its factors; all else that can change a result
+is its setting. Where things lie on disk, how they are logged and how many workers load them is neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from arvid.contracts import UserError, VideoDataset
+from arvid.files import sha256_json
+from arvid.training.export import fingerprint, load_tokenizer
+
+TRAINER_KEYS = (
+    "max_steps",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+)
+AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
+
+
+def describe_run(
+    config: Mapping[str, Any], train: VideoDataset, val: VideoDataset
+) -> dict[str, Any]:
+    """`setting`, `setting_hash`, `factors`, their `options`, and the `config` of a run's model and `validation` set.
+
+    Args:
+        config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
+        train, val: the datasets, whose content counts and not their place.
+    """
+    model = dict(config["model"]["init_args"])
+    setting = {
+        "data.train": train.fingerprint()[:16],
+        "data.val": val.fingerprint()[:16],
+        "data.train.options": str(config["data"]["train"].get("init_args", {})),
+        "data.batch_size": config["data"]["batch_size"],
+        "data.seed": config["data"]["seed"],
+        "seed": config["seed_everything"],
+        **_tokenizers(model["tokenizers"]),
+        **flatten({key: model[key] for key in ("text", "label", "motion", "optimizer")}, "model"),
+        **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
+        **flatten(_averaging(config["trainer"].get("callbacks") or []), "averaging"),
+    }
+    description = {
+        "setting": setting,
+        "factors": _factors(model),
+        "options": _options(model),
+        "config": model,
+        "validation": config["data"]["val"],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
+    return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+def setting_hash(setting: Mapping[str, Any]) -> str:
+    """Hash of a setting's values, whatever their order."""
+    return sha256_json(setting)[:16]
+
+
+def flatten(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}.{key}"
+        flat.update(flatten(item, name) if isinstance(item, Mapping) else {name: item})
+    return flat
+
+
+def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:
+    """Hashes of all token types' tokenizers: rows share the pair, whichever of the two they use."""
+    return {
+        f"tokenizer.{kind}": fingerprint(load_tokenizer(path))[:16]
+        for kind, path in sorted(tokenizers.items())
+        if path is not None
+    }
+
+
+def _averaging(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
+    found = [c.get("init_args", {}) for c in callbacks if c.get("class_path") == AVERAGING]
+    if len(found) > 1:
+        raise UserError("The configuration averages weights twice: keep one EMAWeightAveraging.")
+    return dict(found[0]) if found else {}
+
+
+def _factors(model: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "paradigm": str(model["paradigm"]["class_path"]).rsplit(".", 2)[-2],
+        "token_type": model["token_type"],
+        "size": model["size"]["name"],
+    }
+
+
+def _options(model: Mapping[str, Any]) -> dict[str, str]:
+    """The factors' own options: an ablation varies one of them."""
+    paradigm = flatten(model["paradigm"].get("init_args") or {}, "paradigm")
+    size = flatten(model["size"], "size")
+    return {key: str(value) for key, value in sorted({**paradigm, **size}.items())}

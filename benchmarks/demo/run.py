@@ -1,0 +1,155 @@
+"""The demo: three paradigms trained under one setting, sampled, scored and shown side by side.
+
+NOVA on continuous tokens, next-block and next-token prediction on discrete ones, with the reference rows that say
+what the numbers mean. Without --data on the embedded sprites with their embedded tokenizers; with --data on a folder
+of videos (a folder per class) or a manifest, for which the two tokenizers are trained first.
+
+examples:
+  arvid bench demo
+  arvid bench demo --data videos/ --out runs/mine
+
+An interrupted demo goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from arvid.contracts import UserError
+from arvid.evaluation.protocols import get_protocol
+from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.report import tables
+from arvid.report.page import write_report
+
+PARADIGMS = ("nova", "next_block", "next_token")
+TOKENIZERS = {"continuous": "vae3d", "discrete": "magvit_fsq"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is done."""
+
+    size: str
+    """Size of the paradigms: a file of configs/sizes."""
+    options: tuple[str, ...] = ()
+    """Options of `arvid fit`, for tokenizers and generators alike."""
+    num_clips: int | None = None
+    """Clips per protocol; None for what the protocols say."""
+
+
+SCALES = {
+    "smoke": Scale(
+        size="debug",
+        options=("--trainer.max_steps=3", "--trainer.val_check_interval=3", "--data.batch_size=4"),
+        num_clips=4,
+    ),
+    "demo": Scale(size="tiny"),
+}
+
+
+def main() -> None:
+    """Train, evaluate, compare."""
+    options = parse_arguments()
+    scale = SCALES[options.scale]
+    extra = [*data_options(options), *scale.options, *options.fit_options]
+    started = time.monotonic()
+    tokenizers = train_tokenizers(options, extra) if options.data else []
+    for name in PARADIGMS:
+        configs = [setting(options), f"paradigms/{name}", f"sizes/{scale.size}"]
+        fit(configs, options.out / name, [*tokenizers, *extra])
+    trained = time.monotonic()
+    folders = score(options, scale)
+    comparison = write_report(folders, options.out / "report", title=options.title)
+    print(tables.text(comparison))
+    print(
+        f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
+        f"Open {options.out / 'report' / 'index.html'} to see the videos."
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; `fit_options` is what it does not know and `arvid fit` should."""
+    parser = argparse.ArgumentParser(
+        prog="arvid bench demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit`.",
+    )
+    parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
+    parser.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
+    parser.add_argument("--title", default="Three ways to generate video autoregressively")
+    parser.add_argument(
+        "--tokenizer-steps", type=int, default=3000, help="with --data: their training steps"
+    )
+    options, options.fit_options = parser.parse_known_args()
+    if options.data is not None and not options.data.exists():
+        raise UserError(f"{options.data}: there is no such folder or manifest.")
+    return options
+
+
+def setting(options: argparse.Namespace) -> str:
+    """Name of the generators' setting."""
+    return "settings/clips" if options.data else "settings/sprites"
+
+
+def data_options(options: argparse.Namespace) -> list[str]:
+    """Options that put the user's clips into the setting; their splits are the setting's."""
+    if options.data is None:
+        return []
+    kind = "folder.VideoFolder" if options.data.is_dir() else "manifest.VideoManifest"
+    place = "root" if options.data.is_dir() else "path"
+    given = []
+    for part in ("train", "val"):
+        given += [
+            f"--data.{part}.class_path=arvid.data.{kind}",
+            f"--data.{part}.init_args.{place}={options.data}",
+        ]
+    return given
+
+
+def train_tokenizers(options: argparse.Namespace, extra: list[str]) -> list[str]:
+    """Train both tokenizers on the user's clips; the options that name them."""
+    named = []
+    for token_type, name in TOKENIZERS.items():
+        run = options.out / "tokenizers" / name
+        steps = f"--trainer.max_steps={options.tokenizer_steps}"
+        fit([f"tokenizers/clips-{name}", "settings/clips-tokenizers"], run, [steps, *extra])
+        named.append(f"--model.init_args.tokenizers.{token_type}={run / 'checkpoints/last.ckpt'}")
+    return named
+
+
+def fit(configs: list[str], run: Path, extra: list[str]) -> None:
+    """`arvid fit` in a process of its own, so that runs share nothing."""
+    command = [sys.executable, "-m", "arvid", "fit"]
+    for config in configs:
+        command += ["--config", config]
+    command += ["--run", str(run), *extra]
+    print(f"\n{shlex.join(['arvid', *command[3:]])}", flush=True)
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise UserError(f"Training {run.name} failed (exit code {done.returncode}); see above.")
+
+
+def score(options: argparse.Namespace, scale: Scale) -> list[Path]:
+    """Score all rows under the setting's two protocols; their folders."""
+    runs = [options.out / name for name in PARADIGMS]
+    references = options.out / "references"
+    for name in ("generation", "prediction"):
+        kind = "clips" if options.data else "sprites"
+        protocol = get_protocol(f"{kind}-{name}", num_clips=scale.num_clips)
+        print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
+        evaluate_references(runs, protocol, references)
+        for run in runs:
+            evaluate_run(run, protocol)
+    return [*sorted(path for path in references.iterdir() if path.is_dir()), *runs]
+
+
+if __name__ == "__main__":
+    main()
