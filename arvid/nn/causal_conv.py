@@ -36,8 +36,8 @@ class Backbone:
     """Channels of each stage as multiples of `base`, from pixels to latents."""
     strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
     """(frames, rows, columns) by which the grid shrinks after each stage but the last. Each is 1 or 2."""
-    num_units: int = 4
-    """Residual units of each stage."""
+    num_units: int | tuple[int, ...] = 4
+    """Residual units of every stage, or of each: a stage of the width before it may have none."""
     num_mid_units: int = 4
     """Residual units more at the latent's resolution."""
     num_groups: int = 32
@@ -51,6 +51,17 @@ class Backbone:
             )
         if any(step not in (1, 2) for stride in self.strides for step in stride):
             raise UserError(f"A backbone's strides must be 1 or 2, got {self.strides}.")
+        widths = self.channels
+        if len(self.units) != len(widths):
+            raise UserError(f"A backbone of {len(widths)} stages got num_units={self.num_units}.")
+        if any(
+            not n and {*widths[max(i - 1, 0) : i + 2]} != {widths[i]}
+            for i, n in enumerate(self.units)
+        ):
+            raise UserError(
+                f"A backbone's stage without residual units must be as wide as its neighbours, "
+                f"got num_units={self.num_units} for channels {widths}."
+            )
         if any(c < 1 or c % self.num_groups for c in self.channels):
             raise UserError(
                 f"A backbone's channels {self.channels} must be multiples of num_groups={self.num_groups}."
@@ -60,6 +71,13 @@ class Backbone:
     def channels(self) -> tuple[int, ...]:
         """Channels of each stage, from pixels to latents."""
         return tuple(self.base * multiplier for multiplier in self.multipliers)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Residual units of each stage, from pixels to latents."""
+        if isinstance(self.num_units, int):
+            return (self.num_units,) * len(self.multipliers)
+        return tuple(self.num_units)
 
     @property
     def total_stride(self) -> Triple:
@@ -140,13 +158,13 @@ class ResidualUnit(nn.Module):
             CausalConv3d(in_channels, out_channels),
             FrameNorm(num_groups, out_channels),
             Swish(out_channels),
-            CausalConv3d(out_channels, out_channels),
         )
+        self.last = CausalConv3d(out_channels, out_channels)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else PointwiseConv3d(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.skip(x) + self.branch(x)
+        y: Tensor = self.skip(x) + self.last(self.branch(x))
         return y
 
 
@@ -171,6 +189,27 @@ def _units(channels: list[int], num_groups: int) -> list[nn.Module]:
     return [ResidualUnit(a, b, num_groups=num_groups) for a, b in pairwise(channels)]
 
 
+@torch.no_grad()
+def _initialise(network: nn.Module) -> None:
+    """Start near a linear network that keeps the variance: a short training learns far faster from there.
+
+    | parameter | start |
+    |---|---|
+    | convolution | normal, variance 1 / fan-in |
+    | last convolution of a residual branch | a tenth of that |
+    | bias | 0 |
+    | norm, slope of the swish | 1 |
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            assert module.bias is not None
+            module.weight.normal_(0, module.weight[0].numel() ** -0.5)
+            module.bias.zero_()
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            module.last.conv.weight.mul_(0.1)
+
+
 class CausalEncoder(nn.Module):
     """Video (B, 3, T, H, W) to a latent (B, out_channels, t, h, w), where T = 1 + n·temporal stride."""
 
@@ -179,8 +218,9 @@ class CausalEncoder(nn.Module):
         widths = config.channels
         layers: list[nn.Module] = [CausalConv3d(3, widths[0])]
         before = widths[0]
-        for width, stride in zip(widths, (*config.strides, None), strict=True):
-            layers += _units([before] + [width] * config.num_units, config.num_groups)
+        strides = (*config.strides, None)
+        for width, num_units, stride in zip(widths, config.units, strides, strict=True):
+            layers += _units([before] + [width] * num_units, config.num_groups)
             if stride is not None:
                 layers.append(CausalConv3d(width, width, stride=stride))
             before = width
@@ -188,10 +228,19 @@ class CausalEncoder(nn.Module):
         layers += [FrameNorm(config.num_groups, before), Swish(before)]
         layers.append(PointwiseConv3d(before, out_channels))
         self.layers = nn.Sequential(*layers)
+        _initialise(self)
 
     def forward(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b c t h w"]:
         latent: Tensor = self.layers(video)
         return latent
+
+    @torch.no_grad()
+    def start_at(self, output: Float[Tensor, " c"]) -> None:
+        """Make an untrained encoder's outputs vary around these values instead of 0."""
+        head = self.layers[-1]
+        assert isinstance(head, PointwiseConv3d)
+        assert head.conv.bias is not None
+        head.conv.bias.copy_(output)
 
 
 class CausalDecoder(nn.Module):
@@ -202,14 +251,16 @@ class CausalDecoder(nn.Module):
         widths = config.channels
         before = widths[-1]
         layers: list[nn.Module] = [CausalConv3d(in_channels, before)]
-        num_first = config.num_mid_units + config.num_units
+        num_first = config.num_mid_units + config.units[-1]
         layers += _units([before] * (num_first + 1), config.num_groups)
-        for width, stride in zip(widths[-2::-1], config.strides[::-1], strict=True):
+        stages = zip(widths[-2::-1], config.units[-2::-1], config.strides[::-1], strict=True)
+        for width, num_units, stride in stages:
             layers += [CausalConv3d(before, before * math.prod(stride)), DepthToSpace(stride)]
-            layers += _units([before] + [width] * config.num_units, config.num_groups)
+            layers += _units([before] + [width] * num_units, config.num_groups)
             before = width
         layers += [FrameNorm(config.num_groups, before), Swish(before), CausalConv3d(before, 3)]
         self.layers = nn.Sequential(*layers)
+        _initialise(self)
 
     def forward(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 T H W"]:
         video: Tensor = self.layers(latent)

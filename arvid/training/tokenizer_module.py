@@ -56,22 +56,37 @@ class TokenizerModule(LightningModule):
     Logs the tokenizer's own losses as `train_*` and `val_*`, and `val_psnr`: the mean over clips of each clip's
     PSNR in dB, of what `decode(encode(video))` gives. While fitting, each validation also measures the mean and
     standard deviation of continuous tokens and has the tokenizer scale them to 0 and 1.
+
+    Args:
+        tokenizer: what is trained.
+        optimizer: AdamW's settings and the schedule.
+        image_steps: steps at the start that see single frames (`images_per_clip` random ones of each clip, each
+            as a clip of its own): colours and edges are learned there at a part of the cost. Tokenizers that are
+            not causal cannot take single frames.
+        images_per_clip: see image_steps.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
+        image_steps: int = 0,
+        images_per_clip: int = 4,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.optimizer_config = optimizer
+        self.image_steps = image_steps
+        self.images_per_clip = images_per_clip
         self.psnr = MeanMetric()
         spec = tokenizer.spec
         self.moments = ChannelMoments(spec.size) if spec.type == "continuous" else None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._step(batch["video"], "train")
+        video = batch["video"]
+        if self.global_step < self.image_steps:
+            video = random_frames(video, self.images_per_clip)
+        return self._step(video, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = batch["video"]
@@ -107,6 +122,12 @@ class TokenizerModule(LightningModule):
             named, on_step=stage == "train", on_epoch=stage == "val", batch_size=len(video)
         )
         return losses["loss"]
+
+
+def random_frames(video: Tensor, count: int) -> Tensor:
+    """`count` random frames of each clip (B, 3, T, H, W) as clips of one frame (count·B, 3, 1, H, W)."""
+    frames = torch.randint(video.shape[2], (count,), device=video.device).tolist()
+    return torch.cat([video[:, :, t : t + 1] for t in frames])
 
 
 def psnr(reconstruction: Tensor, video: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from arvid.tokenizers.magvit_fsq import MagvitFSQ
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import (
     describe,
-    embedded,
     fingerprint,
     load_tokenizer,
     read_record,

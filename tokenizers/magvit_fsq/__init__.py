@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +19,7 @@ from vector_quantize_pytorch.finite_scalar_quantization import round_ste
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
 from arvid.nn.hyperparameters import plain
+from arvid.nn.reconstruction import ReconstructionLoss, reconstruction_loss
 
 
 class PublishedFSQ(FSQ):  # type: ignore[misc]  # the library has no types
@@ -44,6 +44,7 @@ class MagvitFSQ(VideoTokenizer):
     Args:
         backbone: size of encoder and decoder.
         levels: levels of each latent channel, three or more each; their product is the vocabulary's size.
+        reconstruction: which loss of pixels in [-1, 1] to train with.
     """
 
     def __init__(
@@ -51,11 +52,15 @@ class MagvitFSQ(VideoTokenizer):
         *,
         backbone: Backbone = PUBLISHED,
         levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5),
+        reconstruction: ReconstructionLoss = "l1",
     ) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
             raise UserError(f"MagvitFSQ needs levels of three or more each, got {levels}.")
-        self.hyperparameters = plain(backbone=backbone, levels=levels)
+        self.hyperparameters = plain(
+            backbone=backbone, levels=levels, reconstruction=reconstruction
+        )
+        self.reconstruction = reconstruction
         self._spec = TokenSpec("discrete", math.prod(levels), backbone.total_stride, causal=True)
         self.encoder = CausalEncoder(backbone, len(levels))
         self.decoder = CausalDecoder(backbone, len(levels))
@@ -83,9 +88,10 @@ class MagvitFSQ(VideoTokenizer):
         return indices.long()
 
     def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
-        """`loss` = `reconstruction`, the mean absolute error."""
-        reconstruction = F.l1_loss(self._decode(self._codes(video)).float(), video)
-        return {"loss": reconstruction, "reconstruction": reconstruction}
+        """`loss` = `reconstruction`: nothing but the pixels' error."""
+        decoded = self._decode(self._codes(video))
+        loss = reconstruction_loss(decoded, video, self.reconstruction)
+        return {"loss": loss, "reconstruction": loss}
 
     def _codes(self, video: Tensor) -> Tensor:
         self.spec.grid(*video.shape[2:])

@@ -8,7 +8,6 @@ mean, shifted and scaled per channel by stored statistics to zero mean and unit 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -16,8 +15,11 @@ from torch import Tensor
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
 from arvid.nn.hyperparameters import plain
+from arvid.nn.reconstruction import ReconstructionLoss, reconstruction_loss
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+FIRST_LOG_VARIANCE = -4.0
+"""Where training starts: with the noise of a standard normal it would first unlearn most of the channels."""
 
 
 class VAE3D(VideoTokenizer):
@@ -26,8 +28,8 @@ class VAE3D(VideoTokenizer):
     Args:
         backbone: size of encoder and decoder.
         latent_channels: channels of a token.
-        kl_weight: weight of the KL divergence (nats per latent number) beside the mean absolute error of
-            pixels in [-1, 1].
+        kl_weight: weight of the KL divergence (nats per latent number) beside the reconstruction's loss.
+        reconstruction: which loss of pixels in [-1, 1] to train with.
     """
 
     latent_shift: Tensor
@@ -39,6 +41,7 @@ class VAE3D(VideoTokenizer):
         backbone: Backbone = PUBLISHED,
         latent_channels: int = 16,
         kl_weight: float = 1e-3,
+        reconstruction: ReconstructionLoss = "l1",
     ) -> None:
         super().__init__()
         if latent_channels < 1 or kl_weight < 0:
@@ -47,12 +50,19 @@ class VAE3D(VideoTokenizer):
                 f"got {latent_channels} and {kl_weight}."
             )
         self.hyperparameters = plain(
-            backbone=backbone, latent_channels=latent_channels, kl_weight=kl_weight
+            backbone=backbone,
+            latent_channels=latent_channels,
+            kl_weight=kl_weight,
+            reconstruction=reconstruction,
         )
         self.kl_weight = kl_weight
+        self.reconstruction = reconstruction
         self._spec = TokenSpec("continuous", latent_channels, backbone.total_stride, causal=True)
         self.encoder = CausalEncoder(backbone, 2 * latent_channels)
         self.decoder = CausalDecoder(backbone, latent_channels)
+        self.encoder.start_at(
+            torch.tensor([0.0, FIRST_LOG_VARIANCE]).repeat_interleave(latent_channels)
+        )
         self.register_buffer("latent_shift", torch.zeros(latent_channels))
         self.register_buffer("latent_scale", torch.ones(latent_channels))
 
@@ -79,10 +89,10 @@ class VAE3D(VideoTokenizer):
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
-        """`loss` = `reconstruction` (mean absolute error) + kl_weight · `kl` (nats per latent number)."""
+        """`loss` = `reconstruction` + kl_weight · `kl` (nats per latent number)."""
         mean, log_variance = (x.float() for x in self.posterior(video))
         latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        reconstruction = F.l1_loss(self.decoder(latent).float(), video)
+        reconstruction = reconstruction_loss(self.decoder(latent), video, self.reconstruction)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = reconstruction + self.kl_weight * kl
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
