@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 
 from arvid.contracts import VideoTokenizer
 from arvid.training.export import describe
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.step import log_step
 
 TOKENIZER_KEY = "tokenizer"
 """Where a checkpoint keeps the tokenizer's name and constructor arguments."""
 DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-4)
 
 
-@runtime_checkable
-class Rescales(Protocol):
-    """A tokenizer whose continuous tokens are scaled by stored statistics."""
-
-    def rescale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the measured mean and standard deviation of each channel of the tokens into the scaling."""
-        ...
-
-
-class ChannelMoments(Metric):
-    """Mean and standard deviation of each channel of tokens (B, t, h, w, C)."""
-
-    sums: Tensor
-    count: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        zeros = torch.zeros(2, channels, dtype=torch.float64)
-        self.add_state("sums", zeros, dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, tokens: Tensor) -> None:
-        values = tokens.double().flatten(0, -2)  # (N, C)
-        self.sums = self.sums + torch.stack([values.sum(0), values.square().sum(0)])
-        self.count = self.count + len(values)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        mean, square = self.sums / self.count
-        return mean.float(), (square - mean.square()).clamp_min(0).sqrt().float()
-
-
 class TokenizerModule(LightningModule):
     """Trains a tokenizer on batches with the key `video`, float (B, 3, T, H, W) in [-1, 1].
 
     Logs the tokenizer's own losses as `train_*` and `val_*`, and `val_psnr`: the mean over clips of each clip's
-    PSNR in dB, of what `decode(encode(video))` gives. While fitting, each validation also measures the mean and
-    standard deviation of continuous tokens and has the tokenizer scale them to 0 and 1.
+    PSNR in dB, of what `decode(encode(video))` gives.
 
     Args:
         tokenizer: what is trained.
@@ -79,30 +47,19 @@ class TokenizerModule(LightningModule):
         self.image_steps = image_steps
         self.images_per_clip = images_per_clip
         self.psnr = MeanMetric()
-        spec = tokenizer.spec
-        self.moments = ChannelMoments(spec.size) if spec.type == "continuous" else None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         video = batch["video"]
         if self.global_step < self.image_steps:
             video = random_frames(video, self.images_per_clip)
-        return self._step(video, "train")
+        return log_step(self, self.tokenizer.training_losses(video), "train", len(video))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = batch["video"]
-        self._step(video, "val")
-        tokens = self.tokenizer.encode(video)
-        self.psnr.update(psnr(self.tokenizer.decode(tokens), video))
+        log_step(self, self.tokenizer.training_losses(video), "val", len(video))
+        reconstruction = self.tokenizer.decode(self.tokenizer.encode(video))
+        self.psnr.update(psnr(reconstruction, video))
         self.log("val_psnr", self.psnr, prog_bar=True, batch_size=len(video))
-        if self.moments is not None:
-            self.moments.update(tokens)
-
-    def on_validation_epoch_end(self) -> None:
-        if self.moments is None:
-            return
-        if self.trainer.state.fn == TrainerFn.FITTING and isinstance(self.tokenizer, Rescales):
-            self.tokenizer.rescale(*self.moments.compute())
-        self.moments.reset()
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
@@ -112,16 +69,6 @@ class TokenizerModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
-
-    def _step(self, video: Tensor, stage: str) -> Tensor:
-        losses = self.tokenizer.training_losses(video)
-        if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(f"{stage} loss is {losses['loss'].item()}: {losses}")
-        named = {f"{stage}_{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(
-            named, on_step=stage == "train", on_epoch=stage == "val", batch_size=len(video)
-        )
-        return losses["loss"]
 
 
 def random_frames(video: Tensor, count: int) -> Tensor:

@@ -87,7 +87,7 @@ def train(name: str, tokenizer: VideoTokenizer, options: argparse.Namespace) -> 
         max_steps=options.steps,
         gradient_clip_val=1.0,
         check_val_every_n_epoch=None,
-        val_check_interval=options.steps,  # once, at the end: that also measures the latents
+        val_check_interval=options.steps,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -98,6 +98,8 @@ def train(name: str, tokenizer: VideoTokenizer, options: argparse.Namespace) -> 
     module = TokenizerModule(tokenizer, config, image_steps=options.image_steps)
     started = time.monotonic()
     trainer.fit(module, training, validation)
+    if isinstance(tokenizer, VAE3D):
+        tokenizer.measure_latents(batch["video"] for batch in validation)
     return {
         "tokenizer": name,
         "command": shlex.join(["python", *sys.argv]),

@@ -88,22 +88,45 @@ def test_log_variance_is_clamped(vae: VAE3D, video: torch.Tensor) -> None:
     assert log_variance.max().item() == 20
 
 
-def test_rescaling_gives_unit_variance_and_keeps_the_video(vae: VAE3D, video: torch.Tensor) -> None:
+def test_measured_latents_have_unit_variance_and_the_video_stays(
+    vae: VAE3D, video: torch.Tensor
+) -> None:
+    other = (
+        torch.rand(2, 3, 9, 8, 8) * 0.2
+    )  # far from the first batch: the variance between them counts
     with torch.no_grad():
-        before = vae.encode(video)
-        reconstruction = vae.decode(before)
-        flat = before.flatten(0, 3)
-        vae.rescale(flat.mean(0), flat.std(0, unbiased=False))
-        after = vae.encode(video)
-    flat = after.flatten(0, 3)
-    torch.testing.assert_close(flat.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(flat.std(0, unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(vae.decode(after), reconstruction, atol=1e-5, rtol=1e-5)
+        reconstruction = vae.decode(vae.encode(video))
+        vae.measure_latents([video, other])
+        tokens = torch.cat([vae.encode(video), vae.encode(other)]).flatten(0, 3)
+        torch.testing.assert_close(
+            vae.decode(vae.encode(video)), reconstruction, atol=1e-5, rtol=1e-5
+        )
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(tokens.std(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
 
 
-def test_a_dead_channel_keeps_its_scale(vae: VAE3D) -> None:
-    vae.rescale(torch.zeros(3), torch.tensor([0.0, 2.0, 1.0]))
-    assert vae.latent_scale.tolist() == [1.0, 2.0, 1.0]
+def test_training_keeps_measuring(vae: VAE3D, video: torch.Tensor) -> None:
+    vae.training_losses(video)
+    assert vae.latent_scale.tolist() == [1.0] * 3  # not in eval mode
+    vae.train()
+    for _ in range(3):
+        vae.training_losses(video)
+    running = vae.latent_shift.clone(), vae.latent_scale.clone()
+    vae.measure_latents([video])
+    torch.testing.assert_close(running, (vae.latent_shift, vae.latent_scale))
+
+
+def test_the_running_statistics_forget(vae: VAE3D) -> None:
+    """Far into training the statistics follow what the latents have become."""
+    old, new = torch.randn(2, 3, 1, 8, 8), 3 * torch.randn(2, 3, 1, 8, 8) + 5
+    for latents, count in ((old, 200), (new, 1500)):
+        for _ in range(count):
+            vae._measure(latents)
+    expected = new.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(vae.latent_shift, expected.mean(1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        vae.latent_scale, expected.std(1, unbiased=False), atol=1e-3, rtol=1e-3
+    )
 
 
 def test_a_clip_that_does_not_fit(vae: VAE3D) -> None:

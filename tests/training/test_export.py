@@ -67,7 +67,7 @@ def test_half_precision_file(make: Make, tmp_path: Path) -> None:
         assert loaded.state_dict()[name].dtype == value.dtype
         torch.testing.assert_close(loaded.state_dict()[name], value, atol=1e-3, rtol=1e-3)
     stored = load_file(tmp_path / "half.safetensors")
-    assert all(v.dtype == torch.float16 for v in stored.values())
+    assert all(v.dtype == torch.float16 for v in stored.values() if v.is_floating_point())
 
 
 def test_fingerprint_tells_weights_and_options_apart() -> None:

@@ -18,7 +18,7 @@ from arvid.tokenizers.magvit_fsq import MagvitFSQ
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import load_tokenizer
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
-from arvid.training.tokenizer_module import TokenizerModule, psnr
+from arvid.training.tokenizer_module import TokenizerModule, psnr, random_frames
 
 TINY = Backbone(
     base=4, multipliers=(1, 2), strides=((2, 2, 2),), num_units=1, num_mid_units=0, num_groups=2
@@ -77,27 +77,31 @@ def test_training_lowers_the_loss_and_the_checkpoint_loads(
         )
 
 
-def test_fitting_measures_the_latents(tmp_path: Path) -> None:
-    vae = VAE3D(backbone=TINY, latent_channels=2)
-    data = loader()
-    trainer(tmp_path, 2).fit(TokenizerModule(vae), data, data)
-    with torch.no_grad():
-        tokens = torch.cat([vae.eval().encode(batch["video"]) for batch in data]).flatten(0, 3)
-    torch.testing.assert_close(tokens.mean(0), torch.zeros(2), atol=1e-3, rtol=0)
-    torch.testing.assert_close(tokens.std(0, unbiased=False), torch.ones(2), atol=1e-3, rtol=0)
+def test_image_steps_come_first(tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(MagvitFSQ):
+        def training_losses(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append(tuple(video.shape))
+            return super().training_losses(video)
+
+    module = TokenizerModule(Watched(backbone=TINY, levels=(5, 5)), image_steps=1)
+    trainer(tmp_path, 2).fit(module, loader())
+    assert seen == [(16, 3, 1, 16, 16), (4, 3, 5, 16, 16)]
 
 
-def test_validating_alone_changes_nothing(tmp_path: Path) -> None:
-    vae = VAE3D(backbone=TINY, latent_channels=2)
-    trainer(tmp_path, 1).validate(TokenizerModule(vae), loader(), verbose=False)
-    assert vae.latent_scale.tolist() == [1.0, 1.0]
+def test_random_frames_are_frames_of_their_clips() -> None:
+    video = torch.arange(2 * 5).view(2, 1, 5, 1, 1).expand(2, 3, 5, 4, 4)
+    frames = random_frames(video, 3)
+    assert frames.shape == (6, 3, 1, 4, 4)
+    assert all(frame[0, 0, 0, 0] in video[i % 2] for i, frame in enumerate(frames))
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     module = TokenizerModule(MagvitFSQ(backbone=TINY, levels=(5, 5)))
     with torch.no_grad():
         module.tokenizer.decoder.layers[-1].conv.bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="train loss is nan"):
+    with pytest.raises(FloatingPointError, match="train loss is not finite"):
         trainer(tmp_path, 1).fit(module, loader())
 
 

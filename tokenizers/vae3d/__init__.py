@@ -2,10 +2,13 @@
 
 Encoder and decoder are those of `magvit_fsq`; only the bottleneck differs: here each latent position holds a
 Gaussian (mean and log-variance) that a KL term draws towards the standard normal. Tokens are the posterior's
-mean, shifted and scaled per channel by stored statistics to zero mean and unit variance.
+mean, shifted and scaled per channel to zero mean and unit variance by statistics that training keeps measuring
+and that are stored with the weights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from einops import rearrange
@@ -20,6 +23,8 @@ from arvid.nn.reconstruction import ReconstructionLoss, reconstruction_loss
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 FIRST_LOG_VARIANCE = -4.0
 """Where training starts: with the noise of a standard normal it would first unlearn most of the channels."""
+SLOWEST = 0.01
+"""Smallest share of a training batch in the running statistics of the latents."""
 
 
 class VAE3D(VideoTokenizer):
@@ -34,6 +39,7 @@ class VAE3D(VideoTokenizer):
 
     latent_shift: Tensor
     latent_scale: Tensor
+    num_measured: Tensor
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class VAE3D(VideoTokenizer):
         )
         self.register_buffer("latent_shift", torch.zeros(latent_channels))
         self.register_buffer("latent_scale", torch.ones(latent_channels))
+        self.register_buffer("num_measured", torch.zeros((), dtype=torch.int64))
 
     @property
     def spec(self) -> TokenSpec:
@@ -93,15 +100,31 @@ class VAE3D(VideoTokenizer):
         mean, log_variance = (x.float() for x in self.posterior(video))
         latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         reconstruction = reconstruction_loss(self.decoder(latent), video, self.reconstruction)
+        if self.training:
+            self._measure(mean)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = reconstruction + self.kl_weight * kl
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
     @torch.no_grad()
-    def rescale(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Fold measured statistics of the tokens into the scaling: those tokens then have mean 0 and std 1.
+    def measure_latents(self, videos: Iterable[Float[Tensor, "b 3 T H W"]]) -> None:
+        """Measure shift and scale anew over these batches, each counting the same."""
+        self.num_measured.zero_()
+        for video in videos:
+            self._measure(self.posterior(video)[0], slowest=0.0)
 
-        Channels whose std is below 1e-5 of their scale carry nothing and keep their scale.
+    @torch.no_grad()
+    def _measure(self, mean: Tensor, slowest: float = SLOWEST) -> None:
+        """Let a batch of latents (B, C, t, h, w) count in shift and scale: equally at first, then as a running mean.
+
+        The variance is that over all batches: within them and between their means.
         """
-        self.latent_shift.add_(mean * self.latent_scale)
-        self.latent_scale.mul_(torch.where(std > 1e-5, std, 1.0))
+        self.num_measured += 1
+        share = (1 / self.num_measured).clamp_min(slowest)
+        values = mean.detach().float().transpose(0, 1).flatten(1)  # (C, N)
+        step = values.mean(1) - self.latent_shift
+        within = values.var(1, unbiased=False)
+        before = self.latent_scale.square() + share * step.square()
+        variance = (1 - share) * before + share * within
+        self.latent_shift += share * step
+        self.latent_scale.copy_(variance.sqrt().clamp_min(1e-5))
