@@ -39,8 +39,8 @@ class NOVA(Paradigm):
     Args:
         spec, grid, context, size: see `arvid.contracts.Paradigm`. A third of `size.depth` is temporal, the
             rest spatial (d48 is 16 + 32).
-        patch: side of the square of latents that is one token (2 in the released models; 1 for ids). The
-            temporal layers see patches of twice that side.
+        patch: side of the square of latents that is one token: by default 2 for continuous tokens, as
+            released, and 1 for ids. The temporal layers see patches of twice that side.
         num_sets: sets a frame is generated in.
         scale_shift: rank of the scaling-and-shift layer, "full", or "off".
         norm: where the transformers' norms sit ("branch" as released).
@@ -56,7 +56,7 @@ class NOVA(Paradigm):
         context: ContextSpec,
         size: Size,
         *,
-        patch: int = 2,
+        patch: int | None = None,
         num_sets: int = 64,
         scale_shift: ScaleShift = 24,
         norm: NormPlacement = "branch",
@@ -65,6 +65,7 @@ class NOVA(Paradigm):
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
+        patch = patch or (2 if spec.type == "continuous" else 1)
         if grid.h % (2 * patch) or grid.w % (2 * patch):
             raise ValueError(
                 f"NOVA with patch {patch} needs token grids whose sides are multiples of "

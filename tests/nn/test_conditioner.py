@@ -1,0 +1,122 @@
+"""Conditions and text: nulls, padding, dropping, and prompts that are too long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arvid.contracts import Condition, ContextSpec, UserError
+from arvid.nn.conditioner import Conditioner, ContextEmbedder
+from arvid.nn.positions import grid_code, scalar_code
+from arvid.nn.text import ByteTextEncoder, HuggingFaceTextEncoder
+
+SPEC = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True, fps=True)
+
+
+def test_context_has_one_token_for_each_condition() -> None:
+    embedder = ContextEmbedder(SPEC, 16)
+    assert SPEC.num_tokens == 6
+    assert embedder(Condition(), 4).shape == (4, 6, 16)
+
+
+def test_unknown_values_are_null() -> None:
+    embedder = ContextEmbedder(SPEC, 16)
+    null = embedder(Condition(), 2)
+    unknown = Condition(label=torch.tensor([-1, 2]), motion=torch.tensor([float("nan"), 1.0]))
+    tokens = embedder(unknown, 2)
+    assert torch.equal(tokens[0], null[0])
+    assert not torch.equal(tokens[1, 3], null[1, 3])
+    assert not torch.equal(tokens[1, 4], null[1, 4])
+
+
+def test_padding_is_null_whatever_its_features() -> None:
+    embedder = ContextEmbedder(SPEC, 16)
+    text = torch.randn(1, 3, 8)
+    mask = torch.tensor([[True, False, False]])
+    changed = text.clone()
+    changed[:, 1:] += 1
+    first = embedder(Condition(text=text, text_mask=mask), 1)
+    assert torch.equal(first, embedder(Condition(text=changed, text_mask=mask), 1))
+
+
+def test_dropping_gives_the_null_condition() -> None:
+    embedder = ContextEmbedder(SPEC, 16)
+    condition = Condition(label=torch.tensor([1, 1]))
+    tokens = embedder(condition, 2, drop=torch.tensor([True, False]))
+    assert torch.equal(tokens[0], embedder(Condition(), 1)[0])
+    assert not torch.equal(tokens[1], embedder(Condition(), 1)[0])
+
+
+def test_byte_encoder_reads_any_script() -> None:
+    encoder = ByteTextEncoder(dim=16, max_bytes=32, depth=1)
+    features, mask = encoder(["a cat", "猫が走る"])
+    assert features.shape == (2, 8, 16)
+    assert mask.sum(1).tolist() == [2, 3]  # 5 and 12 bytes in steps of 4
+    assert not torch.allclose(features[0], features[1])
+
+
+def test_a_long_prompt_is_refused_not_cut() -> None:
+    with pytest.raises(UserError, match="40 bytes.*at most 32"):
+        ByteTextEncoder(dim=16, max_bytes=32)(["x" * 40])
+
+
+def test_unknown_label_is_refused() -> None:
+    with pytest.raises(UserError, match="labels 0 to 4"):
+        Conditioner(label=True, num_classes=5)(label=torch.tensor([7]))
+
+
+def test_labels_without_classes_are_refused() -> None:
+    with pytest.raises(UserError, match="no classes"):
+        Conditioner(label=True)
+
+
+def test_codes_are_the_published_ones() -> None:
+    code = scalar_code(torch.tensor([1.0]))[0]
+    assert code[0].item() == pytest.approx(0.84147, abs=1e-4)  # sin 1 first
+    assert code[128].item() == pytest.approx(0.5403, abs=1e-4)
+    assert scalar_code(torch.tensor([1.0]), cos_first=True)[0, 0].item() == pytest.approx(
+        0.5403, abs=1e-4
+    )
+    grid = grid_code(2, 3, 8)  # row 1, column 2 is token 5: column first
+    assert grid[5, 0].item() == pytest.approx(torch.tensor(2.0).sin().item())
+    assert grid[5, 4].item() == pytest.approx(torch.tensor(1.0).sin().item())
+
+
+@pytest.fixture
+def local_encoder(tmp_path: Path) -> Path:
+    """A tiny BERT with a word tokenizer, saved as a local folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "a", "red", "square", "moves", "left"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(tmp_path)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_any_hugging_face_encoder_by_local_path(local_encoder: Path) -> None:
+    encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6)
+    features, mask = encoder(["a red square", "square"])
+    assert features.shape == (2, 6, 16)
+    assert mask.sum(1).tolist() == [3, 1]
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not encoder.train().model.training
+    with pytest.raises(UserError, match="at most 6"):
+        encoder(["a a a a a a a"])
+
+
+def test_a_missing_encoder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No text encoder at"):
+        HuggingFaceTextEncoder(str(tmp_path / "nothing"))

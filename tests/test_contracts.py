@@ -1,0 +1,242 @@
+"""What every registered paradigm and tokenizer promises; a new one is tested here by being registered."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from arvid import registry
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    Paradigm,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenSpec,
+    TokenType,
+    VideoTokenizer,
+)
+from arvid.nn.causal_conv import Backbone
+from arvid.training.export import load_tokenizer, save_tokenizer
+
+GRID = TokenGrid(3, 4, 16)
+SIZE = Size(dim=32, depth=3, num_heads=2, head_dim=32, head_depth=1)
+CONTEXT = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True)
+SPECS: dict[str, TokenSpec] = {
+    "discrete": TokenSpec("discrete", 11, (4, 8, 8), True),
+    "continuous": TokenSpec("continuous", 4, (4, 8, 8), True),
+}
+BATCH = 2
+
+paradigms = pytest.mark.parametrize("name", registry.names("paradigms"))
+token_types = pytest.mark.parametrize("token_type", ["discrete", "continuous"])
+tokenizers = pytest.mark.parametrize("name", registry.names("tokenizers"))
+
+
+@pytest.fixture
+def build() -> Callable[[str, TokenType], Paradigm]:
+    """Builds a small paradigm with its default options."""
+
+    def _build(name: str, token_type: TokenType) -> Paradigm:
+        paradigm: Paradigm = registry.get("paradigms", name)(SPECS[token_type], GRID, CONTEXT, SIZE)
+        return paradigm
+
+    return _build
+
+
+def random_tokens(token_type: str) -> Tensor:
+    shape = (BATCH, GRID.t, GRID.h, GRID.w)
+    spec = SPECS[token_type]
+    if spec.type == "discrete":
+        return torch.randint(spec.size, shape)
+    return torch.randn(*shape, spec.size)
+
+
+def some_condition() -> Condition:
+    return Condition(
+        text=torch.randn(BATCH, 3, 8),
+        text_mask=torch.tensor([[True, True, False], [True, True, True]]),
+        label=torch.tensor([1, 4]),
+        motion=torch.tensor([0.5, 2.0]),
+    )
+
+
+def options(**changes: Any) -> SamplingOptions:
+    return SamplingOptions(**{"diffusion_steps": 2, **changes})
+
+
+@paradigms
+@token_types
+def test_loss_is_finite_and_reaches_every_parameter(
+    build: Any, name: str, token_type: TokenType
+) -> None:
+    model = build(name, token_type)
+    gradients: dict[str, float] = {}
+    for _ in range(4):  # a mask may leave out a part once
+        losses = model.loss(random_tokens(token_type), some_condition())
+        assert torch.isfinite(losses["loss"])
+        losses["loss"].backward()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{key} has no gradient"
+            gradients[key] = float(parameter.grad.abs().sum())
+    assert all(value > 0 for value in gradients.values()), [
+        k for k, v in gradients.items() if not v
+    ]
+
+
+@paradigms
+@token_types
+def test_generates_the_grid_and_keeps_the_prefix(
+    build: Any, name: str, token_type: TokenType
+) -> None:
+    model = build(name, token_type).eval()
+    prefix = random_tokens(token_type)[:, :1]
+    tokens = model.generate(some_condition(), GRID, prefix=prefix, options=options())
+    assert tokens.shape == random_tokens(token_type).shape
+    assert tokens.dtype == prefix.dtype
+    assert torch.equal(tokens[:, :1], prefix)
+    if token_type == "discrete":
+        assert tokens.min() >= 0
+        assert tokens.max() < SPECS["discrete"].size
+
+
+@paradigms
+@token_types
+def test_a_seed_decides_what_is_generated(build: Any, name: str, token_type: TokenType) -> None:
+    model = build(name, token_type).eval()
+    condition = some_condition()
+
+    def draw(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        tokens: Tensor = model.generate(condition, GRID, options=options(), generator=generator)
+        return tokens
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@paradigms
+@token_types
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_cache_changes_nothing(
+    build: Any, name: str, token_type: TokenType, guidance: float
+) -> None:
+    model = build(name, token_type).eval()
+    condition, prefix = some_condition(), random_tokens(token_type)[:, :1]
+    drawn = [
+        model.generate(
+            condition,
+            GRID,
+            prefix=prefix,
+            options=options(guidance=guidance, use_cache=use_cache),
+            generator=torch.Generator().manual_seed(0),
+        )
+        for use_cache in (True, False)
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-4, atol=1e-5)
+
+
+@paradigms
+@token_types
+@pytest.mark.parametrize("prefix_frames", [0, 1])
+def test_evaluations_are_said_beforehand(
+    build: Any, name: str, token_type: TokenType, prefix_frames: int
+) -> None:
+    model = build(name, token_type).eval()
+    prefix = random_tokens(token_type)[:, :prefix_frames] if prefix_frames else None
+    steps: list[int] = []
+    model.generate(
+        some_condition(), GRID, prefix=prefix, options=options(), on_step=lambda: steps.append(1)
+    )
+    said = model.num_evaluations(GRID, prefix_frames=prefix_frames, options=options())
+    assert len(steps) == next(iter(said.values()))
+
+
+@paradigms
+@token_types
+def test_the_condition_matters_and_may_be_absent(
+    build: Any, name: str, token_type: TokenType
+) -> None:
+    model = build(name, token_type).eval()
+    tokens = random_tokens(token_type)
+    losses = []
+    for condition in (some_condition(), Condition()):
+        torch.manual_seed(0)
+        losses.append(model.loss(tokens, condition)["loss"].item())
+    assert losses[0] != losses[1]
+    assert model.generate(Condition(), GRID, batch_size=3, options=options()).shape[0] == 3
+
+
+@paradigms
+@token_types
+def test_weights_survive_saving(build: Any, name: str, token_type: TokenType) -> None:
+    model = build(name, token_type).eval()
+    other = build(name, token_type).eval()
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    condition = some_condition()
+    drawn = [
+        m.generate(condition, GRID, options=options(), generator=torch.Generator().manual_seed(0))
+        for m in (model, other)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+
+
+def small_tokenizer(name: str) -> VideoTokenizer:
+    backbone = Backbone(
+        base=8,
+        multipliers=(1, 2),
+        strides=((2, 2, 2),),
+        num_units=1,
+        num_mid_units=0,
+        num_groups=2,
+    )
+    tokenizer: VideoTokenizer = registry.get("tokenizers", name)(backbone=backbone)
+    return tokenizer.eval()
+
+
+@tokenizers
+def test_tokenizer_round_trip_has_the_promised_shapes(name: str) -> None:
+    tokenizer = small_tokenizer(name)
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    tokens = tokenizer.encode(video)
+    grid = tokenizer.spec.grid(5, 16, 24)
+    assert tokens.shape[:4] == (1, grid.t, grid.h, grid.w)
+    back = tokenizer.decode(tokens)
+    assert back.shape == video.shape
+    assert back.abs().max() <= 1
+    if tokenizer.spec.type == "discrete":
+        assert tokens.dtype == torch.int64
+        assert tokens.max() < tokenizer.spec.size
+    else:
+        assert tokens.shape[4] == tokenizer.spec.size
+
+
+@tokenizers
+def test_tokens_of_a_prefix_are_the_prefix_of_the_tokens(name: str) -> None:
+    tokenizer = small_tokenizer(name)
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    whole, first = tokenizer.encode(video), tokenizer.encode(video[:, :, :3])
+    torch.testing.assert_close(whole[:, :2], first, rtol=0, atol=1e-5)
+
+
+@tokenizers
+def test_tokenizer_training_reaches_every_parameter(name: str) -> None:
+    tokenizer = small_tokenizer(name).train()
+    tokenizer.training_losses(torch.rand(1, 3, 5, 16, 16) * 2 - 1)["loss"].backward()
+    assert [n for n, p in tokenizer.named_parameters() if p.grad is None] == []
+
+
+@tokenizers
+def test_tokenizer_survives_saving(name: str, tmp_path: Any) -> None:
+    tokenizer = small_tokenizer(name)
+    save_tokenizer(tokenizer, tmp_path / "t.safetensors", {})
+    loaded = load_tokenizer(tmp_path / "t.safetensors")
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert torch.equal(tokenizer.encode(video), loaded.encode(video))
