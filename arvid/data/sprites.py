@@ -30,7 +30,7 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "turns", "bounces")
-SIZES = {"small": (0.13, 0.17), "large": (0.21, 0.26)}
+SIZES = {"small": (0.16, 0.19), "large": (0.24, 0.28)}
 """Radius of a sprite as a fraction of the frame: the range it is drawn from."""
 
 CLASSES = tuple(
@@ -46,7 +46,7 @@ _DIRECTIONS = {
     "moves up": (0, -1),
     "moves down": (0, 1),
 }
-_VERSION = 2  # of the rendering: part of the fingerprint
+_VERSION = 3  # of the rendering: part of the fingerprint
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _path(
     elif motion == "turns":
         angle = time * np.float32(rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2))
     else:
-        height = float(rng.uniform(0.6, 1.0)) * (high - low)
-        phase = time / np.float32(rng.uniform(7, 10)) + np.float32(rng.uniform(0, 1))
+        height = float(rng.uniform(0.5, 0.7)) * (high - low)
+        phase = time / np.float32(rng.uniform(9, 12)) + np.float32(rng.uniform(0, 1))
         y = np.float32(high) - np.float32(height) * np.abs(np.sin(np.float32(np.pi) * phase))
     return x, y, angle
 
