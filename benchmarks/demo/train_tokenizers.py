@@ -104,7 +104,11 @@ def train(name: str, tokenizer: VideoTokenizer, options: argparse.Namespace) -> 
         "tokenizer": name,
         "command": shlex.join(["python", *sys.argv]),
         "steps": options.steps,
+        "image_steps": options.image_steps,
+        "batch": options.batch,
+        "lr": options.lr,
         "seed": options.seed,
+        "data": Sprites(options.clips, seed=0).fingerprint(),
         "version": arvid.__version__,
         "date": datetime.date.today().isoformat(),
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
@@ -124,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=sorted(tokenizers()), help="train this one alone")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--image-steps", type=int, default=1200, help="of these on single frames")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--image-steps", type=int, default=1500, help="of these on single frames")
     parser.add_argument("--num-frames", type=int, default=17, help="frames of a training window")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -11,16 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arvid.contracts import UserError, VideoTokenizer
+from arvid.data.sprites import Sprites
 from arvid.nn.causal_conv import Backbone
 from arvid.tokenizers.magvit_fsq import MagvitFSQ
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import (
     describe,
+    embedded,
     fingerprint,
     load_tokenizer,
     read_record,
     save_tokenizer,
 )
+from arvid.training.tokenizer_module import psnr
 
 TINY = Backbone(
     base=4, multipliers=(1, 2), strides=((2, 2, 2),), num_units=1, num_mid_units=0, num_groups=2
@@ -179,3 +182,19 @@ def test_a_tokenizer_that_no_file_can_name(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no registered tokenizer"):
         save_tokenizer(Local(backbone=TINY, levels=(5, 7)), tmp_path / "t.safetensors", {})
+
+
+@pytest.mark.parametrize("name", ["sprites-vae3d", "sprites-magvit_fsq"])
+def test_embedded_tokenizers(name: str) -> None:
+    path = embedded()[name]
+    assert path.stat().st_size < 1_000_000
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert {"command", "steps", "seed", "date", "hardware", "seconds"} <= record.keys()
+    tokenizer = load_tokenizer(name)
+    clips = [torch.from_numpy(clip.video) for clip in Sprites(32, seed=1)]
+    video = torch.stack(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    with torch.no_grad():
+        reconstruction = tokenizer.decode(tokenizer.encode(video))
+    assert psnr(reconstruction, video).mean().item() == pytest.approx(
+        record["psnr_unseen"], abs=1.5
+    )
