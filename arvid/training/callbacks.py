@@ -1,4 +1,4 @@
-"""What happens beside the training steps: seeds, checkpoints, throughput, sample videos."""
+"""What happens beside the training steps: seeds, checkpoints, progress, throughput, sample videos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from tqdm import tqdm
 
 from arvid.data.video import write_video
 from arvid.sampling.contact_sheet import side_by_side
@@ -54,7 +55,47 @@ class SaveLast(Checkpoint):
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
         if due and step != self._saved_at:
             self._saved_at = step
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+            path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
+            trainer.save_checkpoint(path, weights_only=False)
+
+
+class StepBar(ProgressBar):
+    """A progress bar over the steps of the whole training, which is what arvid counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar = tqdm(
+            total=trainer.max_steps if trainer.max_steps > 0 else None,
+            initial=trainer.global_step,
+            desc=Path(trainer.default_root_dir).name,
+            unit="step",
+            disable=not self._enabled,
+            mininterval=1.0,
+        )
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        assert self._bar is not None
+        self._bar.update(trainer.global_step - self._bar.n)
+        if trainer.global_step % 50 == 0:
+            shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in _SHOWN}
+            self._bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+_SHOWN = ("train_loss", "val_loss", "val_psnr")
 
 
 class Throughput(Callback):

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, dict_to_namespace
+import yaml
+from jsonargparse import ArgumentError, Namespace
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
-from arvid.training.callbacks import SaveLast, SeedEachStep, Throughput
+from arvid.training._explain import explain, is_configuration_error
+from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
 from arvid.training.setting import describe_run
 
@@ -52,6 +54,7 @@ class ArvidCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
             SaveLast(config.save_every_n_steps),
+            StepBar(),
             Throughput(),
         ]
 
@@ -89,7 +92,16 @@ class ArvidCLI(LightningCLI):
 def run_lightning(arguments: Sequence[str]) -> None:
     """Run `fit` or `validate` with the arguments of the command line."""
     torch.set_float32_matmul_precision("high")
-    _lightning_cli(arguments, run=True)
+    try:
+        _lightning_cli(arguments, run=True)
+    except UserError:
+        raise
+    except (ArgumentError, ValueError) as error:
+        if not is_configuration_error(error):
+            raise
+        raise UserError(explain(str(error))) from error
+    except FloatingPointError as error:
+        raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
 
 
 def encode_clips(configs: Sequence[str]) -> list[Path]:
@@ -102,7 +114,15 @@ def encode_clips(configs: Sequence[str]) -> list[Path]:
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
-    sys.argv = ["arvid", *resolve_configs(list(arguments))]  # where LightningCLI looks
+    given, sys.argv = sys.argv, ["arvid", *resolve_configs(list(arguments))]
+    try:
+        return _build_cli(run=run)
+    finally:
+        sys.argv = given
+
+
+def _build_cli(*, run: bool) -> ArvidCLI:
+    """LightningCLI reads the command line from `sys.argv` alone without complaint."""
     return ArvidCLI(
         LightningModule,
         VideoDataModule,
@@ -112,6 +132,8 @@ def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         run=run,
+        parser_kwargs={name: {"exit_on_error": False} for name in ("fit", "validate")}
+        | {"exit_on_error": False},
     )
 
 
@@ -137,6 +159,7 @@ def resolve_configs(arguments: list[str]) -> list[str]:
 def find_config(name: str) -> Path:
     """A configuration file by path, or by its name among those that come with arvid: 'settings/sprites'."""
     if Path(name).is_file():
+        _require_yaml(Path(name))
         return Path(name)
     folder = Path(str(files("arvid"))) / "configs"
     known = {
@@ -153,6 +176,15 @@ def find_config(name: str) -> Path:
     )
 
 
+def _require_yaml(path: Path) -> None:
+    try:
+        yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not readable as YAML: {' '.join(str(error).split())}"
+        ) from error
+
+
 def _loggers(configured: Any) -> list[Any]:
     """Loggers of the configuration: true, false and null mean none beside the CSV one."""
     if configured is None or isinstance(configured, bool):
@@ -161,7 +193,4 @@ def _loggers(configured: Any) -> list[Any]:
 
 
 def _csv_logger(run: Path) -> Namespace:
-    logger: Namespace = dict_to_namespace(
-        {"class_path": CSV_LOGGER, "init_args": {"save_dir": str(run), "name": "logs"}}
-    )
-    return logger
+    return Namespace(class_path=CSV_LOGGER, init_args=Namespace(save_dir=str(run), name="logs"))

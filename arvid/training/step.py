@@ -31,5 +31,4 @@ def log_step(
         batch_size=batch_size,
         sync_dist=not training,
     )
-    module.log("loss", loss.detach(), prog_bar=training, logger=False, batch_size=batch_size)
     return loss

@@ -58,7 +58,7 @@ def test_byte_encoder_reads_any_script() -> None:
 
 
 def test_a_long_prompt_is_refused_not_cut() -> None:
-    with pytest.raises(UserError, match="40 bytes.*at most 32"):
+    with pytest.raises(UserError, match=r"40 bytes.*at most 32"):
         ByteTextEncoder(dim=16, max_bytes=32)(["x" * 40])
 
 

@@ -1,0 +1,202 @@
+"""The command line: bad input of any kind gives one clear line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arvid.cli import COMMANDS, main
+from arvid.data.sprites import Sprites
+from arvid.data.video import read_video, write_video
+
+SETTING = ["--config=settings/sprites", "--config=paradigms/nova", "--config=sizes/debug"]
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says on stderr, having failed with exit code 2 and without a traceback."""
+    capsys.readouterr()
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # how argument parsers leave
+        code = int(stop.code or 0)
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("fit", "validate")])
+def test_every_command_helps_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"arvid {command}" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "invalid choice: 'trian'" in error_of(["trian"], capsys)
+
+
+def test_unknown_configuration_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(["fit", "--config=settings/sprite"], capsys)
+    assert "Did you mean 'settings/sprites'?" in message
+
+
+def test_unreadable_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "bad.yaml"
+    config.write_text("trainer: [unclosed\n")
+    assert "bad.yaml" in error_of(["fit", f"--config={config}"], capsys)
+
+
+def test_unknown_key_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(["fit", *SETTING, "--data.batchsize=3"], capsys)
+    assert "batchsize" in message
+
+
+def test_unknown_paradigm_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    given = "--model.init_args.paradigm.class_path=arvid.paradigms.nova.NOVAA"
+    assert "Did you mean 'arvid.paradigms.nova.NOVA'?" in error_of(["fit", *SETTING, given], capsys)
+
+
+def test_a_clip_length_that_the_tokenizer_cannot_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [f"--data.{part}.init_args.num_frames=16" for part in ("train", "val")]
+    message = error_of(["fit", *SETTING, f"--run={tmp_path}/r", *frames], capsys)
+    assert "16 frames do not fit this tokenizer: it takes 1 + 4·n frames" in message
+    assert "13 and 17" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [("nothing", "nothing"), ("empty", "no video")],
+)
+def test_missing_and_empty_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, reason: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    place = [
+        option
+        for part in ("train", "val")
+        for option in (
+            f"--data.{part}.class_path=arvid.data.folder.VideoFolder",
+            f"--data.{part}.init_args.root={tmp_path / data}",
+        )
+    ]
+    message = error_of(["fit", *SETTING, f"--run={tmp_path}/r", *place], capsys)
+    assert str(tmp_path / data) in message
+    assert reason in message
+
+
+def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(["sample", f"--checkpoint={tmp_path}/run.ckpt"], capsys)
+    assert f"{tmp_path}/run.ckpt: there is no such checkpoint" in message
+
+
+def test_a_checkpoint_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
+    message = error_of(["sample", f"--checkpoint={tmp_path}/x.ckpt"], capsys)
+    assert "x.ckpt: not a readable checkpoint" in message
+
+
+def test_the_checkpoint_of_a_run_with_another_tokenizer(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [
+        "fit",
+        "--config=settings/sprites",
+        "--config=paradigms/next_block",
+        "--config=sizes/debug",
+        "--trainer.accelerator=cpu",
+        "--model.init_args.tokenizers.discrete=sprites-magvit_fsq",
+        "--model.init_args.token_type=continuous",
+        f"--run={tmp_path}",
+        f"--ckpt_path={trained_run / 'checkpoints/last.ckpt'}",
+    ]
+    message = error_of(other, capsys)
+    assert "token_type: 'discrete' there, 'continuous' here" in message
+
+
+def test_a_prompt_that_is_too_long(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(["sample", f"--checkpoint={trained_run}", "--prompt", "very " * 40], capsys)
+    assert "200 bytes; this model was built for at most 96" in message
+
+
+def test_a_condition_that_the_model_does_not_know(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = error_of(["sample", f"--checkpoint={trained_run}", "--label=3"], capsys)
+    assert "--label was given, but this model was trained without" in message
+
+
+def test_a_frame_count_that_is_not_1_plus_4n(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = error_of(["sample", f"--checkpoint={trained_run}", "--frames=16"], capsys)
+    assert "the nearest are 13 and 17" in message
+
+
+def test_an_unreadable_first_frame(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = tmp_path / "broken.mp4"
+    video.write_bytes(b"")
+    message = error_of(
+        ["sample", f"--checkpoint={trained_run}", f"--first-frames={video}"], capsys
+    )
+    assert "broken.mp4" in message
+
+
+def test_unknown_protocol_and_benchmark(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = error_of(["evaluate", str(trained_run), "--protocol=sprite-generation"], capsys)
+    assert "Did you mean 'sprites-generation'?" in message
+    assert "Did you mean 'demo'?" in error_of(["bench", "demmo"], capsys)
+
+
+def test_sample_writes_clips_and_a_sheet(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "first.mp4"
+    write_video(first, Sprites(1, size=64)[0].video, 8)
+    given = ["sample", f"--checkpoint={trained_run}", "--prompt=a red square", "--count=2"]
+    code = main([*given, f"--first-frames={first}", "--frames=13", f"--out={tmp_path}/out"])
+    assert code == 0
+    assert "2 clips of 13 frames: 24 of transformer." in capsys.readouterr().out
+    assert len(read_video(tmp_path / "out/001.mp4").frames) == 13
+    assert (tmp_path / "out/sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_and_compare(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocols = ["--protocol=sprites-generation", "--protocol=sprites-prediction"]
+    references = tmp_path / "references"
+    given = ["evaluate", str(trained_run), *protocols, "--num-clips=4"]
+    assert main([*given, f"--references={references}"]) == 0
+    runs = [str(path) for path in (*sorted(references.iterdir()), trained_run)]
+    assert len(runs) == 5
+    assert main(["compare", *runs, f"--out={tmp_path}/report"]) == 0
+    table = capsys.readouterr().out
+    for row in ("real", "reconstruction (discrete)", "first frame repeated", "untrained"):
+        assert row in table
+    page = (tmp_path / "report/index.html").read_text()
+    assert "data:video/mp4;base64," in page
+
+
+def test_list_protocols(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--list-protocols"]) == 0
+    assert '"sprites-generation"' in capsys.readouterr().out
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arvid", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "compare" in done.stdout

@@ -1,0 +1,172 @@
+"""`arvid fit` as people run it: every combination trains and samples, a killed run goes on as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arvid.cli import main
+from arvid.contracts import UserError
+from arvid.sampling.sample import Conditions, sample
+from arvid.training.export import load_tokenizer
+from arvid.training.generator_module import load_generator
+
+SMALL = [
+    "--config=sizes/debug",
+    "--data.train.init_args.num_clips=16",
+    "--data.val.init_args.num_clips=8",
+    "--data.batch_size=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.val_check_interval=2",
+]
+
+
+def arguments(run: Path, paradigm: str, *more: str) -> list[str]:
+    configs = ["--config=settings/sprites", f"--config=paradigms/{paradigm}"]
+    return ["fit", *configs, *SMALL, f"--run={run}", *more]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Training loss by step over all logs of a run."""
+    found: dict[int, float] = {}
+    for log in sorted(run.glob("logs/version_*/metrics.csv")):
+        with open(log, newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("train_loss"):
+                    found[int(row["step"])] = float(row["train_loss"])
+    return found
+
+
+@pytest.mark.parametrize("paradigm", ["nova", "next_block", "next_token"])
+@pytest.mark.parametrize("token_type", ["continuous", "discrete"])
+def test_every_combination_trains_and_samples(
+    tmp_path: Path, paradigm: str, token_type: str
+) -> None:
+    given = arguments(
+        tmp_path / "run",
+        paradigm,
+        "--trainer.max_steps=3",
+        f"--model.init_args.token_type={token_type}",
+        "--model.init_args.sampling.diffusion_steps=2",
+    )
+    assert main(given) == 0
+    model = load_generator(tmp_path / "run")
+    assert model.trained is not None
+    assert model.trained.steps == 3
+    assert model.description["factors"] == {
+        "paradigm": paradigm,
+        "token_type": token_type,
+        "size": "debug",
+    }
+    conditions = Conditions(num_clips=2, captions=["a small red square moves left"] * 2)
+    videos = [sample(model, conditions, seed=s, progress=False) for s in (0, 0, 1)]
+    assert videos[0].shape == (2, 17, 32, 32, 3)
+    assert videos[0].dtype == np.uint8
+    assert np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos[0], videos[2])
+
+
+def test_a_killed_run_goes_on_as_if_unbroken(tmp_path: Path) -> None:
+    steps = ["--trainer.max_steps=24", "--save_every_n_steps=3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(run: Path) -> list[str]:
+        return [sys.executable, "-m", "arvid", *arguments(run, "nova", *steps)]
+
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    process = subprocess.Popen(command(broken), env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (broken / "checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (broken / "checkpoints/last.ckpt").is_file()
+    for run in (broken, unbroken):
+        subprocess.run(command(run), env=environment, check=True, capture_output=True)
+    logs = len(list(broken.glob("logs/version_*")))
+    assert logs == 2, "the run was killed too late to be resumed"
+    last, expected = losses(broken), losses(unbroken)
+    assert max(last) == 23
+    resumed = {step: last[step] for step in last if step >= 12}
+    assert resumed == pytest.approx({step: expected[step] for step in resumed}, rel=1e-6)
+    ours, theirs = (
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (broken, unbroken)
+    )
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_folder_of_another_configuration_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(tmp_path / "run", "next_block", "--trainer.max_steps=1")
+    assert main(given) == 0
+    assert main([*given, "--data.batch_size=2"]) == 2
+    message = capsys.readouterr().err
+    assert "data.batch_size: 4 there, 2 here" in message
+    assert "Traceback" not in message
+
+
+def test_tokenizers_train_by_the_same_command(tmp_path: Path) -> None:
+    for name in ("vae3d", "magvit_fsq"):
+        run = tmp_path / name
+        given = [
+            "fit",
+            f"--config=tokenizers/sprites-{name}",
+            "--config=settings/sprites-tokenizers",
+            *SMALL[1:],
+            "--trainer.max_steps=2",
+            f"--run={run}",
+        ]
+        assert main(given) == 0
+        tokenizer = load_tokenizer(run / "checkpoints/last.ckpt")
+        assert tokenizer.spec.strides == (4, 4, 4)
+        with pytest.raises(UserError, match="tokenizer's checkpoint"):
+            load_generator(run)
+
+
+def test_wandb_and_tensorboard_by_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = tmp_path / "loggers.yaml"
+    config.write_text(
+        f"""
+trainer:
+  logger:
+    - class_path: lightning.pytorch.loggers.WandbLogger
+      init_args: {{save_dir: {tmp_path}, project: arvid}}
+    - class_path: lightning.pytorch.loggers.TensorBoardLogger
+      init_args: {{save_dir: {tmp_path / "tensorboard"}}}
+  callbacks:
+    - class_path: arvid.training.callbacks.SampleVideos
+      init_args: {{every_n_steps: 2, num_clips: 2}}
+"""
+    )
+    run = tmp_path / "run"
+    given = arguments(run, "next_block", f"--config={config}", "--trainer.max_steps=2")
+    assert main(given) == 0
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+    assert list(tmp_path.glob("tensorboard/**/events.*"))
+    assert list(run.glob("logs/version_0/metrics.csv"))
+    assert (run / "samples/step-0000002.mp4").stat().st_size > 0
+
+
+def test_tokens_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    assert main(arguments(tmp_path / "a", "next_block", "--trainer.max_steps=1")) == 0
+    folders = sorted((tmp_path / "cache/tokens").iterdir())
+    times = [(f / "tokens.npy").stat().st_mtime_ns for f in folders]
+    assert main(arguments(tmp_path / "b", "next_token", "--trainer.max_steps=1")) == 0
+    assert sorted((tmp_path / "cache/tokens").iterdir()) == folders
+    assert [(f / "tokens.npy").stat().st_mtime_ns for f in folders] == times
