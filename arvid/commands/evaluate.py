@@ -2,6 +2,7 @@
 
 example:
   arvid evaluate runs/nova runs/next_block --protocol sprites-generation --references runs/references
+  arvid evaluate runs/nova --protocol sprites-prediction --metric lpips
   arvid evaluate --list-protocols
 """
 
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
     parser.add_argument("--protocol", action="append", metavar="NAME", help="may be repeated")
     parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure this in the place of the protocol's own metrics; may be repeated",
+    )
+    parser.add_argument(
         "--references",
         type=Path,
         metavar="FOLDER",
@@ -39,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.runs or not options.protocol:
         raise UserError("Name at least one run folder and one --protocol.")
     for name in options.protocol:
-        protocol = get_protocol(name, num_clips=options.num_clips)
+        protocol = get_protocol(name, num_clips=options.num_clips, metrics=options.metric)
         for run_folder in options.runs:
             record = evaluate_run(run_folder, protocol)
             values = ", ".join(f"{m.heading} {m.value:.4g}{m.unit}" for m in record.metrics)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from arvid import registry
 from arvid.contracts import UserError, VideoDataset
 from arvid.files import sha256_json
+
+MIN_CLIPS = 2
+"""Fewest clips that a distance or a standard error can be computed from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +43,18 @@ class Protocol:
         return {**values, "hash": sha256_json(values)[:16]}
 
     def available_clips(self, dataset: VideoDataset) -> int:
-        """Clips that are compared: half of the set at most, so that real can be compared with real."""
-        return min(self.num_clips, len(dataset) // 2)
+        """Clips that are compared: half of the set at most, so that real can be compared with real.
+
+        Raises UserError if there are fewer than two.
+        """
+        available = min(self.num_clips, len(dataset) // 2)
+        if available < MIN_CLIPS:
+            raise UserError(
+                f"Protocol {self.name} would compare {available} clips, and {MIN_CLIPS} are the fewest that "
+                f"statistics are made of: ask for more, and give a validation set of {2 * MIN_CLIPS} clips or "
+                f"more (it has {len(dataset)}; half of them are kept to compare real clips with real ones)."
+            )
+        return available
 
 
 PROTOCOLS = {
@@ -79,16 +94,28 @@ PROTOCOLS = {
 }
 
 
-def get_protocol(name: str, *, num_clips: int | None = None) -> Protocol:
-    """A protocol by name, on request with another number of clips (and so with another hash).
+def get_protocol(
+    name: str, *, num_clips: int | None = None, metrics: Sequence[str] = ()
+) -> Protocol:
+    """A protocol by name, on request with another number of clips or other metrics (and so with another hash).
 
-    Raises UserError with a suggestion for an unknown name.
+    With other metrics it also has another name, so that its record lies beside that of the protocol itself.
+    Raises UserError with a suggestion for an unknown name of a protocol or metric.
     """
     if name in PROTOCOLS:
         found = PROTOCOLS[name]
-        return found if num_clips is None else dataclasses.replace(found, num_clips=num_clips)
+        if num_clips is not None:
+            found = dataclasses.replace(found, num_clips=num_clips)
+        return _with_metrics(found, tuple(dict.fromkeys(metrics))) if metrics else found
     close = difflib.get_close_matches(name, PROTOCOLS, n=1)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     raise UserError(
         f"There is no protocol {name!r}.{suggestion} Known: {', '.join(sorted(PROTOCOLS))}."
     )
+
+
+def _with_metrics(protocol: Protocol, metrics: tuple[str, ...]) -> Protocol:
+    for metric in metrics:
+        registry.get("metrics", metric)
+    name = "-".join((protocol.name, *metrics))
+    return dataclasses.replace(protocol, name=name, metrics=metrics)

@@ -1,0 +1,149 @@
+"""docs/extending.md as it stands: its files become a package, and its commands run (with fewer steps)."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arvid import registry
+from arvid.cli import main
+from arvid.data.sprites import Sprites
+from arvid.evaluation.protocols import get_protocol
+from arvid.evaluation.records import load_run
+from arvid.sampling.sample import Conditions, sample
+from arvid.training.generator_module import load_generator
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
+FEWER = {
+    "fit": [
+        "--trainer.accelerator=cpu",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=2",
+        "--data.batch_size=2",
+    ],
+    "sample": ["--count=1"],
+    "evaluate": ["--num-clips=4"],
+    "compare": [],
+}
+SPRITES = ["--data.train.init_args.num_clips=4", "--data.val.init_args.num_clips=8"]
+PARTS = {
+    "paradigms": "frame_wise",
+    "tokenizers": "patches",
+    "datasets": "arrays",
+    "metrics": "brightness",
+}
+
+
+def blocks(language: str) -> list[str]:
+    """The page's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The page's commands, as arguments."""
+    return [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+
+
+def install(folder: Path) -> None:
+    """Write the page's files into a folder and announce its entry points, as pip does."""
+    for block in [*blocks("toml"), *blocks("python"), *blocks("yaml")]:
+        name = block.splitlines()[0].removeprefix("# ")
+        (folder / name).write_text(block)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / "my_arvid_parts-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder: the page's package, installed, and some data for its dataset."""
+    install(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for part, num in (("train", 4), ("val", 4)):
+        folder = tmp_path / "data" / part
+        folder.mkdir(parents=True)
+        for clip in Sprites(num, size=32):
+            np.save(folder / f"{clip.caption.replace(' ', '_')}.npy", clip.video)
+    yield tmp_path
+    for name in PARTS.values():
+        sys.modules.pop(name, None)
+
+
+def test_each_part_is_one_file_and_known_by_name(package: Path) -> None:
+    assert len(blocks("python")) == len(PARTS)
+    for kind, name in PARTS.items():
+        assert name in registry.names(kind)
+        assert registry.get(kind, name).__module__ == name
+
+
+def test_the_commands_of_the_page_run(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _, command, *arguments in (c for c in commands() if c[0] == "arvid"):
+        given = [part for a in arguments for part in (sorted(glob.glob(a)) if "*" in a else [a])]
+        given = ["sizes/debug" if a == "sizes/tiny" else a for a in given]
+        data = SPRITES if command == "fit" and "arrays.yaml" not in given else []
+        assert main([command, *given, *FEWER[command], *data]) == 0, capsys.readouterr().err
+    model = load_generator("runs/frame_wise_patches")
+    assert type(model.tokenizer).__name__ == "Patches"
+    assert model.description["factors"] == {
+        "paradigm": "frame_wise",
+        "token_type": "continuous",
+        "size": "debug",
+    }
+    videos = sample(model, Conditions(num_clips=1, captions=["a red circle"]), progress=False)
+    assert videos.shape == (1, 17, 32, 32, 3)
+    (record,) = load_run("runs/frame_wise")
+    assert record.protocol_name == "sprites-generation-brightness"
+    assert [(m.name, m.count) for m in record.metrics] == [("brightness", 4)]
+    assert "Brightness error" in (package / "runs/report/table.md").read_text()
+
+
+def test_a_record_of_other_metrics_is_another_protocol(package: Path) -> None:
+    data = Sprites(8)
+    plain = get_protocol("sprites-generation")
+    other = get_protocol("sprites-generation", metrics=["brightness"])
+    assert other.metrics == ("brightness",)
+    assert other.name != plain.name
+    assert other.describe(data)["hash"] != plain.describe(data)["hash"]
+
+
+def test_registered_parts_are_held_to_their_contracts(package: Path) -> None:
+    (command,) = (c for c in commands() if c[0] == "python")
+    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *command[1:], "-p", "no:cacheprovider"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert (
+        int(passed[1]) >= 18
+    )  # each contract of a paradigm, on both token types, and of a tokenizer
+
+
+def test_the_page_shows_every_kind_of_part() -> None:
+    for kind in registry.KINDS:
+        assert f'[project.entry-points."arvid.{kind}"]' in PAGE
