@@ -13,7 +13,8 @@ def side_by_side(
 ) -> UInt8[np.ndarray, "t h bw 3"]:
     """The clips in a row, white gaps between them."""
     padded = np.pad(videos, ((0, 0), (0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-    return rearrange(padded, "b t h w c -> t h (b w) c")[:, :, :-gap]
+    row = rearrange(padded, "b t h w c -> t h (b w) c")
+    return row[:, :, : row.shape[2] - gap]
 
 
 def contact_sheet(
@@ -23,7 +24,8 @@ def contact_sheet(
     index = np.linspace(0, videos.shape[1] - 1, min(num_frames, videos.shape[1])).round()
     frames = videos[:, index.astype(int)].repeat(scale, axis=2).repeat(scale, axis=3)
     padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    return rearrange(padded, "b t h w c -> (b h) (t w) c")[:-gap, :-gap]
+    sheet = rearrange(padded, "b t h w c -> (b h) (t w) c")
+    return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
 def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:

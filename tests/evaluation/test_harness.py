@@ -1,0 +1,223 @@
+"""The harness: what the reference rows mean, what a record holds, which frames are looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from arvid.contracts import Clip, UserError
+from arvid.data.collate import normalise, to_uint8
+from arvid.data.sprites import Sprites
+from arvid.data.video import read_video
+from arvid.evaluation.harness import (
+    FirstFrameRow,
+    ModelRow,
+    RealRow,
+    ReconstructionRow,
+    Row,
+    evaluate,
+)
+from arvid.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from arvid.evaluation.records import ResultRecord, load, load_run
+from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.files import sha256_file
+from arvid.metrics.sprites_net import ASSET
+from arvid.training.export import load_tokenizer
+from arvid.training.generator_module import load_generator
+
+DATA = Sprites(80, seed=1)
+DESCRIPTION: dict[str, Any] = {"setting": {"seed": 0}, "setting_hash": "abc"}
+GENERATION = Protocol(
+    name="generation",
+    summary="",
+    task="generation",
+    num_clips=40,
+    metrics=("fd-sprites", "attributes"),
+    batch_size=16,  # the last batch is smaller
+)
+PREDICTION = Protocol(
+    name="prediction",
+    summary="",
+    task="prediction",
+    num_clips=3,
+    metrics=("psnr", "ssim"),
+    condition_frames=5,
+    batch_size=2,
+)
+
+
+def score(row: Row, protocol: Protocol, folder: Path) -> ResultRecord:
+    return evaluate(row, protocol, DATA, folder, description=DESCRIPTION, progress=False)
+
+
+def values(record: ResultRecord) -> dict[str, float]:
+    return {metric.name: metric.value for metric in record.metrics}
+
+
+class Altered(Row):
+    """The real clips with some frames painted black."""
+
+    def __init__(self, black: slice) -> None:
+        super().__init__("altered", {})
+        self.black = black
+
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> NDArray[np.uint8]:
+        videos = np.stack([clip.video for clip in clips])
+        videos[:, self.black] = 0
+        return videos
+
+
+def test_real_clips_are_the_floor_of_the_distance(tmp_path: Path) -> None:
+    real = values(score(RealRow(DATA, GENERATION), GENERATION, tmp_path / "real"))
+    still = values(score(FirstFrameRow(), GENERATION, tmp_path / "still"))
+    assert real["fd-sprites"] < still["fd-sprites"]
+    assert real["motion-accuracy"] > still["motion-accuracy"]
+    assert values(score(Altered(slice(0)), GENERATION, tmp_path / "same"))[
+        "fd-sprites"
+    ] == pytest.approx(0, abs=1e-6)
+
+
+def test_real_clips_are_judged_by_their_own_attributes(tmp_path: Path) -> None:
+    row = RealRow(DATA, GENERATION)
+    record = score(row, GENERATION, tmp_path)
+    assert values(record)["attribute-accuracy"] > 90
+    assert [c.prompt for c in record.clips] == [DATA[40 + i].caption for i in range(8)]
+    clips = [DATA[i] for i in range(3)]
+    videos = row.generate(clips, GENERATION, 1)
+    np.testing.assert_array_equal(videos[2], DATA[40 + 16 + 2].video)
+    assert [clip.name for clip in row.shown(clips)] == [DATA[56 + i].name for i in range(3)]
+
+
+def test_reconstructions_are_what_the_tokenizer_makes_of_the_real_clips(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("sprites-vae3d")
+    row = ReconstructionRow(tokenizer)
+    videos = row.generate([DATA[0], DATA[1]], PREDICTION, 0)
+    tokens = tokenizer.encode(normalise(DATA[1].video)[None])
+    expected = to_uint8(tokenizer.decode(tokens))[0].numpy()
+    assert np.abs(videos[1].astype(int) - expected).max() <= 1
+    assert values(score(row, PREDICTION, tmp_path))["psnr"] < 100
+    assert row.factors == {"token_type": "continuous"}
+
+
+def test_the_last_given_frame_stands_still() -> None:
+    clips = [DATA[0], DATA[1]]
+    for protocol, frame in ((PREDICTION, 4), (GENERATION, 0)):
+        videos = FirstFrameRow().generate(clips, protocol, 0)
+        for clip, video in zip(clips, videos, strict=True):
+            assert (video == clip.video[frame]).all()
+
+
+def test_only_frames_after_the_given_ones_are_looked_at(tmp_path: Path) -> None:
+    given = score(Altered(slice(0, 5)), PREDICTION, tmp_path / "a")
+    assert values(given)["psnr"] == 100
+    after = score(Altered(slice(5, 6)), PREDICTION, tmp_path / "b")
+    assert values(after)["psnr"] < 100
+    curve = after.steps_curve["psnr"]
+    assert curve[:5] == (None,) * 5
+    assert len(curve) == 17
+    assert (curve[5] or 100) < 50
+    assert curve[6:] == (100,) * 11
+    assert [(m.name, m.count) for m in after.metrics] == [("psnr", 3), ("ssim", 3)]
+
+
+def test_clips_and_first_frames_lie_beside_the_record(tmp_path: Path) -> None:
+    score(Altered(slice(0)), PREDICTION, tmp_path)
+    record = load(tmp_path / "evaluation/prediction.json")
+    assert [(c.file, c.first_frame) for c in record.clips] == [
+        (f"prediction/{i:03d}.mp4", f"prediction/{i:03d}.png") for i in range(3)
+    ]
+    assert read_video(record.path(record.clips[2].file)).frames.shape == (17, 32, 32, 3)
+    assert record.path(record.clips[2].first_frame or "").stat().st_size > 0
+
+
+def test_a_record_holds_everything_its_numbers_depend_on(trained_run: Path) -> None:
+    protocol = get_protocol("sprites-generation", num_clips=4)
+    record = evaluate_run(trained_run, protocol)
+    model = load_generator(trained_run)
+    assert record.row == "trained"
+    assert record.factors == {"paradigm": "next_block", "token_type": "discrete", "size": "debug"}
+    assert record.setting_hash == model.description["setting_hash"]
+    assert record.setting == model.description["setting"]
+    assert record.options["paradigm.block"] == "(1, 1, 8)"
+    assert record.checkpoint_sha256 == sha256_file(trained_run / "checkpoints/last.ckpt")
+    validation = Sprites(16, seed=1)
+    assert record.protocol == json.loads(json.dumps(protocol.describe(validation)))
+    assert record.protocol["num_clips"] == 4
+    sha256 = sha256_file(ASSET)
+    assert {(m.feature_network, m.feature_sha256) for m in record.metrics} == {
+        ("sprites-net", sha256)
+    }
+    assert record.budget.evaluations == {"transformer": 40}
+    assert record.budget.training_steps == 3
+    assert record.budget.frames_per_second is not None
+    assert [p["step"] for p in record.curve if "train_loss" in p] == [0, 1, 2]
+    assert (record.seed, bool(record.hardware), bool(record.code_version)) == (0, True, True)
+    assert load(trained_run / "evaluation/sprites-generation.json") == record
+
+
+def test_scores_repeat_themselves(trained_run: Path, tmp_path: Path) -> None:
+    model = load_generator(trained_run)
+    first, second = (
+        score(ModelRow(model, "model", run=trained_run), PREDICTION, tmp_path / n) for n in "ab"
+    )
+    assert values(first) == values(second)
+    assert first.protocol_hash == second.protocol_hash
+
+
+def test_reference_rows_share_the_runs_setting(trained_run: Path, tmp_path: Path) -> None:
+    protocol = get_protocol("sprites-prediction", num_clips=2)
+    records = evaluate_references([trained_run], protocol, tmp_path)
+    names = ["reconstruction (discrete)", "first frame repeated", "untrained (next_block)"]
+    assert [record.name for record in records] == names  # a distance alone needs real against real
+    setting_hash = load_generator(trained_run).description["setting_hash"]
+    assert {(r.row, r.setting_hash) for r in records} == {("reference", setting_hash)}
+    assert len({r.protocol_hash for r in records}) == 1
+    untrained = records[-1]
+    assert untrained.checkpoint_sha256 is None
+    assert untrained.curve == ()
+    assert untrained.budget.parameters is not None
+    assert untrained.budget.training_steps is None
+    assert records[0].budget.parameters is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "first-frame-repeated",
+        "reconstruction-discrete",
+        "untrained-next-block",
+    ]
+    assert load_run(tmp_path / "untrained-next-block")[0].name == names[2]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocols_hash_changes_with_every_parameter(name: str) -> None:
+    protocol = get_protocol(name)
+    others = [
+        get_protocol(name, num_clips=7),
+        get_protocol(name, metrics=["fd-pixels", "psnr"]),
+    ]
+    hashes = {p.describe(DATA)["hash"] for p in (protocol, *others)}
+    assert len(hashes) == 3
+    assert protocol.describe(Sprites(80, seed=2))["hash"] not in hashes
+    assert protocol.available_clips(DATA) == 40  # half of the set
+
+
+def test_unknown_metrics_are_suggested() -> None:
+    with pytest.raises(UserError, match="Did you mean 'ssim'"):
+        get_protocol("sprites-prediction", metrics=["sim"])
+
+
+@pytest.mark.parametrize(("num_clips", "size"), [(0, 80), (1, 80), (-2, 80), (256, 3), (256, 1)])
+def test_too_few_clips_are_refused(num_clips: int, size: int, tmp_path: Path) -> None:
+    protocol = get_protocol("sprites-generation", num_clips=num_clips)
+    with pytest.raises(UserError, match="2 are the fewest"):
+        evaluate(FirstFrameRow(), protocol, Sprites(size), tmp_path, description=DESCRIPTION)
+
+
+def test_two_clips_are_enough(tmp_path: Path) -> None:
+    for name in PROTOCOLS:
+        record = score(FirstFrameRow(), get_protocol(name, num_clips=2), tmp_path)
+        assert all(metric.count == 2 for metric in record.metrics)

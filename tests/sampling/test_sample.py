@@ -1,0 +1,103 @@
+"""Sampling as a call: continuation of given frames, what is refused, contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from arvid.contracts import SamplingOptions, UserError
+from arvid.data.collate import normalise, to_uint8
+from arvid.data.sprites import Sprites
+from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
+from arvid.sampling.sample import Conditions, clip_grid, sample
+from arvid.training.generator_module import GeneratorModule, load_generator
+
+CLIPS = list(Sprites(2))
+
+
+@pytest.fixture(scope="module")
+def model(trained_run: Path) -> GeneratorModule:
+    return load_generator(trained_run)
+
+
+def draw(model: GeneratorModule, **options: object) -> np.ndarray:
+    return sample(model, Conditions.of_clips(CLIPS), progress=False, **options)
+
+
+def first_frames(num: int) -> np.ndarray:
+    return np.stack([clip.video[:num] for clip in CLIPS])
+
+
+@pytest.mark.parametrize("num", [1, 5, 13])
+def test_first_frames_come_back_as_the_tokenizer_has_them(model: GeneratorModule, num: int) -> None:
+    videos = draw(model, first_frames=first_frames(num))
+    assert videos.shape == (2, 17, 32, 32, 3)
+    given = torch.stack([normalise(clip.video[:num]) for clip in CLIPS])
+    known = to_uint8(model.tokenizer.decode(model.tokenizer.encode(given))).numpy()
+    difference = np.abs(videos[:, :num].astype(int) - known)  # decoded alone or with what follows
+    assert difference.max() <= 1
+
+
+def test_a_continuation_is_reproducible_and_random(model: GeneratorModule) -> None:
+    videos = [draw(model, first_frames=first_frames(5), seed=seed) for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(videos[0], videos[1])
+    assert (videos[0] != videos[2]).any()
+
+
+def test_a_clip_may_be_shorter_than_in_training(model: GeneratorModule) -> None:
+    assert draw(model, num_frames=9).shape == (2, 9, 32, 32, 3)
+    assert clip_grid(model, 9).t == 3
+
+
+def test_too_many_first_frames_are_refused(model: GeneratorModule) -> None:
+    with pytest.raises(UserError, match="17 first frames leave nothing to generate"):
+        draw(model, first_frames=first_frames(17))
+    with pytest.raises(UserError, match="5 first frames leave nothing to generate in a clip of 5"):
+        draw(model, first_frames=first_frames(5), num_frames=5)
+
+
+def test_first_frames_of_a_number_that_is_not_1_plus_4n_are_refused(model: GeneratorModule) -> None:
+    with pytest.raises(UserError, match=r"2 frames do not fit this tokenizer"):
+        draw(model, first_frames=first_frames(2))
+
+
+def test_first_frames_of_another_size_are_refused(model: GeneratorModule) -> None:
+    small = first_frames(1)[:, :, :16, :24]
+    with pytest.raises(UserError, match="24x16 pixels; this model makes 32x32"):
+        draw(model, first_frames=small)
+
+
+def test_more_frames_than_the_model_can_do_are_refused(model: GeneratorModule) -> None:
+    with pytest.raises(UserError, match="cannot go beyond its training length"):
+        draw(model, num_frames=21)
+
+
+def test_options_of_the_call_win_over_the_models_own(model: GeneratorModule) -> None:
+    greedy = SamplingOptions(temperature=0)
+    videos = [draw(model, options=greedy, seed=seed) for seed in (0, 1)]
+    np.testing.assert_array_equal(videos[0], videos[1])
+
+
+def test_contact_sheet_shows_first_to_last_frame_of_each_clip() -> None:
+    videos = (
+        np.zeros((2, 17, 4, 6, 3), np.uint8) + np.arange(17, dtype=np.uint8)[:, None, None, None]
+    )
+    sheet = contact_sheet(videos, num_frames=9, gap=2)
+    assert sheet.shape == (2 * 4 + 2, 9 * 6 + 8 * 2, 3)
+    assert sheet[0, ::8, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert (sheet[4:6] == 255).all()
+    assert contact_sheet(videos, num_frames=40, gap=0).shape == (8, 17 * 6, 3)
+    assert contact_sheet(videos, num_frames=9, gap=2, scale=3).shape == (2 * 12 + 2, 9 * 18 + 16, 3)
+
+
+def test_clips_side_by_side_and_as_png() -> None:
+    videos = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 3), dtype=np.uint8)
+    row = side_by_side(videos)
+    assert row.shape == (5, 4, 3 * 6 + 2 * 2, 3)
+    np.testing.assert_array_equal(row[:, :, 8:14], videos[1])
+    picture = cv2.imdecode(np.frombuffer(encode_png(row[0]), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(picture[..., ::-1], row[0])
