@@ -147,9 +147,7 @@ def test_an_unreadable_first_frame(
 ) -> None:
     video = tmp_path / "broken.mp4"
     video.write_bytes(b"")
-    message = error_of(
-        ["sample", f"--checkpoint={trained_run}", f"--first-frames={video}"], capsys
-    )
+    message = error_of(["sample", f"--checkpoint={trained_run}", f"--first-frames={video}"], capsys)
     assert "broken.mp4" in message
 
 

@@ -37,7 +37,7 @@ class Protocol:
 
     def describe(self, dataset: VideoDataset) -> dict[str, Any]:
         """Every parameter, with the number of clips there are and the data's and the protocol's hashes."""
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "metrics": list(self.metrics)}  # as a file has it
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
