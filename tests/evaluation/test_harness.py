@@ -24,7 +24,7 @@ from arvid.evaluation.harness import (
 )
 from arvid.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord, load, load_run
-from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.evaluation.rows import evaluate_references, evaluate_run, validation_set
 from arvid.files import sha256_file
 from arvid.metrics.sprites_net import ASSET
 from arvid.training.export import load_tokenizer
@@ -145,7 +145,8 @@ def test_a_record_holds_everything_its_numbers_depend_on(trained_run: Path) -> N
     assert record.setting == model.description["setting"]
     assert record.options["paradigm.block"] == "(1, 1, 8)"
     assert record.checkpoint_sha256 == sha256_file(trained_run / "checkpoints/last.ckpt")
-    validation = Sprites(16, seed=1)
+    validation = validation_set(model)
+    assert len(validation) == 16
     assert record.protocol == protocol.describe(validation)
     assert record.protocol["num_clips"] == 4
     sha256 = sha256_file(ASSET)
