@@ -52,8 +52,11 @@ def count_parameters(model: GeneratorModule, *, embeddings: bool = True) -> int:
     if embeddings:
         return total
     tables = [m.weight for m in parts.modules() if isinstance(m, nn.Embedding)]
-    named = [p for n, p in parts.named_parameters() if n.endswith(("positions", "logits.weight"))]
+    named = [p for n, p in parts.named_parameters() if n.endswith(_TABLES)]
     return total - sum(p.numel() for p in (*tables, *named))
+
+
+_TABLES = ("position", "positions", "logits.weight")
 
 
 def training_flops(model: GeneratorModule, conditions: Conditions) -> float:

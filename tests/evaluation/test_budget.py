@@ -17,6 +17,7 @@ from arvid.evaluation.budget import (
     training_flops,
 )
 from arvid.nn.attention import Attention
+from arvid.nn.text import ByteTextEncoder
 from arvid.paradigms.next_block import NextBlock
 from arvid.sampling.sample import Conditions
 from arvid.training.export import load_tokenizer
@@ -135,5 +136,10 @@ def test_the_budget_of_a_trained_run(trained_run: Path) -> None:
     assert budget.parameters == sum(
         p.numel() for p in nn.ModuleList([trained.conditioner, trained.paradigm]).parameters()
     )
-    assert budget.parameters_without_embeddings is not None
-    assert 0 < budget.parameters_without_embeddings < budget.parameters
+    text, paradigm = trained.conditioner.text, trained.paradigm
+    assert isinstance(text, ByteTextEncoder)
+    tables = [text.embed.weight, text.position, paradigm.embed.project.weight]
+    tables += [paradigm.positions, paradigm.head.logits.weight]
+    assert budget.parameters_without_embeddings == budget.parameters - sum(
+        table.numel() for table in tables
+    )
