@@ -19,6 +19,7 @@ from arvid.evaluation.harness import (
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.files import sha256_file
+from arvid.training._explain import explain
 from arvid.training.generator_module import (
     GeneratorModule,
     checkpoint_path,
@@ -65,8 +66,9 @@ def validation_set(model: GeneratorModule) -> VideoDataset:
     try:
         parsed = parser.parse_object({"data": config})
         dataset = parser.instantiate_classes(parsed)["data"]
-    except ArgumentError as error:
-        raise UserError(f"The run's validation set cannot be built: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        reason = explain(str(error))
+        raise UserError(f"The run's validation set cannot be built: {reason}") from error
     assert isinstance(dataset, VideoDataset)
     return dataset
 

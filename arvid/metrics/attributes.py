@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from arvid.contracts import UserError
 from arvid.metrics.sprites_net import ATTRIBUTES, SpritesNet, load_sprites_net
 from arvid.metrics.videos import check_videos
 
@@ -47,7 +48,8 @@ class AttributeAccuracy(Metric):
     def update(self, videos: Tensor, attributes: Sequence[Mapping[str, str]]) -> None:
         """Judge clips (B, T, H, W, 3) by the attributes asked for: a mapping (shape, colour, motion) for each.
 
-        Raises ValueError if there is not one for each clip, or if it lacks an attribute or has an unknown value.
+        Raises ValueError if there is not one for each clip, and UserError if it lacks an attribute or has an
+        unknown value.
         """
         check_videos(videos)
         if len(attributes) != len(videos):
@@ -82,6 +84,7 @@ class AttributeAccuracy(Metric):
 def _check_known(asked: Mapping[str, str]) -> None:
     for name, values in ATTRIBUTES.items():
         if asked.get(name) not in values:
-            raise ValueError(
-                f"The clip's {name} must be one of {', '.join(values)}, not {asked.get(name)!r}."
+            raise UserError(
+                "Attribute accuracy is for sprites: "
+                f"the clip's {name} must be one of {', '.join(values)}, not {asked.get(name)!r}."
             )

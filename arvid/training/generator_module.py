@@ -18,6 +18,7 @@ from torch import Tensor
 from arvid.contracts import ParadigmFactory, SamplingOptions, Size, TokenType, UserError
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
+from arvid.training._explain import explain
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.step import log_step
@@ -160,8 +161,8 @@ def build_generator(config: dict[str, Any]) -> GeneratorModule:
     try:
         parsed = parser.parse_object({"model": config})
         module = parser.instantiate_classes(parsed)["model"]
-    except (ArgumentError, TypeError) as error:
-        raise UserError(f"The model cannot be built: {error}") from error
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"The model cannot be built: {explain(str(error))}") from error
     assert isinstance(module, GeneratorModule)
     return module
 

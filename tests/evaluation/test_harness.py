@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,22 @@ def test_two_clips_are_enough(tmp_path: Path) -> None:
     for name in PROTOCOLS:
         record = score(FirstFrameRow(), get_protocol(name, num_clips=2), tmp_path)
         assert all(metric.count == 2 for metric in record.metrics)
+
+
+def test_attributes_of_clips_that_have_none_are_refused(tmp_path: Path) -> None:
+    class Plain(Sprites):
+        def __getitem__(self, index: int) -> Clip:
+            return dataclasses.replace(super().__getitem__(index), attributes={})
+
+    with pytest.raises(UserError, match="Attribute accuracy is for sprites"):
+        evaluate(FirstFrameRow(), GENERATION, Plain(8), tmp_path, description=DESCRIPTION)
+
+
+def test_data_that_is_not_there_any_more_is_an_error_in_words(trained_run: Path) -> None:
+    model = load_generator(trained_run)
+    folder = {"class_path": "arvid.data.folder.VideoFolder", "init_args": {"root": "/nowhere"}}
+    model.description = {**model.description, "validation": folder}
+    with pytest.raises(
+        UserError, match=r"validation set cannot be built: /nowhere is not a folder"
+    ):
+        validation_set(model)
