@@ -125,7 +125,7 @@ def test_the_checkpoint_of_a_run_with_another_tokenizer(
 
 def test_a_prompt_that_is_too_long(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(["sample", f"--checkpoint={trained_run}", "--prompt", "very " * 40], capsys)
-    assert "200 bytes; this model was built for at most 96" in message
+    assert "200 bytes; this model was built for at most" in message
 
 
 def test_a_condition_that_the_model_does_not_know(

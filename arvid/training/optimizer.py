@@ -68,12 +68,11 @@ def build_optimizer(
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in trained)
+    # not fused: Lightning refuses to clip gradients for a fused optimizer in mixed precision
     optimizer = AdamW(
         [group for group in groups if group["params"]],
         lr=config.lr,
         betas=config.betas,
-        fused=fused,
     )
     schedule = LambdaLR(optimizer, lambda step: config.factor(step, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

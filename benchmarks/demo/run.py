@@ -65,11 +65,11 @@ def main() -> None:
         fit(configs, options.out / name, [*tokenizers, *extra])
     trained = time.monotonic()
     folders = score(options, scale)
-    comparison = write_report(folders, options.out / "report", title=options.title)
+    comparison = write_report(folders, options.out, title=options.title)
     print(tables.text(comparison))
     print(
         f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
-        f"Open {options.out / 'report' / 'index.html'} to see the videos."
+        f"Open {options.out / 'index.html'} to see the videos."
     )
 
 
