@@ -172,7 +172,7 @@ def test_two_processes_give_the_value_of_one(keep: bool, tmp_path: Any) -> None:
     single.update(videos(20), real=True)
     single.update(videos(9, seed=5), real=False)
     for rank in range(2):
-        value = float(torch.load(tmp_path / f"{rank}.pt"))
+        value = float(torch.load(tmp_path / f"{rank}.pt", weights_only=True))
         assert value == pytest.approx(float(single.compute()), rel=1e-6)
 
 
