@@ -64,7 +64,7 @@ PROTOCOLS = {
             name="sprites-generation",
             summary="Sprites from their captions.",
             task="generation",
-            num_clips=256,
+            num_clips=128,
             metrics=("fd-sprites", "attributes"),
         ),
         Protocol(
@@ -72,7 +72,7 @@ PROTOCOLS = {
             summary="The first frame of sprites clips continued, caption given.",
             task="prediction",
             condition_frames=1,
-            num_clips=128,
+            num_clips=64,
             metrics=("psnr", "ssim"),
         ),
         Protocol(

@@ -65,7 +65,10 @@ class ArvidCLI(LightningCLI):
             plain["model"]["init_args"].update(
                 clip_shape=list(self.datamodule.clip_shape), num_classes=self.datamodule.num_classes
             )
-            self.model.description = describe_run(plain, self.datamodule.train, self.datamodule.val)
+            data, processes = self.datamodule, self.trainer.world_size
+            self.model.description = describe_run(
+                plain, data.train, data.val, num_processes=processes
+            )
 
     def before_fit(self) -> None:
         self._go_on()

@@ -212,7 +212,6 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _trained(checkpoint: dict[str, Any], description: dict[str, Any]) -> Trained:
     steps = int(checkpoint["global_step"])
-    setting = description["setting"]
-    per_step = setting["data.batch_size"] * setting["trainer.accumulate_grad_batches"]
+    per_step = int(description["setting"]["data.clips_per_step"])
     seconds = checkpoint["callbacks"].get("Throughput", {}).get("seconds", 0.0)
     return Trained(steps=steps, seconds=float(seconds), clips=steps * per_step)

@@ -17,7 +17,6 @@ from arvid.training.export import fingerprint, load_tokenizer
 TRAINER_KEYS = (
     "max_steps",
     "precision",
-    "accumulate_grad_batches",
     "gradient_clip_val",
     "gradient_clip_algorithm",
 )
@@ -25,20 +24,21 @@ AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
 
 
 def describe_run(
-    config: Mapping[str, Any], train: VideoDataset, val: VideoDataset
+    config: Mapping[str, Any], train: VideoDataset, val: VideoDataset, *, num_processes: int = 1
 ) -> dict[str, Any]:
     """`setting`, `setting_hash`, `factors`, their `options`, and the `config` of a run's model and `validation` set.
 
     Args:
         config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
         train, val: the datasets, whose content counts and not their place.
+        num_processes: that share each step's clips; what counts is the clips of a step, not on how many devices.
     """
     model = dict(config["model"]["init_args"])
     setting = {
         "data.train": train.fingerprint()[:16],
         "data.val": val.fingerprint()[:16],
         "data.train.options": str(config["data"]["train"].get("init_args", {})),
-        "data.batch_size": config["data"]["batch_size"],
+        "data.clips_per_step": _clips_per_step(config, num_processes),
         "data.seed": config["data"]["seed"],
         "seed": config["seed_everything"],
         **_tokenizers(model["tokenizers"]),
@@ -55,6 +55,11 @@ def describe_run(
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:
+    accumulated = int(config["trainer"].get("accumulate_grad_batches") or 1)
+    return int(config["data"]["batch_size"]) * num_processes * accumulated
 
 
 def setting_hash(setting: Mapping[str, Any]) -> str:

@@ -88,7 +88,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tokenizer-steps", type=int, default=3000, help="with --data: their training steps"
     )
-    options, options.fit_options = parser.parse_known_args()
+    options, unknown = parser.parse_known_args()
+    options.fit_options = unknown
     if options.data is not None and not options.data.exists():
         raise UserError(f"{options.data}: there is no such folder or manifest.")
     return options

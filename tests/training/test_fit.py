@@ -114,7 +114,7 @@ def test_a_run_folder_of_another_configuration_is_refused(
     assert main(given) == 0
     assert main([*given, "--data.batch_size=2"]) == 2
     message = capsys.readouterr().err
-    assert "data.batch_size: 4 there, 2 here" in message
+    assert "data.clips_per_step: 4 there, 2 here" in message
     assert "Traceback" not in message
 
 
