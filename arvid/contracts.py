@@ -70,6 +70,8 @@ class TokenSpec:
     def grid(self, num_frames: int, height: int, width: int) -> TokenGrid:
         """Token grid of a clip. Raises UserError if the clip cannot be tokenized without a remainder."""
         ft, fh, fw = self.strides
+        if num_frames < 1:
+            raise UserError(f"A clip has at least one frame, not {num_frames}.")
         if self.causal and (num_frames - 1) % ft:
             below = 1 + (num_frames - 1) // ft * ft
             raise UserError(
@@ -169,6 +171,16 @@ class SamplingOptions:
     """Diffusion head: denoising steps per set of tokens."""
     use_cache: bool = True
     """Keep keys and values of finished positions. Without it the same tokens come out, slower."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k must be at least 1, not {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if not 1 <= self.diffusion_steps <= 1000:
+            raise UserError(f"diffusion_steps must be 1 to 1000, not {self.diffusion_steps}.")
 
 
 @dataclass(frozen=True)
@@ -285,7 +297,8 @@ class Paradigm(_Checked, nn.Module, ABC):
 
     @abstractmethod
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Training loss of a batch: key `loss` (scalar) and named parts."""
+        """Training loss of a batch: `loss` (scalar), `per_token` (mean over the tokens predicted, which curves
+        show) and named parts."""
 
     @abstractmethod
     def generate(

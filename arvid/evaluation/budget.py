@@ -62,7 +62,8 @@ _TABLES = ("position", "positions", "logits.weight")
 def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
     """FLOPs of one clip's forward and backward pass."""
     tokens = _any_tokens(model)
-    with torch.enable_grad(), _trainable(model), _counter() as counter:
+    with torch.random.fork_rng(), torch.enable_grad(), _trainable(model), _counter() as counter:
+        torch.manual_seed(0)  # a paradigm may draw how many tokens it masks
         condition = conditions.encode(model)
         model.paradigm.loss(tokens, condition)["loss"].backward()
     model.zero_grad(set_to_none=True)

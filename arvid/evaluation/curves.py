@@ -20,13 +20,16 @@ def read_curve(run: Path) -> tuple[dict[str, float | None], ...]:
         with open(log, newline="") as file:
             for row in csv.DictReader(file):
                 point = steps.setdefault(int(row["step"]), {})
-                point.update({k: float(v) for k in _LOSSES if (v := row.get(k)) and _finite(v)})
+                point.update(
+                    {k: float(v) for k, c in _COLUMNS.items() if (v := row.get(c)) and _finite(v)}
+                )
     points = [{"step": float(step), **steps[step]} for step in sorted(steps) if steps[step]]
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return tuple(point for i, point in enumerate(points) if i % stride == 0 or "val_loss" in point)
 
 
-_LOSSES = ("train_loss", "val_loss")
+_COLUMNS = {"train_loss": "train_per_token", "val_loss": "val_per_token"}
+"""What a curve shows: the mean over predicted tokens, which is the same quantity in every paradigm."""
 
 
 def _finite(text: str) -> bool:

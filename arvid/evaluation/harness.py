@@ -1,8 +1,8 @@
 """The harness: rows of a comparison are generated, scored and recorded under a protocol.
 
 A row is a trained model or a reference that says what the numbers of the others mean: real clips against real
-clips (the floor of a distance), the tokenizer's reconstruction (the ceiling of every model on its tokens), the
-first frame repeated, an untrained model.
+clips (the floor of a distance), the tokenizer's reconstruction (frame by frame the ceiling of every model on its
+tokens), the first frame repeated, an untrained model.
 """
 
 from __future__ import annotations
@@ -129,12 +129,12 @@ class RealRow(Row):
     def __init__(self, dataset: VideoDataset, protocol: Protocol) -> None:
         super().__init__("real", {})
         self.dataset = dataset
-        self.offset = protocol.available_clips(dataset)
+        self.others = protocol.choose(dataset)[1]
         self.last: list[Clip] = []
 
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        start = self.offset + batch * protocol.batch_size
-        self.last = [self.dataset[start + i] for i in range(len(clips))]
+        start = batch * protocol.batch_size
+        self.last = [self.dataset[i] for i in self.others[start : start + len(clips)]]
         return np.stack([clip.video for clip in self.last])
 
     def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
@@ -142,7 +142,7 @@ class RealRow(Row):
 
 
 class ReconstructionRow(Row):
-    """The real clips as the tokenizer reconstructs them: no model on its tokens can do better."""
+    """The real clips as the tokenizer reconstructs them: frame by frame no model on its tokens can do better."""
 
     def __init__(self, tokenizer: VideoTokenizer) -> None:
         token_type = tokenizer.spec.type
@@ -151,8 +151,9 @@ class ReconstructionRow(Row):
 
     @torch.no_grad()
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        video = torch.stack([normalise(clip.video) for clip in clips])
-        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).numpy()
+        device = next(self.tokenizer.parameters()).device
+        video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
+        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).cpu().numpy()
 
 
 class FirstFrameRow(Row):
@@ -180,19 +181,20 @@ def evaluate(
     Args:
         row: what is scored.
         protocol: how.
-        dataset: the validation set; its first clips are the real ones.
+        dataset: the validation set that the real clips are chosen from.
         folder: run folder; the record becomes FOLDER/evaluation/<protocol>.json.
         description: `setting` and `setting_hash` of the comparison.
         progress: show a bar over the batches.
     """
     started = time.monotonic()
     scores: list[Score] = [registry.get("metrics", name)() for name in protocol.metrics]
-    num_clips = protocol.available_clips(dataset)
+    chosen = protocol.choose(dataset)[0]
+    num_clips = len(chosen)
     kept: list[tuple[Clip, np.ndarray]] = []
     seconds = 0.0
     batches = range(0, num_clips, protocol.batch_size)
     for batch, start in enumerate(tqdm(batches, desc=row.name, disable=not progress, leave=False)):
-        clips = [dataset[i] for i in range(start, min(start + protocol.batch_size, num_clips))]
+        clips = [dataset[i] for i in chosen[start : start + protocol.batch_size]]
         before = time.monotonic()
         videos = row.generate(clips, protocol, batch)
         seconds += time.monotonic() - before

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from arvid import registry
 from arvid.contracts import UserError, VideoDataset
 from arvid.files import sha256_json
@@ -20,7 +22,7 @@ MIN_CLIPS = 2
 class Protocol:
     """How clips are made and which metrics look at them.
 
-    The real clips are the first `num_clips` of a run's validation set, as the setting cuts and resizes them.
+    The real clips are `num_clips` of a run's validation set, chosen by the seed, as the setting cuts and resizes them.
     """
 
     name: str
@@ -41,6 +43,16 @@ class Protocol:
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
+
+    def choose(self, dataset: VideoDataset) -> tuple[list[int], list[int]]:
+        """Indices of the real clips that are compared with, and of as many others for the row of real clips.
+
+        A permutation that the seed decides, since many datasets are ordered by class. Windows of one video may
+        fall on both sides where a dataset cuts several.
+        """
+        num = self.available_clips(dataset)
+        order = np.random.default_rng(self.seed).permutation(len(dataset)).tolist()
+        return order[:num], order[num : 2 * num]
 
     def available_clips(self, dataset: VideoDataset) -> int:
         """Clips that are compared: half of the set at most, so that real can be compared with real.

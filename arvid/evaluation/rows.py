@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from arvid.contracts import UserError, VideoDataset
@@ -21,8 +22,10 @@ from arvid.evaluation.records import ResultRecord
 from arvid.files import sha256_file
 from arvid.training._explain import explain
 from arvid.training.generator_module import (
+    LAST_CHECKPOINT,
     GeneratorModule,
     checkpoint_path,
+    differing,
     load_generator,
 )
 
@@ -31,7 +34,7 @@ def evaluate_run(run: Path, protocol: Protocol) -> ResultRecord:
     """Score a trained run on its own validation set; the record lies in its folder."""
     path = checkpoint_path(run)
     model = load_generator(path)
-    folder = run if run.is_dir() else run.parent
+    folder = path.parents[1] if path.parent.name == LAST_CHECKPOINT.parent.name else path.parent
     row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=sha256_file(path))
     return evaluate(row, protocol, validation_set(model), folder, description=model.description)
 
@@ -44,10 +47,15 @@ def evaluate_references(runs: list[Path], protocol: Protocol, out: Path) -> list
     """
     models = {run: load_generator(run) for run in runs}
     first = next(iter(models.values()))
+    for run, model in models.items():
+        found = differing(model.description, first.description, ("setting",))
+        if found:
+            raise UserError(f"{run} has another setting than {runs[0]}: {'; '.join(found)}.")
     dataset = validation_set(first)
     rows: list[Row] = [RealRow(dataset, protocol)] if protocol.task == "generation" else []
     by_type = {model.tokenizer.spec.type: model.tokenizer for model in models.values()}
     rows += [ReconstructionRow(tokenizer) for _, tokenizer in sorted(by_type.items())]
+    torch.manual_seed(protocol.seed)
     fresh = load_generator(runs[0], trained=False)
     rows += [FirstFrameRow(), ModelRow(fresh, f"untrained ({runs[0].name})")]
     return [

@@ -34,15 +34,17 @@ class ByteTextEncoder(TextEncoder):
         dim: width of the features.
         max_bytes: longest prompt; a multiple of `stride`.
         depth: transformer blocks.
-        stride: bytes per text token.
+        stride: bytes per text token, an even number.
     """
 
     def __init__(
         self, *, dim: int = 128, max_bytes: int = 128, depth: int = 2, stride: int = 4
     ) -> None:
         super().__init__()
-        if max_bytes % stride:
-            raise ValueError(f"max_bytes {max_bytes} is not a multiple of the stride {stride}")
+        if stride % 2 or max_bytes % stride:
+            raise UserError(
+                f"The stride {stride} must be even, and max_bytes {max_bytes} a multiple of it."
+            )
         self.dim = dim
         self.max_bytes = max_bytes
         self.stride = stride

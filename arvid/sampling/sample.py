@@ -97,7 +97,8 @@ def _advance(bar: tqdm[Any]) -> None:
 def clip_grid(model: GeneratorModule, num_frames: int | None = None) -> TokenGrid:
     """Token grid of a clip of `num_frames` (the trained number by default) at the trained size."""
     trained_frames, height, width = model.clip_shape
-    return model.tokenizer.spec.grid(num_frames or trained_frames, height, width)
+    frames = trained_frames if num_frames is None else num_frames
+    return model.tokenizer.spec.grid(frames, height, width)
 
 
 def _encode_prefix(

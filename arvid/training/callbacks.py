@@ -56,7 +56,10 @@ class SaveLast(Checkpoint):
         if due and step != self._saved_at:
             self._saved_at = step
             path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-            trainer.save_checkpoint(path, weights_only=False)
+            written = path.with_name(f".{path.name}")  # a neighbour, so that replacing is atomic
+            trainer.save_checkpoint(written, weights_only=False)
+            if trainer.is_global_zero:
+                written.replace(path)
 
 
 class StepBar(ProgressBar):
@@ -99,25 +102,28 @@ _SHOWN = ("train_loss", "val_loss", "val_psnr")
 
 
 class Throughput(Callback):
-    """Logs tokens/s, frames/s and the seconds trained so far; the latter survive a restart."""
+    """Logs tokens/s or frames/s and the seconds trained so far (loading included, validation not).
+
+    The seconds survive a restart.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._started = 0.0
-        self._step_started = 0.0
+        self._last = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.monotonic() - self.seconds
+        self._last = time.monotonic()
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        self._step_started = time.monotonic()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = time.monotonic()  # validation is not training
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        self.seconds = now - self._started
-        rates = _rates(batch, trainer.world_size / max(now - self._step_started, 1e-9))
+        step_seconds, self._last = now - self._last, now
+        self.seconds += step_seconds
+        rates = _rates(batch, trainer.world_size / max(step_seconds, 1e-9))
         pl_module.log_dict({**rates, "seconds": self.seconds}, rank_zero_only=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,13 +155,15 @@ class SampleVideos(Callback):
         self.every_n_steps = every_n_steps
         self.num_clips = num_clips
         self.fps = fps
+        self._sampled_at = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps or not trainer.is_global_zero:
+        if step % self.every_n_steps or step == self._sampled_at or not trainer.is_global_zero:
             return
+        self._sampled_at = step
         assert isinstance(pl_module, GeneratorModule)
         conditions = Conditions.of_clips([self._clip(trainer, i) for i in range(self.num_clips)])
         pl_module.eval()

@@ -86,6 +86,7 @@ class ArvidCLI(LightningCLI):
         """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
         last = Path(self._config.run) / LAST_CHECKPOINT
         if self._config.get("ckpt_path") is None and last.is_file():
+            _require_readable(last)
             print(f"Going on with {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
                 holder["ckpt_path"] = str(last)
@@ -177,6 +178,15 @@ def find_config(name: str) -> Path:
         f"There is no configuration {name!r}.{suggestion} "
         f"Those that come with arvid: {', '.join(sorted(known))}."
     )
+
+
+def _require_readable(checkpoint: Path) -> None:
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises whatever the unpickler stumbles over
+        raise UserError(
+            f"{checkpoint} is damaged ({str(error).splitlines()[0]}). Delete it to begin anew."
+        ) from error
 
 
 def _require_yaml(path: Path) -> None:

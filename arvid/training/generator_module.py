@@ -126,7 +126,7 @@ class GeneratorModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        return build_optimizer(self.named_parameters(), self.optimizer_config, max_steps=steps)
+        return build_optimizer(self, self.optimizer_config, max_steps=steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
@@ -168,7 +168,8 @@ def build_generator(config: dict[str, Any]) -> GeneratorModule:
 
 
 def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule:
-    """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them.
+    """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them, on the GPU if
+    there is one.
 
     With `trained=False` only tokenizer and configuration come from the checkpoint: the model is as before training.
 
@@ -187,7 +188,8 @@ def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule
     except (UserError, RuntimeError) as error:
         raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
     module.description = description
-    return module.requires_grad_(False).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return module.requires_grad_(False).eval().to(device)
 
 
 def checkpoint_path(path: str | Path) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,7 +22,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's running mean and variance of the gradient."""
     weight_decay: float = 0.02
-    """Decay of matrices and convolutions; biases, norms and other vectors are not decayed."""
+    """Decay of the weights of linear maps and convolutions; tables, biases and norms are not decayed."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from near 0 to its peak."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
@@ -48,12 +46,10 @@ class OptimizerConfig:
         return remaining if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * remaining)
 
 
-def build_optimizer(
-    parameters_by_name: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, max_steps: int
-) -> dict[str, Any]:
+def build_optimizer(module: nn.Module, config: OptimizerConfig, max_steps: int) -> dict[str, Any]:
     """What a LightningModule's `configure_optimizers` returns: AdamW and a schedule that advances each step.
 
-    `parameters_by_name` is `module.named_parameters()`; frozen parameters are left out. Raises UserError if the
+    Frozen parameters are left out. Raises UserError if the
     schedule needs to know its length and `max_steps` is not positive (Lightning's sign for endless).
     """
     if config.schedule != "constant" and not 0 < max_steps < math.inf:
@@ -61,9 +57,10 @@ def build_optimizer(
             f"The {config.schedule} schedule must know its length: "
             "set trainer.max_steps, or schedule: constant."
         )
-    trained = [(name, p) for name, p in parameters_by_name if p.requires_grad]
-    decayed = [p for name, p in trained if _decays(name, p)]
-    others = [p for name, p in trained if not _decays(name, p)]
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = _decayed(module)
+    decayed = [p for p in trained if id(p) in matrices]
+    others = [p for p in trained if id(p) not in matrices]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -78,7 +75,7 @@ def build_optimizer(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay acts: not on embeddings, nor on what has one axis longer than 1 (biases, norms)."""
-    axes = sum(size > 1 for size in parameter.shape)
-    return axes >= 2 and "embed" not in name.lower()
+def _decayed(module: nn.Module) -> set[int]:
+    """Ids of the parameters that decay: weights of linear maps and convolutions, not tables, biases or norms."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {id(child.weight) for child in module.modules() if isinstance(child, kinds)}

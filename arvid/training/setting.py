@@ -35,9 +35,9 @@ def describe_run(
     """
     model = dict(config["model"]["init_args"])
     setting = {
-        "data.train": train.fingerprint()[:16],
-        "data.val": val.fingerprint()[:16],
-        "data.train.options": str(config["data"]["train"].get("init_args", {})),
+        "data.train.fingerprint": train.fingerprint()[:16],
+        "data.val.fingerprint": val.fingerprint()[:16],
+        **_data_options(config["data"]["train"]),
         "data.clips_per_step": _clips_per_step(config, num_processes),
         "data.seed": config["data"]["seed"],
         "seed": config["seed_everything"],
@@ -55,6 +55,15 @@ def describe_run(
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+PLACES = ("root", "path", "split_list", "strict")
+"""Options of datasets that say where the clips lie; their content is in the fingerprint."""
+
+
+def _data_options(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    options = dataset.get("init_args") or {}
+    return flatten({k: v for k, v in options.items() if k not in PLACES}, "data.train")
 
 
 def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:

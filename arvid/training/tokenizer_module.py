@@ -9,7 +9,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from arvid.contracts import VideoTokenizer
+from arvid.contracts import UserError, VideoTokenizer
 from arvid.training.export import describe
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.step import log_step
@@ -63,12 +63,19 @@ class TokenizerModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        return build_optimizer(
-            self.tokenizer.named_parameters(), self.optimizer_config, max_steps=steps
-        )
+        return build_optimizer(self.tokenizer, self.optimizer_config, max_steps=steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from the checkpoint of another tokenizer."""
+        stored, own = checkpoint.get(TOKENIZER_KEY), describe(self.tokenizer)
+        if stored != own:
+            raise UserError(
+                f"The checkpoint is of another tokenizer: {stored} there, {own} here. "
+                "Use another --run folder, or delete this one."
+            )
 
 
 def random_frames(video: Tensor, count: int) -> Tensor:

@@ -57,12 +57,12 @@ def main() -> None:
     """Train, evaluate, compare."""
     options = parse_arguments()
     scale = SCALES[options.scale]
-    extra = [*data_options(options), *scale.options, *options.fit_options]
+    data = [*data_options(options), *scale.options]
     started = time.monotonic()
-    tokenizers = train_tokenizers(options, extra) if options.data else []
+    tokenizers = train_tokenizers(options, data) if options.data else []
     for name in PARADIGMS:
         configs = [setting(options), f"paradigms/{name}", f"sizes/{scale.size}"]
-        fit(configs, options.out / name, [*tokenizers, *extra])
+        fit(configs, options.out / name, [*tokenizers, *data, *options.fit_options])
     trained = time.monotonic()
     folders = score(options, scale)
     comparison = write_report(folders, options.out, title=options.title)
@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
         prog="arvid bench demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit`.",
+        epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of the three.",
     )
     parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
     parser.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
@@ -115,13 +115,14 @@ def data_options(options: argparse.Namespace) -> list[str]:
     return given
 
 
-def train_tokenizers(options: argparse.Namespace, extra: list[str]) -> list[str]:
+def train_tokenizers(options: argparse.Namespace, data: list[str]) -> list[str]:
     """Train both tokenizers on the user's clips; the options that name them."""
     named = []
     for token_type, name in TOKENIZERS.items():
         run = options.out / "tokenizers" / name
-        steps = f"--trainer.max_steps={options.tokenizer_steps}"
-        fit([f"tokenizers/clips-{name}", "settings/clips-tokenizers"], run, [steps, *extra])
+        steps = options.tokenizer_steps if options.scale != "smoke" else 3
+        given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
+        fit([f"tokenizers/clips-{name}", "settings/clips-tokenizers"], run, given)
         named.append(f"--model.init_args.tokenizers.{token_type}={run / 'checkpoints/last.ckpt'}")
     return named
 

@@ -4,7 +4,7 @@ Sequence: context ‖ begin-of-video block ‖ blocks 0..K-2. The output at the 
 the j-th token of the next block; places of one block see each other and everything before. The transformer
 is NBP's: pre-norm, learned absolute positions, exact GELU, untied output without bias. The begin-of-video
 block is the paper's "block of special tokens", which its released code cannot train; context tokens replace
-its language-model prompt.
+its language-model prompt, and conditions are dropped in training (the release has no usable guidance).
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class NextBlock(Paradigm):
         drop = torch.rand(len(tokens), device=tokens.device) < self.condition_dropout
         context = self.context(condition, len(tokens), drop if self.training else None)
         hidden = self._teacher_forced(context, target[:, : -self.block_len])
-        return {"loss": self.head.loss(hidden, target).mean()}
+        loss = self.head.loss(hidden, target).mean()
+        return {"loss": loss, "per_token": loss.detach()}
 
     def _order(self, num_frames: int) -> Tensor:
         """Block-major order of the first latent frames: blocks of whole frames come first in it."""

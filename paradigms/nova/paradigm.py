@@ -3,7 +3,8 @@
 Temporal layers turn context and finished frames into an indicator of the next frame; spatial layers fill the
 frame in random sets of tokens, each token drawn by the head. The defaults follow the released code where it
 differs from the paper: a learned time code on stretched times, one BOV vector, norms on the branch outputs,
-temporal patches twice the spatial ones, one order of sets per video.
+temporal patches twice the spatial ones, one order of sets per video. Different from it: padding and dropped conditions
+are learned null tokens instead of a fixed table, and a dropped condition drops the motion score too.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ class NOVA(Paradigm):
     # Training
 
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Loss on masked tokens: `image` of first frames, `video` of later ones, and their sum."""
+        """Loss on masked tokens: `image` of first frames, `video` of later ones, and their sum.
+
+        `per_token` is the mean over all masked tokens.
+        """
         batch, num_frames = tokens.shape[:2]
         drop = torch.rand(batch, device=tokens.device) < self.condition_dropout
         context = self.context(condition, batch, drop if self.training else None)
@@ -114,9 +118,10 @@ class NOVA(Paradigm):
         losses = self.head.loss(_gather(hidden, masked), _gather(self._targets(frames), masked))
         per_frame = losses.unflatten(0, (batch, num_frames)).mean((0, 2))  # (T,)
         if num_frames == 1:
-            return {"loss": per_frame[0], "image": per_frame[0]}
+            return {"loss": per_frame[0], "image": per_frame[0], "per_token": per_frame[0].detach()}
         image, video = per_frame[0], per_frame[1:].mean()
-        return {"loss": image + video, "image": image, "video": video}
+        mean = per_frame.mean().detach()
+        return {"loss": image + video, "image": image, "video": video, "per_token": mean}
 
     def _targets(self, frames: Tensor) -> Tensor:
         """Tokens as the head predicts them: ids (B, L) or patch vectors (B, L, p·p·C)."""

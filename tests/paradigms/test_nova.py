@@ -107,7 +107,7 @@ def test_loss_is_the_sum_of_first_and_later_frames() -> None:
     losses = model().loss(torch.randn(2, 3, 4, 8, 4), Condition())
     torch.testing.assert_close(losses["loss"], losses["image"] + losses["video"])
     single = model().loss(torch.randn(2, 1, 4, 8, 4), Condition())
-    assert set(single) == {"loss", "image"}
+    assert set(single) == {"loss", "image", "per_token"}
 
 
 def test_a_longer_clip_than_trained_can_be_generated() -> None:

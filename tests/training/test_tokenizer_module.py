@@ -133,7 +133,7 @@ def test_only_matrices_and_kernels_decay() -> None:
     )
     module["frozen"] = nn.Linear(2, 2).requires_grad_(False)
     config = OptimizerConfig(lr=1e-3, weight_decay=0.1)
-    built = build_optimizer(module.named_parameters(), config, max_steps=10)
+    built = build_optimizer(module, config, max_steps=10)
     decayed, others = built["optimizer"].param_groups
     assert decayed["weight_decay"] == 0.1
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
@@ -144,7 +144,7 @@ def test_only_matrices_and_kernels_decay() -> None:
 
 def test_swish_slopes_do_not_decay() -> None:
     tokenizer = MagvitFSQ(backbone=TINY, levels=(5, 5))
-    built = build_optimizer(tokenizer.named_parameters(), OptimizerConfig(lr=1e-3), max_steps=10)
+    built = build_optimizer(tokenizer, OptimizerConfig(lr=1e-3), max_steps=10)
     decayed = built["optimizer"].param_groups[0]["params"]
     assert {p.ndim for p in decayed} == {5}
 
@@ -152,9 +152,9 @@ def test_swish_slopes_do_not_decay() -> None:
 def test_a_schedule_without_an_end() -> None:
     module = nn.Linear(2, 2)
     with pytest.raises(UserError, match="max_steps"):
-        build_optimizer(module.named_parameters(), OptimizerConfig(lr=1e-3), max_steps=-1)
+        build_optimizer(module, OptimizerConfig(lr=1e-3), max_steps=-1)
     constant = OptimizerConfig(lr=1e-3, schedule="constant")
-    build_optimizer(module.named_parameters(), constant, max_steps=-1)
+    build_optimizer(module, constant, max_steps=-1)
 
 
 def test_impossible_options() -> None:
