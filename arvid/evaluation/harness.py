@@ -68,6 +68,10 @@ class Row(ABC):
         """The clips whose attributes those last generated are to show: the real ones by default."""
         return clips
 
+    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> list[tuple[Clip, np.ndarray]]:
+        """What the page shows for the conditions of real clips: the clips generated."""
+        return list(zip(clips, videos, strict=True))
+
     def budget(self, clip: Clip, protocol: Protocol) -> Budget:
         """What the row costs; nothing by default."""
         return Budget()
@@ -140,6 +144,10 @@ class RealRow(Row):
     def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
         return self.last
 
+    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> list[tuple[Clip, np.ndarray]]:
+        """The very clips that the other rows were asked for, so that a column of the page holds one scene."""
+        return [(clip, clip.video) for clip in clips]
+
 
 class ReconstructionRow(Row):
     """The real clips as the tokenizer reconstructs them: frame by frame no model on its tokens can do better."""
@@ -199,7 +207,7 @@ def evaluate(
         videos = row.generate(clips, protocol, batch)
         seconds += time.monotonic() - before
         _update(scores, videos, clips, row.shown(clips), protocol)
-        kept += list(zip(row.shown(clips), videos, strict=True))[: NUM_SHOWN - len(kept)]
+        kept += row.exhibits(clips, videos)[: NUM_SHOWN - len(kept)]
     frames = num_clips * (len(kept[0][0].video) - protocol.condition_frames)
     budget = row.budget(kept[0][0], protocol)
     if budget.parameters is not None:

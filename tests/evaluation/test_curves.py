@@ -14,7 +14,7 @@ def write_log(run: Path, version: int, text: str) -> None:
 
 
 def test_training_and_validation_losses_of_a_step_are_one_point(tmp_path: Path) -> None:
-    rows = "step,train_loss,val_loss,seconds\n9,1.5,,3\n9,,1.75,\n4,2.5,,1\n"
+    rows = "step,train_per_token,val_per_token,seconds\n9,1.5,,3\n9,,1.75,\n4,2.5,,1\n"
     write_log(tmp_path, 0, rows)
     assert read_curve(tmp_path) == (
         {"step": 4.0, "train_loss": 2.5},
@@ -23,14 +23,14 @@ def test_training_and_validation_losses_of_a_step_are_one_point(tmp_path: Path) 
 
 
 def test_the_later_log_counts_where_a_run_was_interrupted(tmp_path: Path) -> None:
-    write_log(tmp_path, 2, "step,train_loss\n1,20\n2,30\n")
-    write_log(tmp_path, 10, "step,train_loss\n2,31\n3,40\n")  # 10 comes after 2
+    write_log(tmp_path, 2, "step,train_per_token\n1,20\n2,30\n")
+    write_log(tmp_path, 10, "step,train_per_token\n2,31\n3,40\n")  # 10 comes after 2
     assert [point["train_loss"] for point in read_curve(tmp_path)] == [20, 31, 40]
 
 
 def test_long_curves_are_thinned_but_keep_their_validations(tmp_path: Path) -> None:
     rows = [f"{s},{s / 10},{'7' if s % 500 == 499 else ''}" for s in range(5000)]
-    write_log(tmp_path, 0, "step,train_loss,val_loss\n" + "\n".join(rows))
+    write_log(tmp_path, 0, "step,train_per_token,val_per_token\n" + "\n".join(rows))
     curve = read_curve(tmp_path)
     assert len(curve) <= MAX_POINTS + 10
     assert [p["step"] for p in curve if "val_loss" in p] == [499 + 500 * i for i in range(10)]
@@ -38,7 +38,7 @@ def test_long_curves_are_thinned_but_keep_their_validations(tmp_path: Path) -> N
 
 
 def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
-    write_log(tmp_path, 0, "step,train_loss,val_loss\n0,nan,\n1,inf,2\n2,3,\n")
+    write_log(tmp_path, 0, "step,train_per_token,val_per_token\n0,nan,\n1,inf,2\n2,3,\n")
     assert read_curve(tmp_path) == (
         {"step": 1.0, "val_loss": 2.0},
         {"step": 2.0, "train_loss": 3.0},
