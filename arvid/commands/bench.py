@@ -17,6 +17,7 @@ from arvid.contracts import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("name", help=f"one of: {', '.join(sorted(_benchmarks())) or 'none here'}")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="the benchmark's own (try --help)"
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     known = _benchmarks()
     if options.name not in known:
         close = difflib.get_close_matches(options.name, known, n=1)

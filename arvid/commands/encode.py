@@ -15,12 +15,14 @@ from arvid.training.cli import encode_clips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "--config", action="append", required=True, help="as for `arvid fit`; may be repeated"
     )
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     for folder in encode_clips(options.config):
         print(f"Tokens are in {folder}.")
     return 0

@@ -19,6 +19,7 @@ from arvid.evaluation.rows import evaluate_references, evaluate_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
     parser.add_argument("--protocol", action="append", metavar="NAME", help="may be repeated")
     parser.add_argument(
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     if options.list_protocols:
         print(json.dumps({n: asdict(p) for n, p in sorted(PROTOCOLS.items())}, indent=1))
         return 0

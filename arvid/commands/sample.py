@@ -25,6 +25,7 @@ from arvid.training.generator_module import GeneratorModule, load_generator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")
     parser.add_argument("--label", type=int, help="class number")
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     model = load_generator(options.checkpoint)
     conditions = _conditions(options, model)
     first = _first_frames(options, model) if options.first_frames else None

@@ -118,6 +118,15 @@ class ContextEmbedder(nn.Module):
             known = known & ~drop[:, None]
         return torch.where(known[..., None], tokens, null)
 
+    def guided(
+        self, condition: Condition, batch_size: int, guidance: float
+    ) -> Float[Tensor, "gb s d"]:
+        """Context for sampling: (B, S, D), or (2B, S, D) with the null half behind if there is guidance."""
+        context: Tensor = self(condition, batch_size)
+        if guidance == 1 or not self.spec.num_tokens:
+            return context
+        return torch.cat([context, self(Condition(), batch_size)])
+
     def _tokens(self, condition: Condition, null: Tensor) -> tuple[Tensor, Tensor]:
         """All context tokens (B, S, D), null ones in the place of absent fields, and which are known."""
         start = 0

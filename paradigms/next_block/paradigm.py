@@ -156,7 +156,7 @@ class NextBlock(Paradigm):
         batch = condition.batch_size or batch_size
         order = self._order(grid.t)
         done = self._prefix_tokens(prefix, batch)  # (B, n[, C]), grows by a block a step
-        context = self._guided_context(condition, batch, options)
+        context = self.context.guided(condition, batch, options.guidance)
         decoder = _Decoder(self, context, len(order), options)
         while done.shape[1] < len(order):
             hidden = decoder.next_hidden(done)
@@ -177,13 +177,6 @@ class NextBlock(Paradigm):
             dtype = torch.long if self.spec.type == "discrete" else torch.float32
             return torch.empty(shape, dtype=dtype, device=self.bov.device)
         return prefix.flatten(1, 3)[:, self._order(prefix.shape[1])]
-
-    def _guided_context(self, condition: Condition, batch: int, options: SamplingOptions) -> Tensor:
-        """Context tokens (B, S, D), or with guidance (2B, S, D) with the null half behind."""
-        context: Tensor = self.context(condition, batch)
-        if options.guidance == 1 or not self.context.spec.num_tokens:
-            return context
-        return torch.cat([context, self.context(Condition(), batch)])
 
 
 class _Decoder:

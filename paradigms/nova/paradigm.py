@@ -157,9 +157,7 @@ class NOVA(Paradigm):
         on_step: Callable[[], None] | None = None,
     ) -> Tokens:
         batch = condition.batch_size or batch_size
-        context = self.context(condition, batch)
-        if options.guidance != 1 and self.context.spec.num_tokens:
-            context = torch.cat([context, self.context(Condition(), batch)])
+        context = self.context.guided(condition, batch, options.guidance)
         indicators = _Indicators(self, context, grid.t, options)
         frames: list[Tensor] = [] if prefix is None else list(prefix.unbind(1))
         orders = self._orders(batch, context.device, generator)
