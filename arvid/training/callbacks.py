@@ -102,7 +102,7 @@ _SHOWN = ("train_loss", "val_loss", "val_psnr")
 
 
 class Throughput(Callback):
-    """Logs tokens/s or frames/s and the seconds trained so far (loading included, validation not).
+    """Logs tokens/s (of a generator), frames/s and the seconds trained so far (loading included, validation not).
 
     The seconds survive a restart.
     """
@@ -123,7 +123,7 @@ class Throughput(Callback):
         now = time.monotonic()
         step_seconds, self._last = now - self._last, now
         self.seconds += step_seconds
-        rates = _rates(batch, trainer.world_size / max(step_seconds, 1e-9))
+        rates = _rates(pl_module, batch, trainer.world_size / max(step_seconds, 1e-9))
         pl_module.log_dict({**rates, "seconds": self.seconds}, rank_zero_only=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,11 +133,16 @@ class Throughput(Callback):
         self.seconds = state_dict["seconds"]
 
 
-def _rates(batch: dict[str, Any], batches_per_second: float) -> dict[str, float]:
-    if "tokens" in batch:
-        return {"tokens_per_second": batch["tokens"][..., :1].numel() * batches_per_second}
-    batch_size, _, num_frames = batch["video"].shape[:3]
-    return {"frames_per_second": batch_size * num_frames * batches_per_second}
+def _rates(
+    module: LightningModule, batch: dict[str, Any], batches_per_second: float
+) -> dict[str, float]:
+    num_clips = len(batch["label"])
+    if isinstance(module, GeneratorModule):
+        return {
+            "tokens_per_second": num_clips * module.paradigm.grid.num_tokens * batches_per_second,
+            "frames_per_second": num_clips * module.clip_shape[0] * batches_per_second,
+        }
+    return {"frames_per_second": num_clips * batch["video"].shape[2] * batches_per_second}
 
 
 class SampleVideos(Callback):
