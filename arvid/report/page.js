@@ -37,7 +37,7 @@ if (videos.length) {
     if (!Number.isFinite(end) || video.seeking) return;
     const target = Math.min(clock.time, Math.max(end - 0.001, 0));
     const over = clock.time >= end;
-    if (exact || Math.abs(video.currentTime - target) > DRIFT) video.currentTime = target;
+    if (Math.abs(video.currentTime - target) > (exact ? 0.01 : DRIFT)) video.currentTime = target;
     if (clock.playing && !over) {
       video.playbackRate = clock.speed;
       if (video.paused) video.play().catch(() => {}); // refused or let go while starting: tried again next frame
@@ -80,6 +80,9 @@ if (videos.length) {
       clock.length = Math.max(clock.length, video.duration);
       video.classList.toggle("pixelated", video.videoWidth <= 128);
       place(video, true);
+    });
+    video.addEventListener("seeked", () => {
+      if (!clock.playing) place(video, true); // the clock may have been moved while this seek was under way
     });
   }
   const watcher = new IntersectionObserver((entries) => {
