@@ -23,6 +23,7 @@ def fixed(value: float, decimals: int) -> str:
 
 
 def with_spread(value: float, spread: float | None, decimals: int) -> str:
+    """`value ± spread`, both with that many decimals; the value alone without a spread."""
     if spread is None:
         return fixed(value, decimals)
     return f"{fixed(value, decimals)} ± {fixed(spread, decimals)}"

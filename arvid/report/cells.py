@@ -85,6 +85,7 @@ class Row:
 
 
 def identity(record: ResultRecord) -> Identity:
+    """Name and hash of the protocol: records that differ in either share no column."""
     return record.protocol_name, record.protocol_hash
 
 

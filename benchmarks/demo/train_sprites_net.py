@@ -38,6 +38,7 @@ MAX_NOISE = 0.1
 
 
 def main() -> None:
+    """Train, validate, write the file and its record."""
     args = _parse()
     torch.manual_seed(args.seed)
     net = SpritesNet()

@@ -5,7 +5,8 @@
 The first quarter of the time goes to single frames, where colours and edges are learned at a part of the cost, the rest
 to whole clips; the learning rate falls over the time as a half cosine. So the files are what a CPU can reach in that
 time, and another machine takes another number of steps: the record beside each file says how many it took, and the PSNR
-on sprites that the training never saw. `arvid fit` with configs/settings/sprites-tokenizers.yaml trains by steps.
+on sprites that the training never saw. The files in place came from an earlier form of this loop (`note` in their
+records). `arvid fit` with configs/settings/sprites-tokenizers.yaml trains by steps.
 """
 
 from __future__ import annotations
