@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import arvid  # noqa: F401  # makes torchvision importable beside a torch of another build
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.cli import COMMANDS, main
 from arvid.data.sprites import Sprites
@@ -125,7 +126,7 @@ def test_the_checkpoint_of_a_run_with_another_tokenizer(
 
 def test_a_prompt_that_is_too_long(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(["sample", f"--checkpoint={trained_run}", "--prompt", "very " * 40], capsys)
-    assert "200 bytes; this model was built for at most" in message
+    assert "100 words; this model was built for at most" in message
 
 
 def test_a_condition_that_the_model_does_not_know(
@@ -199,3 +200,13 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "arvid", "--help"], capture_output=True, text=True, check=True
     )
     assert "compare" in done.stdout
+
+
+def test_a_terminated_training_does_not_look_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*args: object, **kwargs: object) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr("arvid.training.cli._lightning_cli", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit"])
+    assert stopped.value.code == 143

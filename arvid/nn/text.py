@@ -1,9 +1,11 @@
-"""Text encoders: a small trainable one over bytes, and any Hugging Face encoder, frozen."""
+"""Text encoders: a small trainable one over words, and any Hugging Face encoder, frozen."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from zlib import crc32
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,57 +26,57 @@ class TextEncoder(nn.Module, ABC):
         """Raises UserError for a prompt that is too long, rather than cutting it."""
 
 
-class ByteTextEncoder(TextEncoder):
-    """Trainable encoder over UTF-8 bytes, for captions of a small world.
+class WordTextEncoder(TextEncoder):
+    """Trainable encoder over hashed words, for captions of a small world. No vocabulary, no download.
 
-    Bytes are embedded, joined to words by two convolutions, thinned to every `stride`-th position and
-    mixed by transformer blocks. No vocabulary, no download.
+    A word is the sum of `NUM_HASHES` rows of one table, chosen by as many hashes of its spelling (Bloom embeddings,
+    arXiv 1706.03993), so that two words hardly ever share them all; transformer blocks then mix the words of a prompt.
+    Case is ignored, and a punctuation mark is a word. Words that training never showed mean nothing to it: for real
+    language use a pretrained encoder.
 
     Args:
         dim: width of the features.
-        max_bytes: longest prompt; a multiple of `stride`.
+        max_words: longest prompt.
         depth: transformer blocks.
-        stride: bytes per text token, an even number.
+        num_rows: rows of the table.
     """
 
+    NUM_HASHES = 2
+
     def __init__(
-        self, *, dim: int = 128, max_bytes: int = 128, depth: int = 2, stride: int = 4
+        self, *, dim: int = 128, max_words: int = 32, depth: int = 1, num_rows: int = 1024
     ) -> None:
         super().__init__()
-        if stride % 2 or max_bytes % stride:
-            raise UserError(
-                f"The stride {stride} must be even, and max_bytes {max_bytes} a multiple of it."
-            )
         self.dim = dim
-        self.max_bytes = max_bytes
-        self.stride = stride
-        self.num_tokens = max_bytes // stride
-        self.embed = nn.Embedding(257, dim, padding_idx=256)
-        self.words = nn.Conv1d(dim, dim, 5, padding=2)
-        self.thin = nn.Conv1d(dim, dim, 2 * stride, stride=stride, padding=stride // 2)
-        self.position = nn.Parameter(torch.randn(self.num_tokens, dim) * 0.02)
+        self.num_tokens = max_words
+        self.table = nn.Embedding(num_rows, dim)
+        self.position = nn.Parameter(torch.randn(max_words, dim) * 0.1)
         self.mixer = Transformer(dim, depth, num_heads=max(dim // 64, 1), norm="pre")
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
-        ids = self._bytes(prompts).to(self.position.device)  # (B, max_bytes)
-        x = self.embed(ids).transpose(1, 2)
-        x = x + nn.functional.gelu(self.words(x))
-        x = self.thin(x)[..., : self.num_tokens].transpose(1, 2) + self.position  # (B, S, D)
-        mask = (ids != 256).view(len(ids), self.num_tokens, self.stride).any(-1)
-        return self.norm(self.mixer(x)), mask
+        rows = [self._rows(prompt) for prompt in prompts]
+        padded = [row + [[-1] * self.NUM_HASHES] * (self.num_tokens - len(row)) for row in rows]
+        ids = torch.tensor(padded, device=self.position.device)  # (B, S, NUM_HASHES)
+        mask = ids[..., 0] >= 0
+        words = self.table(ids.clamp_min(0)).sum(2) * mask[..., None]
+        return self.norm(self.mixer(words + self.position)), mask
 
-    def _bytes(self, prompts: Sequence[str]) -> Tensor:
-        ids = torch.full((len(prompts), self.max_bytes), 256)
-        for row, prompt in zip(ids, prompts, strict=True):
-            code = prompt.encode()
-            if len(code) > self.max_bytes:
-                raise UserError(
-                    f"The prompt {prompt[:40]!r}… has {len(code)} bytes; this model was built for at "
-                    f"most {self.max_bytes}. Shorten it, or train with a larger max_bytes."
-                )
-            row[: len(code)] = torch.tensor(list(code), dtype=row.dtype)
-        return ids
+    def _rows(self, prompt: str) -> list[list[int]]:
+        """The table rows of each word."""
+        words = re.findall(r"\w+|[^\w\s]", prompt.casefold())
+        if len(words) > self.num_tokens:
+            raise UserError(
+                f"The prompt {prompt[:40]!r}… has {len(words)} words; this model was built for at "
+                f"most {self.num_tokens}. Shorten it, or train with a larger max_words."
+            )
+        return [
+            [
+                crc32(f"{i} {word}".encode()) % self.table.num_embeddings
+                for i in range(self.NUM_HASHES)
+            ]
+            for word in words
+        ]
 
 
 class HuggingFaceTextEncoder(TextEncoder):

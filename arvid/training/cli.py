@@ -7,6 +7,7 @@ logs as CSV whatever else it logs to, and goes on where it was when the same com
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -18,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
@@ -26,6 +28,8 @@ from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
 from arvid.training.setting import describe_run
 
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as shells count."""
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
@@ -104,6 +108,8 @@ def run_lightning(arguments: Sequence[str]) -> None:
         if not is_configuration_error(error):
             raise
         raise UserError(explain(str(error))) from error
+    except SIGTERMException as error:  # Lightning's leaves with exit code 0, as if training were done
+        raise SystemExit(TERMINATED) from error
     except FloatingPointError as error:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
 

@@ -79,9 +79,11 @@ class TokenizerModule(LightningModule):
 
 
 def random_frames(video: Tensor, count: int) -> Tensor:
-    """`count` random frames of each clip (B, 3, T, H, W) as clips of one frame (count·B, 3, 1, H, W)."""
-    frames = torch.randint(video.shape[2], (count,), device=video.device).tolist()
-    return torch.cat([video[:, :, t : t + 1] for t in frames])
+    """`count` random frames of each clip (B, 3, T, H, W) as clips of one frame (B·count, 3, 1, H, W)."""
+    batch, _, num_frames, _, _ = video.shape
+    frames = torch.randint(num_frames, (batch, count), device=video.device)
+    clips = torch.arange(batch, device=video.device)[:, None]
+    return video[clips, :, frames].flatten(0, 1).unsqueeze(2)
 
 
 def psnr(reconstruction: Tensor, video: Tensor) -> Tensor:

@@ -14,21 +14,20 @@ An interrupted demo goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from arvid.contracts import UserError
 from arvid.evaluation.protocols import get_protocol
-from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.evaluation.rows import evaluate_references
 from arvid.report import tables
 from arvid.report.page import write_report
+from arvid.training.generator_module import LAST_CHECKPOINT
+from arvid.training.side_by_side import Job, run_side_by_side
 
 PARADIGMS = ("nova", "next_block", "next_token")
-TOKENIZERS = {"continuous": "vae3d", "discrete": "magvit_fsq"}
+TOKENIZERS = {"vae3d": "continuous", "magvit_fsq": "discrete"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +56,22 @@ def main() -> None:
     """Train, evaluate, compare."""
     options = parse_arguments()
     scale = SCALES[options.scale]
-    data = [*data_options(options), *scale.options]
     started = time.monotonic()
-    tokenizers = train_tokenizers(options, data) if options.data else []
-    for name in PARADIGMS:
-        configs = [setting(options), f"paradigms/{name}", f"sizes/{scale.size}"]
-        fit(configs, options.out / name, [*tokenizers, *data, *options.fit_options])
-    trained = time.monotonic()
-    folders = score(options, scale)
+    data = [*data_options(options), *scale.options]
+    if options.data:
+        print("Training the tokenizers ...", flush=True)
+        run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
+        data += tokenizer_options(options)
+    print(f"Training and scoring {', '.join(PARADIGMS)} ...", flush=True)
+    slowest_first = reversed(PARADIGMS)
+    run_side_by_side(
+        [paradigm_job(options, scale, name, data) for name in slowest_first], options.out
+    )
+    folders = score_references(options, scale)
     comparison = write_report(folders, options.out, title=options.title)
     print(tables.text(comparison))
     print(
-        f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
+        f"\nTook {time.monotonic() - started:.0f} s. "
         f"Open {options.out / 'index.html'} to see the videos."
     )
 
@@ -95,11 +98,6 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def setting(options: argparse.Namespace) -> str:
-    """Name of the generators' setting."""
-    return "settings/clips" if options.data else "settings/sprites"
-
-
 def data_options(options: argparse.Namespace) -> list[str]:
     """Options that put the user's clips into the setting; their splits are the setting's."""
     if options.data is None:
@@ -115,41 +113,60 @@ def data_options(options: argparse.Namespace) -> list[str]:
     return given
 
 
-def train_tokenizers(options: argparse.Namespace, data: list[str]) -> list[str]:
-    """Train both tokenizers on the user's clips; the options that name them."""
-    named = []
-    for token_type, name in TOKENIZERS.items():
-        run = options.out / "tokenizers" / name
-        steps = options.tokenizer_steps if options.scale != "smoke" else 3
-        given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
-        fit([f"tokenizers/clips-{name}", "settings/clips-tokenizers"], run, given)
-        named.append(f"--model.init_args.tokenizers.{token_type}={run / 'checkpoints/last.ckpt'}")
-    return named
+def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Job:
+    """Train a tokenizer on the user's clips."""
+    steps = options.tokenizer_steps if options.scale != "smoke" else 3
+    configs = [f"tokenizers/clips-{name}", "settings/clips-tokenizers"]
+    given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
+    return Job(name, [fit(configs, tokenizer_run(options, name), given)])
 
 
-def fit(configs: list[str], run: Path, extra: list[str]) -> None:
-    """`arvid fit` in a process of its own, so that runs share nothing."""
-    command = [sys.executable, "-m", "arvid", "fit"]
-    for config in configs:
-        command += ["--config", config]
-    command += ["--run", str(run), *extra]
-    print(f"\n{shlex.join(['arvid', *command[3:]])}", flush=True)
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise UserError(f"Training {run.name} failed (exit code {done.returncode}); see above.")
+def tokenizer_options(options: argparse.Namespace) -> list[str]:
+    """The options of `arvid fit` that name the trained tokenizers."""
+    return [
+        f"--model.init_args.tokenizers.{kind}={tokenizer_run(options, name) / LAST_CHECKPOINT}"
+        for name, kind in TOKENIZERS.items()
+    ]
 
 
-def score(options: argparse.Namespace, scale: Scale) -> list[Path]:
-    """Score all rows under the setting's two protocols; their folders."""
+def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
+    """Run folder of a tokenizer."""
+    return Path(options.out / "tokenizers" / name)
+
+
+def paradigm_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
+    """Train a paradigm, then score it under the setting's two protocols."""
+    kind = "clips" if options.data else "sprites"
+    configs = [f"settings/{kind}", f"paradigms/{name}", f"sizes/{scale.size}"]
+    run = options.out / name
+    evaluate = ["evaluate", str(run)]
+    for protocol in protocol_names(options):
+        evaluate += ["--protocol", protocol]
+    if scale.num_clips:
+        evaluate += ["--num-clips", str(scale.num_clips)]
+    return Job(name, [fit(configs, run, [*data, *options.fit_options]), evaluate])
+
+
+def protocol_names(options: argparse.Namespace) -> list[str]:
+    """The setting's two protocols."""
+    kind = "clips" if options.data else "sprites"
+    return [f"{kind}-generation", f"{kind}-prediction"]
+
+
+def fit(configs: list[str], run: Path, extra: list[str]) -> list[str]:
+    """Arguments of `arvid fit`."""
+    named = [argument for config in configs for argument in ("--config", config)]
+    return ["fit", *named, "--run", str(run), *extra]
+
+
+def score_references(options: argparse.Namespace, scale: Scale) -> list[Path]:
+    """Score the rows that are no trained models; the folders of all rows."""
     runs = [options.out / name for name in PARADIGMS]
     references = options.out / "references"
-    for name in ("generation", "prediction"):
-        kind = "clips" if options.data else "sprites"
-        protocol = get_protocol(f"{kind}-{name}", num_clips=scale.num_clips)
-        print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
+    for name in protocol_names(options):
+        protocol = get_protocol(name, num_clips=scale.num_clips)
+        print(f"\nReference rows under {protocol.name}: {protocol.summary}", flush=True)
         evaluate_references(runs, protocol, references)
-        for run in runs:
-            evaluate_run(run, protocol)
     return [*sorted(path for path in references.iterdir() if path.is_dir()), *runs]
 
 

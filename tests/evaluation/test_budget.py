@@ -17,7 +17,7 @@ from arvid.evaluation.budget import (
     training_flops,
 )
 from arvid.nn.attention import Attention
-from arvid.nn.text import ByteTextEncoder
+from arvid.nn.text import WordTextEncoder
 from arvid.paradigms.next_block import NextBlock
 from arvid.sampling.sample import Conditions
 from arvid.training.export import load_tokenizer
@@ -137,8 +137,8 @@ def test_the_budget_of_a_trained_run(trained_run: Path) -> None:
         p.numel() for p in nn.ModuleList([trained.conditioner, trained.paradigm]).parameters()
     )
     text, paradigm = trained.conditioner.text, trained.paradigm
-    assert isinstance(text, ByteTextEncoder)
-    tables = [text.embed.weight, text.position, paradigm.embed.project.weight]
+    assert isinstance(text, WordTextEncoder)
+    tables = [text.table.weight, text.position, paradigm.embed.project.weight]
     tables += [paradigm.positions, paradigm.head.logits.weight]
     assert budget.parameters_without_embeddings == budget.parameters - sum(
         table.numel() for table in tables

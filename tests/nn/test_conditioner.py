@@ -10,7 +10,7 @@ import torch
 from arvid.contracts import Condition, ContextSpec, UserError
 from arvid.nn.conditioner import Conditioner, ContextEmbedder
 from arvid.nn.positions import grid_code, scalar_code
-from arvid.nn.text import ByteTextEncoder, HuggingFaceTextEncoder
+from arvid.nn.text import HuggingFaceTextEncoder, WordTextEncoder
 
 SPEC = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True, fps=True)
 
@@ -49,17 +49,23 @@ def test_dropping_gives_the_null_condition() -> None:
     assert not torch.equal(tokens[1], embedder(Condition(), 1)[0])
 
 
-def test_byte_encoder_reads_any_script() -> None:
-    encoder = ByteTextEncoder(dim=16, max_bytes=32, depth=1)
-    features, mask = encoder(["a cat", "猫が走る"])
-    assert features.shape == (2, 8, 16)
-    assert mask.sum(1).tolist() == [2, 3]  # 5 and 12 bytes in steps of 4
-    assert not torch.allclose(features[0], features[1])
+def test_word_encoder_reads_any_script_and_ignores_case() -> None:
+    encoder = WordTextEncoder(dim=16, max_words=6)
+    features, mask = encoder(["A cat, running", "a CAT , running", "猫が走る"])
+    assert features.shape == (3, 6, 16)
+    assert mask.sum(1).tolist() == [4, 4, 1]
+    assert torch.equal(features[0], features[1])
+    assert not torch.allclose(features[0], features[2])
+
+
+def test_word_encoder_tells_orders_apart() -> None:
+    features, _ = WordTextEncoder(dim=16, max_words=4)(["red on blue", "blue on red"])
+    assert not torch.allclose(features[0, 0], features[1, 0], atol=1e-3)
 
 
 def test_a_long_prompt_is_refused_not_cut() -> None:
-    with pytest.raises(UserError, match=r"40 bytes.*at most 32"):
-        ByteTextEncoder(dim=16, max_bytes=32)(["x" * 40])
+    with pytest.raises(UserError, match=r"9 words.*at most 8"):
+        WordTextEncoder(dim=16, max_words=8)(["x " * 9])
 
 
 def test_unknown_label_is_refused() -> None:
