@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arvid.contracts import SamplingOptions, Size, TokenSpec
+from arvid.contracts import SamplingOptions, Size, TokenSpec, UserError
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.heads.categorical import CategoricalHead, kept_tokens, sample_logits
 from arvid.nn.heads.diffusion import DiffusionHead
@@ -72,10 +72,18 @@ def test_guidance_extrapolates_from_the_null_logits() -> None:
     assert drawn.item() == 1  # 0 + 2 · 0.9 beats 1
 
 
-@pytest.mark.parametrize("process", ["ddpm", "flow"])
-def test_a_trained_diffusion_head_draws_its_data(process: str) -> None:
+@pytest.mark.parametrize(("process", "shift"), [("ddpm", 1.0), ("flow", 1.0), ("flow", 4.0)])
+def test_a_trained_diffusion_head_draws_its_data(process: str, shift: float) -> None:
     """Tokens are N(2·h, 0.3²) given the hidden state h: mean and spread come back."""
-    head = DiffusionHead(1, 1, width=32, depth=2, process=process, repeats=8)  # type: ignore[arg-type]
+    head = DiffusionHead(
+        1,
+        1,
+        width=32,
+        depth=2,
+        process=process,  # type: ignore[arg-type]
+        shift=shift,
+        repeats=8,
+    )
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(400):
         hidden = torch.randint(-1, 2, (64, 4, 1)).float()
@@ -89,6 +97,23 @@ def test_a_trained_diffusion_head_draws_its_data(process: str) -> None:
         drawn = head.sample(torch.full((1, 500, 1), value), options=options)
         assert drawn.mean().item() == pytest.approx(2 * value, abs=0.2)
         assert drawn.std().item() == pytest.approx(0.3, abs=0.15)
+
+
+def test_a_shift_moves_the_times_towards_noise() -> None:
+    head = DiffusionHead(1, 1, width=8, depth=1, process="flow", shift=4.0)
+    tokens = torch.zeros(20_000, 1)
+    noisy, time, goal = head._corrupt(tokens)
+    sigma = time[:, None] / 1000
+    torch.testing.assert_close(noisy, sigma * goal)  # of tokens that are 0 the goal is the noise
+    assert time.median().item() == pytest.approx(800, abs=10)  # 4 · 0.5 / (1 + 3 · 0.5)
+    head.scheduler.set_timesteps(5)
+    assert head.scheduler.sigmas[0] == 1
+    assert head.scheduler.sigmas[2].item() == pytest.approx(0.8, abs=0.01)
+
+
+def test_ddpm_has_no_shift() -> None:
+    with pytest.raises(UserError, match="flow process"):
+        DiffusionHead(1, 1, width=8, depth=1, process="ddpm", shift=2.0)
 
 
 def test_weights_leave_tokens_out() -> None:

@@ -16,6 +16,8 @@ class DiffusionOptions:
 
     process: Literal["ddpm", "flow"] = "ddpm"
     """Squared-cosine DDPM that predicts the noise (NOVA's video model), or flow matching."""
+    shift: float = 1.0
+    """How far flow matching's times move towards noise (see DiffusionHead); 1 as released."""
     repeats: int = 4
     """Times and noises drawn per token and training step."""
 
@@ -31,6 +33,7 @@ def build_head(
             width=size.head_dim,
             depth=size.head_depth,
             process=diffusion.process,
+            shift=diffusion.shift,
             repeats=diffusion.repeats,
         )
     if patch != 1:

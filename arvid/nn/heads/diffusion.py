@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arvid.contracts import SamplingOptions, TokenHead
+from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.positions import SCALAR_CODE_DIM, scalar_code
 
 NUM_TRAIN_STEPS = 1000
@@ -70,7 +70,9 @@ class DiffusionHead(TokenHead):
 
     `ddpm`: 1000 steps, squared-cosine, predicts the noise, ancestral sampling with leading spacing.
     `flow`: x = σ·noise + (1-σ)·token, predicts noise - token, Euler sampling; training times are
-    logit-normal.
+    logit-normal. `shift` s moves them and the sampler's towards noise: σ becomes sσ / (1 + (s-1)σ). At 1 hardly one
+    training time in a hundred has σ > 0.9, where a token must come from the hidden state alone, so that a short
+    training hardly learns to use it.
     """
 
     alphas_cumprod: Tensor
@@ -83,14 +85,18 @@ class DiffusionHead(TokenHead):
         width: int,
         depth: int,
         process: Literal["ddpm", "flow"] = "ddpm",
+        shift: float = 1.0,
         repeats: int = 4,
     ) -> None:
         super().__init__()
+        if process == "ddpm" and shift != 1:
+            raise UserError("A diffusion head's shift is for the flow process; ddpm has none.")
         self.channels = channels
         self.process = process
         self.repeats = repeats
         self.net = DiffusionMLP(dim, channels, width, depth)
-        self.scheduler = _scheduler(process)
+        self.shift = shift
+        self.scheduler = _scheduler(process, shift)
         if process == "ddpm":
             self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
 
@@ -119,7 +125,9 @@ class DiffusionHead(TokenHead):
             return signal.sqrt() * tokens + (1 - signal).sqrt() * noise, step.float(), noise
         uniform = torch.randn(shape, device=tokens.device).sigmoid()
         time = NUM_TRAIN_STEPS - (NUM_TRAIN_STEPS * uniform).floor()  # index into 1000..1
-        sigma = (time / NUM_TRAIN_STEPS)[..., None]
+        sigma = time / NUM_TRAIN_STEPS
+        sigma = self.shift * sigma / (1 + (self.shift - 1) * sigma)
+        time, sigma = NUM_TRAIN_STEPS * sigma, sigma[..., None]
         return sigma * noise + (1 - sigma) * tokens, time, noise - tokens
 
     @torch.no_grad()
@@ -155,9 +163,9 @@ class DiffusionHead(TokenHead):
         return null + guidance * (given - null)
 
 
-def _scheduler(process: str) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
+def _scheduler(process: str, shift: float) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
     if process == "flow":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_STEPS)
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_STEPS, shift=shift)
     return DDPMScheduler(
         num_train_timesteps=NUM_TRAIN_STEPS,
         beta_schedule="squaredcos_cap_v2",
