@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -60,9 +61,19 @@ class Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = _attend(q, k, v, mask)
         out: Tensor = self.proj(rearrange(y, "b heads n d -> b n (heads d)"))
         return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, heads, N, head dim) each -> the same; on CPUs in float32, whatever they come in."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # In bf16 torch's kernel for CPUs takes from one and a half to eight times as long, the shorter the sequence.
+    with torch.autocast("cpu", enabled=False):
+        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    return y.to(q.dtype)
 
 
 class TransformerBlock(nn.Module):
