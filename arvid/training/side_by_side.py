@@ -40,12 +40,12 @@ class Job:
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
-    """Run all jobs, the first ones first; what a job prints goes to NAME.log in the folder `logs`.
+    """Run all jobs, on a CPU all at once; what a job prints goes to NAME.log in the folder `logs`.
 
     Raises UserError with the end of the log of the first command that fails; the other jobs are stopped.
     """
     cores = torch.get_num_threads()
-    num_slots = 1 if torch.cuda.is_available() else min(cores, len(jobs))
+    num_slots = 1 if torch.cuda.is_available() else len(jobs)
     logs.mkdir(parents=True, exist_ok=True)
     waiting = deque(jobs)
     running: list[_Running] = []
@@ -53,7 +53,7 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
     try:
         while waiting or running:
             while waiting and len(running) < num_slots:
-                running.append(_Running(waiting.popleft(), logs, cores // num_slots))
+                running.append(_Running(waiting.popleft(), logs, max(cores // num_slots, 1)))
             time.sleep(0.2)
             running = [job for job in running if not job.done()]
             reporter.show(running)

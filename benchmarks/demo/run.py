@@ -27,8 +27,6 @@ from arvid.training.generator_module import LAST_CHECKPOINT
 from arvid.training.side_by_side import Job, run_side_by_side
 
 PARADIGMS = ("nova", "next_block", "next_token")
-START_ORDER = ("next_token", "nova", "next_block")
-"""The slowest first, and those on the same tokens not at once: the second finds the clips encoded."""
 TOKENIZERS = {"vae3d": "continuous", "magvit_fsq": "discrete"}
 
 
@@ -65,8 +63,7 @@ def main() -> None:
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)
     print(f"Training and scoring {', '.join(PARADIGMS)} ...", flush=True)
-    jobs = {name: paradigm_job(options, scale, name, data) for name in PARADIGMS}
-    run_side_by_side([jobs[name] for name in START_ORDER], options.out)
+    run_side_by_side([paradigm_job(options, scale, name, data) for name in PARADIGMS], options.out)
     folders = score_references(options, scale)
     comparison = write_report(folders, options.out, title=options.title)
     print(tables.text(comparison))
