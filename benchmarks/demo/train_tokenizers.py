@@ -1,4 +1,4 @@
-"""Makes the two embedded sprites tokenizers: trains both by `arvid fit` with one recipe and writes them to arvid/assets.
+"""Makes the two embedded sprites tokenizers: trains both by `arvid fit` with one recipe, writes them to arvid/assets.
 
     arvid bench demo/train_tokenizers
 
