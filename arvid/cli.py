@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from arvid.commands._suites import SUITES, run_suite
 from arvid.contracts import UserError
 
 COMMANDS = {
@@ -19,7 +20,7 @@ COMMANDS = {
     "validate": "validation loss of a checkpoint",
     "encode": "encode a setting's clips into the token cache",
     "sample": "generate clips from a checkpoint",
-    "evaluate": "score runs under a protocol",
+    "evaluate": "score runs, videos or pipelines under a protocol, or run a benchmark suite",
     "compare": "table and page of several runs",
     "bench": "run a benchmark of a paper, or the demo",
     "doctor": "check this installation",
@@ -51,6 +52,8 @@ def _run(arguments: list[str]) -> int:
 
         run_lightning(arguments)
         return 0
+    if arguments[:1] == ["evaluate"] and arguments[1:] and arguments[1] in SUITES:
+        return run_suite(arguments[1], arguments[2:])
     parser = argparse.ArgumentParser(
         prog="arvid",
         description="Comparative research on autoregressive video generation.",

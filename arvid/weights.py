@@ -73,6 +73,32 @@ KNOWN: dict[str, Weights] = {
     "alexnet": _torchvision("alexnet-owt-7be5be79.pth", "AlexNet"),
     "vgg": _torchvision("vgg16-397923af.pth", "VGG-16"),
     "squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth", "SqueezeNet"),
+    "videomae-v2-g": Weights(
+        file="vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+        purpose="FVD over VideoMAE v2 features in cd-fvd's protocol (ViT-g, Something-Something v2)",
+        source="https://huggingface.co/OpenGVLab/VideoMAE2 (folder mae-g)",
+        digest="sha256:5a210a92f035dff30c53b46157b612e7a1a5d3c99700e1b2d71da5c399ca7e70",
+    ),
+    "laion-aesthetic-l14": Weights(
+        file="sa_0_4_vit_l_14_linear.pth",
+        purpose="VBench's aesthetic quality (LAION's linear head on CLIP L/14)",
+        source="https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/"
+        "sa_0_4_vit_l_14_linear.pth",
+        digest="sha256:2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
+    ),
+    "raft-things": Weights(
+        file="raft-things.pth",
+        purpose="VBench's dynamic degree and static filter (RAFT, Chairs and Things)",
+        source="https://github.com/princeton-vl/RAFT (download_models.sh unpacks models.zip)",
+        digest="sha256:fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
+    ),
+    "musiq-spaq": Weights(
+        file="musiq_spaq_ckpt-358bb6af.pth",
+        purpose="VBench's imaging quality (MUSIQ, SPAQ)",
+        source="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+        "musiq_spaq_ckpt-358bb6af.pth",
+        digest="sha256:358bb6af",
+    ),
 }
 
 

@@ -38,7 +38,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A next-block run of three steps on sprites, as `arvid fit` leaves it."""
+    """A next-block run of three steps on sprites of 17 frames, as `arvid fit` leaves it."""
     from arvid.cli import main
 
     run = tmp_path_factory.mktemp("runs") / "next_block"
@@ -48,6 +48,8 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--config=sizes/debug",
         "--data.train.init_args.num_clips=8",
         "--data.val.init_args.num_clips=16",
+        "--data.train.init_args.num_frames=17",
+        "--data.val.init_args.num_frames=17",
         "--data.batch_size=4",
         "--trainer.accelerator=cpu",
         "--trainer.max_steps=3",

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.cli import COMMANDS, main
+from arvid.commands._suites import SUITES
 from arvid.data.sprites import Sprites
 from arvid.data.video import read_video, write_video
+from arvid.evaluation.records import load_run
 
 SETTING = ["--config=settings/sprites", "--config=paradigms/nova", "--config=sizes/debug"]
 
@@ -126,7 +129,7 @@ def test_the_checkpoint_of_a_run_with_another_tokenizer(
 
 def test_a_prompt_that_is_too_long(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(["sample", f"--checkpoint={trained_run}", "--prompt", "very " * 40], capsys)
-    assert "100 words; this model was built for at most" in message
+    assert "40 words; this model was built for at most" in message
 
 
 def test_a_condition_that_the_model_does_not_know(
@@ -190,9 +193,66 @@ def test_evaluate_and_compare(
     assert "data:video/mp4;base64," in page
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_benchmark_suites_have_commands_of_their_own(
+    suite: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", suite, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: arvid evaluate {suite}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--protocol=clips-generation"], "Name what is scored"),
+        (["--videos=x"], "at least one --protocol"),
+        (["--videos=x", "--pipeline=y", "--protocol=magvit-ucf101"], "Name what is scored"),
+        (["--videos=x", "--protocol=magvit-ucf101"], "--real: UCF-101 trainlist01"),
+        (["--videos=x", "--protocol=magvit-ucf101", "--real-list=y"], "name that too"),
+        (["--videos=x", "--protocol=mine.yaml"], "mine.yaml is not a protocol"),
+    ],
+)
+def test_what_evaluate_cannot_do_without(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reason in error_of(["evaluate", *arguments], capsys)
+
+
+def test_a_run_under_a_protocol_with_clips_of_its_own(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = tmp_path / "own.yaml"
+    protocol.write_text(
+        "summary: own\ntask: prediction\nmetrics: [psnr]\nnum_clips: 2\ncondition_frames: 1\n"
+        "clip: {num_frames: 16, size: 32}\n"
+    )
+    given = ["evaluate", str(trained_run), f"--protocol={protocol}"]
+    assert "needs real clips: --real" in error_of(given, capsys)
+    for i, clip in enumerate(Sprites(4, size=40)):
+        write_video(tmp_path / f"real/{i}.mp4", clip.video, 8)
+    assert main([*given, f"--real={tmp_path / 'real'}"]) == 0
+    (record,) = [r for r in load_run(trained_run) if r.protocol_name == "own"]
+    assert len(record.steps_curve["psnr"]) == 16  # of the 17 that the tokenizer makes
+    assert record.row == "trained"
+    reconstruction = tmp_path / "recon.yaml"
+    reconstruction.write_text(
+        "summary: r\ntask: reconstruction\nmetrics: [psnr]\nclip: {num_frames: 17, size: 32}\n"
+    )
+    real = f"--real={tmp_path / 'real'}"
+    assert main(["evaluate", str(trained_run), f"--protocol={reconstruction}", real]) == 0
+    found = [r for r in load_run(trained_run) if r.protocol_name == "recon"]
+    assert [(r.name, r.metrics[0].count) for r in found] == [("reconstruction (next_block)", 4)]
+    for name in ("own", "recon"):  # the run is shared with other tests
+        (trained_run / f"evaluation/{name}.json").unlink()
+
+
 def test_list_protocols(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--list-protocols"]) == 0
-    assert '"sprites-generation"' in capsys.readouterr().out
+    listed = yaml.safe_load(capsys.readouterr().out)
+    assert listed["nbp-k600-fp"]["clip"]["fps"] == 25
+    assert listed.keys() >= {"sprites-generation", "magvit-ucf101", "arvid-1024-16f"}
 
 
 def test_the_module_is_the_command() -> None:

@@ -109,9 +109,9 @@ def test_the_commands_of_the_page_run(package: Path, capsys: pytest.CaptureFixtu
         "size": "debug",
     }
     videos = sample(model, Conditions(num_clips=1, captions=["a red circle"]), progress=False)
-    assert videos.shape == (1, 17, 32, 32, 3)
+    assert videos.shape == (1, 9, 32, 32, 3)
     (record,) = load_run("runs/frame_wise")
-    assert record.protocol_name == "sprites-generation-brightness"
+    assert record.protocol_name == "sprites-generation-4-brightness"
     assert [(m.name, m.count) for m in record.metrics] == [("brightness", 4)]
     assert "Brightness error" in (package / "runs/report/table.md").read_text()
 

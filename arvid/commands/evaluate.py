@@ -1,9 +1,21 @@
-"""Score trained runs under a protocol, with reference rows to read the numbers by.
+"""Score runs, folders of videos or diffusers pipelines under a protocol, or run a benchmark suite.
 
-example:
+A protocol says everything that a number depends on: which real clips, how many, how they are cut and resized, which
+frames are looked at and by which metrics. `--list-protocols` prints all; docs/protocols.md explains them.
+
+examples:
   arvid evaluate runs/nova runs/next_block --protocol sprites-generation --references runs/references
-  arvid evaluate runs/nova --protocol sprites-prediction --metric lpips
+  arvid evaluate runs/nova --protocol nbp-ucf101-cg --real UCF-101 --real-list trainlist01.txt
+  arvid evaluate --videos samples/ --real UCF-101 --protocol stylegan-v-2048-16f --out runs/theirs
+  arvid evaluate --pipeline damo-vilab/text-to-video-ms-1.7b --real clips.jsonl --protocol arvid-1024-16f
+  arvid evaluate runs/nova --protocol my-protocol.yaml --real videos/
+  torchrun --nproc-per-node 8 -m arvid evaluate runs/nova --protocol arvid-1024-16f --real videos/
   arvid evaluate --list-protocols
+
+benchmark suites, each with a --help of its own:
+  arvid evaluate vbench | geneval | t2i-compbench | dpg-bench ...
+
+What was interrupted goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -13,47 +25,158 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
 from arvid.contracts import UserError
-from arvid.evaluation.protocols import PROTOCOLS, get_protocol
-from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.data._files import FileDataset
+from arvid.evaluation.parts import rank_and_count, sharing_processes
+from arvid.evaluation.protocols import Protocol, get_protocol, protocols
+from arvid.evaluation.real_clips import real_clips
+from arvid.evaluation.records import ResultRecord
+from arvid.evaluation.rows import (
+    evaluate_pipeline,
+    evaluate_references,
+    evaluate_run,
+    evaluate_videos,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--protocol", action="append", metavar="NAME", help="may be repeated")
-    parser.add_argument(
+    what = parser.add_argument_group("what is scored (one of the three)")
+    what.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of arvid")
+    what.add_argument("--videos", type=Path, metavar="FOLDER", help="videos that any program made")
+    what.add_argument(
+        "--pipeline", metavar="NAME", help="diffusers text-to-video pipeline: hub name or folder"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--protocol",
+        action="append",
+        metavar="NAME",
+        help="name of a protocol, or YAML file with one of your own; may be repeated",
+    )
+    how.add_argument(
+        "--list-protocols", action="store_true", help="print all with every parameter, and stop"
+    )
+    how.add_argument(
+        "--real",
+        type=Path,
+        metavar="PATH",
+        help="real clips: folder of class folders, folder of videos, or manifest (.jsonl, .csv). Not needed "
+        "where a protocol takes the validation set of the run's setting",
+    )
+    how.add_argument(
+        "--real-list",
+        type=Path,
+        metavar="FILE",
+        help="take only the real videos that this file lists, e.g. UCF-101's trainlist01.txt",
+    )
+    how.add_argument(
+        "--num-clips",
+        type=int,
+        metavar="N",
+        help="another number of clips; the protocol then has another name, and its numbers other columns",
+    )
+    how.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME",
         help="measure this in the place of the protocol's own metrics; may be repeated",
     )
-    parser.add_argument(
+    where = parser.add_argument_group("what is written")
+    where.add_argument(
         "--references",
         type=Path,
         metavar="FOLDER",
-        help="also score real clips, reconstructions, a repeated first frame and an untrained model",
+        help="also score the rows that numbers are read by, into folders below this one: other real clips, "
+        "reconstructions, a repeated first frame, an untrained model",
     )
-    parser.add_argument(
-        "--num-clips", type=int, help="fewer clips than the protocol says: another protocol hash"
+    where.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="run folder for the record of --videos or --pipeline (default: runs/<name>)",
     )
-    parser.add_argument("--list-protocols", action="store_true", help="print them all and stop")
+    where.add_argument("--name", help="of the row of --videos or --pipeline in tables")
+    pipeline = parser.add_argument_group("for --pipeline")
+    pipeline.add_argument(
+        "--pipeline-options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
+    )
+    pipeline.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16"),
+        help="numbers that it computes with",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if options.list_protocols:
-        print(json.dumps({n: asdict(p) for n, p in sorted(PROTOCOLS.items())}, indent=1))
+        listed = {name: asdict(p) for name, p in protocols().items()}
+        print(yaml.safe_dump(json.loads(json.dumps(listed)), sort_keys=False, width=120), end="")
         return 0
-    if not options.runs or not options.protocol:
-        raise UserError("Name at least one run folder and one --protocol.")
-    for name in options.protocol:
-        protocol = get_protocol(name, num_clips=options.num_clips, metrics=options.metric)
-        for run_folder in options.runs:
-            record = evaluate_run(run_folder, protocol)
-            values = ", ".join(f"{m.heading} {m.value:.4g}{m.unit}" for m in record.metrics)
-            print(f"{record.name}: {values}")
-        if options.references:
-            evaluate_references(options.runs, protocol, options.references)
+    sources = [bool(options.runs), options.videos is not None, options.pipeline is not None]
+    if sum(sources) != 1 or not options.protocol:
+        raise UserError(
+            "Name what is scored (run folders, --videos or --pipeline) and at least one --protocol."
+        )
+    asked = {"num_clips": options.num_clips, "metrics": options.metric}
+    found = [get_protocol(name, **asked) for name in options.protocol]
+    with sharing_processes():
+        for protocol in found:
+            _evaluate(options, protocol)
     return 0
+
+
+def _evaluate(options: argparse.Namespace, protocol: Protocol) -> None:
+    real = _real(options, protocol)
+    for record in _records(options, protocol, real):
+        _show(record)
+    if options.references:
+        evaluate_references(options.runs, protocol, options.references, real)
+
+
+def _records(
+    options: argparse.Namespace, protocol: Protocol, real: FileDataset | None
+) -> list[ResultRecord]:
+    if options.runs:
+        return [evaluate_run(folder, protocol, real) for folder in options.runs]
+    if real is None:
+        raise UserError(f"Name the real clips with --real: {protocol.real_split}.")
+    source = options.videos or Path(options.pipeline)
+    name = options.name or source.resolve().name
+    out = options.out or Path("runs") / name
+    if options.videos:
+        return [evaluate_videos(options.videos, protocol, real, out=out, name=name)]
+    return [
+        evaluate_pipeline(
+            options.pipeline,
+            protocol,
+            real,
+            out=out,
+            name=name,
+            dtype=options.dtype,
+            arguments=options.pipeline_options,
+        )
+    ]
+
+
+def _real(options: argparse.Namespace, protocol: Protocol) -> FileDataset | None:
+    if options.real is None:
+        if options.real_list is not None:
+            raise UserError("--real-list chooses among the videos of --real: name that too.")
+        return None
+    return real_clips(protocol, options.real, options.real_list)
+
+
+def _show(record: ResultRecord) -> None:
+    if rank_and_count()[0] == 0:
+        values = ", ".join(f"{m.heading} {m.value:.4g}{m.unit}" for m in record.metrics)
+        print(f"{record.name}: {values}")

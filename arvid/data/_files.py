@@ -23,7 +23,7 @@ from tqdm import tqdm
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._ledger import Ledger
 from arvid.data.cache_dir import cache_dir
-from arvid.data.clips import ClipSpec, clip_indices, resize_frames
+from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
 from arvid.data.video import Probe, VideoError, probe_video, read_frames
 from arvid.files import sha256_json
@@ -126,6 +126,8 @@ class FileDataset(VideoDataset):
         video = resize_frames(
             read_frames(entry.path, indices), options.clip.height_width, options.clip.resize
         )
+        if options.clip.short == "black":
+            video[frames_there(probe.num_frames, probe.fps, options.clip) :] = 0
         return Clip(
             video=video,
             caption=entry.caption,

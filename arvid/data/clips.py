@@ -17,7 +17,7 @@ Resize = Literal["crop", "squash"]
 _CHOICES = {
     "window": ("random", "center", "start"),
     "resize": ("crop", "squash"),
-    "short": ("drop", "pad"),
+    "short": ("drop", "pad", "black"),
 }
 
 
@@ -37,8 +37,8 @@ class ClipSpec:
     """Where in the video the clip lies."""
     resize: Resize = "crop"
     """crop: the shorter side is brought to size and the middle is kept. squash: both sides are, each by itself."""
-    short: Literal["drop", "pad"] = "drop"
-    """Videos that are too short: leave them out, or repeat their last frame."""
+    short: Literal["drop", "pad", "black"] = "drop"
+    """Videos that are too short: leave them out, repeat their last frame, or go on with black frames."""
 
     def __post_init__(self) -> None:
         height, width = self.height_width
@@ -91,12 +91,21 @@ def clip_indices(
     With several windows the possible starts are cut into as many equal parts, and window i starts in the i-th one.
     None means that the video is too short (spec.short is "drop"). Raises ValueError if a random window has no rng.
     """
-    offsets = np.floor(np.arange(spec.num_frames) * spec.step(fps) + 0.5).astype(np.int64)
+    offsets = _offsets(fps, spec)
     slack = num_frames - 1 - int(offsets[-1])
     if num_frames < 1 or (slack < 0 and spec.short == "drop"):
         return None
     start = _start(max(slack, 0), spec, rng, window, num_windows)
     return np.minimum(start + offsets, num_frames - 1)
+
+
+def frames_there(num_frames: int, fps: float, spec: ClipSpec) -> int:
+    """How many of a clip's frames a video has; those after them are the last one again (or black)."""
+    return int((_offsets(fps, spec) < num_frames).sum())
+
+
+def _offsets(fps: float, spec: ClipSpec) -> NDArray[np.int64]:
+    return np.floor(np.arange(spec.num_frames) * spec.step(fps) + 0.5).astype(np.int64)
 
 
 def _start(

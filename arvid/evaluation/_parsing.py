@@ -1,10 +1,10 @@
-"""JSON values into frozen dataclasses, guided by their annotations, with errors that name the place."""
+"""JSON and YAML values into frozen dataclasses, guided by their annotations, with errors that name the place."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class ParseError(ValueError):
@@ -12,7 +12,7 @@ class ParseError(ValueError):
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: a dataclass, tuple[X, ...], dict[str, X], X | None, bool, int, float, str or Any.
+    """`value` as `kind`: a dataclass, tuple[X, ...], dict[str, X], a union, a Literal, bool, int, float, str or Any.
 
     Raises ParseError, whose message begins with `where` (the dotted key of the value).
     """
@@ -22,7 +22,12 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         return _parse_dataclass(kind, value, where)
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return None if value is None else parse(get_args(kind)[0], value, where)
+        return _parse_union(get_args(kind), value, where)
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+        choices = ", ".join(map(str, get_args(kind)))
+        raise ParseError(f"{where}: {value!r} is none of {choices}")
     if origin is tuple:
         items = _expect(list, value, where)
         return tuple(parse(get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(items))
@@ -32,6 +37,18 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return _expect(kind, value, where)
+
+
+def _parse_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        try:
+            return parse(kind, value, where)
+        except ParseError:
+            continue
+    return parse(last, value, where)
 
 
 def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:

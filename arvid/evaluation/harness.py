@@ -1,178 +1,59 @@
-"""The harness: rows of a comparison are generated, scored and recorded under a protocol.
+"""The harness: scores one row under a protocol and writes its record.
 
-A row is a trained model or a reference that says what the numbers of the others mean: real clips against real
-clips (the floor of a distance), the tokenizer's reconstruction (frame by frame the ceiling of every model on its
-tokens), the first frame repeated, an untrained model.
+The real clips whose conditions are used are cut into batches; each is generated, measured and put on disk, by any
+number of processes; then the numbers are made of all that was measured.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import logging
+import os
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from arvid import registry
-from arvid.contracts import Clip, VideoDataset, VideoTokenizer
-from arvid.data.collate import normalise, to_uint8
+from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.video import write_video
-from arvid.evaluation.budget import count_budget
-from arvid.evaluation.curves import read_curve
+from arvid.evaluation.parts import Measurements, Parts, rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     Budget,
     ClipEntry,
     ResultRecord,
+    code_identity,
     code_version,
     hardware,
+    load,
+    over_folds,
     save,
 )
-from arvid.evaluation.scores import Score
-from arvid.files import atomic_write
+from arvid.evaluation.row_kinds import Row, Videos
+from arvid.evaluation.scores import Measured, scores_for
+from arvid.files import atomic_write, sha256_json
 from arvid.sampling.contact_sheet import encode_png
-from arvid.sampling.sample import Conditions, sample
-from arvid.training.generator_module import GeneratorModule
 
-Videos = UInt8[np.ndarray, "b t h w 3"]
+logger = logging.getLogger(__name__)
+
 NUM_SHOWN = 8
 """Clips of each row that are kept as videos."""
 SHOWN_FPS = 8.0
-
-
-class Row(ABC):
-    """One row of a comparison."""
-
-    kind: Literal["trained", "reference"] = "reference"
-    checkpoint_sha256: str | None = None
-
-    def __init__(
-        self, name: str, factors: dict[str, str], options: dict[str, str] | None = None
-    ) -> None:
-        self.name = name
-        self.factors = factors
-        self.options = options or {}
-
-    @abstractmethod
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        """Clips for the conditions (and first frames) of real ones."""
-
-    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
-        """The clips whose attributes those last generated are to show: the real ones by default."""
-        return clips
-
-    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> list[tuple[Clip, np.ndarray]]:
-        """What the page shows for the conditions of real clips: the clips generated."""
-        return list(zip(clips, videos, strict=True))
-
-    def budget(self, clip: Clip, protocol: Protocol) -> Budget:
-        """What the row costs; nothing by default."""
-        return Budget()
-
-    def curve(self) -> tuple[dict[str, float | None], ...]:
-        """Training curve; none by default."""
-        return ()
-
-
-class ModelRow(Row):
-    """A generator, trained or not.
-
-    Args:
-        model: the generator.
-        name: of the row.
-        run: folder of its training, where its curve lies; None for an untrained model.
-        checkpoint_sha256: hash of the checkpoint it comes from.
-    """
-
-    def __init__(
-        self,
-        model: GeneratorModule,
-        name: str,
-        *,
-        run: Path | None = None,
-        checkpoint_sha256: str | None = None,
-    ) -> None:
-        super().__init__(name, model.description["factors"], model.description["options"])
-        self.model = model
-        self.run = run
-        self.kind = "reference" if run is None else "trained"
-        self.checkpoint_sha256 = checkpoint_sha256
-
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        first = None
-        if protocol.condition_frames:
-            first = np.stack([clip.video[: protocol.condition_frames] for clip in clips])
-        return sample(
-            self.model,
-            Conditions.of_clips(clips),
-            first_frames=first,
-            seed=protocol.seed + batch,
-            progress=False,
-        )
-
-    def budget(self, clip: Clip, protocol: Protocol) -> Budget:
-        spec, (_, height, width) = self.model.tokenizer.spec, self.model.clip_shape
-        frames = protocol.condition_frames
-        prefix = spec.grid(frames, height, width).t if frames else 0
-        return count_budget(self.model, Conditions.of_clips([clip]), prefix_frames=prefix)
-
-    def curve(self) -> tuple[dict[str, float | None], ...]:
-        return read_curve(self.run) if self.run else ()
-
-
-class RealRow(Row):
-    """Other real clips than the ones compared with: the floor of a distance between sets."""
-
-    def __init__(self, dataset: VideoDataset, protocol: Protocol) -> None:
-        super().__init__("real", {})
-        self.dataset = dataset
-        self.others = protocol.choose(dataset)[1]
-        self.last: list[Clip] = []
-
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        start = batch * protocol.batch_size
-        self.last = [self.dataset[i] for i in self.others[start : start + len(clips)]]
-        return np.stack([clip.video for clip in self.last])
-
-    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
-        return self.last
-
-    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> list[tuple[Clip, np.ndarray]]:
-        """The very clips that the other rows were asked for, so that a column of the page holds one scene."""
-        return [(clip, clip.video) for clip in clips]
-
-
-class ReconstructionRow(Row):
-    """The real clips as the tokenizer reconstructs them: frame by frame no model on its tokens can do better."""
-
-    def __init__(self, tokenizer: VideoTokenizer) -> None:
-        token_type = tokenizer.spec.type
-        super().__init__(f"reconstruction ({token_type})", {"token_type": token_type})
-        self.tokenizer = tokenizer
-
-    @torch.no_grad()
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        device = next(self.tokenizer.parameters()).device
-        video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
-        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).cpu().numpy()
-
-
-class FirstFrameRow(Row):
-    """The first frame standing still."""
-
-    def __init__(self) -> None:
-        super().__init__("first frame repeated", {})
-
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        last = max(protocol.condition_frames - 1, 0)
-        return np.stack([np.repeat(c.video[last : last + 1], len(c.video), 0) for c in clips])
+"""Frame rate that they are shown at, where the protocol names none."""
+FEW_BATCHES = 8
+"""Up to so many batches are read without worker processes, which take a while to start."""
+MAX_WORKERS = 4
 
 
 def evaluate(
@@ -186,88 +67,272 @@ def evaluate(
 ) -> ResultRecord:
     """Score a row and write its record and a few of its clips into a run folder.
 
+    What was interrupted goes on with the batches that are missing, and what is finished is not done again. The
+    result is the same for any number of processes that share the work (see `arvid.evaluation.parts`).
+
     Args:
         row: what is scored.
         protocol: how.
-        dataset: the validation set that the real clips are chosen from.
-        folder: run folder; the record becomes FOLDER/evaluation/<protocol>.json.
+        dataset: the real clips.
+        folder: run folder; the record becomes FOLDER/evaluation/<protocol>.json, with a piece of the protocol's
+            hash behind the name where the record of another protocol of that name stands there.
         description: `setting` and `setting_hash` of the comparison.
         progress: show a bar over the batches.
+
+    Raises UserError where there are too few real clips, a metric lacks what it needs, the folder holds another
+    row's record, or the row's clips are not of the length and size of the real ones.
     """
     started = time.monotonic()
-    scores: list[Score] = [registry.get("metrics", name)() for name in protocol.metrics]
-    chosen = protocol.choose(dataset)[0]
-    num_clips = len(chosen)
-    kept: list[tuple[Clip, np.ndarray]] = []
-    seconds = 0.0
-    batches = range(0, num_clips, protocol.batch_size)
-    for batch, start in enumerate(tqdm(batches, desc=row.name, disable=not progress, leave=False)):
-        clips = [dataset[i] for i in chosen[start : start + protocol.batch_size]]
+    stated = protocol.describe(dataset)
+    known = [stated["hash"], row.identity(), description["setting_hash"], code_identity()]
+    identity = sha256_json(known)
+    path = _record_path(folder / EVALUATION_FOLDER, stated, row.name)
+    if (found := _readable(path)) is not None and found.identity == identity:
+        logger.info("%s is already scored: %s", row.name, path)
+        return found
+    work = _Evaluation(row, protocol, dataset, path, identity)
+    rank, num_processes = rank_and_count()
+    work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
+    wait_for_all()
+    if rank == 0:
+        record = ResultRecord(
+            **work.results(),
+            name=row.name,
+            row=row.kind,
+            setting=description["setting"],
+            setting_hash=description["setting_hash"],
+            protocol=stated,
+            identity=identity,
+            wall_seconds=time.monotonic() - started,
+        )
+        save(record, path)
+        work.parts.remove()
+    wait_for_all()
+    return load(path)
+
+
+def _record_path(folder: Path, stated: dict[str, Any], name: str) -> Path:
+    """Where the record of a row goes: never over that of another protocol or row."""
+    path = folder / f"{stated['name']}.json"
+    found = _readable(path)
+    if found is not None and found.protocol_hash != stated["hash"]:
+        path = path.with_name(f"{path.stem}-{stated['hash'][:6]}.json")
+        found = _readable(path)
+    if found is not None and found.name != name:
+        raise UserError(f"{path} is the record of {found.name}: give {name} a folder of its own.")
+    return path
+
+
+def _readable(path: Path) -> ResultRecord | None:
+    """The record at a path; None where there is none, or a damaged one, which is made anew."""
+    try:
+        return load(path)
+    except UserError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Clips that are generated, or real clips that are looked at, together."""
+
+    name: str
+    number: int
+    """Among all batches of its kind."""
+    fold: int | None
+    """None for clips of a real set of its own."""
+    start: int
+    """Place of its first clip in the fold."""
+    indices: list[int]
+    """Of the real clips."""
+
+
+class _Evaluation:
+    """One row under one protocol: its batches, and the numbers that come of them."""
+
+    def __init__(
+        self, row: Row, protocol: Protocol, dataset: VideoDataset, path: Path, identity: str
+    ) -> None:
+        self.row = row
+        self.protocol = protocol
+        self.dataset = dataset
+        self.folder = path.parent
+        self.stem = path.stem
+        self.scores = scores_for(protocol)
+        self.chosen = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
+        self.batches = [*self._plan(self.chosen, fold_names=True), *self._plan_real()]
+        self.parts = Parts(path.parent, path.stem, identity)
+
+    def _plan_real(self) -> list[_Batch]:
+        real = self.protocol.real(self.dataset)
+        return [] if real is None else self._plan([real], fold_names=False)
+
+    def _plan(self, folds: list[list[int]], *, fold_names: bool) -> list[_Batch]:
+        batches: list[_Batch] = []
+        for fold, indices in enumerate(folds):
+            for i, part in enumerate(self.protocol.in_batches([indices])):
+                name = f"{fold}-{i:05d}" if fold_names else f"real-{i:05d}"
+                start = i * self.protocol.batch_size
+                number = fold if fold_names else None
+                batches.append(_Batch(name, len(batches), number, start, part))
+        return batches
+
+    def run(self, batches: list[_Batch], progress: bool) -> None:
+        """Make and measure batches."""
+        loaded = _load(self.dataset, [batch.indices for batch in batches])
+        bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
+        for batch, clips in zip(batches, bar, strict=True):
+            measured, seconds = self._measure(batch, clips)
+            self.parts.write(batch.name, measured, seconds)
+
+    def _measure(self, batch: _Batch, clips: list[Clip]) -> tuple[dict[str, Measured], float]:
+        real = self._scored(np.stack([clip.video for clip in clips]))
+        if batch.fold is None:
+            return {name: s.measure_real(real) for name, s in self.scores.items()}, 0.0
         before = time.monotonic()
-        videos = row.generate(clips, protocol, batch)
-        seconds += time.monotonic() - before
-        _update(scores, videos, clips, row.shown(clips), protocol)
-        kept += row.exhibits(clips, videos)[: NUM_SHOWN - len(kept)]
-    frames = num_clips * (len(kept[0][0].video) - protocol.condition_frames)
-    budget = row.budget(kept[0][0], protocol)
-    if budget.parameters is not None:
-        budget = dataclasses.replace(budget, frames_per_second=frames / seconds)
-    record = ResultRecord(
-        name=row.name,
-        row=row.kind,
-        factors=row.factors,
-        options=row.options,
-        setting=description["setting"],
-        setting_hash=description["setting_hash"],
-        protocol=protocol.describe(dataset),
-        metrics=tuple(value for score in scores for value in score.values(protocol.name)),
-        budget=budget,
-        curve=row.curve(),
-        steps_curve=_curves(scores, protocol),
-        clips=_write_clips(kept, protocol, folder / EVALUATION_FOLDER),
-        checkpoint_sha256=row.checkpoint_sha256,
-        seed=protocol.seed,
-        code_version=code_version(),
-        hardware=hardware(),
-        wall_seconds=time.monotonic() - started,
-    )
-    save(record, folder / EVALUATION_FOLDER / f"{protocol.name}.json")
-    return record
+        videos = self.row.generate(clips, self.protocol, batch.number)
+        seconds = time.monotonic() - before
+        self._require_like(videos, clips)
+        self._exhibit(batch, clips, videos)
+        generated, asked = self._scored(videos), self.row.shown(clips)
+        measured = {n: dict(s.measure(generated, real, asked)) for n, s in self.scores.items()}
+        if self.protocol.num_real is None:
+            for name, score in self.scores.items():
+                measured[name].update(score.measure_real(real))
+        return dict(measured), seconds
+
+    def _scored(self, videos: Videos) -> Tensor:
+        return torch.from_numpy(videos[:, self.protocol.scored].copy())
+
+    def _require_like(self, videos: Videos, clips: list[Clip]) -> None:
+        wanted = (len(clips), *clips[0].video.shape)
+        if videos.dtype != np.uint8 or videos.shape != wanted:
+            raise UserError(
+                f"{self.row.name} makes clips {videos.dtype} {videos.shape[1:]} (frames, height, width, colours); "
+                f"protocol {self.protocol.name} compares clips uint8 {wanted[1:]}."
+            )
+
+    def _exhibit(self, batch: _Batch, clips: list[Clip], videos: Videos) -> None:
+        """Write those of the clips that the page shows, and the last frame that was given."""
+        left = NUM_SHOWN - batch.start
+        if batch.fold != 0 or left <= 0:
+            return
+        fps = (self.protocol.clip.fps if self.protocol.clip else None) or SHOWN_FPS
+        shown = self.row.exhibits(clips, videos)
+        for i, (clip, video) in enumerate(zip(clips[:left], shown[:left], strict=True)):
+            entry = self._entry(batch.start + i, clip)
+            write_video(self.folder / entry.file, video, fps)
+            if entry.first_frame:
+                with atomic_write(self.folder / entry.first_frame) as temporary:
+                    frame = clip.video[self.protocol.condition_frames - 1]
+                    temporary.write_bytes(encode_png(frame))
+
+    def _entry(self, number: int, clip: Clip) -> ClipEntry:
+        name = f"{self.stem}/{number:03d}"
+        first = f"{name}.png" if self.protocol.condition_frames else None
+        return ClipEntry(file=f"{name}.mp4", prompt=clip.caption or clip.name, first_frame=first)
+
+    def _clip_entries(self) -> tuple[ClipEntry, ...]:
+        """The clips that were written for the page."""
+        shown = enumerate(self.chosen[0][:NUM_SHOWN])
+        return tuple(self._entry(i, self.dataset[index]) for i, index in shown)
+
+    def results(self) -> dict[str, Any]:
+        """The fields of the record that come of the row and of the finished batches."""
+        real, _ = self.parts.joined([b.name for b in self.batches if b.fold is None])
+        folds, seconds = [], 0.0
+        for fold in range(self.protocol.folds):
+            found, took = self.parts.joined([b.name for b in self.batches if b.fold == fold])
+            folds.append({n: {**found[n], **real.get(n, {})} for n in self.scores})
+            seconds += took
+        self._keep(folds)
+        name = self.protocol.name
+        values = [[v for n, s in self.scores.items() for v in s.values(f[n], name)] for f in folds]
+        return {
+            "metrics": over_folds(values),
+            "factors": self.row.factors,
+            "options": self.row.options,
+            "budget": self._budget(seconds),
+            "curve": self.row.curve(),
+            "steps_curve": self._curves(folds),
+            "clips": self._clip_entries(),
+            "per_clip": self._write_per_clip(folds),
+            "checkpoint_sha256": self.row.checkpoint_sha256,
+            "seed": self.protocol.seed,
+            "code_version": code_version(),
+            "hardware": hardware(),
+        }
+
+    def _keep(self, folds: list[Measurements]) -> None:
+        """Write what was measured (features, errors of frames) for other statistics: <score>.<name> by fold."""
+        for fold, measured in enumerate(folds):
+            tensors = {f"{s}.{n}": t for s, found in measured.items() for n, t in found.items()}
+            with atomic_write(
+                self.folder / f"{self.stem}/measured-{fold}.safetensors"
+            ) as temporary:
+                save_file(tensors, temporary)
+
+    def _curves(self, folds: list[Measurements]) -> dict[str, tuple[float | None, ...]]:
+        """Curves from the first frame of a clip on: mean over folds, None before the frames that are scored."""
+        unscored: tuple[None, ...] = (None,) * self.protocol.scored.start
+        found: dict[str, list[list[float]]] = {}
+        for fold in folds:
+            for name, score in self.scores.items():
+                for key, values in score.per_frame(fold[name]).items():
+                    found.setdefault(key, []).append(values)
+        return {key: (*unscored, *np.mean(values, 0).tolist()) for key, values in found.items()}
+
+    def _write_per_clip(self, folds: list[Measurements]) -> str | None:
+        """A CSV file with a line for each clip; its name in the record, None where no metric has such numbers."""
+        columns = [
+            {k: v for n, s in self.scores.items() for k, v in s.per_clip(fold[n]).items()}
+            for fold in folds
+        ]
+        if not columns[0]:
+            return None
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["fold", "clip", *columns[0]])
+        for fold, found in enumerate(columns):
+            writer.writerows(
+                (fold, *line) for line in zip(self.chosen[fold], *found.values(), strict=True)
+            )
+        name = f"{self.stem}/per-clip.csv"
+        with atomic_write(self.folder / name) as temporary:
+            temporary.write_text(file.getvalue())
+        return name
+
+    def _budget(self, seconds: float) -> Budget:
+        clip = self.dataset[self.chosen[0][0]]
+        budget = self.row.budget(clip, self.protocol)
+        if budget.parameters is None:
+            return budget
+        frames = len(clip.video) - self.protocol.condition_frames
+        num = sum(map(len, self.chosen))
+        return dataclasses.replace(budget, frames_per_second=num * frames / seconds)
 
 
-def _update(
-    scores: list[Score],
-    videos: np.ndarray,
-    clips: Sequence[Clip],
-    asked: Sequence[Clip],
-    protocol: Protocol,
-) -> None:
-    """Feed the metrics with the frames after the given ones."""
-    generated = torch.from_numpy(videos[:, protocol.condition_frames :].copy())
-    real = np.stack([clip.video[protocol.condition_frames :] for clip in clips])
-    for score in scores:
-        score.update(generated, torch.from_numpy(real), asked)
+class _Batches(Dataset[list[Clip] | UserError]):
+    """The clips of each batch. Errors travel as values: a worker process would garble them."""
+
+    def __init__(self, dataset: VideoDataset, batches: list[list[int]]) -> None:
+        self.dataset = dataset
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> list[Clip] | UserError:
+        try:
+            return [self.dataset[i] for i in self.batches[number]]
+        except UserError as error:
+            return error
 
 
-def _curves(scores: list[Score], protocol: Protocol) -> dict[str, tuple[float | None, ...]]:
-    """Curves over all frames of a clip; the given ones are not scored."""
-    given: tuple[None, ...] = (None,) * protocol.condition_frames
-    return {
-        name: (*given, *values) for score in scores for name, values in score.per_frame().items()
-    }
-
-
-def _write_clips(
-    shown: list[tuple[Clip, np.ndarray]], protocol: Protocol, folder: Path
-) -> tuple[ClipEntry, ...]:
-    entries = []
-    for i, (clip, video) in enumerate(shown):
-        file = f"{protocol.name}/{i:03d}.mp4"
-        write_video(folder / file, video, SHOWN_FPS)
-        first = None
-        if protocol.condition_frames:
-            first = f"{protocol.name}/{i:03d}.png"
-            with atomic_write(folder / first) as temporary:
-                temporary.write_bytes(encode_png(clip.video[protocol.condition_frames - 1]))
-        entries.append(ClipEntry(file=file, prompt=clip.caption or clip.name, first_frame=first))
-    return tuple(entries)
+def _load(dataset: VideoDataset, batches: list[list[int]]) -> Iterator[list[Clip]]:
+    """The clips of each batch; of many batches, worker processes read the next ones meanwhile."""
+    workers = min((os.cpu_count() or 1) - 1, MAX_WORKERS) if len(batches) > FEW_BATCHES else 0
+    loader = DataLoader(_Batches(dataset, batches), batch_size=None, num_workers=workers)
+    for clips in loader:
+        if isinstance(clips, UserError):
+            raise clips
+        yield clips

@@ -1,128 +1,248 @@
-"""Protocols: named, frozen ways of measuring. A number without its protocol says nothing."""
+"""Protocols: named, frozen ways of measuring. A number without its protocol says nothing.
+
+Each is a YAML file of the folder configs/protocols, whose comments say where its values come from; docs/protocols.md
+compares them. A protocol of one's own is such a file too, given by its path.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import yaml
 
 from arvid import registry
 from arvid.contracts import UserError, VideoDataset
+from arvid.data.clips import ClipSpec
+from arvid.evaluation._parsing import parse
 from arvid.files import sha256_json
 
 MIN_CLIPS = 2
 """Fewest clips that a distance or a standard error can be computed from."""
+SUFFIXES = (".yaml", ".yml")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How clips are made and which metrics look at them.
+    """How clips are made, which real clips they are compared with, and which metrics look at which frames.
 
-    The real clips are `num_clips` of a run's validation set, chosen by the seed, as the setting cuts and resizes them.
+    Raises UserError for values that contradict each other.
     """
 
     name: str
     summary: str
-    task: Literal["generation", "prediction"]
-    """Generation: from the real clip's condition alone. Prediction: its first frames are given besides."""
-    num_clips: int
+    task: Literal["generation", "prediction", "reconstruction"]
+    """generation: from the condition of a real clip (caption, class) alone. prediction: its first frames are given
+    besides. reconstruction: a tokenizer encodes and decodes it."""
     metrics: tuple[str, ...]
+    """Short names of the registry."""
+
+    num_clips: int | None = None
+    """Clips made in each fold; by default as many as there are real ones."""
+    folds: int = 1
+    """Times that all is done, each with other seeds and other real clips as far as there are more. Numbers are the
+    mean over the folds and their standard deviation."""
+    num_real: int | None = None
+    """Clips of a real set of its own, the same in all folds. By default each clip is compared with the very one
+    whose condition it was made from."""
+    real_split: str = "what --real names, or else the validation set of the run's setting"
+    """Which real clips are meant: what `--real` has to hold."""
+    too_few: Literal["refuse", "half", "repeat"] = "refuse"
+    """Where there are fewer real clips than `num_clips`: an error; or take half of them at most, so that real can
+    be compared with real; or go through them again."""
+    order: Literal["shuffled", "listed"] = "shuffled"
+    """Which of the real clips are taken: a permutation that the seed decides (many sets are ordered by class), or
+    the first ones by name."""
+    clip: ClipSpec | None = None
+    """How real clips are cut and resized, and so the length and size of all clips. By default as the run's setting
+    does it."""
+
     condition_frames: int = 0
-    """Frames given in a prediction; the metrics look at the frames after them."""
+    """Frames given in a prediction."""
+    score_given: bool = False
+    """Whether metrics also look at the frames that were given."""
+    scored_frames: int | None = None
+    """Frames that metrics look at, counted from the first one that they do; all by default."""
+    paired_frames: int | None = None
+    """The same for metrics that compare clip with clip, where they look at fewer."""
+    paired_size: int | None = None
+    """Height and width that metrics which compare clip with clip bring the frames to (bilinear)."""
+    preprocessing: str | None = None
+    """How clips become the input of FVD's network: a name of arvid.metrics.preprocessing."""
+    ddof: int = 1
+    """Taken from the clip count in covariances: 1 as TF-GAN and numpy.cov, 0 as StyleGAN-V."""
+
     batch_size: int = 32
-    """Clips generated at once; batch i uses seed + i."""
+    """Clips generated at once; batch i (counted over all folds) uses seed + i."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for told, reason in self._contradictions():
+            if told:
+                raise UserError(f"Protocol {self.name}: {reason}.")
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        length = self.clip.num_frames if self.clip else None
+        given = 0 if self.score_given else self.condition_frames
+        predicts = self.task == "prediction"
+        asked = given + (self.scored_frames or 1)
+        counts = (self.folds, self.batch_size, self.scored_frames, self.paired_frames)
+        return [
+            (not self.metrics, "it names no metrics"),
+            (
+                predicts != (self.condition_frames > 0),
+                "predictions and they alone have given frames",
+            ),
+            (any(n is not None and n < 1 for n in counts), "counts must be at least 1"),
+            (length is not None and asked > length, f"{asked} frames of {length} cannot be scored"),
+            (self.ddof not in (0, 1), "ddof is 0 or 1"),
+            (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
+        ]
 
     def describe(self, dataset: VideoDataset) -> dict[str, Any]:
         """Every parameter, with the number of clips there are and the data's and the protocol's hashes."""
-        values = {**dataclasses.asdict(self), "metrics": list(self.metrics)}  # as a file has it
+        values: dict[str, Any] = json.loads(
+            json.dumps(dataclasses.asdict(self))
+        )  # as a file has it
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
 
-    def choose(self, dataset: VideoDataset) -> tuple[list[int], list[int]]:
-        """Indices of the real clips that are compared with, and of as many others for the row of real clips.
+    def choose(self, dataset: VideoDataset, fold: int = 0) -> tuple[list[int], list[int]]:
+        """Indices of the real clips whose conditions a fold uses, and of as many others for the row of real clips.
 
-        A permutation that the seed decides, since many datasets are ordered by class. Windows of one video may
-        fall on both sides where a dataset cuts several.
+        There are no others where the set is too small for disjoint halves. Windows of one video may fall on both
+        sides where a dataset cuts several.
         """
-        num = self.available_clips(dataset)
-        order = np.random.default_rng(self.seed).permutation(len(dataset)).tolist()
-        return order[:num], order[num : 2 * num]
+        num, order = self.available_clips(dataset), self._order(dataset)
+        start = 0 if self.too_few == "half" else fold * num
+        cycled = [order[i % len(order)] for i in range(start, start + 2 * num)]
+        others = cycled[num:]
+        taken = set(cycled[:num]) | set(self.real(dataset) or ())
+        return cycled[:num], others if taken.isdisjoint(others) else []
+
+    def real(self, dataset: VideoDataset) -> list[int] | None:
+        """Indices of the real set of its own; None where each clip is compared with that of its condition.
+
+        Raises UserError if there are fewer than `num_real`.
+        """
+        if self.num_real is None:
+            return None
+        if self.num_real > len(dataset):
+            raise UserError(
+                f"Protocol {self.name} compares with {self.num_real} real clips ({self.real_split}), "
+                f"and there are {len(dataset)}."
+            )
+        return self._order(dataset)[: self.num_real]
 
     def available_clips(self, dataset: VideoDataset) -> int:
-        """Clips that are compared: half of the set at most, so that real can be compared with real.
+        """Clips made in each fold. Raises UserError if the real set is too small for the protocol."""
+        size = len(dataset)
+        asked = size if self.num_clips is None else self.num_clips
+        if self.too_few == "half":
+            return self._half(asked, size)
+        if asked > size and self.too_few == "refuse":
+            raise UserError(
+                f"Protocol {self.name} asks for {asked} real clips ({self.real_split}), and there are {size}. "
+                f"With --num-clips {size} it is another protocol, whose numbers stand in columns of their own."
+            )
+        if min(asked, size) < MIN_CLIPS:
+            raise UserError(f"{min(asked, size)} clips: {MIN_CLIPS} are the fewest to compare.")
+        return asked
 
-        Raises UserError if there are fewer than two.
-        """
-        available = min(self.num_clips, len(dataset) // 2)
+    def _half(self, asked: int, size: int) -> int:
+        available = min(asked, size // 2)
         if available < MIN_CLIPS:
             raise UserError(
                 f"Protocol {self.name} would compare {available} clips, and {MIN_CLIPS} are the fewest that "
                 f"statistics are made of: ask for more, and give a validation set of {2 * MIN_CLIPS} clips or "
-                f"more (it has {len(dataset)}; half of them are kept to compare real clips with real ones)."
+                f"more (it has {size}; half of them are kept to compare real clips with real ones)."
             )
         return available
 
+    def _order(self, dataset: VideoDataset) -> list[int]:
+        if self.order == "listed":
+            return list(range(len(dataset)))
+        return np.random.default_rng(self.seed).permutation(len(dataset)).tolist()
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="sprites-generation",
-            summary="Sprites from their captions.",
-            task="generation",
-            num_clips=128,
-            metrics=("fd-sprites", "attributes"),
-        ),
-        Protocol(
-            name="sprites-prediction",
-            summary="The first frame of sprites clips continued, caption given.",
-            task="prediction",
-            condition_frames=1,
-            num_clips=64,
-            metrics=("psnr", "ssim"),
-        ),
-        Protocol(
-            name="clips-generation",
-            summary="Clips of one's own data from their conditions.",
-            task="generation",
-            num_clips=256,
-            metrics=("fd-pixels",),
-        ),
-        Protocol(
-            name="clips-prediction",
-            summary="The first five frames of clips of one's own data continued, condition given.",
-            task="prediction",
-            condition_frames=5,
-            num_clips=128,
-            metrics=("psnr", "ssim"),
-        ),
-    )
-}
+    @property
+    def scored(self) -> slice:
+        """The frames of a clip that metrics look at."""
+        start = 0 if self.score_given else self.condition_frames
+        return slice(start, None if self.scored_frames is None else start + self.scored_frames)
+
+    def in_batches(self, folds: Sequence[Sequence[T]]) -> list[list[T]]:
+        """What is given for the clips of each fold, as the batches that clips are generated in."""
+        size = self.batch_size
+        return [list(fold[i : i + size]) for fold in folds for i in range(0, len(fold), size)]
 
 
 def get_protocol(
-    name: str, *, num_clips: int | None = None, metrics: Sequence[str] = ()
+    name: str | Path, *, num_clips: int | None = None, metrics: Sequence[str] = ()
 ) -> Protocol:
-    """A protocol by name, on request with another number of clips or other metrics (and so with another hash).
+    """A protocol by name or YAML file, on request with another number of clips or other metrics.
 
-    With other metrics it also has another name, so that its record lies beside that of the protocol itself.
-    Raises UserError with a suggestion for an unknown name of a protocol or metric.
+    Then it also has another name, so that its record lies beside that of the protocol itself and its numbers share
+    no column with it. Raises UserError with a suggestion for an unknown name of a protocol or metric, and for a
+    file that is none.
     """
-    if name in PROTOCOLS:
-        found = PROTOCOLS[name]
-        if num_clips is not None:
-            found = dataclasses.replace(found, num_clips=num_clips)
-        return _with_metrics(found, tuple(dict.fromkeys(metrics))) if metrics else found
-    close = difflib.get_close_matches(name, PROTOCOLS, n=1)
+    found = read_protocol(Path(name)) if str(name).endswith(SUFFIXES) else _named(str(name))
+    if num_clips is not None and num_clips != found.num_clips:
+        found = dataclasses.replace(found, name=f"{found.name}-{num_clips}", num_clips=num_clips)
+    return _with_metrics(found, tuple(dict.fromkeys(metrics))) if metrics else found
+
+
+def protocols() -> dict[str, Protocol]:
+    """The protocols that come with arvid, by name."""
+    return {name: read_protocol(path) for name, path in _included().items()}
+
+
+@cache
+def _included() -> dict[str, Path]:
+    folder = Path(str(files("arvid"))) / "configs" / "protocols"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_protocol(path: Path) -> Protocol:
+    """A protocol from a YAML file, whose name is its own.
+
+    With the key `base`, the name of a protocol that comes with arvid, the file only holds what differs from it.
+    Raises UserError naming the file and what is wrong with it.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(given, dict):
+            raise UserError("it holds no keys")
+        base = given.pop("base", None)
+        values = {} if base is None else dataclasses.asdict(_named(base))
+        if isinstance(given.get("clip"), dict):
+            given["clip"] = {**(values.get("clip") or {}), **given["clip"]}
+        plain = json.loads(json.dumps({**values, **given, "name": path.stem}))
+        protocol: Protocol = parse(Protocol, plain, "")
+    except (OSError, ValueError, yaml.YAMLError) as error:  # UserError is a ValueError
+        raise UserError(f"{path} is not a protocol: {error}") from error
+    return protocol
+
+
+def _named(name: str) -> Protocol:
+    known = _included()
+    if name in known:
+        return read_protocol(known[name])
+    close = difflib.get_close_matches(name, known, n=1)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     raise UserError(
-        f"There is no protocol {name!r}.{suggestion} Known: {', '.join(sorted(PROTOCOLS))}."
+        f"There is no protocol {name!r}.{suggestion} Known: {', '.join(sorted(known))}; "
+        "or give the path of a .yaml file."
     )
 
 

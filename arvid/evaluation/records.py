@@ -11,8 +11,9 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -23,15 +24,16 @@ import torch
 import arvid
 from arvid.contracts import UserError
 from arvid.evaluation._parsing import ParseError, parse
-from arvid.files import write_json
+from arvid.files import sha256_json, write_json
 
-FORMAT = 1
-"""Version of the file format; a reader refuses newer ones."""
+FORMAT = 2
+"""Version of the file format; a reader refuses newer ones. 2 added intervals, folds, identity and per_clip."""
 
 EVALUATION_FOLDER = "evaluation"
 """Where a run keeps its records and the clips they name."""
 
 RowKind = Literal["trained", "reference"]
+SpreadKind = Literal["", "standard error", "bootstrap", "deviation of folds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,16 @@ class MetricValue:
     label: str = ""
     """Heading for readers, e.g. `FD (sprites)`; the name by default."""
     spread: float | None = None
-    """Standard error or half interval, in the unit of the value."""
+    """How uncertain it is, in the unit of the value."""
+    spread_kind: SpreadKind = ""
+    """What the spread is: the standard error of a mean over clips; the standard deviation over clips drawn anew
+    (bootstrap); or that of the folds' values. Records of format 1 do not say."""
+    interval: tuple[float, ...] | None = None
+    """Low and high end of the 95 % bootstrap interval."""
+    folds: tuple[float, ...] = ()
+    """The values whose mean it is, where a protocol has several folds."""
     count: int | None = None
-    """Samples it was computed from."""
+    """Samples it was computed from, in each fold."""
     higher_is_better: bool = True
     unit: str = ""
     feature_network: str | None = None
@@ -61,6 +70,33 @@ class MetricValue:
     @property
     def heading(self) -> str:
         return self.label or self.name
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the value: the spread, or that of a mean over folds."""
+        if self.spread is None or not self.folds:
+            return self.spread
+        return self.spread / math.sqrt(len(self.folds))
+
+
+def over_folds(folds: Sequence[Sequence[MetricValue]]) -> tuple[MetricValue, ...]:
+    """The values of each fold as means with their standard deviation; those of a single fold as they are."""
+    if len(folds) == 1:
+        return tuple(folds[0])
+    merged = []
+    for same in zip(*folds, strict=True):
+        values = tuple(metric.value for metric in same)
+        merged.append(
+            dataclasses.replace(
+                same[0],
+                value=statistics.fmean(values),
+                spread=statistics.stdev(values),
+                spread_kind="deviation of folds",
+                interval=None,
+                folds=values,
+            )
+        )
+    return tuple(merged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +153,8 @@ class ResultRecord:
     steps_curve: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Frame prediction: metric name to its value at each frame; None where it is not finite or not defined."""
     clips: tuple[ClipEntry, ...] = ()
+    per_clip: str | None = None
+    """CSV file with the numbers of each clip, relative to the record's folder; None where metrics have none."""
     error: str | None = None
     """Why the row failed under this protocol; it has no metrics then, and still stands in the tables."""
     checkpoint_sha256: str | None = None
@@ -124,6 +162,9 @@ class ResultRecord:
     code_version: str = ""
     hardware: str = ""
     wall_seconds: float | None = None
+    """Of the process that finished the evaluation."""
+    identity: str = ""
+    """Hash of all that the numbers depend on: an evaluation with the same one is not done again."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     folder: Path | None = field(default=None, compare=False, metadata={"stored": False})
     """Where the record lies and its clips are looked for; set by `load`, not part of the file."""
@@ -131,6 +172,8 @@ class ResultRecord:
     def __post_init__(self) -> None:
         if self.row not in ("trained", "reference"):
             raise ValueError(f"row is {self.row!r}: it must be 'trained' or 'reference'")
+        if self.per_clip is not None and not _stays_inside(self.per_clip):
+            raise ValueError(f"{self.per_clip!r} leads out of the record's folder")
         for key in ("name", "hash"):
             if not isinstance(self.protocol.get(key), str):
                 raise ValueError(f"protocol.{key}: missing")
@@ -228,6 +271,14 @@ def code_version() -> str:
         return arvid.__version__
     changed = _git(source.parent, "status", "--porcelain", "--untracked-files=no")
     return f"{arvid.__version__}+g{commit}{'-dirty' if changed else ''}"
+
+
+def code_identity() -> str:
+    """`code_version`, with a hash of the changes where it runs from a checkout with uncommitted ones."""
+    version = code_version()
+    if not version.endswith("-dirty"):
+        return version
+    return f"{version} {sha256_json(_git(Path(arvid.__file__).resolve().parent, 'diff', 'HEAD'))}"
 
 
 def _require_format(path: Path, value: Any) -> None:

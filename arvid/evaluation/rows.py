@@ -1,26 +1,25 @@
-"""From run folders to scored rows."""
+"""From run folders, folders of videos and pipelines to scored rows."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 
 from arvid.contracts import UserError, VideoDataset
-from arvid.evaluation.harness import (
-    FirstFrameRow,
-    ModelRow,
-    RealRow,
-    ReconstructionRow,
-    Row,
-    evaluate,
-)
+from arvid.evaluation.external import NO_SETTING, PipelineRow, VideosRow
+from arvid.evaluation.harness import evaluate
+from arvid.evaluation.image_benchmarks.samplers import load_pipeline
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
+from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
+from arvid.evaluation.scores import best_device
 from arvid.files import sha256_file
-from arvid.training._explain import explain
+from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
     LAST_CHECKPOINT,
     GeneratorModule,
@@ -28,57 +27,118 @@ from arvid.training.generator_module import (
     differing,
     load_generator,
 )
+from arvid.training.instantiate import instantiate
+
+logger = logging.getLogger(__name__)
 
 
-def evaluate_run(run: Path, protocol: Protocol) -> ResultRecord:
-    """Score a trained run on its own validation set; the record lies in its folder."""
+def evaluate_run(run: Path, protocol: Protocol, real: VideoDataset | None = None) -> ResultRecord:
+    """Score a trained run (for a reconstruction: its tokenizer, or that of a tokenizer's training).
+
+    The record lies in the run's folder. `real` are the protocol's real clips (see `arvid.evaluation.real_clips`);
+    without it they are the run's own validation set. Raises UserError if the protocol cuts its clips itself and
+    there are none.
+    """
     path = checkpoint_path(run)
-    model = load_generator(path)
     folder = path.parents[1] if path.parent.name == LAST_CHECKPOINT.parent.name else path.parent
+    if protocol.task == "reconstruction":
+        tokenizer = load_tokenizer(path).to(best_device())
+        row: Row = ReconstructionRow(tokenizer, f"reconstruction ({folder.name})")
+        return evaluate(row, protocol, _given(real, protocol), folder, description=NO_SETTING)
+    model = load_generator(path)
     row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=sha256_file(path))
-    return evaluate(row, protocol, validation_set(model), folder, description=model.description)
+    dataset = _given(real, protocol) if protocol.clip else validation_set(model)
+    return evaluate(row, protocol, dataset, folder, description=model.description)
 
 
-def evaluate_references(runs: list[Path], protocol: Protocol, out: Path) -> list[ResultRecord]:
+def evaluate_references(
+    runs: Sequence[Path], protocol: Protocol, out: Path, real: VideoDataset | None = None
+) -> list[ResultRecord]:
     """Score the reference rows of runs that share a setting, each into a folder of its own below `out`.
 
-    They are: other real clips (for metrics between sets), the reconstruction by each tokenizer in use, the first
-    frame repeated, and the first run's model untrained.
+    They are: other real clips (for metrics between sets, where there are enough), the reconstruction by each
+    tokenizer in use, the first frame repeated, and the first run's model untrained. Without runs, for systems from
+    elsewhere, they are those that need no model.
     """
     models = {run: load_generator(run) for run in runs}
-    first = next(iter(models.values()))
-    for run, model in models.items():
-        found = differing(model.description, first.description, ("setting",))
-        if found:
-            raise UserError(f"{run} has another setting than {runs[0]}: {'; '.join(found)}.")
-    dataset = validation_set(first)
-    rows: list[Row] = [RealRow(dataset, protocol)] if protocol.task == "generation" else []
-    by_type = {model.tokenizer.spec.type: model.tokenizer for model in models.values()}
-    rows += [ReconstructionRow(tokenizer) for _, tokenizer in sorted(by_type.items())]
-    torch.manual_seed(protocol.seed)
-    fresh = load_generator(runs[0], trained=False)
-    rows += [FirstFrameRow(), ModelRow(fresh, f"untrained ({runs[0].name})")]
+    _require_one_setting(models)
+    first = next(iter(models.values()), None)
+    dataset = _given(real, protocol) if protocol.clip or not first else validation_set(first)
+    description = first.description if first else NO_SETTING
+    rows = [*_real_row(dataset, protocol), *_model_rows(models, protocol)]
     return [
-        evaluate(
-            row, protocol, dataset, out / _folder_name(row.name), description=first.description
-        )
+        evaluate(row, protocol, dataset, out / _folder_name(row.name), description=description)
         for row in rows
     ]
 
 
+def evaluate_videos(
+    videos: Path, protocol: Protocol, real: VideoDataset, *, out: Path, name: str
+) -> ResultRecord:
+    """Score a folder of videos from anywhere; the record lies in `out`."""
+    row = VideosRow(videos, name, protocol=protocol, dataset=real)
+    return evaluate(row, protocol, real, out, description=NO_SETTING)
+
+
+def evaluate_pipeline(
+    source: str,
+    protocol: Protocol,
+    real: VideoDataset,
+    *,
+    out: Path,
+    name: str,
+    dtype: str = "float32",
+    arguments: Mapping[str, Any] | None = None,
+) -> ResultRecord:
+    """Score a diffusers text-to-video pipeline (hub name or folder); the record lies in `out`.
+
+    `arguments` are what it is called with besides prompt, generator and number of frames.
+    """
+    pipeline = load_pipeline(source, dtype)
+    row = PipelineRow(pipeline, name, source=source, dtype=dtype, arguments=arguments or {})
+    return evaluate(row, protocol, real, out, description=NO_SETTING)
+
+
 def validation_set(model: GeneratorModule) -> VideoDataset:
     """The validation set that a run was trained with. Raises UserError if its files are not there any more."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(VideoDataset, "data")
-    config: dict[str, Any] = model.description["validation"]
+    config = model.description["validation"]
+    what = "The run's validation set"
+    return instantiate(VideoDataset, config, what=what, subclass=True)  # type: ignore[type-abstract]
+
+
+def _given(real: VideoDataset | None, protocol: Protocol) -> VideoDataset:
+    if real is None:
+        raise UserError(
+            f"Protocol {protocol.name} needs real clips: --real with {protocol.real_split}."
+        )
+    return real
+
+
+def _require_one_setting(models: Mapping[Path, GeneratorModule]) -> None:
+    for (first, a), (run, b) in pairwise(models.items()):
+        if found := differing(b.description, a.description, ("setting",)):
+            raise UserError(f"{run} has another setting than {first}: {'; '.join(found)}.")
+
+
+def _real_row(dataset: VideoDataset, protocol: Protocol) -> list[Row]:
+    if protocol.task == "prediction":
+        return []
     try:
-        parsed = parser.parse_object({"data": config})
-        dataset = parser.instantiate_classes(parsed)["data"]
-    except (ArgumentError, ValueError) as error:
-        reason = explain(str(error))
-        raise UserError(f"The run's validation set cannot be built: {reason}") from error
-    assert isinstance(dataset, VideoDataset)
-    return dataset
+        return [RealRow(dataset, protocol)]
+    except UserError as error:
+        logger.warning("No row of real clips: %s", error)
+        return []
+
+
+def _model_rows(models: Mapping[Path, GeneratorModule], protocol: Protocol) -> list[Row]:
+    by_type = {model.tokenizer.spec.type: model.tokenizer for model in models.values()}
+    rows: list[Row] = [ReconstructionRow(by_type[kind]) for kind in sorted(by_type)]
+    rows.append(FirstFrameRow())
+    if models and protocol.task != "reconstruction":
+        run = next(iter(models))
+        torch.manual_seed(protocol.seed)
+        rows.append(ModelRow(load_generator(run, trained=False), f"untrained ({run.name})"))
+    return rows
 
 
 def _folder_name(name: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, UInt8
@@ -28,7 +28,7 @@ from arvid.metrics.videos import check_videos
 class FeatureNetwork(nn.Module, ABC):
     """uint8 video (B, T, H, W, 3) -> features (B, num_features), preprocessing included."""
 
-    name: ClassVar[str]
+    name: str
     """Short name, written beside every number that comes of it."""
     num_features: int
     sha256: str | None = None
@@ -48,9 +48,8 @@ class FrechetDistance(Metric):
     Args:
         network: the feature network; it is put in evaluation mode.
         ddof: degrees of freedom taken from the clip count in the covariance: 1 as TF-GAN, 0 as StyleGAN-V.
-        keep_features: keep every clip's features: needed for `bootstrap`. Otherwise the sums of their moments
-            are kept, which take the same memory however many clips come (1e-6 apart with fewer clips than
-            features, else 1e-9).
+        keep_features: keep every clip's features: needed for `bootstrap` and `features`. Otherwise the sums of
+            their moments are kept, which take the same memory however many clips come.
         reference: vector (num_features,) subtracted before the moments are summed; the origin by default. Only
             matters without `keep_features`, for features whose mean is over 1e4 of their deviations.
     """
@@ -115,8 +114,12 @@ class FrechetDistance(Metric):
     def compute(self) -> Float64[Tensor, ""]:
         """The distance. Raises ValueError if a set has too few clips for a covariance."""
         if self.keep_features:
-            return frechet_distance_from_features(*self._features(), ddof=self.ddof)
-        return frechet_distance_from_moments(*self._moments("real"), *self._moments("fake"))
+            return frechet_distance_from_features(*self._joined(), ddof=self.ddof)
+        return frechet_distance_from_moments(
+            *self._moments("real"),
+            *self._moments("fake"),
+            counts=(self._count("real"), self._count("fake")),
+        )
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Join the states of all processes; one that saw no clips takes part with none."""
@@ -130,16 +133,30 @@ class FrechetDistance(Metric):
         """Spread of the distance: `bootstrap_spread` over the kept features."""
         if not self.keep_features:
             raise ValueError("The bootstrap needs FrechetDistance(keep_features=True).")
-        with self.sync_context():
-            return bootstrap_spread(*self._features(), num=num, seed=seed, ddof=self.ddof)
+        return bootstrap_spread(*self.features(), num=num, seed=seed, ddof=self.ddof)
 
-    def _features(self) -> tuple[Tensor, Tensor]:
+    def features(self) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
+        """Kept features of the real and of the generated clips, of all processes.
+
+        Their order depends on their values alone, so that what draws from them at random does the same for any
+        number of processes and any size of batch.
+        """
+        if not self.keep_features:
+            raise ValueError("Features are kept by FrechetDistance(keep_features=True) alone.")
+        with self.sync_context(should_unsync=not self._is_synced, should_sync=not self._is_synced):
+            real, fake = self._joined()
+            return _in_order(real), _in_order(fake)
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
         empty = self.reference.new_zeros(0, self.network.num_features)
         real, fake = (x if len(x) else [empty] for x in (self.real_features, self.fake_features))
         return dim_zero_cat(real), dim_zero_cat(fake)
 
+    def _count(self, kind: str) -> int:
+        return int(getattr(self, f"{kind}_count"))
+
     def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
-        count = int(getattr(self, f"{kind}_count"))
+        count = self._count(kind)
         _require_clips(count, self.ddof)
         mean = getattr(self, f"{kind}_sum") / count
         products = getattr(self, f"{kind}_products") - count * torch.outer(mean, mean)
@@ -167,9 +184,16 @@ def frechet_distance_from_moments(
     covariance_a: Float[Tensor, "d d"],
     mean_b: Float[Tensor, " d"],
     covariance_b: Float[Tensor, "d d"],
+    *,
+    counts: tuple[int, int] | None = None,
 ) -> Float64[Tensor, ""]:
-    """Fréchet distance of two Gaussians. Covariances may be singular; what rounding made negative counts as 0."""
-    factors = (_factor(covariance_a.double()), _factor(covariance_b.double()))
+    """Fréchet distance of two Gaussians. Covariances may be singular; what rounding made negative counts as 0.
+
+    `counts` says how many clips each covariance was made from, which bounds its rank: eigenvalues beyond it are
+    rounding errors, whose square roots would show (1e-6 of the value with fewer clips than features).
+    """
+    ranks = (None, None) if counts is None else (counts[0] - 1, counts[1] - 1)
+    factors = (_factor(covariance_a.double(), ranks[0]), _factor(covariance_b.double(), ranks[1]))
     return _distance(mean_a.double(), factors[0], mean_b.double(), factors[1])
 
 
@@ -209,10 +233,18 @@ def _shrink(factor: Tensor) -> Tensor:
     return torch.linalg.qr(factor, mode="r").R if rows > columns else factor
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """A factor F (d, d) of a covariance, F'F = S, by its eigenvectors."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    return values.clamp(min=0).sqrt()[:, None] * vectors.T
+def _factor(covariance: Tensor, rank: int | None) -> Tensor:
+    """A factor F (at most `rank`, d) of a covariance, F'F = S, by its leading eigenvectors."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)  # ascending
+    skip = 0 if rank is None else max(len(values) - rank, 0)
+    return values[skip:].clamp(min=0).sqrt()[:, None] * vectors.T[skip:]
+
+
+def _in_order(features: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+    """The rows sorted by their place along a fixed direction."""
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(features.shape[1], generator=generator, dtype=features.dtype)
+    return features[(features @ direction.to(features)).argsort()]
 
 
 def _require_clips(count: int, ddof: int) -> None:

@@ -1,5 +1,7 @@
 """LPIPS 0.1 (arXiv:1801.03924) as the lpips package computes it, over weights that are already on the machine.
 
+`Lpips` is the usual one. `NbpPerceptual` is what the NBP code reports under that name; the two cannot be compared.
+
 The package holds the linear heads; the ImageNet backbone is a file of torchvision's. The package would download
 it, or take a random one, without a word: here a missing file is an error that says where it comes from.
 """
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.metrics.paired import PairedMetric
+from arvid.metrics.paired import PairedMetric, require_size
+from arvid.metrics.videos import check_pairs
 from arvid.weights import KNOWN, locate
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg", "squeeze": "squeeze"}
@@ -34,7 +37,8 @@ _UNREADABLE = (
     SafetensorError,
     UnpicklingError,
 )
-_FRAMES_AT_ONCE = 64  # keeps the activations of long clips within memory
+NBP_FRAME = 5
+"""The one frame that the NBP code scores, counted from 0 over the whole clip, given frames included."""
 
 
 class Lpips(PairedMetric):
@@ -60,13 +64,40 @@ class Lpips(PairedMetric):
         self.sha256 = sha256_file(path)
 
     def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
-        if min(generated.shape[-2:]) < MIN_SIZE:
+        require_size("LPIPS", generated, MIN_SIZE)
+        return self.network(generated, reference, normalize=True).flatten()
+
+
+class NbpPerceptual(Lpips):
+    """The "LPIPS" of the NBP code: VGG's distance of frame 5 alone, fed with colours in [0, 1].
+
+    That code wraps its frames in the inverse of the ImageNet normalisation which the network's first layer does, so
+    that VGG sees them as they are; the usual LPIPS normalises. It takes whole clips, given frames included: with
+    five of them frame 5 is the first one predicted. `per_frame` has that frame alone.
+
+    Args:
+        backbone: as for `Lpips`, of VGG-16.
+
+    Raises UserError as `Lpips` does, and for clips of fewer than six frames.
+    """
+
+    def __init__(self, *, backbone: str | Path | None = None) -> None:
+        super().__init__("vgg", backbone=backbone)
+        self.name = "nbp-perceptual"
+        self.network.scaling_layer = nn.Identity()
+
+    def update(self, generated: Tensor, reference: Tensor) -> None:
+        check_pairs(generated, reference)
+        if generated.shape[1] <= NBP_FRAME:
             raise UserError(
-                f"LPIPS needs frames of at least {MIN_SIZE}x{MIN_SIZE} pixels, "
-                f"got {generated.shape[-2]}x{generated.shape[-1]}."
+                f"The NBP code's distance is that of frame {NBP_FRAME} (counted from 0): "
+                f"clips of {generated.shape[1]} frames have none."
             )
-        pairs = zip(generated.split(_FRAMES_AT_ONCE), reference.split(_FRAMES_AT_ONCE), strict=True)
-        return torch.cat([self.network(a, b, normalize=True).flatten() for a, b in pairs])
+        super().update(generated[:, [NBP_FRAME]], reference[:, [NBP_FRAME]])
+
+    def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        require_size("The NBP code's distance", generated, MIN_SIZE)
+        return self.network(generated, reference).flatten()
 
 
 def _find(net: str, backbone: str | Path | None) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +19,7 @@ class PixelFeatures(FeatureNetwork):
     it says whether a model's clips are laid out and move like the real ones on average; it is no FVD.
     """
 
-    name: ClassVar[str] = "pixels-4x8x8"
+    name = "pixels-4x8x8"
     num_features = 3 * GRID[0] * GRID[1] * GRID[2]
 
     def forward(self, videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]:

@@ -126,7 +126,7 @@ def _metric_detail(record: ResultRecord, metric: MetricValue) -> str:
         weights = f" (weights {metric.feature_sha256[:12]})" if metric.feature_sha256 else ""
         parts.append(f"feature network {metric.feature_network}{weights}")
     if metric.spread is not None:
-        parts.append("± is the spread that the record states")
+        parts.append(f"± is the {metric.spread_kind or 'spread that the record states'}")
     return " · ".join(parts)
 
 

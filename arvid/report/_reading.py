@@ -47,9 +47,12 @@ def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
 
 
 def setting_differences(rows: Sequence[Row]) -> list[str]:
-    """One line per setting key that differs, with its values and whose they are; empty if all hashes agree."""
-    records = [(row.name, record) for row in rows for record in row.records]
-    if len({record.setting_hash for _, record in records}) == 1:
+    """One line per setting key that differs, with its values and whose they are; empty if all hashes agree.
+
+    Rows made elsewhere have no setting and are left out.
+    """
+    records = [(row.name, record) for row in rows for record in row.records if record.setting]
+    if len({record.setting_hash for _, record in records}) < 2:
         return []
     lines = _differences([(name, record.setting) for name, record in records])
     hashes = [(name, {"setting hash": record.setting_hash}) for name, record in records]

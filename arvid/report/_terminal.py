@@ -16,7 +16,9 @@ _GAP = "  "
 
 def text(comparison: Comparison, width: int = 140) -> str:
     """Aligned tables for a terminal of `width` columns; a table too wide is continued below itself."""
-    parts = [comparison.summary, *(f"note: {one_line(note)}" for note in comparison.notes)]
+    parts = [comparison.summary]
+    for note in comparison.notes:
+        parts += textwrap.wrap(f"note: {one_line(note)}", width, subsequent_indent="  ")
     for block, title in BLOCKS.items():
         for columns in _fitting(comparison, comparison.in_block(block), width):
             parts += ["", _text_table(title, comparison, columns)]

@@ -2,7 +2,8 @@
 
 A row is a run, a column one metric under one protocol. Records under protocols of different hashes never share
 a column, even if the protocols bear the same name, and neither do metrics of different feature networks. Rows
-whose settings differ are refused unless that is asked for, and then every output says so.
+whose settings differ are refused unless that is asked for, and then every output says so. Rows that were made
+elsewhere have no setting; every output names them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord
-from arvid.report import _columns, _reading
+from arvid.report import _columns, _noise, _reading
 from arvid.report.cells import Block, Column, Row, identity, one_line
 
 
@@ -62,7 +63,8 @@ class Comparison:
         """What is compared, in one line."""
         trained = sum(not row.is_reference for row in self.rows)
         hashes = self.setting_hashes
-        setting = f"setting{'s' * (len(hashes) > 1)} {', '.join(h[:12] for h in hashes)}"
+        named = f"setting{'s' * (len(hashes) > 1)} {', '.join(h[:12] for h in hashes)}"
+        setting = named if hashes else "no setting"
         references = len(self.rows) - trained
         return one_line(
             f"{self.title}: {trained} trained and {references} reference rows, {setting}"
@@ -70,8 +72,8 @@ class Comparison:
 
     @property
     def setting_hashes(self) -> tuple[str, ...]:
-        """One, unless different settings were allowed."""
-        return tuple(dict.fromkeys(record.setting_hash for record in self.records))
+        """One, unless different settings were allowed; none where all rows were made elsewhere."""
+        return tuple(dict.fromkeys(r.setting_hash for r in self.records if r.setting))
 
     @property
     def protocols(self) -> dict[str, list[tuple[Row, ResultRecord]]]:
@@ -118,6 +120,12 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if differences:
         notes.append("The rows have different settings. " + "; ".join(differences))
+    if elsewhere := [row.name for row in rows if not any(r.setting for r in row.records)]:
+        notes.append(
+            f"Made elsewhere, under settings that arvid does not know: {', '.join(elsewhere)}"
+        )
+    if ties := _noise.ties(rows):
+        notes.append("Within noise of the best (95 %): " + "; ".join(ties))
     for name, lines in _reading.protocol_differences(rows).items():
         notes.append(
             f"The name {name} stands for different protocols here, which share no column. "

@@ -108,7 +108,9 @@ def run_lightning(arguments: Sequence[str]) -> None:
         if not is_configuration_error(error):
             raise
         raise UserError(explain(str(error))) from error
-    except SIGTERMException as error:  # Lightning's leaves with exit code 0, as if training were done
+    except (
+        SIGTERMException
+    ) as error:  # Lightning's leaves with exit code 0, as if training were done
         raise SystemExit(TERMINATED) from error
     except FloatingPointError as error:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.files import atomic_write, sha256_json
+from arvid.training.instantiate import instantiate
 
 FORMAT = "arvid tokenizer 1"
 CHECKPOINT_PREFIX = "tokenizer."
@@ -51,15 +51,8 @@ def build(description: Mapping[str, Any]) -> VideoTokenizer:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("its description lacks a name or constructor arguments") from error
     cls = registry.get("tokenizers", str(name))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "tokenizer")
-    try:
-        config = parser.parse_object({"tokenizer": hyperparameters})
-        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # < 4.49
-        tokenizer = instantiate(config)["tokenizer"]
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"{name} cannot be built from {hyperparameters}: {error}") from error
-    assert isinstance(tokenizer, VideoTokenizer)
+    what = f"{name} with {hyperparameters}"
+    tokenizer: VideoTokenizer = instantiate(cls, hyperparameters, what=what)
     return tokenizer
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from lightning import LightningModule
 from torch import Tensor
 
 from arvid.contracts import ParadigmFactory, SamplingOptions, Size, TokenType, UserError
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
-from arvid.training._explain import explain
 from arvid.training.export import describe, fingerprint, load_tokenizer
+from arvid.training.instantiate import instantiate
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.step import log_step
 from arvid.training.tokenizer_module import TOKENIZER_KEY
@@ -156,15 +155,7 @@ def differing(a: dict[str, Any], b: dict[str, Any], parts: tuple[str, ...]) -> l
 
 def build_generator(config: dict[str, Any]) -> GeneratorModule:
     """An untrained module from plain data: the constructor's arguments as a YAML file has them."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(GeneratorModule, "model")
-    try:
-        parsed = parser.parse_object({"model": config})
-        module = parser.instantiate_classes(parsed)["model"]
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"The model cannot be built: {explain(str(error))}") from error
-    assert isinstance(module, GeneratorModule)
-    return module
+    return instantiate(GeneratorModule, config, what="The model")
 
 
 def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from arvid.contracts import UserError
 from arvid.evaluation.protocols import get_protocol
-from arvid.evaluation.rows import evaluate_references
+from arvid.evaluation.rows import evaluate_references, evaluate_run
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.training.generator_module import LAST_CHECKPOINT
@@ -62,13 +62,14 @@ def main() -> None:
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)
-    print(f"Training and scoring {', '.join(PARADIGMS)} ...", flush=True)
-    run_side_by_side([paradigm_job(options, scale, name, data) for name in PARADIGMS], options.out)
-    folders = score_references(options, scale)
+    print(f"Training {', '.join(PARADIGMS)} ...", flush=True)
+    run_side_by_side([training_job(options, scale, name, data) for name in PARADIGMS], options.out)
+    trained = time.monotonic()
+    folders = score(options, scale)
     comparison = write_report(folders, options.out, title=options.title)
     print(tables.text(comparison))
     print(
-        f"\nTook {time.monotonic() - started:.0f} s. "
+        f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
         f"Open {options.out / 'index.html'} to see the videos."
     )
 
@@ -131,23 +132,15 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
     return Path(options.out / "tokenizers" / name)
 
 
-def paradigm_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
-    """Train a paradigm, then score it under the setting's two protocols."""
-    kind = "clips" if options.data else "sprites"
-    configs = [f"settings/{kind}", f"paradigms/{name}", f"sizes/{scale.size}"]
-    run = options.out / name
-    evaluate = ["evaluate", str(run)]
-    for protocol in protocol_names(options):
-        evaluate += ["--protocol", protocol]
-    if scale.num_clips:
-        evaluate += ["--num-clips", str(scale.num_clips)]
-    return Job(name, [fit(configs, run, [*data, *options.fit_options]), evaluate])
+def training_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
+    """Train a paradigm."""
+    configs = [f"settings/{kind(options)}", f"paradigms/{name}", f"sizes/{scale.size}"]
+    return Job(name, [fit(configs, options.out / name, [*data, *options.fit_options])])
 
 
-def protocol_names(options: argparse.Namespace) -> list[str]:
-    """The setting's two protocols."""
-    kind = "clips" if options.data else "sprites"
-    return [f"{kind}-generation", f"{kind}-prediction"]
+def kind(options: argparse.Namespace) -> str:
+    """What the names of the setting and of its protocols begin with."""
+    return "clips" if options.data else "sprites"
 
 
 def fit(configs: list[str], run: Path, extra: list[str]) -> list[str]:
@@ -156,14 +149,16 @@ def fit(configs: list[str], run: Path, extra: list[str]) -> list[str]:
     return ["fit", *named, "--run", str(run), *extra]
 
 
-def score_references(options: argparse.Namespace, scale: Scale) -> list[Path]:
-    """Score the rows that are no trained models; the folders of all rows."""
+def score(options: argparse.Namespace, scale: Scale) -> list[Path]:
+    """Score all rows under the setting's two protocols, one at a time, so that speeds compare; their folders."""
     runs = [options.out / name for name in PARADIGMS]
     references = options.out / "references"
-    for name in protocol_names(options):
-        protocol = get_protocol(name, num_clips=scale.num_clips)
-        print(f"\nReference rows under {protocol.name}: {protocol.summary}", flush=True)
+    for task in ("generation", "prediction"):
+        protocol = get_protocol(f"{kind(options)}-{task}", num_clips=scale.num_clips)
+        print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
         evaluate_references(runs, protocol, references)
+        for run in runs:
+            evaluate_run(run, protocol)
     return [*sorted(path for path in references.iterdir() if path.is_dir()), *runs]
 
 

@@ -73,7 +73,7 @@ def test_random_window_needs_random_numbers() -> None:
         ({"fps": -1.0}, "above 0"),
         ({"window": "middle"}, "random, center, start"),
         ({"resize": "stretch"}, "crop, squash"),
-        ({"short": "loop"}, "drop, pad"),
+        ({"short": "loop"}, "drop, pad, black"),
     ],
 )
 def test_senseless_options_are_refused(options: dict[str, Any], message: str) -> None:

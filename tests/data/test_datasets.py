@@ -119,6 +119,14 @@ def test_short_videos_may_be_padded(root: Path) -> None:
     np.testing.assert_array_equal(video[2:], np.stack([video[2]] * 3))
 
 
+def test_short_videos_may_go_on_in_black(root: Path) -> None:
+    write_clip(root / "YoYo" / "short.mp4", 3)
+    dataset = VideoFolder(root, ClipSpec(num_frames=5, size=16, short="black"))
+    shades = {c.name: c.video.mean((1, 2, 3)) for c in dataset}
+    assert (shades["YoYo/short.mp4"] > 0).tolist() == [True, True, True, False, False]
+    assert (shades["YoYo/v_YoYo_g00_c01.mp4"] > 0).all()
+
+
 def test_nothing_left_is_an_error(tmp_path: Path, root: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="no videos in class folders"):

@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from arvid.contracts import Clip, UserError
+from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.data.video import read_video
-from arvid.evaluation.harness import (
-    FirstFrameRow,
-    ModelRow,
-    RealRow,
-    ReconstructionRow,
-    Row,
-    evaluate,
-)
-from arvid.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from arvid.evaluation.harness import evaluate
+from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord, load, load_run
+from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
 from arvid.evaluation.rows import evaluate_references, evaluate_run, validation_set
 from arvid.files import sha256_file
 from arvid.metrics.sprites_net import ASSET
@@ -32,6 +26,8 @@ from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator
 
 DATA = Sprites(80, seed=1)
+OF_SETTINGS = ("sprites-generation", "sprites-prediction", "clips-generation", "clips-prediction")
+"""The protocols that take the validation set of a run's setting."""
 DESCRIPTION: dict[str, Any] = {"setting": {"seed": 0}, "setting_hash": "abc"}
 GENERATION = Protocol(
     name="generation",
@@ -39,6 +35,7 @@ GENERATION = Protocol(
     task="generation",
     num_clips=40,
     metrics=("fd-sprites", "attributes"),
+    too_few="half",
     batch_size=16,  # the last batch is smaller
 )
 PREDICTION = Protocol(
@@ -52,8 +49,8 @@ PREDICTION = Protocol(
 )
 
 
-def score(row: Row, protocol: Protocol, folder: Path) -> ResultRecord:
-    return evaluate(row, protocol, DATA, folder, description=DESCRIPTION, progress=False)
+def score(row: Row, protocol: Protocol, folder: Path, data: VideoDataset = DATA) -> ResultRecord:
+    return evaluate(row, protocol, data, folder, description=DESCRIPTION, progress=False)
 
 
 def values(record: ResultRecord) -> dict[str, float]:
@@ -161,14 +158,13 @@ def test_a_record_holds_everything_its_numbers_depend_on(trained_run: Path) -> N
     assert record.budget.frames_per_second is not None
     assert [p["step"] for p in record.curve if "train_loss" in p] == [0, 1, 2]
     assert (record.seed, bool(record.hardware), bool(record.code_version)) == (0, True, True)
-    assert load(trained_run / "evaluation/sprites-generation.json") == record
+    assert load(trained_run / "evaluation/sprites-generation-4.json") == record
 
 
 def test_scores_repeat_themselves(trained_run: Path, tmp_path: Path) -> None:
     model = load_generator(trained_run)
-    first, second = (
-        score(ModelRow(model, "model", run=trained_run), PREDICTION, tmp_path / n) for n in "ab"
-    )
+    data, row = validation_set(model), ModelRow(model, "model", run=trained_run)
+    first, second = (score(row, PREDICTION, tmp_path / n, data) for n in "ab")
     assert values(first) == values(second)
     assert first.protocol_hash == second.protocol_hash
 
@@ -195,7 +191,7 @@ def test_reference_rows_share_the_runs_setting(trained_run: Path, tmp_path: Path
     assert load_run(tmp_path / "untrained-next-block")[0].name == names[2]
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", OF_SETTINGS)
 def test_a_protocols_hash_changes_with_every_parameter(name: str) -> None:
     protocol = get_protocol(name)
     others = [
@@ -221,7 +217,7 @@ def test_too_few_clips_are_refused(num_clips: int, size: int, tmp_path: Path) ->
 
 
 def test_two_clips_are_enough(tmp_path: Path) -> None:
-    for name in PROTOCOLS:
+    for name in OF_SETTINGS:
         record = score(FirstFrameRow(), get_protocol(name, num_clips=2), tmp_path)
         assert all(metric.count == 2 for metric in record.metrics)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -45,13 +47,29 @@ def videos(num: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 200 + seed, (num, 3, 8, 8, 3), generator=generator, dtype=torch.uint8)
 
 
-def reference_distance(a: Tensor, b: Tensor, ddof: int) -> float:
-    """The textbook formula: the eigenvalues of the product of the covariances, by numpy."""
-    x, y = a.numpy(), b.numpy()
-    cov_x, cov_y = np.cov(x.T, ddof=ddof), np.cov(y.T, ddof=ddof)
-    cross = np.sqrt(np.clip(np.linalg.eigvals(cov_x @ cov_y).real, 0, None)).sum()
-    shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
-    return float(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
+def precise_distance(a: Tensor, b: Tensor, ddof: int = 1) -> float:
+    """The textbook formula with 40 digits: the trace of (S_a^1/2 S_b S_a^1/2)^1/2 by eigenvalues."""
+    with mpmath.workdps(40):
+        (mean_a, cov_a), (mean_b, cov_b) = (_precise_moments(x, ddof) for x in (a, b))
+        values, vectors = mpmath.eigsy(cov_a)
+        root = vectors * mpmath.diag([mpmath.sqrt(max(v, 0)) for v in values]) * vectors.T
+        product = root * cov_b * root
+        cross = mpmath.eigsy((product + product.T) / 2, eigvals_only=True)
+        shift = mpmath.fsum((x - y) ** 2 for x, y in zip(mean_a, mean_b, strict=True))
+        traces = mpmath.fsum(c[i, i] for c in (cov_a, cov_b) for i in range(c.rows))
+        return float(shift + traces - 2 * mpmath.fsum(mpmath.sqrt(max(v, 0)) for v in cross))
+
+
+def _precise_moments(x: Tensor, ddof: int) -> tuple[list[Any], Any]:
+    rows = mpmath.matrix(x.tolist())
+    num, dim = rows.rows, rows.cols
+    mean = [mpmath.fsum(rows[i, j] for i in range(num)) / num for j in range(dim)]
+    centred = mpmath.matrix([[rows[i, j] - mean[j] for j in range(dim)] for i in range(num)])
+    return mean, centred.T * centred / (num - ddof)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), torch.cov(x.T)
 
 
 def test_two_gaussians_with_commuting_covariances_have_the_closed_form() -> None:
@@ -68,17 +86,35 @@ def test_two_gaussians_with_commuting_covariances_have_the_closed_form() -> None
 @pytest.mark.parametrize("num", [2, 5, 20, 500])
 def test_a_set_is_at_distance_zero_from_itself(num: int) -> None:
     a = features(num, 20)
-    assert 0 <= float(frechet_distance_from_features(a, a)) < 1e-9 * float(a.square().sum())
-    assert float(frechet_distance_from_features(a, a.flip(0))) < 1e-9 * float(a.square().sum())
+    trace = float(torch.cov(a.T).trace())
+    assert 0 <= float(frechet_distance_from_features(a, a)) < 1e-12 * trace
+    assert float(frechet_distance_from_features(a, a.flip(0))) < 1e-12 * trace
+    twice = frechet_distance_from_moments(*moments(a), *moments(a.flip(0)), counts=(num, num))
+    assert 0 <= float(twice) < 1e-12 * trace
 
 
-@pytest.mark.parametrize(("n", "m"), [(300, 200), (8, 9), (300, 8), (2, 2)])
+@pytest.mark.parametrize(("n", "m"), [(3, 4), (15, 16), (16, 17), (17, 15), (150, 120), (120, 3)])
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_equals_the_textbook_formula(n: int, m: int, ddof: int) -> None:
+def test_equals_the_textbook_formula_in_forty_digits(n: int, m: int, ddof: int) -> None:
     a, b = features(n, 16), features(m, 16, seed=1)
-    expected = reference_distance(a, b, ddof)
-    # Square roots of eigenvalues that are zero but for rounding are what limits the reference.
-    assert float(frechet_distance_from_features(a, b, ddof)) == pytest.approx(expected, rel=1e-6)
+    expected = precise_distance(a, b, ddof)
+    assert float(frechet_distance_from_features(a, b, ddof)) == pytest.approx(expected, rel=1e-12)
+    if ddof == 1:
+        found = frechet_distance_from_moments(*moments(a), *moments(b), counts=(n, m))
+        assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_equals_the_eigenvalues_of_the_product_for_as_many_features_as_fvd_has() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 400, generator=generator, dtype=torch.float64) for n in (1500, 1300))
+    b = 1.1 * b + 0.1
+    cov_a, cov_b = (np.cov(x.numpy().T) for x in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root)).sum()
+    shift = float((a.mean(0) - b.mean(0)).square().sum())
+    expected = shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    assert float(frechet_distance_from_features(a, b)) == pytest.approx(expected, rel=1e-11)
 
 
 def test_equals_scipy_sqrtm() -> None:
@@ -103,21 +139,24 @@ def test_is_symmetric_and_ignores_rotation_and_translation() -> None:
 @pytest.mark.parametrize("n", [6, 64])
 def test_moments_and_features_agree(n: int) -> None:
     a, b = features(n, 16), features(n + 3, 16, seed=1)
-    by_moments = frechet_distance_from_moments(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
-    by_features = frechet_distance_from_features(a, b)
-    assert float(by_moments) == pytest.approx(float(by_features), rel=1e-6)
+    by_features = float(frechet_distance_from_features(a, b))
+    known = frechet_distance_from_moments(*moments(a), *moments(b), counts=(n, n + 3))
+    assert float(known) == pytest.approx(by_features, rel=1e-12)
+    unknown = frechet_distance_from_moments(*moments(a), *moments(b))
+    assert float(unknown) == pytest.approx(by_features, rel=1e-6)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_streaming_equals_the_whole_set_at_once(keep: bool) -> None:
-    real, fake, network = videos(40), videos(30, seed=5), MeanColour()
+@pytest.mark.parametrize("num", [8, 40])
+def test_streaming_equals_the_whole_set_at_once(keep: bool, num: int) -> None:
+    real, fake, network = videos(num), videos(num - 1, seed=5), MeanColour()
     metric = FrechetDistance(network, keep_features=keep)
     for batch in fake.split(7):
         metric.update(batch, real=False)
     for batch in real.split(9):
         metric.update(batch, real=True)
     expected = frechet_distance_from_features(network(real), network(fake))
-    assert float(metric.compute()) == pytest.approx(float(expected), rel=1e-8)
+    assert float(metric.compute()) == pytest.approx(float(expected), rel=1e-9)
     assert float(expected) > 0
 
 
@@ -151,29 +190,47 @@ def test_two_merged_metrics_equal_one(keep: bool) -> None:
     assert float(left.compute()) == pytest.approx(float(whole.compute()), rel=1e-9)
 
 
-def _worker(rank: int, keep: bool, folder: str) -> None:
+def _worker(rank: int, world_size: int, keep: bool, folder: str) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
     metric = FrechetDistance(MeanColour(), keep_features=keep)
-    metric.update(videos(20)[rank * 13 : 13 + rank * 7], real=True)
-    if rank == 0:  # the other process has no generated clip at all
+    metric.update(videos(20)[rank::world_size], real=True)
+    if rank == 0:  # the other processes have no generated clip at all
         metric.update(videos(9, seed=5), real=False)
-    value = metric.compute()
-    torch.save(value, f"{folder}/{rank}.pt")
+    spread = metric.bootstrap(num=5) if keep else 0.0
+    torch.save((metric.compute(), spread), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("keep", [True, False])
-def test_two_processes_give_the_value_of_one(keep: bool, tmp_path: Any) -> None:
-    mp.start_processes(_worker, args=(keep, str(tmp_path)), nprocs=2, start_method="fork")
+def test_several_processes_give_the_value_of_one(
+    keep: bool, world_size: int, tmp_path: Path
+) -> None:
+    arguments = (world_size, keep, str(tmp_path))
+    mp.start_processes(_worker, args=arguments, nprocs=world_size, start_method="fork")
     single = FrechetDistance(MeanColour())
     single.update(videos(20), real=True)
     single.update(videos(9, seed=5), real=False)
-    for rank in range(2):
-        value = float(torch.load(tmp_path / f"{rank}.pt", weights_only=True))
-        assert value == pytest.approx(float(single.compute()), rel=1e-6)
+    for rank in range(world_size):
+        value, spread = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert float(value) == pytest.approx(float(single.compute()), rel=1e-9)
+        assert spread == (pytest.approx(single.bootstrap(num=5), rel=1e-9) if keep else 0)
+
+
+def test_features_have_one_order_however_the_clips_arrive() -> None:
+    forth, back = FrechetDistance(MeanColour()), FrechetDistance(MeanColour())
+    for metric, step in ((forth, 1), (back, -1)):
+        for batch in [videos(7), videos(6, seed=3)][::step]:
+            metric.update(batch, real=True)
+            metric.update(batch.flip(0)[:4], real=False)
+    for one, other in zip(forth.features(), back.features(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert forth.features()[0].shape == (13, 12)
+    assert forth.bootstrap(num=3) == back.bootstrap(num=3)
+    with pytest.raises(ValueError, match="keep_features"):
+        FrechetDistance(MeanColour(), keep_features=False).features()
 
 
 def test_reset_forgets_everything() -> None:

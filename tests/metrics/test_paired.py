@@ -1,19 +1,16 @@
-"""PSNR, SSIM and LPIPS against closed forms and the libraries' own values."""
+"""PSNR, SSIM and MS-SSIM against closed forms, an independent computation and torchmetrics' values."""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.metrics.paired import MAX_PSNR, PairedMetric, Psnr, Ssim
-from arvid.metrics.perceptual import BACKBONES, Lpips
-from arvid.weights import KNOWN
+from arvid.metrics.paired import FRAMES_AT_ONCE, MAX_PSNR, MsSsim, Psnr, Ssim
 
 import torchmetrics.image  # isort: skip  # after arvid, which mends the import of torchvision
 
@@ -54,12 +51,8 @@ def test_psnr_of_equal_frames_is_capped_so_that_json_can_hold_it(pooled: bool) -
     assert "Infinity" not in json.dumps(metric.compute().per_frame)
 
 
-@pytest.mark.parametrize(
-    ("metric", "name"),
-    [(Psnr(), "PeakSignalNoiseRatio"), (Ssim(), "StructuralSimilarityIndexMeasure")],
-)
-def test_agrees_with_torchmetrics_frame_by_frame(metric: PairedMetric, name: str) -> None:
-    theirs = getattr(torchmetrics.image, name)(data_range=1.0)
+def test_psnr_agrees_with_torchmetrics_frame_by_frame() -> None:
+    theirs = torchmetrics.image.PeakSignalNoiseRatio(data_range=1.0)
     reference, noise = clips(), clips(seed=1)
     generated = (0.7 * reference.float() + 0.3 * noise.float()).byte()
     expected = torch.tensor(
@@ -68,13 +61,86 @@ def test_agrees_with_torchmetrics_frame_by_frame(metric: PairedMetric, name: str
             for i in range(3)
         ]
     )
+    metric = Psnr()
     for i in range(3):
         metric.update(generated[i : i + 1], reference[i : i + 1])
     score = metric.compute()
+    assert score.frame_values == pytest.approx(expected.numpy(), rel=1e-4)
     assert score.per_frame == pytest.approx(expected.mean(0).tolist(), rel=1e-4)
     assert score.value == pytest.approx(float(expected.mean()), rel=1e-4)
     error = float(expected.mean(1).std() / math.sqrt(3))
     assert score.standard_error == pytest.approx(error, rel=1e-2)
+
+
+def test_mean_of_psnr_is_never_below_psnr_of_the_mean() -> None:
+    reference, generated = clips(), clips(seed=1)
+    generated[:, 2:] = reference[:, 2:].bitwise_xor(torch.tensor(1, dtype=torch.uint8))
+    metrics = Psnr(), Psnr(pooled=True)
+    for metric in metrics:
+        metric.update(generated, reference)
+    by_frame, pooled = (metric.compute().value for metric in metrics)
+    assert by_frame > pooled + 10
+
+
+def ssim_by_hand(a: Tensor, b: Tensor) -> float:
+    """Wang et al. (2004) of two (3, H, W) frames in [0, 1]: window by window, in double precision."""
+    x = torch.arange(-5, 6, dtype=torch.float64)
+    line = torch.exp(-(x**2) / (2 * 1.5**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+
+    def windows(y: Tensor) -> Tensor:
+        return y.double().unfold(1, 11, 1).unfold(2, 11, 1)
+
+    def mean(y: Tensor) -> Tensor:
+        return (y * window).sum((-2, -1))
+
+    u, v = windows(a), windows(b)
+    mu, mv = mean(u), mean(v)
+    var_u, var_v, cov = mean(u * u) - mu**2, mean(v * v) - mv**2, mean(u * v) - mu * mv
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mu * mv + c1) * (2 * cov + c2)
+    return float((top / ((mu**2 + mv**2 + c1) * (var_u + var_v + c2))).mean())
+
+
+def test_ssim_is_the_mean_over_windows_inside_the_frame() -> None:
+    reference, noise = clips(size=19), clips(seed=1, size=19)
+    generated = (0.7 * reference.float() + 0.3 * noise.float()).byte()
+    metric = Ssim()
+    metric.update(generated, reference)
+    expected = [
+        [ssim_by_hand(frame(generated, i, t)[0], frame(reference, i, t)[0]) for t in range(4)]
+        for i in range(3)
+    ]
+    assert metric.compute().frame_values.tolist() == [
+        pytest.approx(row, abs=1e-5) for row in expected
+    ]
+
+
+def test_ms_ssim_agrees_with_torchmetrics_and_refuses_small_frames() -> None:
+    reference, noise = clips(1, size=176)[:, :2], clips(1, seed=1, size=176)[:, :2]
+    generated = (0.7 * reference.float() + 0.3 * noise.float()).byte()
+    theirs = torchmetrics.image.MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0)
+    metric = MsSsim()
+    metric.update(generated, reference)
+    metric.update(reference, reference)
+    expected = [float(theirs(frame(generated, 0, t), frame(reference, 0, t))) for t in range(2)]
+    assert max(expected) < 0.99
+    values = metric.compute().frame_values
+    assert values[0].tolist() == pytest.approx(expected, rel=1e-4)
+    assert values[1].tolist() == pytest.approx([1, 1])
+    small = torch.zeros(1, 1, 200, 175, 3, dtype=torch.uint8)
+    with pytest.raises(UserError, match="MS-SSIM needs frames of at least 176x176 pixels"):
+        MsSsim().update(small, small)
+
+
+def test_long_clips_give_what_their_parts_give() -> None:
+    num = FRAMES_AT_ONCE // 4 + 2
+    whole, parts = Ssim(), Ssim()
+    a, b = clips(num), clips(num, seed=1)
+    whole.update(a, b)
+    for i in range(num):
+        parts.update(a[i : i + 1], b[i : i + 1])
+    assert whole.compute().frame_values == pytest.approx(parts.compute().frame_values, abs=1e-6)
 
 
 def test_ssim_of_equal_frames_is_one_and_small_frames_are_refused() -> None:
@@ -113,45 +179,3 @@ def test_unlike_pairs_are_refused() -> None:
     metric.update(clips(), clips())
     with pytest.raises(ValueError, match="same number of frames: 4 so far, now 2"):
         metric.update(clips()[:, :2], clips()[:, :2])
-
-
-def test_lpips_squeeze_gives_the_published_values(shared: Path) -> None:
-    weights = shared / "weights/lpips_squeeze/squeezenet1_1_features.safetensors"
-    if not weights.is_file():
-        pytest.skip(f"needs the weights {weights.name}, which are not here")
-    metric = Lpips("squeeze", backbone=weights)
-    generator = torch.Generator().manual_seed(42)
-    a, b = (torch.rand(2, 3, 100, 100, generator=generator) for _ in range(2))
-    # The doctest of torchmetrics 1.x; frames come in [0, 1].
-    assert metric.score_frames(a, b).tolist() == pytest.approx([0.1024, 0.0938], abs=6e-5)
-    assert metric.name == "lpips-squeeze"
-    assert metric.sha256.startswith("29dd9af4")
-    metric.update(clips(2, size=32), clips(2, size=32))
-    assert metric.compute().value == pytest.approx(0)
-    with pytest.raises(UserError, match="at least 32x32"):
-        metric.update(clips(), clips())
-
-
-@pytest.mark.parametrize("net", sorted(BACKBONES))
-def test_missing_lpips_weights_are_named_with_their_source(
-    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    weights = KNOWN[BACKBONES[net]]
-    for given in (None, tmp_path / "none.pth"):
-        with pytest.raises(UserError) as caught:
-            Lpips(net, backbone=given)
-        assert f"https://download.pytorch.org/models/{weights.file}" in str(caught.value)
-        assert str(weights.path) in str(caught.value)
-    assert weights.path.is_relative_to(tmp_path)
-
-
-def test_other_lpips_weights_are_refused(tmp_path: Path) -> None:
-    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    (tmp_path / "y.pth").write_bytes(b"<html>not found</html>")
-    (tmp_path / "z.safetensors").write_bytes(b"<html>not found</html>")
-    for name in ("x.pth", "y.pth", "z.safetensors"):
-        with pytest.raises(UserError, match=f"{name} does not hold the weights"):
-            Lpips("squeeze", backbone=tmp_path / name)
-    with pytest.raises(UserError, match="alex, vgg, squeeze, not 'resnet'"):
-        Lpips("resnet")

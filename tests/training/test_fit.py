@@ -70,7 +70,7 @@ def test_every_combination_trains_and_samples(
     }
     conditions = Conditions(num_clips=2, captions=["a small red square moves left"] * 2)
     videos = [sample(model, conditions, seed=s, progress=False) for s in (0, 0, 1)]
-    assert videos[0].shape == (2, 17, 32, 32, 3)
+    assert videos[0].shape == (2, 9, 32, 32, 3)
     assert videos[0].dtype == np.uint8
     assert np.array_equal(videos[0], videos[1])
     assert not np.array_equal(videos[0], videos[2])

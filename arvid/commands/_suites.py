@@ -1,0 +1,26 @@
+"""`arvid evaluate SUITE ...`: benchmark suites, whose commands are modules of their own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+_IMAGES = "arvid.evaluation.image_benchmarks.command"
+SUITES = {
+    "vbench": "arvid.evaluation.vbench.command",
+    "geneval": _IMAGES,
+    "t2i-compbench": _IMAGES,
+    "dpg-bench": _IMAGES,
+}
+"""Where `add_arguments` and `run` are, which take the suite's name too where they serve several."""
+
+
+def run_suite(suite: str, arguments: Sequence[str]) -> int:
+    """Run a suite's command with the arguments behind its name; returns the exit code."""
+    module = importlib.import_module(SUITES[suite])
+    name = [suite] if SUITES[suite] == _IMAGES else []
+    parser = argparse.ArgumentParser(prog=f"arvid evaluate {suite}")
+    module.add_arguments(parser, *name)
+    code: int = module.run(parser.parse_args(arguments), *name)
+    return code

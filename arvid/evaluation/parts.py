@@ -1,0 +1,122 @@
+"""The finished batches of an evaluation on disk, and the processes that share the work.
+
+    FOLDER/<record>.parts-<identity>/<batch>.safetensors    what each score measured on the clips of one batch
+
+An interrupted evaluation goes on with the batches that are missing, whichever and how many processes made the
+others; the one of rank 0 then joins all of them in order. So the result is the same for any number of processes,
+which must see the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import distributed as dist
+
+from arvid.contracts import UserError
+from arvid.files import atomic_write
+
+Measurements = dict[str, dict[str, Tensor]]
+"""Score -> name -> tensor, whose first axis runs over clips."""
+
+
+class Parts:
+    """The finished batches of one evaluation.
+
+    Args:
+        folder: where records lie.
+        record: stem of the record's file.
+        identity: hash of all that the numbers depend on: batches of another one are not looked at.
+    """
+
+    def __init__(self, folder: Path, record: str, identity: str) -> None:
+        self.folder = folder / f"{record}.parts-{identity[:12]}"
+        self._pattern = f"{record}.parts-*"
+
+    def __contains__(self, batch: str) -> bool:
+        return self._path(batch).is_file()
+
+    def write(
+        self, batch: str, measured: Mapping[str, Mapping[str, Tensor]], seconds: float
+    ) -> None:
+        """Keep what was measured on a batch and how long its generation took; on disk when it returns."""
+        tensors = {
+            json.dumps([score, name]): tensor.cpu().contiguous()
+            for score, found in measured.items()
+            for name, tensor in found.items()
+        }
+        with atomic_write(self._path(batch)) as temporary:
+            save_file(tensors, temporary, {"seconds": repr(seconds)})
+
+    def read(self, batch: str) -> tuple[Measurements, float]:
+        """What `write` kept. Raises UserError if it is missing or cannot be read."""
+        path = self._path(batch)
+        measured: Measurements = {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  # no mapping
+                    score, name = json.loads(key)
+                    measured.setdefault(score, {})[name] = file.get_tensor(key)
+                return measured, float(file.metadata()["seconds"])
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}). Delete it: its batch is made anew. Processes that share an "
+                "evaluation must see one folder."
+            ) from error
+
+    def joined(self, batches: Sequence[str]) -> tuple[Measurements, float]:
+        """The batches one after another, and the seconds of all."""
+        pieces: dict[str, dict[str, list[Tensor]]] = {}
+        total = 0.0
+        for measured, seconds in map(self.read, batches):
+            total += seconds
+            for score, found in measured.items():
+                for name, tensor in found.items():
+                    pieces.setdefault(score, {}).setdefault(name, []).append(tensor)
+        joined = {s: {n: torch.cat(t) for n, t in found.items()} for s, found in pieces.items()}
+        return joined, total
+
+    def remove(self) -> None:
+        """Delete them, and those that other versions of the evaluation left."""
+        for folder in self.folder.parent.glob(self._pattern):
+            shutil.rmtree(folder)
+
+    def _path(self, batch: str) -> Path:
+        return self.folder / f"{batch}.safetensors"
+
+
+def rank_and_count() -> tuple[int, int]:
+    """Number of this process among those that share the work, and how many they are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def wait_for_all() -> None:
+    """Until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def sharing_processes() -> Iterator[None]:
+    """Under torchrun: join the processes that it started, each with a GPU of its own where there are."""
+    shared = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    if torch.cuda.is_available() and shared:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if shared:
+        # for barriers alone, at which a process may wait for as long as another generates
+        dist.init_process_group("gloo", timeout=timedelta(days=7))
+    try:
+        yield
+    finally:
+        if shared:
+            dist.destroy_process_group()

@@ -1,0 +1,193 @@
+"""The rows of a comparison: whatever makes clips for the conditions of real ones.
+
+A row is a trained model or a reference that says what the numbers of the others mean: real clips against real
+clips (the floor of a distance), the tokenizer's reconstruction (frame by frame the ceiling of every model on its
+tokens), the first frame repeated, an untrained model. Systems from elsewhere are in arvid/evaluation/external.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
+from arvid.data.collate import normalise, to_uint8
+from arvid.evaluation.budget import count_budget
+from arvid.evaluation.curves import read_curve
+from arvid.evaluation.protocols import Protocol
+from arvid.evaluation.records import Budget
+from arvid.sampling.sample import Conditions, sample
+from arvid.training.export import fingerprint
+from arvid.training.generator_module import GeneratorModule
+
+Videos = UInt8[np.ndarray, "b t h w 3"]
+
+
+class Row(ABC):
+    """One row of a comparison."""
+
+    kind: Literal["trained", "reference"] = "reference"
+    checkpoint_sha256: str | None = None
+
+    def __init__(
+        self, name: str, factors: dict[str, str], options: dict[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.factors = factors
+        self.options = options or {}
+
+    @abstractmethod
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        """Clips for the conditions (and first frames) of real ones, of their length and size.
+
+        `batch` counts the batches of all folds, and says where in its random stream a row is.
+        """
+
+    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+        """The clips whose attributes those last generated are to show: the real ones by default."""
+        return clips
+
+    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> Videos:
+        """What the page shows for the conditions of real clips: the clips generated."""
+        return videos
+
+    def identity(self) -> dict[str, Any]:
+        """What its clips depend on besides the protocol and the setting, as plain data."""
+        return {
+            "name": self.name,
+            "factors": self.factors,
+            "options": self.options,
+            "checkpoint": self.checkpoint_sha256,
+        }
+
+    def budget(self, clip: Clip, protocol: Protocol) -> Budget:
+        """What the row costs; nothing by default."""
+        return Budget()
+
+    def curve(self) -> tuple[dict[str, float | None], ...]:
+        """Training curve; none by default."""
+        return ()
+
+
+class ModelRow(Row):
+    """A generator, trained or not.
+
+    Args:
+        model: the generator.
+        name: of the row.
+        run: folder of its training, where its curve lies; None for an untrained model.
+        checkpoint_sha256: hash of the checkpoint it comes from.
+    """
+
+    def __init__(
+        self,
+        model: GeneratorModule,
+        name: str,
+        *,
+        run: Path | None = None,
+        checkpoint_sha256: str | None = None,
+    ) -> None:
+        super().__init__(name, model.description["factors"], model.description["options"])
+        self.model = model
+        self.run = run
+        self.kind = "reference" if run is None else "trained"
+        self.checkpoint_sha256 = checkpoint_sha256
+
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        first = None
+        if protocol.condition_frames:
+            first = np.stack([clip.video[: protocol.condition_frames] for clip in clips])
+        length = protocol.clip.num_frames if protocol.clip else None
+        videos = sample(
+            self.model,
+            Conditions.of_clips(clips),
+            num_frames=None if length is None else self._whole(length),
+            first_frames=first,
+            seed=protocol.seed + batch,
+            progress=False,
+        )
+        return videos[:, :length]
+
+    def _whole(self, num_frames: int) -> int:
+        """The shortest clip of at least `num_frames` that the tokenizer can do: it takes 1 + n·F_T or n·F_T."""
+        spec = self.model.tokenizer.spec
+        rest = (num_frames - 1) % spec.strides[0] if spec.causal else num_frames % spec.strides[0]
+        return num_frames + (spec.strides[0] - rest if rest else 0)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "sampling": dataclasses.asdict(self.model.sampling)}
+
+    def budget(self, clip: Clip, protocol: Protocol) -> Budget:
+        spec, (_, height, width) = self.model.tokenizer.spec, self.model.clip_shape
+        frames = protocol.condition_frames
+        prefix = spec.grid(frames, height, width).t if frames else 0
+        return count_budget(self.model, Conditions.of_clips([clip]), prefix_frames=prefix)
+
+    def curve(self) -> tuple[dict[str, float | None], ...]:
+        return read_curve(self.run) if self.run else ()
+
+
+class RealRow(Row):
+    """Other real clips than the ones compared with: the floor of a distance between sets.
+
+    Raises UserError where there are too few for that.
+    """
+
+    def __init__(self, dataset: VideoDataset, protocol: Protocol) -> None:
+        super().__init__("real", {})
+        self.dataset = dataset
+        others = [protocol.choose(dataset, fold)[1] for fold in range(protocol.folds)]
+        if not all(others):
+            raise UserError(
+                f"Protocol {protocol.name} needs {2 * protocol.available_clips(dataset)} real clips to compare "
+                f"real with real, and there are {len(dataset)}."
+            )
+        self.others = protocol.in_batches(others)
+        self.last: list[Clip] = []
+
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        self.last = [self.dataset[i] for i in self.others[batch][: len(clips)]]
+        return np.stack([clip.video for clip in self.last])
+
+    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+        return self.last
+
+    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> Videos:
+        """The very clips that the other rows were asked for, so that a column of the page holds one scene."""
+        return np.stack([clip.video for clip in clips])
+
+
+class ReconstructionRow(Row):
+    """The real clips as the tokenizer reconstructs them: frame by frame no model on its tokens can do better."""
+
+    def __init__(self, tokenizer: VideoTokenizer, name: str | None = None) -> None:
+        token_type = tokenizer.spec.type
+        super().__init__(name or f"reconstruction ({token_type})", {"token_type": token_type})
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        device = next(self.tokenizer.parameters()).device
+        video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
+        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).cpu().numpy()
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "tokenizer": fingerprint(self.tokenizer)}
+
+
+class FirstFrameRow(Row):
+    """The first frame standing still."""
+
+    def __init__(self) -> None:
+        super().__init__("first frame repeated", {})
+
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        last = max(protocol.condition_frames - 1, 0)
+        return np.stack([np.repeat(c.video[last : last + 1], len(c.video), 0) for c in clips])

@@ -1,0 +1,263 @@
+"""`arvid evaluate vbench`: sample the suite, score the videos, add up the scores.
+
+A row is a folder: a run of arvid, or any other for videos from elsewhere. Below it lie vbench/videos/,
+vbench/scores/ and, once added up, evaluation/vbench.json.
+
+example:
+  arvid evaluate vbench sample runs/nova --suite VBench_full_info.json --checkpoint runs/nova
+  arvid evaluate vbench score runs/nova --suite VBench_full_info.json --vbench-python ~/vbench/bin/python
+  arvid evaluate vbench aggregate runs/nova
+
+  torchrun --nproc-per-node 8 -m arvid evaluate vbench sample runs/nova --suite ... --checkpoint runs/nova
+  arvid evaluate vbench score results/other --suite VBench_full_info.json --videos ~/other/videos \\
+      --dimension subject_consistency --dimension dynamic_degree
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.contracts import UserError
+from arvid.evaluation.records import save as save_record
+from arvid.evaluation.vbench import results
+from arvid.evaluation.vbench.aggregate import DIMENSIONS
+from arvid.evaluation.vbench.dimensions import BUILDERS, WeightsOptions, build
+from arvid.evaluation.vbench.external import score_external
+from arvid.evaluation.vbench.networks import CLIP_B32, CLIP_L14, DINO
+from arvid.evaluation.vbench.record import Layout, format_table, make_record
+from arvid.evaluation.vbench.sampling import CheckpointSampler, claim, sample_suite
+from arvid.evaluation.vbench.scoring import score_dimension
+from arvid.evaluation.vbench.suite import (
+    FLICKERING,
+    FLICKERING_SAMPLES,
+    SAMPLES,
+    Prompt,
+    Take,
+    check_dimensions,
+    load_rewritten,
+    load_suite,
+    present,
+    takes,
+)
+from arvid.files import sha256_file
+from arvid.training.generator_module import GeneratorModule, checkpoint_path, load_generator
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    _add_sample(steps.add_parser("sample", help="draw the suite's videos from a checkpoint"))
+    _add_score(steps.add_parser("score", help="measure dimensions of a folder of videos"))
+    add_up = steps.add_parser("aggregate", help="add up the scores: table and result record")
+    add_up.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    step = {"sample": _sample, "score": _score, "aggregate": _aggregate}[options.step]
+    step(options, Layout(options.folder))
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
+    parser.add_argument("--suite", type=Path, required=True, help="VBench_full_info.json")
+    parser.add_argument(
+        "--dimension",
+        action="append",
+        metavar="NAME",
+        help=f"this one only; may be repeated ({', '.join(DIMENSIONS)})",
+    )
+    parser.add_argument(
+        "--flickering-samples",
+        type=int,
+        default=FLICKERING_SAMPLES,
+        help=f"videos per prompt of temporal flickering (default: {FLICKERING_SAMPLES}; NOVA: 5)",
+    )
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
+    parser.add_argument(
+        "--rewritten",
+        type=Path,
+        metavar="FILE",
+        help="what the model is given in the place of the prompts, which the files keep as names: NOVA's JSON, "
+        "an object of texts by prompt, or .txt with a line for each entry of the suite",
+    )
+    parser.add_argument("--frames", type=int, help="frames per video (default: as trained)")
+    parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
+    parser.add_argument("--fps", type=float, default=8.0, help="of the files (default: 8)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="this process draws every N-th video from the I-th on, counted from 0 "
+        "(default: as torchrun says, or all)",
+    )
+    add_sampling_arguments(parser)
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument(
+        "--videos", type=Path, help="folder of the videos (default: those sampled for the row)"
+    )
+    parser.add_argument(
+        "--vbench-python",
+        type=Path,
+        metavar="PYTHON",
+        help="interpreter of an environment with the package vbench: measures the other nine dimensions",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="score what is there; not comparable"
+    )
+    parser.add_argument(
+        "--no-static-filter",
+        dest="static_filter",
+        action="store_false",
+        help="temporal flickering of the first five videos of each prompt, moving ones included",
+    )
+    group = parser.add_argument_group("weights (folders or hub names; files)")
+    group.add_argument("--dino", default=DINO, metavar="NAME")
+    group.add_argument("--clip-b32", default=CLIP_B32, metavar="NAME")
+    group.add_argument("--clip-l14", default=CLIP_L14, metavar="NAME")
+    group.add_argument("--laion-head", type=Path, metavar="FILE")
+    group.add_argument("--raft", type=Path, metavar="FILE")
+    group.add_argument("--musiq", type=Path, metavar="FILE")
+
+
+def _sample(options: argparse.Namespace, layout: Layout) -> None:
+    suite = load_suite(options.suite)
+    names = check_dimensions(options.dimension or DIMENSIONS)
+    wanted = takes(suite, names, flickering_samples=options.flickering_samples)
+    texts = load_rewritten(options.rewritten, suite) if options.rewritten else None
+    shard = _shard(options.shard)
+    model = load_generator(options.checkpoint)
+    sampler = CheckpointSampler(
+        model,
+        num_frames=options.frames,
+        motion=options.motion,
+        options=sampling_options(options, model.sampling),
+    )
+    claim(layout.manifest, _describe(options, model, sampler))
+    drawn = sample_suite(
+        wanted,
+        sampler,
+        layout.videos,
+        texts=texts,
+        fps=options.fps,
+        seed=options.seed,
+        shard=shard,
+    )
+    share = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
+    print(f"{drawn} videos drawn{share}; the suite's {len(wanted)} belong in {layout.videos}.")
+
+
+def _score(options: argparse.Namespace, layout: Layout) -> None:
+    suite = load_suite(options.suite)
+    videos = options.videos or layout.videos
+    python = options.vbench_python
+    names = check_dimensions(options.dimension or (DIMENSIONS if python else BUILDERS))
+    outside = [name for name in names if name not in BUILDERS]
+    if outside and python is None:
+        raise UserError(
+            f"{', '.join(outside)}: measured by VBench's package. Name the interpreter of an "
+            "environment that has it with --vbench-python."
+        )
+    chosen = {name: _present(suite, name, videos, options) for name in names}
+    weights = WeightsOptions(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
+    )
+    built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
+    for name in names:
+        if name in built:
+            result = score_dimension(
+                name,
+                built[name],
+                chosen[name],
+                videos,
+                layout.scores,
+                options=_options(name, options),
+            )
+        else:
+            result = score_external(
+                name,
+                chosen[name],
+                python=python,
+                suite=options.suite,
+                videos=videos,
+                folder=layout.scores,
+            )
+        print(f"{name}: {100 * result.score:.2f} % of {len(result.videos)} videos")
+
+
+def _aggregate(options: argparse.Namespace, layout: Layout) -> None:
+    found = results.load_all(layout.scores)
+    print(format_table(found))
+    save_record(make_record(found, layout), layout.record)
+    print(f"Wrote {layout.record}.")
+
+
+def _present(
+    suite: Sequence[Prompt], name: str, videos: Path, options: argparse.Namespace
+) -> list[Take]:
+    filtered = name == FLICKERING and options.static_filter
+    samples = options.flickering_samples if filtered else SAMPLES
+    wanted = takes(suite, [name], flickering_samples=samples)
+    return present(wanted, videos, allow_missing=options.allow_missing)
+
+
+def _options(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What the score of a dimension depends on besides videos and networks."""
+    if name != FLICKERING:
+        return {}
+    return {
+        "static_filter": options.static_filter,
+        "flickering_samples": options.flickering_samples if options.static_filter else SAMPLES,
+    }
+
+
+def _describe(
+    options: argparse.Namespace, model: GeneratorModule, sampler: CheckpointSampler
+) -> dict[str, Any]:
+    """What the videos depend on, as plain data, with the setting and factors that the row bears."""
+    rewritten = sha256_file(options.rewritten) if options.rewritten else None
+    description = model.description
+    checkpoint: Path = options.checkpoint
+    return {
+        "name": checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem,
+        "checkpoint_sha256": sha256_file(checkpoint_path(checkpoint)),
+        "sampling": dataclasses.asdict(sampler.options),
+        "frames": options.frames,
+        "motion": options.motion,
+        "fps": options.fps,
+        "seed": options.seed,
+        "prompts": f"rewritten (sha256 {rewritten})" if rewritten else "short",
+        "suite_sha256": sha256_file(options.suite),
+        **{key: description[key] for key in ("setting", "setting_hash", "factors", "options")},
+    }
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Index of this process and their number, by option or by torchrun's environment."""
+    if text is None:
+        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if count > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        return rank, count
+    index, _, count_text = text.partition("/")
+    if not (index.isdecimal() and count_text.isdecimal() and int(index) < int(count_text)):
+        raise UserError(f"--shard is I/N with I below N, as in 0/4, not {text!r}.")
+    return int(index), int(count_text)

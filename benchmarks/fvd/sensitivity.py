@@ -1,0 +1,190 @@
+"""Does FVD's machinery see what it should? Real clips against real clips that are spoilt, more and more.
+
+Clips are cut from a folder of videos and divided into two disjoint halves. One is the real set; the other takes
+the part of the generated one: as it is (the floor at this count), with noise, with blur, with shuffled frames.
+The distance must lie above the floor and grow with each of them. I3D's weights are random unless --weights names
+the published file, so the values themselves are no FVD; what is checked is the path from file to number.
+
+examples:
+  python benchmarks/fvd/sensitivity.py --data videos/
+  python benchmarks/fvd/sensitivity.py --data videos/ --weights i3d_pretrained_400.pt --num-clips 256
+
+Writes OUT.json and the table OUT.md: 11 passes over the clips of a half, on a CPU some seconds for each clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from arvid.contracts import UserError, VideoDataset
+from arvid.data.clips import ClipSpec
+from arvid.data.folder import VideoFolder
+from arvid.evaluation.records import code_version, hardware
+from arvid.files import atomic_write, write_json
+from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
+from arvid.metrics.fvd import fvd_features, seeded_fvd_features
+from arvid.metrics.preprocessing import PREPROCESSINGS
+
+Videos = UInt8[Tensor, "b t h w 3"]
+BATCH_SIZE = 4
+
+Row = dict[str, Any]
+
+
+def add_noise(videos: Videos, deviation: float) -> Videos:
+    """Gaussian noise of a standard deviation in levels, another in every frame."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(videos.shape, generator=generator) * deviation
+    return (videos + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def blur(videos: Videos, sigma: float) -> Videos:
+    """Gaussian blur of a standard deviation in pixels, the same in every frame."""
+    frames = [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in videos.flatten(0, 1).numpy()]
+    return torch.from_numpy(np.stack(frames)).view_as(videos)
+
+
+def shuffle(videos: Videos, share: float) -> Videos:
+    """A share of the frames of each clip change places among themselves."""
+    generator = torch.Generator().manual_seed(0)
+    shuffled = videos.clone()
+    for clip in shuffled:
+        num_moved = max(2, round(share * len(clip)))
+        moved = torch.randperm(len(clip), generator=generator)[:num_moved]
+        clip[moved] = clip[moved.roll(1)]  # every one of them leaves its place
+    return shuffled
+
+
+SPOILERS: dict[str, tuple[Callable[[Videos, float], Videos], tuple[float, ...], str]] = {
+    "noise": (add_noise, (8, 16, 32), "levels"),
+    "blur": (blur, (0.5, 1, 2), "pixels"),
+    "shuffled frames": (shuffle, (0.25, 0.5, 1), "of the frames"),
+}
+"""What is done to clips, how strongly, ascending, and in what unit."""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parse_arguments()
+    started = time.monotonic()
+    network = build_network(options)
+    real, other = halves(options)
+    features = features_of(network, real)
+    floor = distance(features, features_of(network, other))
+    rows: list[Row] = [
+        {"spoilt by": "nothing (the floor)", "amount": None, "unit": "", "distance": floor}
+    ]
+    todo = [(n, f, a, u) for n, (f, amounts, u) in SPOILERS.items() for a in amounts]
+    for name, spoil, amount, unit in tqdm(todo, desc="spoiling", disable=None):
+        value = distance(features, features_of(network, spoil(other, amount)))
+        rows.append({"spoilt by": name, "amount": amount, "unit": unit, "distance": value})
+    result = {
+        "feature_network": network.name,
+        "feature_sha256": network.sha256,
+        "clips_per_half": options.num_clips,
+        "clip": [options.num_frames, options.size, options.size],
+        "ddof": 1,
+        "rows": rows,
+        "monotone": is_monotone(rows),
+        "code_version": code_version(),
+        "hardware": hardware(),
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(options.out.with_suffix(".json"), result)
+    table = markdown(result)
+    with atomic_write(options.out.with_suffix(".md")) as temporary:
+        temporary.write_text(table)
+    print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="videos: a folder for each class")
+    parser.add_argument("--weights", type=Path, help="published I3D file (default: random weights)")
+    parser.add_argument("--preprocessing", choices=sorted(PREPROCESSINGS), default="tats")
+    parser.add_argument("--num-clips", type=int, default=16, help="clips of each half")
+    parser.add_argument("--num-frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64, help="height and width of the clips")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/fvd-sensitivity"), help="where, without ending"
+    )
+    return parser.parse_args()
+
+
+def build_network(options: argparse.Namespace) -> FeatureNetwork:
+    """With published weights if they are given, else with random ones."""
+    if options.weights is None:
+        return seeded_fvd_features(options.preprocessing)
+    return fvd_features(options.preprocessing, weights=options.weights)
+
+
+def halves(options: argparse.Namespace) -> tuple[Videos, Videos]:
+    """Two disjoint sets of clips of different videos, each of every class in turn.
+
+    Raises UserError if there are too few videos.
+    """
+    spec = ClipSpec(num_frames=options.num_frames, size=options.size, window="center")
+    dataset: VideoDataset = VideoFolder(options.data, spec)
+    needed = 2 * options.num_clips
+    if len(dataset) < needed:
+        raise UserError(f"{options.data}: {needed} clips are needed, there are {len(dataset)}.")
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:needed]
+    videos = torch.stack([torch.from_numpy(dataset[int(i)].video) for i in chosen])
+    return videos[: options.num_clips], videos[options.num_clips :]
+
+
+def features_of(network: FeatureNetwork, videos: Videos) -> Tensor:
+    """Features (N, d), some clips at a time."""
+    return torch.cat([network(batch) for batch in videos.split(BATCH_SIZE)])
+
+
+def distance(real: Tensor, other: Tensor) -> float:
+    """Fréchet distance of two sets of features."""
+    return float(frechet_distance_from_features(real, other))
+
+
+def is_monotone(rows: list[Row]) -> bool:
+    """Whether the distance grows from the floor on with every kind of spoiling."""
+    floor = rows[0]["distance"]
+    for name in SPOILERS:
+        values = [floor, *(row["distance"] for row in rows if row["spoilt by"] == name)]
+        if any(later <= earlier for earlier, later in pairwise(values)):
+            return False
+    return True
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table with its protocol above it."""
+    lines = [
+        "# FVD against spoilt clips",
+        "",
+        f"Feature network {result['feature_network']}, two disjoint halves of {result['clips_per_half']} real "
+        f"clips, {result['clip']} (frames, height, width), ddof {result['ddof']}. "
+        f"Monotone: {'yes' if result['monotone'] else 'NO'}.",
+        "",
+        "| spoilt by | how much | distance |",
+        "| :-- | --: | --: |",
+    ]
+    for row in result["rows"]:
+        amount = "" if row["amount"] is None else f"{row['amount']:g} {row['unit']}"
+        lines.append(f"| {row['spoilt by']} | {amount} | {row['distance']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

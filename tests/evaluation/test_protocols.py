@@ -1,0 +1,174 @@
+"""Protocols: the published constants, which clips are taken, files of one's own, contradictions refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arvid import registry
+from arvid.contracts import UserError
+from arvid.data.sprites import Sprites
+from arvid.evaluation.protocols import Protocol, get_protocol, protocols, read_protocol
+from arvid.metrics.preprocessing import PREPROCESSINGS
+
+SMALL = Protocol(name="small", summary="", task="generation", metrics=("fd-pixels",), num_clips=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nbp-ucf101-cfp", (10_000, 4, 17, 128, 8, "center", "squash", 1, 16, "nbp", 1)),
+        ("nbp-ucf101-cg", (10_000, 1, 17, 128, 8, "center", "squash", 0, 16, "nbp", 1)),
+        ("nbp-k600-fp", (50_000, 1, 17, 128, 25, "random", "squash", 5, 16, "nbp-64", 1)),
+        ("nbp-rfvd-ucf101", (None, 1, 17, 128, 16, "center", "squash", 0, 17, "tats", 1)),
+        ("nbp-rfvd-k600", (None, 1, 17, 128, 16, "center", "squash", 0, 17, "tats", 1)),
+        ("magvit-ucf101", (10_000, 4, 16, 128, None, "random", "crop", 0, 16, "magvit", 1)),
+        (
+            "omnitokenizer-rfvd",
+            (None, 1, 17, 256, None, "center", "squash", 0, 17, "omnitokenizer", 1),
+        ),
+        ("stylegan-v-2048-16f", (2048, 1, 16, 256, None, "random", "crop", 0, 16, "stylegan-v", 0)),
+        (
+            "stylegan-v-2048-128f",
+            (2048, 1, 128, 256, None, "random", "crop", 0, 128, "stylegan-v", 0),
+        ),
+        ("latte-2048-16f", (2048, 1, 16, 256, None, "random", "crop", 0, 16, "stylegan-v", 0)),
+        ("arvid-1024-16f", (1024, 3, 17, 128, 8, "center", "crop", 0, 16, "antialiased", 1)),
+        ("nova-extrapolation", (200, 1, 201, (480, 768), 12, "start", "crop", 1, None, None, 1)),
+    ],
+)
+def test_published_protocols(name: str, expected: tuple[Any, ...]) -> None:
+    p = get_protocol(name)
+    assert p.clip is not None
+    clip = (p.clip.num_frames, p.clip.size, p.clip.fps, p.clip.window, p.clip.resize)
+    scoring = (p.condition_frames, p.scored_frames, p.preprocessing, p.ddof)
+    assert (p.num_clips, p.folds, *clip, *scoring) == expected
+    assert "--real" not in p.real_split
+
+
+def test_every_protocol_names_what_exists() -> None:
+    for name, protocol in protocols().items():
+        assert protocol.name == name
+        assert set(protocol.metrics) <= set(registry.names("metrics"))
+        assert protocol.preprocessing in (None, *PREPROCESSINGS)
+        assert bool(protocol.preprocessing) == any("f" in m and "vd" in m for m in protocol.metrics)
+
+
+def test_clips_are_chosen_without_repeats_until_they_run_out() -> None:
+    data = Sprites(11)
+    folds = [dataclasses.replace(SMALL, folds=3).choose(data, f)[0] for f in range(3)]
+    taken = [i for fold in folds for i in fold]
+    assert len(set(taken)) == 11  # the twelfth is the first one again
+    assert taken[11] == taken[0]
+    first, others = SMALL.choose(data)
+    assert len(others) == 4
+    assert not {*first} & {*others}
+    assert dataclasses.replace(SMALL, order="listed").choose(data)[0] == [0, 1, 2, 3]
+
+
+def test_too_few_real_clips() -> None:
+    data = Sprites(6)
+    with pytest.raises(UserError, match=r"asks for 8 real clips .* there are 6\. With --num-clips"):
+        dataclasses.replace(SMALL, num_clips=8).choose(data)
+    repeating = dataclasses.replace(SMALL, num_clips=8, too_few="repeat")
+    chosen, others = repeating.choose(data)
+    assert len(chosen) == 8
+    assert set(chosen) == set(range(6))
+    assert others == []
+    assert dataclasses.replace(SMALL, num_clips=8, too_few="half").available_clips(data) == 3
+    assert dataclasses.replace(SMALL, num_clips=None).available_clips(data) == 6
+    with pytest.raises(UserError, match="compares with 7 real clips"):
+        dataclasses.replace(SMALL, num_real=7).real(data)
+
+
+def test_a_real_set_of_its_own_and_the_floor_do_not_overlap() -> None:
+    data = Sprites(12)
+    protocol = dataclasses.replace(SMALL, num_real=5)
+    real, (_, others) = protocol.real(data), protocol.choose(data)
+    assert real is not None
+    assert len(real) == 5
+    assert not {*real} & {*others}
+
+
+def test_other_counts_and_metrics_have_other_names() -> None:
+    assert get_protocol("magvit-ucf101").name == "magvit-ucf101"
+    assert get_protocol("magvit-ucf101", num_clips=10_000).name == "magvit-ucf101"
+    assert get_protocol("magvit-ucf101", num_clips=64).name == "magvit-ucf101-64"
+    assert get_protocol("magvit-ucf101", metrics=["kvd"]).name == "magvit-ucf101-kvd"
+
+
+def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: nbp-k600-fp\nsummary: mine\nfolds: 4\nclip: {fps: 16}\n")
+    mine, base = get_protocol(path), get_protocol("nbp-k600-fp")
+    assert (mine.name, mine.folds, mine.metrics) == ("mine", 4, base.metrics)
+    assert mine.clip is not None
+    assert base.clip is not None
+    assert mine.clip == dataclasses.replace(base.clip, fps=16)
+    data = Sprites(4)
+    small = [dataclasses.replace(p, num_clips=4) for p in (mine, base)]
+    assert len({p.describe(data)["hash"] for p in small}) == 2
+    assert get_protocol(str(path), num_clips=9).name == "mine-9"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds no keys"),
+        ("summary: [unclosed", "mine.yaml is not a protocol"),
+        ("base: nbp-k600-pf", "Did you mean 'nbp-k600-fp'"),
+        ("base: nbp-k600-fp\nfold: 3", "fold: unknown key"),
+        ("base: nbp-k600-fp\nfolds: many", "folds: str instead of int"),
+        ("base: nbp-k600-fp\norder: sorted", "'sorted' is none of shuffled, listed"),
+        ("base: nbp-k600-fp\nclip: {short: loop}", "drop, pad, black"),
+        ("task: generation", "summary: missing"),
+        ("base: nbp-k600-fp\ncondition_frames: 0", "given frames"),
+        ("base: nbp-k600-fp\nscored_frames: 18", "18 frames of 17"),
+        ("base: nbp-k600-fp\nddof: 2", "ddof is 0 or 1"),
+        ("base: nbp-k600-fp\nfolds: 0", "at least 1"),
+        ("base: nbp-k600-fp\nmetrics: []", "no metrics"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"mine\.yaml") as caught:
+        read_protocol(path)
+    assert reason in str(caught.value)
+
+
+def test_frames_that_are_scored() -> None:
+    frames = list(range(17))
+    cases = {"nbp-k600-fp": range(16), "nbp-ucf101-cg": range(16), "clips-prediction": range(5, 17)}
+    for name, expected in cases.items():
+        assert frames[get_protocol(name).scored] == list(expected)
+
+
+def test_the_pages_example_is_a_protocol(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/protocols.md").read_text()
+    block = page.split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / block.splitlines()[0].removeprefix("# ")
+    path.write_text(block)
+    protocol = read_protocol(path)
+    assert protocol.clip is not None
+    assert (protocol.folds, protocol.clip.fps) == (4, 16)
+
+
+def test_the_page_states_what_the_protocols_do() -> None:
+    page = (Path(__file__).parents[2] / "docs/protocols.md").read_text()
+    for name, p in protocols().items():
+        clips = "all" if p.num_clips is None else f"{p.num_clips:,}"
+        count = f"{clips} x {p.folds}" if p.folds > 1 else clips
+        given = f"{p.condition_frames} given" if p.condition_frames else p.task
+        if p.clip:
+            size = "x".join(map(str, p.clip.height_width))
+            fps = "all" if p.clip.fps is None else f"{p.clip.fps:g} fps"
+            cut = f"{p.clip.num_frames} @ {size}, {fps}, {p.clip.window}, {p.clip.resize}"
+        else:
+            cut = "as the setting"
+        network = f"{p.preprocessing}, ddof {p.ddof}" if p.preprocessing else ""
+        line = f"| `{name}` | {given} | {count} | {cut} | {', '.join(p.metrics)} | {network} |"
+        assert line.replace("|  |", "| |") in page
