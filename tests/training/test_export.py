@@ -189,7 +189,7 @@ def test_embedded_tokenizers(name: str) -> None:
     path = embedded()[name]
     assert path.stat().st_size < 1_000_000
     record = json.loads(path.with_suffix(".json").read_text())
-    assert {"command", "steps", "seed", "date", "hardware", "seconds"} <= record.keys()
+    assert {"command", "steps", "seed", "date", "hardware"} <= record.keys()
     tokenizer = load_tokenizer(name)
     clips = [torch.from_numpy(clip.video) for clip in Sprites(32, seed=1)]
     video = torch.stack(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
