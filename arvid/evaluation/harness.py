@@ -10,9 +10,7 @@ import csv
 import dataclasses
 import io
 import logging
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.video import write_video
+from arvid.evaluation.loading import load_batches
 from arvid.evaluation.parts import Measurements, Parts, rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import (
@@ -51,9 +49,6 @@ NUM_SHOWN = 8
 """Clips of each row that are kept as videos."""
 SHOWN_FPS = 8.0
 """Frame rate that they are shown at, where the protocol names none."""
-FEW_BATCHES = 8
-"""Up to so many batches are read without worker processes, which take a while to start."""
-MAX_WORKERS = 4
 
 
 def evaluate(
@@ -178,7 +173,7 @@ class _Evaluation:
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
         """Make and measure batches."""
-        loaded = _load(self.dataset, [batch.indices for batch in batches])
+        loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
         for batch, clips in zip(batches, bar, strict=True):
             measured, seconds = self._measure(batch, clips)
@@ -309,30 +304,3 @@ class _Evaluation:
         frames = len(clip.video) - self.protocol.condition_frames
         num = sum(map(len, self.chosen))
         return dataclasses.replace(budget, frames_per_second=num * frames / seconds)
-
-
-class _Batches(Dataset[list[Clip] | UserError]):
-    """The clips of each batch. Errors travel as values: a worker process would garble them."""
-
-    def __init__(self, dataset: VideoDataset, batches: list[list[int]]) -> None:
-        self.dataset = dataset
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> list[Clip] | UserError:
-        try:
-            return [self.dataset[i] for i in self.batches[number]]
-        except UserError as error:
-            return error
-
-
-def _load(dataset: VideoDataset, batches: list[list[int]]) -> Iterator[list[Clip]]:
-    """The clips of each batch; of many batches, worker processes read the next ones meanwhile."""
-    workers = min((os.cpu_count() or 1) - 1, MAX_WORKERS) if len(batches) > FEW_BATCHES else 0
-    loader = DataLoader(_Batches(dataset, batches), batch_size=None, num_workers=workers)
-    for clips in loader:
-        if isinstance(clips, UserError):
-            raise clips
-        yield clips

@@ -134,11 +134,11 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
 
 def training_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
     """Train a paradigm."""
-    configs = [f"settings/{kind(options)}", f"paradigms/{name}", f"sizes/{scale.size}"]
+    configs = [f"settings/{setting(options)}", f"paradigms/{name}", f"sizes/{scale.size}"]
     return Job(name, [fit(configs, options.out / name, [*data, *options.fit_options])])
 
 
-def kind(options: argparse.Namespace) -> str:
+def setting(options: argparse.Namespace) -> str:
     """What the names of the setting and of its protocols begin with."""
     return "clips" if options.data else "sprites"
 
@@ -154,7 +154,7 @@ def score(options: argparse.Namespace, scale: Scale) -> list[Path]:
     runs = [options.out / name for name in PARADIGMS]
     references = options.out / "references"
     for task in ("generation", "prediction"):
-        protocol = get_protocol(f"{kind(options)}-{task}", num_clips=scale.num_clips)
+        protocol = get_protocol(f"{setting(options)}-{task}", num_clips=scale.num_clips)
         print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
         evaluate_references(runs, protocol, references)
         for run in runs:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from arvid.contracts import Clip, UserError
 from arvid.data.sprites import Sprites
 from arvid.data.video import VideoError
-from arvid.evaluation import harness
+from arvid.evaluation import harness, loading
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.parts import Parts
 from arvid.evaluation.protocols import Protocol
@@ -173,7 +173,7 @@ def test_workers_read_the_same_clips_and_hand_on_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = score(Noisy(), tmp_path / "0")
-    monkeypatch.setattr(harness, "FEW_BATCHES", 0)
+    monkeypatch.setattr(loading, "FEW_BATCHES", 0)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     assert numbers(score(Noisy(), tmp_path / "2")) == numbers(expected)
     with pytest.raises(VideoError, match=r"v\.mp4 cannot be read"):
