@@ -70,7 +70,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """(B, heads, N, head dim) each -> the same; on CPUs in float32, whatever they come in."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # In bf16 torch's kernel for CPUs takes from one and a half to eight times as long, the shorter the sequence.
+    # In bf16 torch's kernel for CPUs takes up to eight times as long, most of all with short sequences.
     with torch.autocast("cpu", enabled=False):
         y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
     return y.to(q.dtype)
