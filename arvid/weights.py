@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from arvid.contracts import UserError
+from arvid.files import sha256_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Weights:
 
     @property
     def advice(self) -> str:
-        return f"Get it from {self.source} and put it at {self.path}."
+        return f"Get it from {self.source} (checksum {self.digest}) and put it at {self.path}."
 
 
 def weights_dir() -> Path:
@@ -123,11 +124,17 @@ def is_genuine(weights: Weights) -> bool:
     return _checksum(weights.path, kind).startswith(expected)
 
 
-def _checksum(path: Path, kind: str) -> str:
+def git_blob(path: str | Path) -> str:
+    """Checksum of a file as `git hash-object` prints it."""
+    path = Path(path)
+    blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
-        if kind == "sha256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
         while chunk := file.read(1 << 20):
             blob.update(chunk)
-        return blob.hexdigest()
+    return blob.hexdigest()
+
+
+def _checksum(path: Path, kind: str) -> str:
+    if kind == "sha256":
+        return sha256_file(path)
+    return git_blob(path)

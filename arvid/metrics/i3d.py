@@ -13,7 +13,6 @@ Letters: B batch, C channels, T H W frames and pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,7 +24,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import UserError
 from arvid.metrics.preprocessing import SIZE
-from arvid.weights import KNOWN, locate
+from arvid.weights import KNOWN, git_blob, locate
 
 NUM_LOGITS = 400
 MIN_FRAMES = 9
@@ -240,16 +239,6 @@ def seeded_i3d(seed: int = 0, *, bn_eps: float = 1e-3) -> I3D:
             if module.bias is not None:
                 module.bias.zero_()
     return net
-
-
-def git_blob(path: str | Path) -> str:
-    """Checksum of a file as `git hash-object` prints it."""
-    path = Path(path)
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _what_it_is(blob: str) -> str:

@@ -16,12 +16,11 @@ from arvid.metrics import _inference
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.frechet_over_time import FrechetOverTime
 from arvid.metrics.fvd import I3DFeatures, fvd_features, seeded_fvd_features
-from arvid.metrics.i3d import git_blob
 from arvid.metrics.jedi import JediFeatures, jedi_features, load_vjepa
 from arvid.metrics.pixel_features import PixelFeatures
 from arvid.metrics.preprocessing import PREPROCESSINGS
 from arvid.metrics.videomae import VideoMAEFeatures, load_videomae, videomae_features
-from arvid.weights import KNOWN
+from arvid.weights import KNOWN, git_blob
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,12 +17,12 @@ from arvid.metrics import i3d
 from arvid.metrics.i3d import (
     I3D,
     find_i3d,
-    git_blob,
     load_i3d,
     load_torchscript_i3d,
     same_pad,
     seeded_i3d,
 )
+from arvid.weights import git_blob
 
 pytestmark = [  # TorchScript is what StyleGAN-V publishes
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
