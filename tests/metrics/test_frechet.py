@@ -191,7 +191,9 @@ def test_two_merged_metrics_equal_one(keep: bool) -> None:
 
 
 def _worker(rank: int, world_size: int, keep: bool, folder: str) -> None:
-    torch.set_num_threads(1)  # a forked process has none of its parent's OpenMP threads and would wait for them
+    torch.set_num_threads(
+        1
+    )  # a forked process has none of its parent's OpenMP threads and would wait for them
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
