@@ -75,6 +75,7 @@ class Sprites(VideoDataset):
         seed: sets with different seeds share no clip.
         num_frames: frames per clip.
         size: height and width in pixels.
+        sizes: the sizes of shape to draw from, of "small" and "large".
         second: probability that a small second shape moves behind the first one. Caption, label and
             attributes then speak of both, the first one first; label and attributes are the first one's.
         textured: probability of a striped instead of a plain background.
@@ -89,6 +90,7 @@ class Sprites(VideoDataset):
         seed: int = 0,
         num_frames: int = 17,
         size: int = 32,
+        sizes: tuple[str, ...] = tuple(SIZES),
         second: float = 0.25,
         textured: float = 0.5,
     ) -> None:
@@ -97,10 +99,14 @@ class Sprites(VideoDataset):
                 "Sprites needs num_clips >= 1, num_frames >= 2 and size >= 8, "
                 f"got {num_clips}, {num_frames} and {size}."
             )
+        unknown = sorted(set(sizes) - set(SIZES))
+        if unknown or not sizes:
+            raise UserError(f"Sprites' sizes are {' and '.join(SIZES)}, got {', '.join(unknown) or 'none'}.")
         self.num_clips = num_clips
         self.seed = seed
         self.num_frames = num_frames
         self.size = size
+        self.sizes = tuple(sizes)
         self.second = second
         self.textured = textured
 
@@ -131,7 +137,7 @@ class Sprites(VideoDataset):
 
     def _draw_sprites(self, rng: np.random.Generator) -> list[_Sprite]:
         if rng.random() >= self.second:
-            return [_sprite(rng, str(rng.choice(list(SIZES))), self.num_frames, taken=None)]
+            return [_sprite(rng, str(rng.choice(list(self.sizes))), self.num_frames, taken=None)]
         first = _sprite(rng, "large", self.num_frames, taken=None)
         return [first, _sprite(rng, "small", self.num_frames, taken=first.colour)]
 
