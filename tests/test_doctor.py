@@ -60,10 +60,12 @@ def test_versions_below_the_bound_and_other_than_tested() -> None:
     assert (row.status, row.detail) == ("ok", f"{version} (tested with 1.0)")
 
 
-def test_constraints_pin_every_direct_dependency() -> None:
+def test_constraints_pin_what_make_installs() -> None:
     tested = doctor._tested_versions(Path(__file__).parents[1] / "constraints.txt")
     for text in metadata.requires("arvid") or []:
         requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": "dev"}):
+            continue
         pinned = tested[doctor._canonical(requirement.name)]
         assert requirement.specifier.contains(pinned), text
 
