@@ -1,4 +1,4 @@
-"""Several `arvid` commands side by side: jobs that share nothing, each in processes and with cores of its own.
+"""Several `arvid` commands side by side: jobs that share nothing, each in a process and with cores of its own.
 
 On a CPU that is the way to use all cores: a small model trains as fast on one core as on two. On a GPU jobs run one
 after another, since one of them fills it.
@@ -22,21 +22,24 @@ import torch
 from arvid.contracts import UserError
 
 TAIL_BYTES = 4096
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+"""Has glibc keep freed memory for the next step instead of giving it back to the system: a sixth off a training step
+over thousands of ids, whose logits are tens of megabytes."""
 REPORT_SECONDS = {True: 1.0, False: 30.0}
 """Time between two reports of progress, by whether a terminal shows them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Commands that run one after another.
+    """A command.
 
     Args:
         name: what reports of progress and the log file are called.
-        commands: arguments of `arvid` each, such as ["evaluate", "runs/nova"].
+        arguments: those of `arvid`, such as ["evaluate", "runs/nova"].
     """
 
     name: str
-    commands: Sequence[Sequence[str]]
+    arguments: Sequence[str]
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
@@ -69,28 +72,29 @@ class _Running:
     def __init__(self, job: Job, logs: Path, threads: int) -> None:
         self.name = job.name
         self.log = logs / f"{job.name}.log"
-        self.commands = deque(job.commands)
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.log.write_bytes(b"")
-        self.process = self._start_next()
+        command = ["arvid", *job.arguments]
+        with self.log.open("wb") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)},
+            )
 
     def done(self) -> bool:
-        """Whether the last command has ended; starts the next one when one has. Raises UserError on failure."""
+        """Whether the command has ended. Raises UserError if it failed."""
         code = self.process.poll()
-        if code is None:
-            return False
         if code:
             last = "\n".join(self._tail().splitlines()[-20:])
             raise UserError(
                 f"{self.name} failed (exit code {code}). The end of {self.log}:\n{last}"
             )
-        if not self.commands:
-            return True
-        self.process = self._start_next()
-        return False
+        return code is not None
 
     def stop(self) -> None:
-        """End the command that runs."""
+        """End the command."""
         self.process.terminate()
         self.process.wait()
 
@@ -98,18 +102,6 @@ class _Running:
         """`name 12/400`: the newest count of its progress bars."""
         counts = re.findall(r"\| (\d+/\d+) \[", self._tail())
         return f"{self.name} {counts[-1] if counts else 'starts'}"
-
-    def _start_next(self) -> subprocess.Popen[bytes]:
-        arguments = ["arvid", *self.commands.popleft()]
-        with self.log.open("ab") as log:
-            log.write(f"$ {shlex.join(arguments)}\n".encode())
-            log.flush()
-            return subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-            )
 
     def _tail(self) -> str:
         with self.log.open("rb") as log:

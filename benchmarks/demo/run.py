@@ -116,7 +116,7 @@ def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Jo
     steps = options.tokenizer_steps if options.scale != "smoke" else 3
     configs = [f"tokenizers/clips-{name}", "settings/clips-tokenizers"]
     given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
-    return Job(name, [fit(configs, tokenizer_run(options, name), given)])
+    return Job(name, fit(configs, tokenizer_run(options, name), given))
 
 
 def tokenizer_options(options: argparse.Namespace) -> list[str]:
@@ -135,7 +135,7 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
 def training_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
     """Train a paradigm."""
     configs = [f"settings/{setting(options)}", f"paradigms/{name}", f"sizes/{scale.size}"]
-    return Job(name, [fit(configs, options.out / name, [*data, *options.fit_options])])
+    return Job(name, fit(configs, options.out / name, [*data, *options.fit_options]))
 
 
 def setting(options: argparse.Namespace) -> str:

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the two files")
     options, extra = parser.parse_known_args()
     commands = {name: fit(name, options.runs / name, extra) for name in NAMES}
-    run_side_by_side([Job(name, [command]) for name, command in commands.items()], options.runs)
+    run_side_by_side([Job(name, command) for name, command in commands.items()], options.runs)
     for name, command in commands.items():
         checkpoint = options.runs / name / LAST_CHECKPOINT
         record = describe(command, steps_of(checkpoint))
