@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule, the same for tokenizers and generators."""
+"""The optimizer and its learning-rate schedule, the same for tokenizers and generators."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from arvid.contracts import UserError
+from arvid.training.muon import MuonAdamW, stacked_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a schedule that spans the whole training."""
+    """AdamW (or Muon beside it) with a warm-up and a schedule that spans the whole training."""
 
     lr: float
     """Peak learning rate."""
@@ -23,8 +24,11 @@ class OptimizerConfig:
     """Decay of AdamW's running mean and variance of the gradient."""
     weight_decay: float = 0.02
     """Decay of the weights of linear maps and convolutions; tables, biases and norms are not decayed."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises linearly from near 0 to its peak."""
+    muon: bool = False
+    """Whether Muon trains the matrices of the network's blocks (see arvid/training/muon.py). Neither paper has it; a short
+    training gets two to three times as far in a step."""
+    warmup_steps: int | float = 100
+    """Steps over which the learning rate rises linearly from near 0 to its peak; below 1, that share of all steps."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     """How the learning rate goes on after the warm-up: to 0 by a half cosine or a line, or not at all."""
 
@@ -35,44 +39,63 @@ class OptimizerConfig:
                 f"got {self.lr}, {self.warmup_steps} and {self.weight_decay}."
             )
 
-    def factor(self, step: int, max_steps: int) -> float:
+    @property
+    def warms_up_by_share(self) -> bool:
+        """Whether the warm-up is a share of all steps."""
+        return 0 < self.warmup_steps < 1
+
+    def factor(self, step: int, max_steps: int | float) -> float:
         """Learning rate of a step (counted from 0) as a part of the peak."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
+        warmup = round(self.warmup_steps * (max_steps if self.warms_up_by_share else 1))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
         if self.schedule == "constant":
             return 1.0
-        progress = (step - self.warmup_steps) / max(max_steps - self.warmup_steps, 1)
+        progress = (step - warmup) / max(max_steps - warmup, 1)
         remaining = max(0.0, 1 - progress)
         return remaining if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * remaining)
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig, max_steps: int) -> dict[str, Any]:
-    """What a LightningModule's `configure_optimizers` returns: AdamW and a schedule that advances each step.
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, max_steps: int | float
+) -> dict[str, Any]:
+    """What a LightningModule's `configure_optimizers` returns: optimizer and schedule, which advances each step.
 
-    Frozen parameters are left out. Raises UserError if the
-    schedule needs to know its length and `max_steps` is not positive (Lightning's sign for endless).
+    Frozen parameters are left out. Raises UserError if the schedule needs to know its length and `max_steps` is not
+    positive (Lightning's sign for endless), and if Muon would have nothing to train.
     """
-    if config.schedule != "constant" and not 0 < max_steps < math.inf:
+    needs_length = config.schedule != "constant" or config.warms_up_by_share
+    if needs_length and not 0 < max_steps < math.inf:
         raise UserError(
             f"The {config.schedule} schedule must know its length: "
-            "set trainer.max_steps, or schedule: constant."
+            "set trainer.max_steps, or schedule: constant with a warm-up in steps."
         )
-    trained = [p for p in module.parameters() if p.requires_grad]
-    matrices = _decayed(module)
-    decayed = [p for p in trained if id(p) in matrices]
-    others = [p for p in trained if id(p) not in matrices]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    # not fused: Lightning refuses to clip gradients for a fused optimizer in mixed precision
-    optimizer = AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=config.betas,
-    )
+    optimizer = _optimizer(module, config)
     schedule = LambdaLR(optimizer, lambda step: config.factor(step, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+    matrices = stacked_matrices(module) if config.muon else []
+    taken = {id(p) for p in matrices}
+    trained = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+    decayed = _decayed(module)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not config.muon:
+        # not fused: Lightning refuses to clip gradients for a fused optimizer in mixed precision
+        return AdamW(groups, lr=config.lr, betas=config.betas)
+    if not matrices:
+        raise UserError(
+            f"Muon trains the linear maps in a network's blocks; {type(module).__name__} has none. "
+            "Leave out muon in the optimizer's settings."
+        )
+    return MuonAdamW(
+        matrices, groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
 
 
 def _decayed(module: nn.Module) -> set[int]:
