@@ -69,7 +69,7 @@ def shuffle(videos: Videos, share: float) -> Videos:
 
 SPOILERS: dict[str, tuple[Callable[[Videos, float], Videos], tuple[float, ...], str]] = {
     "noise": (add_noise, (8, 16, 32), "levels"),
-    "blur": (blur, (0.5, 1, 2), "pixels"),
+    "blur": (blur, (1, 2, 4), "pixels"),
     "shuffled frames": (shuffle, (0.25, 0.5, 1), "of the frames"),
 }
 """What is done to clips, how strongly, ascending, and in what unit."""
