@@ -1,20 +1,31 @@
 """Published weights that arvid uses but does not ship: what they are for, where they come from, where to put them.
 
-Nothing here is downloaded: weights that are missing are an error that says what to do, never a stand-in.
+Weights that are missing are an error that says what to do, never a stand-in. They are only downloaded where that is
+asked for (`downloading`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
+from urllib.request import urlopen
 
 import torch
+from tqdm import tqdm
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
+from arvid.files import atomic_write, sha256_file
+
+TIMEOUT = 30
+"""Seconds that a download may stand still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +37,8 @@ class Weights:
     source: str
     digest: str
     """What its checksum begins with: 'sha256:…', or 'git-blob:…' as `git hash-object` prints it."""
+    url: str | None = None
+    """Of the file itself, where there is one."""
     folder: Literal["arvid", "torch-hub"] = "arvid"
 
     @property
@@ -49,27 +62,34 @@ def torch_hub_dir() -> Path:
 
 
 def _torchvision(file: str, network: str) -> Weights:
+    url = f"https://download.pytorch.org/models/{file}"
     return Weights(
         file=file,
         purpose=f"LPIPS with the {network} backbone",
-        source=f"https://download.pytorch.org/models/{file}",
+        source=url,
+        url=url,
         digest="sha256:" + file.removesuffix(".pth").rpartition("-")[2],
         folder="torch-hub",
     )
 
 
+_CMVQ = "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/main/fvd"
+_LAION = "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main"
+_PYIQA = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights"
 KNOWN: dict[str, Weights] = {
     "i3d-torchscript": Weights(
         file="i3d_torchscript.pt",
         purpose="FVD in StyleGAN-V's protocol (I3D, Kinetics-400)",
         source="https://github.com/universome/stylegan-v (its FVD script names the link)",
         digest="git-blob:93daef59c7ae0e9e8f76225521407e60cbafa6aa",
+        url=f"{_CMVQ}/styleganv/i3d_torchscript.pt",
     ),
     "i3d-pretrained-400": Weights(
         file="i3d_pretrained_400.pt",
         purpose="FVD in the protocol of TATS, OmniTokenizer and NBP (I3D, Kinetics-400)",
         source="https://github.com/songweige/TATS (folder tats/fvd)",
         digest="git-blob:a867b87ac3a9097d200598b1d48a1b890d8ec744",
+        url=f"{_CMVQ}/videogpt/i3d_pretrained_400.pt",
     ),
     "alexnet": _torchvision("alexnet-owt-7be5be79.pth", "AlexNet"),
     "vgg": _torchvision("vgg16-397923af.pth", "VGG-16"),
@@ -79,13 +99,14 @@ KNOWN: dict[str, Weights] = {
         purpose="FVD over VideoMAE v2 features in cd-fvd's protocol (ViT-g, Something-Something v2)",
         source="https://huggingface.co/OpenGVLab/VideoMAE2 (folder mae-g)",
         digest="sha256:5a210a92f035dff30c53b46157b612e7a1a5d3c99700e1b2d71da5c399ca7e70",
+        url="https://huggingface.co/OpenGVLab/VideoMAE2/resolve/main/mae-g/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
     ),
     "laion-aesthetic-l14": Weights(
         file="sa_0_4_vit_l_14_linear.pth",
         purpose="VBench's aesthetic quality (LAION's linear head on CLIP L/14)",
-        source="https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/"
-        "sa_0_4_vit_l_14_linear.pth",
+        source=f"{_LAION}/sa_0_4_vit_l_14_linear.pth",
         digest="sha256:2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
+        url=f"{_LAION}/sa_0_4_vit_l_14_linear.pth",
     ),
     "raft-things": Weights(
         file="raft-things.pth",
@@ -96,9 +117,9 @@ KNOWN: dict[str, Weights] = {
     "musiq-spaq": Weights(
         file="musiq_spaq_ckpt-358bb6af.pth",
         purpose="VBench's imaging quality (MUSIQ, SPAQ)",
-        source="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-        "musiq_spaq_ckpt-358bb6af.pth",
+        source=f"{_PYIQA}/musiq_spaq_ckpt-358bb6af.pth",
         digest="sha256:358bb6af",
+        url=f"{_PYIQA}/musiq_spaq_ckpt-358bb6af.pth",
     ),
 }
 
@@ -106,6 +127,8 @@ KNOWN: dict[str, Weights] = {
 def locate(name: str) -> Path:
     """Path of known weights. Raises UserError where the file is missing or is not the published one."""
     weights = KNOWN[name]
+    if not weights.path.is_file() and _downloads.get():
+        _download(weights)
     if not weights.path.is_file():
         raise UserError(
             f"{weights.purpose} needs {weights.file}, which is missing. {weights.advice}"
@@ -118,10 +141,47 @@ def locate(name: str) -> Path:
     return weights.path
 
 
-def is_genuine(weights: Weights) -> bool:
-    """Whether the file's checksum is the published one. Raises OSError where it cannot be read."""
+@contextmanager
+def downloading(allowed: bool) -> Iterator[None]:
+    """Inside the block `locate` downloads what is missing, if that is allowed."""
+    before = _downloads.set(allowed)
+    try:
+        yield
+    finally:
+        _downloads.reset(before)
+
+
+_downloads: ContextVar[bool] = ContextVar("downloads", default=False)
+
+
+def _download(weights: Weights) -> None:
+    """Put the published file into its place. Raises UserError where it cannot be had, or is another one."""
+    if weights.url is None:
+        raise UserError(f"{weights.file} cannot be downloaded as it is. {weights.advice}")
+    try:
+        with atomic_write(weights.path) as temporary:
+            with urlopen(weights.url, timeout=TIMEOUT) as source, temporary.open("wb") as target:
+                size = int(source.headers.get("Content-Length") or 0)
+                with tqdm.wrapattr(source, "read", total=size, desc=weights.file) as reader:
+                    shutil.copyfileobj(reader, target)
+            if not is_genuine(weights, temporary):
+                raise UserError(
+                    f"{weights.url} is not the published file: its checksum is not {weights.digest}. "
+                    f"{weights.advice}"
+                )
+    except (OSError, HTTPException) as error:  # URLError is an OSError
+        raise UserError(
+            f"{weights.url} cannot be downloaded ({error}). {weights.advice}"
+        ) from error
+
+
+def is_genuine(weights: Weights, path: Path | None = None) -> bool:
+    """Whether a file (the one in its place, if none is given) has the published checksum.
+
+    Raises OSError where it cannot be read.
+    """
     kind, _, expected = weights.digest.partition(":")
-    return _checksum(weights.path, kind).startswith(expected)
+    return _checksum(path or weights.path, kind).startswith(expected)
 
 
 def git_blob(path: str | Path) -> str:

@@ -50,6 +50,52 @@ def test_published_file_is_found(monkeypatch: pytest.MonkeyPatch, digest: str) -
     assert weights.locate("small") == known.path
 
 
+def test_missing_file_is_downloaded_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published = tmp_path / "published.pt"
+    published.write_bytes(CONTENT)
+    known = Weights(
+        file="w.pt",
+        purpose="a test",
+        source="somewhere",
+        digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(),
+        url=published.as_uri(),
+    )
+    monkeypatch.setitem(weights.KNOWN, "small", known)
+    with pytest.raises(UserError, match="which is missing"):
+        weights.locate("small")
+    with weights.downloading(True):
+        assert weights.locate("small").read_bytes() == CONTENT
+    known.path.unlink()
+    with pytest.raises(UserError, match="which is missing"):
+        weights.locate("small")
+
+
+def test_download_that_fails_or_is_another_file_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published = tmp_path / "published.pt"
+    published.write_bytes(b"a page that says: not found")
+    cases = {
+        published.as_uri(): "published.pt is not the published file",
+        (tmp_path / "absent.pt").as_uri(): r"absent.pt cannot be downloaded \(",
+        "http://127.0.0.1:9/w.pt": r"w.pt cannot be downloaded \(",
+        None: "w.pt cannot be downloaded as it is",
+    }
+    for url, reason in cases.items():
+        known = Weights(
+            file="w.pt", purpose="a test", source="somewhere", digest="sha256:0123", url=url
+        )
+        monkeypatch.setitem(weights.KNOWN, "small", known)
+        with (
+            weights.downloading(True),
+            pytest.raises(UserError, match=f"{reason}.*Get it from somewhere"),
+        ):
+            weights.locate("small")
+        assert [path.name for path in tmp_path.iterdir()] == ["published.pt"]
+
+
 def test_damaged_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, "sha256:00000000")
     with pytest.raises(UserError, match="not the published file"):

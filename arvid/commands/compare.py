@@ -1,9 +1,11 @@
 """Put several runs into one table and one self-contained web page.
 
-Rows of different settings are refused, with the list of what differs.
+Rows of different settings are refused, with the list of what differs. Runs that differ in nothing but their training
+seed are one row: the mean over the seeds, with their standard deviation.
 
 example:
   arvid compare runs/demo/* --out runs/demo/report
+  arvid compare runs/nova-seed* runs/next_block-seed* --out runs/report
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import yaml
 
+from arvid.commands._evaluation import add_download_argument, add_pipeline_arguments
 from arvid.contracts import UserError
 from arvid.data._files import FileDataset
-from arvid.evaluation.parts import rank_and_count, sharing_processes
+from arvid.evaluation.processes import rank_and_count, sharing_processes
 from arvid.evaluation.protocols import Protocol, get_protocol, protocols
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
@@ -39,6 +40,7 @@ from arvid.evaluation.rows import (
     evaluate_run,
     evaluate_videos,
 )
+from arvid.weights import downloading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of arvid")
     what.add_argument("--videos", type=Path, metavar="FOLDER", help="videos that any program made")
     what.add_argument(
-        "--pipeline", metavar="NAME", help="diffusers text-to-video pipeline: hub name or folder"
+        "--pipeline",
+        metavar="NAME",
+        help="diffusers pipeline, hub name or folder: text to video, or image to video where a protocol gives a "
+        "frame",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -100,20 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder for the record of --videos or --pipeline (default: runs/<name>)",
     )
     where.add_argument("--name", help="of the row of --videos or --pipeline in tables")
-    pipeline = parser.add_argument_group("for --pipeline")
-    pipeline.add_argument(
-        "--pipeline-options",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
-    )
-    pipeline.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float16", "bfloat16"),
-        help="numbers that it computes with",
-    )
+    add_download_argument(parser)
+    add_pipeline_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -129,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         )
     asked = {"num_clips": options.num_clips, "metrics": options.metric}
     found = [get_protocol(name, **asked) for name in options.protocol]
-    with sharing_processes():
+    with sharing_processes(), downloading(options.download):
         for protocol in found:
             _evaluate(options, protocol)
     return 0

@@ -45,7 +45,7 @@ def count_budget(model: GeneratorModule, conditions: Conditions, *, prefix_frame
 def count_parameters(model: GeneratorModule, *, embeddings: bool = True) -> int:
     """Parameters of conditioner and paradigm (not the tokenizer's).
 
-    Without embeddings: tables of tokens, labels, bytes and positions and the map to the vocabulary left out.
+    Without embeddings: tables of tokens, labels, words and positions and the map to the vocabulary left out.
     """
     parts = nn.ModuleList([model.conditioner, model.paradigm])
     total = sum(p.numel() for p in parts.parameters())

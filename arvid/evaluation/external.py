@@ -1,19 +1,17 @@
-"""Rows of systems from elsewhere: a folder of videos that any program wrote, and diffusers' video pipelines.
+"""Rows of systems from elsewhere: a folder of videos that any program wrote. Pipelines are in `pipelines.py`.
 
 Their training is unknown to arvid, so they have no setting: tables show them as reference rows and say so.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
 import numpy as np
-import torch
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._files import Entry, named, probe_files
@@ -48,7 +46,7 @@ class VideosRow(Row):
     def __init__(
         self, folder: Path, name: str, *, protocol: Protocol, dataset: VideoDataset
     ) -> None:
-        self.clip = _clip_of(protocol)
+        self.clip = clip_of(protocol)
         paths = videos_in(folder) if folder.is_dir() else []
         num = protocol.available_clips(dataset)
         if len(paths) < num * protocol.folds:
@@ -88,72 +86,8 @@ class VideosRow(Row):
         return resize_frames(frames, self.clip.height_width, self.clip.resize)
 
 
-class PipelineRow(Row):
-    """A text-to-video pipeline of diffusers, asked with the captions of the real clips.
-
-    Each clip has a random generator of its own (the protocol's seed + its number), so that it is the same in any
-    batch. The pipeline is asked for the protocol's number of frames, where it can be; what is longer or of another
-    size is treated like a `VideosRow`.
-
-    Args:
-        pipeline: called with `prompt`, `generator`, `output_type="np"` and `arguments`; gives an object whose
-            `frames` are float (1, T, H, W, 3) in [0, 1].
-        name: of the row.
-        source: hub name or folder that it comes from.
-        dtype: that it was loaded in.
-        arguments: what else it is called with.
-    """
-
-    def __init__(
-        self,
-        pipeline: Callable[..., Any],
-        name: str,
-        *,
-        source: str,
-        dtype: str,
-        arguments: Mapping[str, Any],
-    ) -> None:
-        options = {"pipeline": source, "dtype": dtype}
-        super().__init__(name, {}, options | {k: str(v) for k, v in arguments.items()})
-        self.pipeline = pipeline
-        known = inspect.signature(type(pipeline).__call__).parameters
-        self.arguments = dict(arguments)
-        self.length_argument = next((n for n in ("num_frames", "video_length") if n in known), None)
-
-    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        if protocol.task != "generation":
-            raise UserError(
-                f"Pipelines are asked with captions alone; protocol {protocol.name} is a {protocol.task}."
-            )
-        spec = _clip_of(protocol)
-        first = protocol.seed + batch * protocol.batch_size
-        return np.stack([self._clip(clip.caption, first + i, spec) for i, clip in enumerate(clips)])
-
-    def _clip(self, caption: str, seed: int, spec: ClipSpec) -> np.ndarray:
-        """uint8 (T, H, W, 3), as the protocol wants it."""
-        if not caption:
-            raise UserError("A real clip has no caption to ask the pipeline with.")
-        length = {self.length_argument: spec.num_frames} if self.length_argument else {}
-        made = self.pipeline(
-            prompt=caption,
-            generator=torch.Generator("cpu").manual_seed(seed),  # the same noise on any device
-            output_type="np",
-            **{**length, **self.arguments},
-        )
-        frames = np.asarray(made.frames, dtype=np.float32)
-        if frames.ndim != 5 or len(frames) != 1 or frames.shape[-1] != 3:
-            raise UserError(f"{self.name} gave {frames.shape}, not a video (1, T, H, W, 3).")
-        if not np.isfinite(frames).all():
-            raise UserError(f"{self.name} gave pixels that are not finite numbers.")
-        if frames.shape[1] < spec.num_frames:
-            raise UserError(
-                f"{self.name} gave {frames.shape[1]} frames; the protocol looks at {spec.num_frames}."
-            )
-        levels = (frames[0, : spec.num_frames] * 255).round().clip(0, 255).astype(np.uint8)
-        return resize_frames(levels, spec.height_width, spec.resize)
-
-
-def _clip_of(protocol: Protocol) -> ClipSpec:
+def clip_of(protocol: Protocol) -> ClipSpec:
+    """How a protocol cuts its clips. Raises UserError where it leaves that to a run's setting."""
     if protocol.clip is None:
         raise UserError(
             f"Protocol {protocol.name} leaves the clips to a run's setting, which this row has none of."

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -24,7 +25,8 @@ from tqdm import tqdm
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.video import write_video
 from arvid.evaluation.loading import load_batches
-from arvid.evaluation.parts import Measurements, Parts, rank_and_count, wait_for_all
+from arvid.evaluation.parts import Measurements, Parts
+from arvid.evaluation.processes import rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
@@ -35,12 +37,13 @@ from arvid.evaluation.records import (
     code_version,
     hardware,
     load,
-    over_folds,
+    over_repeats,
     save,
 )
 from arvid.evaluation.row_kinds import Row, Videos
 from arvid.evaluation.scores import Measured, scores_for
 from arvid.files import atomic_write, sha256_json
+from arvid.metrics.rollout import StepCurve, step_curve
 from arvid.sampling.contact_sheet import encode_png
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ NUM_SHOWN = 8
 """Clips of each row that are kept as videos."""
 SHOWN_FPS = 8.0
 """Frame rate that they are shown at, where the protocol names none."""
+
+FrameValues = dict[str, Float[np.ndarray, "b t"]]
+"""A number for each frame of each clip, by metric."""
 
 
 def evaluate(
@@ -180,6 +186,7 @@ class _Evaluation:
             self.parts.write(batch.name, measured, seconds)
 
     def _measure(self, batch: _Batch, clips: list[Clip]) -> tuple[dict[str, Measured], float]:
+        self.protocol.require_whole_steps(len(clips[0].video))
         real = self._scored(np.stack([clip.video for clip in clips]))
         if batch.fold is None:
             return {name: s.measure_real(real) for name, s in self.scores.items()}, 0.0
@@ -242,13 +249,15 @@ class _Evaluation:
         self._keep(folds)
         name = self.protocol.name
         values = [[v for n, s in self.scores.items() for v in s.values(f[n], name)] for f in folds]
+        frames = self._frame_values(folds)
         return {
-            "metrics": over_folds(values),
+            "metrics": over_repeats(values, "deviation of folds"),
             "factors": self.row.factors,
             "options": self.row.options,
             "budget": self._budget(seconds),
             "curve": self.row.curve(),
-            "steps_curve": self._curves(folds),
+            "steps_curve": self._curves(frames),
+            "rollout": self._rollout(frames),
             "clips": self._clip_entries(),
             "per_clip": self._write_per_clip(folds),
             "checkpoint_sha256": self.row.checkpoint_sha256,
@@ -266,15 +275,27 @@ class _Evaluation:
             ) as temporary:
                 save_file(tensors, temporary)
 
-    def _curves(self, folds: list[Measurements]) -> dict[str, tuple[float | None, ...]]:
-        """Curves from the first frame of a clip on: mean over folds, None before the frames that are scored."""
-        unscored: tuple[None, ...] = (None,) * self.protocol.scored.start
-        found: dict[str, list[list[float]]] = {}
+    def _frame_values(self, folds: list[Measurements]) -> FrameValues:
+        """Of the clips of all folds, by metric."""
+        found: dict[str, list[np.ndarray]] = {}
         for fold in folds:
             for name, score in self.scores.items():
-                for key, values in score.per_frame(fold[name]).items():
+                for key, values in score.frame_values(fold[name]).items():
                     found.setdefault(key, []).append(values)
-        return {key: (*unscored, *np.mean(values, 0).tolist()) for key, values in found.items()}
+        return {key: np.concatenate(values) for key, values in found.items()}
+
+    def _curves(self, frames: FrameValues) -> dict[str, tuple[float | None, ...]]:
+        """Curves from the first frame of a clip on: mean over clips, None before the frames that are scored."""
+        unscored: tuple[None, ...] = (None,) * self.protocol.scored.start
+        return {key: (*unscored, *values.mean(0).tolist()) for key, values in frames.items()}
+
+    def _rollout(self, frames: FrameValues) -> dict[str, StepCurve]:
+        """Curves over the steps of a prediction."""
+        if self.protocol.task != "prediction":
+            return {}
+        given, length = self.protocol.predicted.start, self.protocol.frames_per_step
+        predicted = {key: values[:, given:] for key, values in frames.items()}
+        return {key: step_curve(v, length) for key, v in predicted.items() if v.size}
 
     def _write_per_clip(self, folds: list[Measurements]) -> str | None:
         """A CSV file with a line for each clip; its name in the record, None where no metric has such numbers."""

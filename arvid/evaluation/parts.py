@@ -1,4 +1,4 @@
-"""The finished batches of an evaluation on disk, and the processes that share the work.
+"""The finished batches of an evaluation on disk.
 
     FOLDER/<record>.parts-<identity>/<batch>.safetensors    what each score measured on the clips of one batch
 
@@ -10,18 +10,14 @@ which must see the same folder.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch import distributed as dist
 
 from arvid.contracts import UserError
 from arvid.files import atomic_write
@@ -93,30 +89,3 @@ class Parts:
 
     def _path(self, batch: str) -> Path:
         return self.folder / f"{batch}.safetensors"
-
-
-def rank_and_count() -> tuple[int, int]:
-    """Number of this process among those that share the work, and how many they are."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def wait_for_all() -> None:
-    """Until every process has come here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-@contextmanager
-def sharing_processes() -> Iterator[None]:
-    """Under torchrun: join the processes that it started, each with a GPU of its own where there are."""
-    shared = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    if torch.cuda.is_available() and shared:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    if shared:
-        # for barriers alone, at which a process may wait for as long as another generates
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
-    try:
-        yield
-    finally:
-        if shared:
-            dist.destroy_process_group()

@@ -71,6 +71,9 @@ class Protocol:
     """Frames given in a prediction."""
     score_given: bool = False
     """Whether metrics also look at the frames that were given."""
+    frames_per_step: int = 1
+    """Frames of an autoregressive step, for the curves over steps of a prediction: its tokenizers' temporal stride.
+    By default every frame is a step."""
     scored_frames: int | None = None
     """Frames that metrics look at, counted from the first one that they do; all by default."""
     paired_frames: int | None = None
@@ -90,13 +93,16 @@ class Protocol:
         for told, reason in self._contradictions():
             if told:
                 raise UserError(f"Protocol {self.name}: {reason}.")
+        if self.clip:
+            self.require_whole_steps(self.clip.num_frames)
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         length = self.clip.num_frames if self.clip else None
         given = 0 if self.score_given else self.condition_frames
         predicts = self.task == "prediction"
         asked = given + (self.scored_frames or 1)
-        counts = (self.folds, self.batch_size, self.scored_frames, self.paired_frames)
+        frames = (self.scored_frames, self.paired_frames, self.frames_per_step)
+        counts = (self.folds, self.batch_size, *frames)
         return [
             (not self.metrics, "it names no metrics"),
             (
@@ -104,6 +110,7 @@ class Protocol:
                 "predictions and they alone have given frames",
             ),
             (any(n is not None and n < 1 for n in counts), "counts must be at least 1"),
+            (self.frames_per_step > 1 and not predicts, "only predictions are made in steps"),
             (length is not None and asked > length, f"{asked} frames of {length} cannot be scored"),
             (self.ddof not in (0, 1), "ddof is 0 or 1"),
             (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
@@ -180,6 +187,20 @@ class Protocol:
         """The frames of a clip that metrics look at."""
         start = 0 if self.score_given else self.condition_frames
         return slice(start, None if self.scored_frames is None else start + self.scored_frames)
+
+    @property
+    def predicted(self) -> slice:
+        """Those of the frames that paired metrics look at which a prediction made."""
+        return slice(self.condition_frames if self.score_given else 0, self.paired_frames)
+
+    def require_whole_steps(self, num_frames: int) -> None:
+        """Raise UserError where the predicted frames of clips of `num_frames` do not fill whole steps."""
+        seen = range(num_frames)[self.scored][self.predicted]
+        if len(seen) % self.frames_per_step:
+            raise UserError(
+                f"Protocol {self.name}: {len(seen)} predicted frames do not fill steps of "
+                f"{self.frames_per_step} frames each (frames_per_step)."
+            )
 
     def in_batches(self, folds: Sequence[Sequence[T]]) -> list[list[T]]:
         """What is given for the clips of each fold, as the batches that clips are generated in."""

@@ -25,15 +25,17 @@ import arvid
 from arvid.contracts import UserError
 from arvid.evaluation._parsing import ParseError, parse
 from arvid.files import sha256_json, write_json
+from arvid.metrics.rollout import StepCurve
 
-FORMAT = 2
-"""Version of the file format; a reader refuses newer ones. 2 added intervals, folds, identity and per_clip."""
+FORMAT = 3
+"""Version of the file format; a reader refuses newer ones. 2 added intervals, folds, identity and per_clip, 3 rollout
+and the deviation of seeds."""
 
 EVALUATION_FOLDER = "evaluation"
 """Where a run keeps its records and the clips they name."""
 
 RowKind = Literal["trained", "reference"]
-SpreadKind = Literal["", "standard error", "bootstrap", "deviation of folds"]
+SpreadKind = Literal["", "standard error", "bootstrap", "deviation of folds", "deviation of seeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +53,11 @@ class MetricValue:
     """How uncertain it is, in the unit of the value."""
     spread_kind: SpreadKind = ""
     """What the spread is: the standard error of a mean over clips; the standard deviation over clips drawn anew
-    (bootstrap); or that of the folds' values. Records of format 1 do not say."""
+    (bootstrap); or that of the values of folds or of training seeds. Records of format 1 do not say."""
     interval: tuple[float, ...] | None = None
     """Low and high end of the 95 % bootstrap interval."""
     folds: tuple[float, ...] = ()
-    """The values whose mean it is, where a protocol has several folds."""
+    """The values whose mean it is, where a protocol has several folds or a row several training seeds."""
     count: int | None = None
     """Samples it was computed from, in each fold."""
     higher_is_better: bool = True
@@ -73,30 +75,37 @@ class MetricValue:
 
     @property
     def standard_error(self) -> float | None:
-        """Of the value: the spread, or that of a mean over folds."""
+        """Of the value: the spread, or that of a mean over folds or seeds."""
         if self.spread is None or not self.folds:
             return self.spread
         return self.spread / math.sqrt(len(self.folds))
 
 
-def over_folds(folds: Sequence[Sequence[MetricValue]]) -> tuple[MetricValue, ...]:
-    """The values of each fold as means with their standard deviation; those of a single fold as they are."""
-    if len(folds) == 1:
-        return tuple(folds[0])
+def over_repeats(
+    repeats: Sequence[Sequence[MetricValue]], spread_kind: SpreadKind
+) -> tuple[MetricValue, ...]:
+    """The values of each fold (or training seed) as means with their standard deviation; those of one as they are."""
+    if len(repeats) == 1:
+        return tuple(repeats[0])
     merged = []
-    for same in zip(*folds, strict=True):
+    for same in zip(*repeats, strict=True):
         values = tuple(metric.value for metric in same)
         merged.append(
             dataclasses.replace(
                 same[0],
                 value=statistics.fmean(values),
                 spread=statistics.stdev(values),
-                spread_kind="deviation of folds",
+                spread_kind=spread_kind,
                 interval=None,
                 folds=values,
             )
         )
     return tuple(merged)
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None for a single one."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +160,9 @@ class ResultRecord:
     curve: tuple[dict[str, float | None], ...] = ()
     """Training curve: dicts of `step` and losses; a value not measured at a step is None or absent."""
     steps_curve: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
-    """Frame prediction: metric name to its value at each frame; None where it is not finite or not defined."""
+    """Metric name to its value at each frame; None where it is not finite or not defined."""
+    rollout: dict[str, StepCurve] = field(default_factory=dict)
+    """Frame prediction: metric name to its curve over autoregressive steps."""
     clips: tuple[ClipEntry, ...] = ()
     per_clip: str | None = None
     """CSV file with the numbers of each clip, relative to the record's folder; None where metrics have none."""

@@ -183,7 +183,7 @@ class ReconstructionRow(Row):
 
 
 class FirstFrameRow(Row):
-    """The first frame standing still."""
+    """The first frame, or the last of those that are given, standing still."""
 
     def __init__(self) -> None:
         super().__init__("first frame repeated", {})

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from arvid.contracts import UserError, VideoDataset
-from arvid.evaluation.external import NO_SETTING, PipelineRow, VideosRow
+from arvid.evaluation.external import NO_SETTING, VideosRow
 from arvid.evaluation.harness import evaluate
-from arvid.evaluation.image_benchmarks.samplers import load_pipeline
+from arvid.evaluation.pipelines import PipelineRow, check_task, load_pipeline
+from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
-from arvid.evaluation.scores import best_device
 from arvid.files import sha256_file
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
@@ -57,8 +57,8 @@ def evaluate_references(
     """Score the reference rows of runs that share a setting, each into a folder of its own below `out`.
 
     They are: other real clips (for metrics between sets, where there are enough), the reconstruction by each
-    tokenizer in use, the first frame repeated, and the first run's model untrained. Without runs, for systems from
-    elsewhere, they are those that need no model.
+    tokenizer in use, the first frame (or the last given one) repeated, and the first run's model untrained. Without
+    runs, for systems from elsewhere, they are those that need no model.
     """
     models = {run: load_generator(run) for run in runs}
     _require_one_setting(models)
@@ -90,12 +90,20 @@ def evaluate_pipeline(
     dtype: str = "float32",
     arguments: Mapping[str, Any] | None = None,
 ) -> ResultRecord:
-    """Score a diffusers text-to-video pipeline (hub name or folder); the record lies in `out`.
+    """Score a diffusers video pipeline (hub name or folder); the record lies in `out`.
 
-    `arguments` are what it is called with besides prompt, generator and number of frames.
+    `arguments` are what it is called with besides prompt, image, generator and number of frames. Raises UserError
+    for a protocol whose task it cannot do.
     """
-    pipeline = load_pipeline(source, dtype)
-    row = PipelineRow(pipeline, name, source=source, dtype=dtype, arguments=arguments or {})
+    check_task(protocol)
+    row = PipelineRow(
+        load_pipeline(source, dtype),
+        name,
+        source=source,
+        dtype=dtype,
+        arguments=arguments or {},
+        protocol=protocol,
+    )
     return evaluate(row, protocol, real, out, description=NO_SETTING)
 
 

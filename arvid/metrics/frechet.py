@@ -205,10 +205,16 @@ def bootstrap_spread(
     seed: int = 0,
     ddof: int = 1,
 ) -> float:
-    """Standard deviation of the distance when the clips of both sets are drawn anew, with replacement.
+    """Standard deviation of the `bootstrap_distances`, for the spread of a number of few clips."""
+    return float(bootstrap_distances(a, b, num=num, seed=seed, ddof=ddof).std())
 
-    For the spread of a number of few clips. The mean of the draws is no estimate of the distance: repeated clips
-    make it larger.
+
+def bootstrap_distances(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], *, num: int, seed: int, ddof: int
+) -> Float64[Tensor, " num"]:
+    """The distance when the clips of both sets are drawn anew, with replacement, `num` times.
+
+    Their mean is no estimate of the distance: repeated clips make it larger.
     """
     generator = torch.Generator().manual_seed(seed)
     draws = []
@@ -216,7 +222,7 @@ def bootstrap_spread(
         rows = (torch.randint(len(x), (len(x),), generator=generator) for x in (a, b))
         i, j = (index.to(a.device) for index in rows)
         draws.append(frechet_distance_from_features(a[i], b[j], ddof))
-    return float(torch.stack(draws).std())
+    return torch.stack(draws)
 
 
 def _distance(mean_a: Tensor, factor_a: Tensor, mean_b: Tensor, factor_b: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.metrics._inference import in_chunks
 from arvid.metrics.frechet import FeatureNetwork
 from arvid.metrics.i3d import (
     NUM_LOGITS,
@@ -22,6 +21,7 @@ from arvid.metrics.i3d import (
     load_torchscript_i3d,
     seeded_i3d,
 )
+from arvid.metrics.inference import in_chunks
 from arvid.metrics.preprocessing import Preprocessing, get_preprocessing
 from arvid.metrics.videos import check_videos
 

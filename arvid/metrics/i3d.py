@@ -191,7 +191,7 @@ def find_i3d(name: str, path: str | Path | None = None) -> Path:
     found = Path(path) if path is not None else known.path
     if not found.is_file():
         if path is None:
-            return locate(name)  # raises: it is missing
+            return locate(name)  # downloads it, or raises
         raise UserError(f"There is no file {found}. {known.advice}")
     blob = git_blob(found)
     if f"git-blob:{blob}" == known.digest:

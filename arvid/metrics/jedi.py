@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.metrics._inference import in_chunks
 from arvid.metrics.frechet import FeatureNetwork
+from arvid.metrics.inference import in_chunks
 from arvid.metrics.preprocessing import SIZE, resize_half_pixel
 from arvid.metrics.videos import check_videos
 from arvid.weights import weights_dir

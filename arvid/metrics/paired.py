@@ -33,6 +33,7 @@ from torchmetrics.functional.image import (
 from torchmetrics.utilities.data import dim_zero_cat
 
 from arvid.contracts import UserError
+from arvid.metrics.inference import full_precision
 from arvid.metrics.videos import check_pairs, unit_frames
 
 MAX_PSNR = 100.0
@@ -95,8 +96,9 @@ class PairedMetric(Metric, ABC):
                 f"{self.frame_scores[0].shape[1]} so far, now {num_frames}."
             )
         pairs = zip(_frames(generated), _frames(reference), strict=True)
-        scores = torch.cat([self.score_frames(unit_frames(a), unit_frames(b)) for a, b in pairs])
-        self.frame_scores.append(rearrange(scores, "(b t) -> b t", b=num_clips))
+        with full_precision(generated.device.type):  # TF32 rounds as coarsely as SSIM's constants
+            scores = [self.score_frames(unit_frames(a), unit_frames(b)) for a, b in pairs]
+        self.frame_scores.append(rearrange(torch.cat(scores), "(b t) -> b t", b=num_clips))
 
     def compute(self) -> PairedScore:
         """Raises ValueError before the first update."""

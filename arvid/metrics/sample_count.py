@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.metrics.frechet import frechet_distance_from_features
+from arvid.metrics.frechet import bootstrap_distances, frechet_distance_from_features
 
 _POINTS = 8
 _FEWEST_POINTS = 3  # fewer make no line that could be seen to be wrong
@@ -111,13 +111,9 @@ def bootstrap_interval(
     """
     if not 0 < level < 1:
         raise ValueError(f"level lies between 0 and 1, got {level}.")
-    generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(num):
-        rows = [torch.randint(len(x), (len(x),), generator=generator) for x in (a, b)]
-        draws.append(_distance(a, b, rows, ddof))
+    draws = bootstrap_distances(a, b, num=num, seed=seed, ddof=ddof)
     tail = (1 - level) / 2
-    low, middle, high = np.quantile(draws, (tail, 0.5, 1 - tail))
+    low, middle, high = np.quantile(draws.cpu().numpy(), (tail, 0.5, 1 - tail))
     value = float(frechet_distance_from_features(a, b, ddof))
     return Interval(
         low=max(0.0, value + float(low - middle)), high=value + float(high - middle), level=level
@@ -126,11 +122,7 @@ def bootstrap_interval(
 
 def _draw(a: Tensor, b: Tensor, count: int, generator: torch.Generator, ddof: int) -> float:
     """Distance of random subsets of `count` rows."""
-    rows = [torch.randperm(len(x), generator=generator)[:count] for x in (a, b)]
-    return _distance(a, b, rows, ddof)
-
-
-def _distance(a: Tensor, b: Tensor, rows: Sequence[Tensor], ddof: int) -> float:
+    rows = (torch.randperm(len(x), generator=generator)[:count] for x in (a, b))
     i, j = (index.to(a.device) for index in rows)
     return float(frechet_distance_from_features(a[i], b[j], ddof))
 

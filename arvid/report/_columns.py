@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from arvid.evaluation.records import Budget, MetricValue, ResultRecord
 from arvid.report import _numbers as numbers
 from arvid.report._reading import protocol_headings
+from arvid.report._seeds import OF_SEEDS
 from arvid.report.cells import Cell, Column, Row, identity
 
 TRAINING = "training"
@@ -111,7 +112,8 @@ def _metric(record: ResultRecord, metric: MetricValue, heading: str, ambiguous: 
         unit=metric.unit,
         detail=_metric_detail(record, metric),
     )
-    count = f"{metric.count} samples" if metric.count is not None else ""
+    seeds = f" of each of {len(metric.folds)} seeds" if metric.spread_kind == OF_SEEDS else ""
+    count = f"{metric.count} samples{seeds}" if metric.count is not None else ""
     cell = Cell(value=metric.value, spread=metric.spread, count=metric.count, detail=count)
     return column, cell
 

@@ -10,13 +10,15 @@ from typing import Any
 
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load_run
+from arvid.report._seeds import merge_seeds, seeds_of, without_seeds
 from arvid.report.cells import Identity, Row, identity
 
 
 def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
     """The rows of all runs, reference rows first, else in the order given; a run given twice counts once.
 
-    Raises UserError if there is no run or its records cannot be read or contradict each other.
+    Rows that differ in their training seed alone are one row. Raises UserError if there is no run or its records
+    cannot be read or contradict each other.
     """
     if not run_dirs:
         raise UserError("nothing to compare: give at least one run folder.")
@@ -28,7 +30,7 @@ def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
         for name, records in by_name.items():
             _require_consistent(run, records)
             rows.append(Row(name=name, records=tuple(records), run=run))
-    return sorted(_with_unique_names(rows), key=lambda row: not row.is_reference)
+    return sorted(_with_unique_names(merge_seeds(rows)), key=lambda row: not row.is_reference)
 
 
 def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
@@ -49,14 +51,15 @@ def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
 def setting_differences(rows: Sequence[Row]) -> list[str]:
     """One line per setting key that differs, with its values and whose they are; empty if all hashes agree.
 
-    Rows made elsewhere have no setting and are left out.
+    Rows made elsewhere have no setting and are left out; training seeds are those of trained rows.
     """
-    records = [(row.name, record) for row in rows for record in row.records if record.setting]
+    records = [(row, record) for row in rows for record in row.records if record.setting]
     if len({record.setting_hash for _, record in records}) < 2:
         return []
-    lines = _differences([(name, record.setting) for name, record in records])
-    hashes = [(name, {"setting hash": record.setting_hash}) for name, record in records]
-    return lines or _differences(hashes)
+    lines = _differences([(row.name, without_seeds(record.setting)) for row, record in records])
+    trained = [(row, record) for row, record in records if not row.is_reference]
+    lines += _differences([(row.name, seeds_of(record.setting)) for row, record in trained])
+    return lines or _hash_differences(records)
 
 
 def protocol_differences(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -96,6 +99,15 @@ def _with_unique_names(rows: Sequence[Row]) -> list[Row]:
             row = dataclasses.replace(row, name=f"{row.name} ({suffix})")
         unique.append(row)
     return unique
+
+
+def _hash_differences(records: Sequence[tuple[Row, ResultRecord]]) -> list[str]:
+    """As `_differences`, for settings whose values are equal and whose hashes are not."""
+    alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row, record in records:
+        values = json.dumps(record.setting, sort_keys=True)
+        alike.setdefault(values, []).append((row.name, {"setting hash": record.setting_hash}))
+    return [line for owned in alike.values() for line in _differences(owned)]
 
 
 def _differences(owned: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

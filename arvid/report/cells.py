@@ -57,17 +57,24 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run and its records, at most one per protocol."""
+    """One run (or the mean of several that differ in their seed) and its records, at most one per protocol."""
 
     name: str
     records: tuple[ResultRecord, ...]
     run: Path
     cells: Mapping[str, Cell] = field(default_factory=dict)
     """By column key; absent where nothing was measured."""
+    seeds: tuple[Row, ...] = ()
+    """The rows of single training seeds that it is the mean of."""
 
     @property
     def is_reference(self) -> bool:
         return self.records[0].row == "reference"
+
+    @property
+    def sources(self) -> tuple[ResultRecord, ...]:
+        """The records as they were written: of all seeds where it is a mean."""
+        return tuple(r for row in self.seeds for r in row.records) or self.records
 
     @property
     def factors(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord
 from arvid.report import _columns, _noise, _reading
+from arvid.report._seeds import seed_list
 from arvid.report.cells import Block, Column, Row, identity, one_line
 
 
@@ -56,7 +57,8 @@ class Comparison:
 
     @property
     def records(self) -> tuple[ResultRecord, ...]:
-        return tuple(record for row in self.rows for record in row.records)
+        """As they were written."""
+        return tuple(record for row in self.rows for record in row.sources)
 
     @property
     def summary(self) -> str:
@@ -72,8 +74,10 @@ class Comparison:
 
     @property
     def setting_hashes(self) -> tuple[str, ...]:
-        """One, unless different settings were allowed; none where all rows were made elsewhere."""
-        return tuple(dict.fromkeys(r.setting_hash for r in self.records if r.setting))
+        """Of the trained rows: one, unless different settings were allowed. None where all rows were made elsewhere."""
+        trained = [row for row in self.rows if not row.is_reference]
+        records = [record for row in trained or self.rows for record in row.records]
+        return tuple(dict.fromkeys(r.setting_hash for r in records if r.setting))
 
     @property
     def protocols(self) -> dict[str, list[tuple[Row, ResultRecord]]]:
@@ -98,6 +102,11 @@ class Comparison:
     def in_block(self, block: Block) -> list[Column]:
         """The columns of one of the two tables."""
         return [column for column in self.columns if column.block == block]
+
+    def metric_title(self, heading: str, metric: str) -> str:
+        """A metric's heading and its protocol's, for a plot."""
+        headings = {column.key: column.heading for column in self.columns}
+        return f"{headings.get(f'{heading}/{metric}', metric)} · {heading}"
 
     def rows_with(self, columns: Sequence[Column]) -> list[Row]:
         """The rows that a table of these columns shows: a table of costs leaves out those without any."""
@@ -124,6 +133,8 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             f"Made elsewhere, under settings that arvid does not know: {', '.join(elsewhere)}"
         )
+    if means := [f"{row.name}: {seed_list(row)}" for row in rows if row.seeds]:
+        notes.append("Means over training seeds, ± their standard deviation: " + "; ".join(means))
     if ties := _noise.ties(rows):
         notes.append("Within noise of the best (95 %): " + "; ".join(ties))
     for name, lines in _reading.protocol_differences(rows).items():
@@ -133,7 +144,7 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
         )
     for row in rows:
         notes += [f"{row.name} failed under {name}: {why}" for name, why in row.errors.items()]
-    measured = [r.hardware for w in rows for r in w.records if r.budget.frames_per_second]
+    measured = [r.hardware for w in rows for r in w.sources if r.budget.frames_per_second]
     machines = list(dict.fromkeys(machine for machine in measured if machine))
     if len(machines) > 1:
         notes.append("Speeds were measured on different machines: " + " · ".join(machines))

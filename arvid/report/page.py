@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 import arvid
 from arvid.files import atomic_write
-from arvid.report import plots, tables
+from arvid.report import panels, plots, tables
 from arvid.report._clips import galleries
 from arvid.report.cells import BLOCKS, Column
 from arvid.report.comparison import Comparison
@@ -69,7 +69,7 @@ def render(comparison: Comparison, *, max_prompts: int = 8) -> str:
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
         blocks=[(title, _block(comparison.in_block(block))) for block, title in BLOCKS.items()],
-        colours=plots.colours(comparison.rows),
+        colours=panels.colours(comparison.rows),
         plots=[(p, [Markup(svg) for svg in p.panels]) for p in plots.all_plots(comparison)],
         galleries=galleries(comparison, max_prompts),
         settings=_settings(comparison),

@@ -1,79 +1,23 @@
-"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame.
-
-Every row has one colour in all of them (Okabe and Ito's palette, made for colour-blind readers; greys for
-reference rows). The same records give the same bytes.
-"""
+"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame, roll-outs."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arvid.report.cells import Column, Row
 from arvid.report.comparison import Comparison
-
-_TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
-_REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
-_INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": "#b9bfc4",
-    "axes.labelcolor": _QUIET,
-    "axes.titlesize": 10.5,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A figure for the page: panels to be set side by side, and the rows they show."""
-
-    title: str
-    caption: str
-    panels: tuple[str, ...]
-    """SVG elements."""
-    rows: tuple[Row, ...] = ()
-    """Rows that want a legend; empty if the panels name them."""
-
-
-def colours(rows: Sequence[Row]) -> dict[str, str]:
-    """The colour of each row, by name."""
-    found = {}
-    for palette, reference in ((_REFERENCE, True), (_TRAINED, False)):
-        names = [row.name for row in rows if row.is_reference == reference]
-        found.update({name: palette[i % len(palette)] for i, name in enumerate(names)})
-    return found
+from arvid.report.panels import DASHED, Plot, colours, panel
+from arvid.report.rollout import rollouts
 
 
 def all_plots(comparison: Comparison) -> list[Plot]:
     """The plots for which the records hold something."""
-    makers = (quality_against_speed, training_curves, quality_per_frame)
+    makers = (quality_against_speed, training_curves, rollouts, quality_per_frame)
     return [plot for maker in makers if (plot := maker(comparison)) is not None]
 
 
@@ -97,7 +41,7 @@ def training_curves(comparison: Comparison) -> Plot | None:
         caption="Validation loss (dots) and training loss (thin). Losses of different token types "
         "have different units: compare within a panel only.",
         panels=tuple(
-            _panel("training", partial(draw, token_type=k, rows=v)) for k, v in panels.items()
+            panel("training", partial(draw, token_type=k, rows=v)) for k, v in panels.items()
         ),
         rows=tuple(row for rows in panels.values() for row in rows),
     )
@@ -126,18 +70,19 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
         title="Quality against speed",
         caption=f"{quality.label} against speed under {quality.group}; further to the {better} right "
         "is better. Dashed: reference rows that generate nothing.",
-        panels=(_panel("speed", draw),),
+        panels=(panel("speed", draw),),
     )
 
 
 def quality_per_frame(comparison: Comparison) -> Plot | None:
-    """Frame prediction, frame by frame: one panel for each metric and protocol."""
+    """Frame by frame, where no roll-out says it: one panel for each metric and protocol."""
     panels: dict[str, dict[str, Sequence[float | None]]] = {}
     for heading, found in comparison.protocols.items():
         for row, record in found:
             for metric, values in record.steps_curve.items():
-                title = f"{_label(comparison, heading, metric)} · {heading}"
-                panels.setdefault(title, {})[row.name] = values
+                if metric not in record.rollout:
+                    title = comparison.metric_title(heading, metric)
+                    panels.setdefault(title, {})[row.name] = values
     if not panels:
         return None
 
@@ -149,7 +94,7 @@ def quality_per_frame(comparison: Comparison) -> Plot | None:
     return Plot(
         title="Quality per frame",
         caption="How prediction holds up along the clip, from the first frame (0) on.",
-        panels=tuple(_panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
+        panels=tuple(panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )
 
@@ -191,7 +136,7 @@ def _draw_point(
     if y is None:
         return
     if not x:
-        axis.axhline(y, color=colour, lw=1, ls=(0, (4, 3)))
+        axis.axhline(y, color=colour, lw=1, ls=DASHED)
         axis.annotate(
             row.name,
             (1, y),
@@ -216,36 +161,8 @@ def _draw_frames(
     for row in comparison.rows:
         points = [(i, v) for i, v in enumerate(lines.get(row.name, ())) if v is not None]
         if points:
-            style = (0, (4, 3)) if row.is_reference else "solid"
+            style = DASHED if row.is_reference else "solid"
             axis.plot(*zip(*points, strict=True), color=palette[row.name], ls=style)
-
-
-def _label(comparison: Comparison, heading: str, metric: str) -> str:
-    columns = {column.key: column.heading for column in comparison.columns}
-    return columns.get(f"{heading}/{metric}", metric)
-
-
-def _panel(name: str, draw: Callable[[Axes], None]) -> str:
-    """One panel as an `<svg>` element that scales to its place."""
-    # ids must differ between the panels of a page and be the same in every run: the salt is the drawing itself
-    first = _render(name, draw)
-    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
-
-
-def _render(salt: str, draw: Callable[[Axes], None]) -> str:
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
-        axis = figure.subplots()
-        figure.patch.set_alpha(0)
-        axis.patch.set_alpha(0)
-        axis.tick_params(length=0)
-        draw(axis)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
-    opening, rest = svg[svg.index("<svg") :].split(">", 1)
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img">{rest}'
 
 
 def _plain_ticks(axis: Axis) -> None:

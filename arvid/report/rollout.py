@@ -1,54 +1,61 @@
-"""The plot of roll-outs: quality against the autoregressive step, with bands of one standard error."""
+"""The plot of roll-outs, as in NOVA's appendix (arXiv:2412.14169, figure 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from arvid.metrics.rollout import StepCurve
-from arvid.report.plots import _REFERENCE, _TRAINED, Plot, _panel
+from arvid.report.comparison import Comparison
+from arvid.report.panels import DASHED, Plot, colours, panel
 
 
-def rollout_plot(
-    panels: Mapping[str, Mapping[str, StepCurve]], references: Sequence[str] = ()
-) -> Plot:
-    """One panel for each metric, in which every line has the same colour.
+def rollouts(comparison: Comparison) -> Plot | None:
+    """Predictions step by step with bands of one standard error: one panel for each metric and protocol."""
+    panels: dict[str, dict[str, StepCurve]] = {}
+    for heading, found in comparison.protocols.items():
+        for row, record in found:
+            for metric, curve in record.rollout.items():
+                title = comparison.metric_title(heading, metric)
+                panels.setdefault(title, {})[row.name] = curve
+    if not panels:
+        return None
 
-    Args:
-        panels: curves by metric ('PSNR (dB)') and line ('nova'), as `Rollout.compute` gives them.
-        references: lines to be drawn dashed and grey, e.g. the reconstruction and the last given frame.
-    """
-    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    palette: dict[str, str] = {}
-    for colours, reference in ((_REFERENCE, True), (_TRAINED, False)):
-        alike = [name for name in names if (name in references) == reference]
-        palette.update({name: colours[i % len(colours)] for i, name in enumerate(alike)})
-
-    def draw(axis: Axes, metric: str, curves: Mapping[str, StepCurve]) -> None:
-        for name, curve in curves.items():
-            _draw_line(axis, name, curve, palette[name], dashed=name in references)
-        axis.set(xlabel="predicted latent frame", title=metric)
+    def draw(axis: Axes, title: str, lines: Mapping[str, StepCurve]) -> None:
+        _draw_lines(axis, comparison, lines)
+        axis.set(xlabel=_step(next(iter(lines.values()))), title=title)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(frameon=False, fontsize=8)
 
+    shown = {name for lines in panels.values() for name in lines}
     return Plot(
         title="Quality against the autoregressive step",
-        caption="How a prediction holds up as it is rolled out: mean over clips after the given frames, with one "
-        "standard error. Dashed: lines that no model made.",
-        panels=tuple(
-            _panel("rollout", partial(draw, metric=k, curves=v)) for k, v in panels.items()
-        ),
+        caption="How a prediction holds up as it is rolled out: the mean over clips at each step after the given "
+        "frames, and one standard error (over seeds, where a row is a mean over seeds). Dashed: the reconstruction, "
+        "which no model on its tokens can exceed, the last given frame repeated, and other rows that were not "
+        "trained.",
+        panels=tuple(panel("rollout", partial(draw, title=k, lines=v)) for k, v in panels.items()),
+        rows=tuple(row for row in comparison.rows if row.name in shown),
     )
 
 
-def _draw_line(axis: Axes, name: str, curve: StepCurve, colour: str, *, dashed: bool) -> None:
-    steps = range(1, len(curve.mean) + 1)
-    style = (0, (4, 3)) if dashed else "solid"
-    axis.plot(steps, curve.mean, color=colour, ls=style, marker="o", ms=3, label=name)
-    if curve.standard_error is not None:
-        pairs = list(zip(curve.mean, curve.standard_error, strict=True))
-        low, high = [m - e for m, e in pairs], [m + e for m, e in pairs]
-        axis.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
+def _draw_lines(axis: Axes, comparison: Comparison, lines: Mapping[str, StepCurve]) -> None:
+    palette = colours(comparison.rows)
+    for row in comparison.rows:
+        curve = lines.get(row.name)
+        if curve is None:
+            continue
+        steps, colour = range(1, len(curve.mean) + 1), palette[row.name]
+        style = DASHED if row.is_reference else "solid"
+        axis.plot(steps, curve.mean, color=colour, ls=style, marker="o", ms=3)
+        if curve.standard_error is not None:
+            pairs = list(zip(curve.mean, curve.standard_error, strict=True))
+            low, high = [m - e for m, e in pairs], [m + e for m, e in pairs]
+            axis.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
+
+
+def _step(curve: StepCurve) -> str:
+    frames = curve.frames_per_step
+    return "predicted frame" if frames == 1 else f"autoregressive step ({frames} frames each)"

@@ -92,7 +92,7 @@ def _row_to_dict(row: Row) -> dict[str, Any]:
             "created": r.created,
             "error": r.error,
         }
-        for r in row.records
+        for r in row.sources
     ]
     kind = row.records[0].row
     return {

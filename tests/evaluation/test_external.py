@@ -1,26 +1,23 @@
-"""Systems from elsewhere: folders of videos and diffusers pipelines; bad input is an error, never a number."""
+"""Folders of videos from elsewhere: bad input is an error, never a number."""
 
 from __future__ import annotations
 
 import json
-import string
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import av
 import numpy as np
 import pytest
-import torch
 
+from arvid import weights
 from arvid.cli import main
-from arvid.contracts import Clip, UserError
+from arvid.contracts import UserError
 from arvid.data._files import FileDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
-from arvid.evaluation.external import NO_SETTING, PipelineRow, VideosRow
+from arvid.evaluation.external import NO_SETTING, VideosRow
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_clips import real_clips
@@ -225,115 +222,23 @@ def test_the_command_scores_folders_and_their_floor(folder: Path, tmp_path: Path
     assert load_run(references / "real")[0].metrics[0].value < load_run(runs[0])[0].metrics[0].value
 
 
-class Stub:
-    """Called like a pipeline; makes the same frames whatever is asked."""
-
-    def __init__(self, frames: np.ndarray) -> None:
-        self.frames = frames
-        self.asked: list[dict[str, Any]] = []
-
-    def __call__(self, prompt: str, num_frames: int = 8, **options: Any) -> SimpleNamespace:
-        self.asked.append({"prompt": prompt, "num_frames": num_frames, **options})
-        return SimpleNamespace(frames=self.frames)
-
-
-def made(frames: np.ndarray, clips: Sequence[Clip], batch: int = 0, **arguments: Any) -> np.ndarray:
-    row = PipelineRow(Stub(frames), "stub", source="x", dtype="float32", arguments=arguments)
-    return row.generate(clips, GENERATION, batch)
-
-
-def test_bad_output_of_a_pipeline_is_refused(real: FileDataset) -> None:
-    clips = [real[0]]
-    with pytest.raises(UserError, match="not finite"):
-        made(np.full((1, 9, 32, 32, 3), np.nan), clips)
-    with pytest.raises(UserError, match="8 frames; the protocol looks at 9"):
-        made(np.zeros((1, 8, 32, 32, 3)), clips)
-    with pytest.raises(UserError, match="not a video"):
-        made(np.zeros((1, 9, 32, 32, 4)), clips)
-    with pytest.raises(UserError, match="no caption"):
-        made(np.zeros((1, 9, 32, 32, 3)), [Clip(video=real[0].video)])
-    video = made(np.full((1, 12, 64, 48, 3), 0.5), clips)
-    np.testing.assert_array_equal(video, np.full((1, 9, 32, 32, 3), 128, np.uint8))
-
-
-def test_each_clip_of_a_pipeline_has_its_own_seed(real: FileDataset) -> None:
-    stub = Stub(np.zeros((1, 9, 32, 32, 3)))
-    row = PipelineRow(stub, "s", source="x", dtype="float32", arguments={"guidance_scale": 2})
-    row.generate([real[0], real[1]], GENERATION, 1)
-    assert [a["generator"].initial_seed() for a in stub.asked] == [3, 4]  # batches are of three
-    assert [a["prompt"] for a in stub.asked] == ["move left", "move left"]
-    assert {(a["num_frames"], a["guidance_scale"]) for a in stub.asked} == {(9, 2)}
-    with pytest.raises(UserError, match="with captions alone"):
-        row.generate([real[0]], PREDICTION, 0)
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny AnimateDiff with random weights, as diffusers saves it."""
-    from diffusers import (
-        AnimateDiffPipeline,
-        AutoencoderKL,
-        DDIMScheduler,
-        MotionAdapter,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("pipeline")
-    letters = string.ascii_lowercase
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    text = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-    )
-    AnimateDiffPipeline(
-        vae=AutoencoderKL(block_out_channels=[8], norm_num_groups=2),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
-        ),
-        unet=UNet2DConditionModel(
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            norm_num_groups=2,
-        ),
-        motion_adapter=MotionAdapter(
-            block_out_channels=(8, 8),
-            motion_layers_per_block=1,
-            motion_norm_num_groups=2,
-            motion_num_attention_heads=2,
-        ),
-        scheduler=DDIMScheduler(),
-    ).save_pretrained(folder / "tiny")
-    return folder / "tiny"
-
-
-def test_a_diffusers_pipeline_gets_a_row(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_weights_are_fetched_where_that_is_asked_for(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     protocol = tmp_path / "mine.yaml"
     protocol.write_text(
-        "summary: mine\ntask: generation\nmetrics: [fd-pixels]\nnum_clips: 3\n"
+        "summary: mine\ntask: generation\nmetrics: [lpips]\nnum_clips: 4\n"
         "clip: {num_frames: 9, size: 32, window: start}\n"
     )
-    options = '{"num_inference_steps": 1, "height": 16, "width": 16}'
-    given = ["evaluate", f"--pipeline={pipeline}", f"--real={folder}", f"--protocol={protocol}"]
-    for out in ("a", "b"):
-        assert main([*given, f"--pipeline-options={options}", f"--out={tmp_path / out}"]) == 0
-    first, second = (load_run(tmp_path / out)[0] for out in ("a", "b"))
-    assert first.metrics == second.metrics
-    assert first.metrics[0].count == 3
-    assert (first.name, first.options["num_inference_steps"]) == ("tiny", "1")
-    assert main(["evaluate", f"--pipeline={tmp_path}", *given[2:], f"--out={tmp_path}"]) == 2
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    (tmp_path / "published.pth").write_bytes(b"another file")
+    alexnet = replace(weights.KNOWN["alexnet"], url=(tmp_path / "published.pth").as_uri())
+    monkeypatch.setitem(weights.KNOWN, "alexnet", alexnet)
+    videos = write(tmp_path / "v")
+    given = ["evaluate", f"--videos={videos}", f"--real={folder}", f"--protocol={protocol}"]
+    for download, reason in (([], "which is missing"), (["--download"], "is not the published")):
+        assert main([*given, f"--out={tmp_path / 'out'}", *download]) == 2
+        assert reason in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data.clips import ClipSpec
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.data.video import read_video
@@ -123,6 +124,55 @@ def test_only_frames_after_the_given_ones_are_looked_at(tmp_path: Path) -> None:
     assert (curve[5] or 100) < 50
     assert curve[6:] == (100,) * 11
     assert [(m.name, m.count) for m in after.metrics] == [("psnr", 3), ("ssim", 3)]
+
+
+def test_predictions_are_curves_over_steps_too(tmp_path: Path) -> None:
+    """Steps of four frames after the given ones, of the clips of all folds."""
+    protocol = dataclasses.replace(PREDICTION, frames_per_step=4, folds=2)
+    record = score(Altered(slice(9, 13)), protocol, tmp_path)
+    assert record.rollout.keys() == {"psnr", "ssim"}
+    curve = record.rollout["psnr"]
+    assert (len(curve.mean), curve.num_clips, curve.frames_per_step) == (3, 6, 4)
+    assert curve.mean[::2] == (100, 100)
+    by_frame = [x for x in record.steps_curve["psnr"] if x is not None]
+    assert curve.mean[1] == pytest.approx(np.mean(by_frame[4:8]))
+    assert curve.standard_error is not None
+    assert curve.standard_error[1] > 0
+    assert load(tmp_path / "evaluation/prediction.json").rollout == record.rollout
+    shown = dataclasses.replace(
+        protocol, score_given=True, paired_frames=9
+    )  # given frames are no step
+    both = score(Altered(slice(0, 5)), shown, tmp_path / "given").rollout["psnr"]
+    assert both.mean == (100,)
+    assert score(Altered(slice(1)), GENERATION, tmp_path / "generation").rollout == {}
+
+
+def test_frames_that_fill_no_whole_steps_are_refused_at_once(tmp_path: Path) -> None:
+    protocol = dataclasses.replace(PREDICTION, frames_per_step=5)
+    with pytest.raises(UserError, match="12 predicted frames do not fill steps of 5"):
+        score(Altered(slice(0)), protocol, tmp_path)
+    clip = ClipSpec(num_frames=17, size=32)
+    with pytest.raises(UserError, match="12 predicted frames do not fill steps of 5"):
+        dataclasses.replace(protocol, clip=clip)
+    with pytest.raises(UserError, match="only predictions are made in steps"):
+        dataclasses.replace(GENERATION, frames_per_step=4)
+
+
+def test_the_reference_lines_of_a_rollout(tmp_path: Path) -> None:
+    """The tokenizer's ceiling lies above the last given frame repeated, which falls from step to step."""
+    protocol = dataclasses.replace(PREDICTION, frames_per_step=4, num_clips=8)
+    rows = {"ceiling": ReconstructionRow(load_tokenizer("sprites-vae3d")), "still": FirstFrameRow()}
+    lines = {
+        name: score(row, protocol, tmp_path / name).rollout["psnr"] for name, row in rows.items()
+    }
+    clips = [DATA[i].video for i in protocol.choose(DATA)[0]]
+    errors = np.stack([np.square((c[5:] / 255.0) - c[4] / 255.0).mean((1, 2, 3)) for c in clips])
+    steps = (-10 * np.log10(errors)).clip(max=100).reshape(8, 3, 4).mean(2)
+    assert lines["still"].mean == pytest.approx(steps.mean(0), rel=1e-4)
+    error = steps.std(0, ddof=1) / 8**0.5
+    assert lines["still"].standard_error == pytest.approx(error, rel=1e-4)
+    assert all(a > b for a, b in zip(lines["ceiling"].mean, lines["still"].mean, strict=True))
+    assert lines["still"].mean[0] > lines["still"].mean[-1]
 
 
 def test_clips_and_first_frames_lie_beside_the_record(tmp_path: Path) -> None:

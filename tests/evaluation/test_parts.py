@@ -66,7 +66,8 @@ def score(row: Row, folder: Path, protocol: Protocol = PROTOCOL) -> ResultRecord
 
 def numbers(record: ResultRecord) -> Any:
     """All of a record that must not depend on how the work was done."""
-    return record.metrics, record.steps_curve, record.clips, record.protocol, record.identity
+    curves = record.steps_curve, record.rollout
+    return record.metrics, curves, record.clips, record.protocol, record.identity
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:

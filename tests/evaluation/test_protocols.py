@@ -147,6 +147,14 @@ def test_frames_that_are_scored() -> None:
         assert frames[get_protocol(name).scored] == list(expected)
 
 
+def test_novas_extrapolation_is_fifty_steps() -> None:
+    """200 predicted frames, four a step (arXiv:2412.14169, appendix C)."""
+    protocol = get_protocol("nova-extrapolation")
+    assert protocol.clip is not None
+    predicted = range(protocol.clip.num_frames)[protocol.scored][protocol.predicted]
+    assert len(predicted) // protocol.frames_per_step == 50
+
+
 def test_the_pages_example_is_a_protocol(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/protocols.md").read_text()
     block = page.split("```yaml\n")[1].split("```")[0]

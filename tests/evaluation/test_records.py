@@ -14,6 +14,7 @@ import arvid
 from arvid.contracts import UserError
 from arvid.evaluation import records
 from arvid.evaluation.records import Budget, ClipEntry, MetricValue, ResultRecord
+from arvid.metrics.rollout import StepCurve
 
 
 def make_record(**changes: Any) -> ResultRecord:
@@ -28,6 +29,9 @@ def make_record(**changes: Any) -> ResultRecord:
         "budget": Budget(parameters=1000, evaluations={"transformer": 40, "head": 900}),
         "curve": ({"step": 1.0, "train_loss": 2.0, "val_loss": None},),
         "steps_curve": {"psnr": (None, 20.0)},
+        "rollout": {
+            "psnr": StepCurve(mean=(20.0,), standard_error=None, num_clips=1, frames_per_step=4)
+        },
         "clips": (ClipEntry(file="p/000.mp4", prompt="a <b>", first_frame="p/000.png"),),
     }
     return ResultRecord(**{**values, **changes})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,12 +15,11 @@ from torch.nn import functional as F
 
 from arvid import registry
 from arvid.contracts import UserError
-from arvid.evaluation import scores
 from arvid.evaluation.protocols import Protocol, get_protocol
-from arvid.evaluation.records import over_folds
-from arvid.evaluation.scores import Score, scores_for
+from arvid.evaluation.records import over_repeats
+from arvid.evaluation.scores import Score, distances, paired, scores_for
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
-from arvid.metrics.kernel_distance import kernel_video_distance
+from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
 from arvid.metrics.paired import Psnr, Ssim
 from arvid.metrics.sample_count import sample_count_curve
 
@@ -45,11 +46,17 @@ class Cells(FeatureNetwork):
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Cells in the place of I3D; the preprocessings that were asked for."""
     wanted: list[str] = []
-    monkeypatch.setattr(scores, "fvd_features", lambda name: wanted.append(name) or Cells())
-    scores._i3d.cache_clear()
+
+    def build(preprocessing: str) -> Cells:
+        wanted.append(preprocessing)
+        return Cells()
+
+    for score in (distances.Fvd, distances.Kvd):
+        monkeypatch.setattr(score, "build", build)
+    distances._shared.cache_clear()
     Cells.asked = 0
     yield wanted
-    scores._i3d.cache_clear()
+    distances._shared.cache_clear()
 
 
 def videos(num: int, seed: int, frames: int = 16) -> Tensor:
@@ -108,7 +115,7 @@ def test_rfvd_is_of_reconstructions_only() -> None:
 def test_fvd_without_preprocessing_and_features_that_are_not_finite() -> None:
     with pytest.raises(UserError, match="fvd needs a preprocessing"):
         scores_for(dataclasses.replace(PROTOCOL, preprocessing=None))
-    features = scores.Features(Cells())
+    features = distances.Features(Cells())
     features.network.forward = lambda v: torch.full((len(v), 12), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="not finite"):
         features(videos(2, 0))
@@ -124,6 +131,72 @@ def test_missing_weights_are_an_error_that_says_what_to_do(
     ) as e:
         scores_for(PROTOCOL)
     assert str(tmp_path) in str(e.value)
+
+
+def test_fvd_over_videomae_takes_its_ddof_from_the_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distances.FvdVideoMAE, "build", Cells)
+    protocol = dataclasses.replace(PROTOCOL, metrics=("fvd-videomae",), preprocessing=None)
+    real, generated = videos(20, 0), videos(30, 1)
+    a, b = Cells()(real), Cells()(generated)
+    for ddof in (0, 1):
+        score = scores_for(dataclasses.replace(protocol, ddof=ddof))["fvd-videomae"]
+        (value,) = score.values(measured(score, generated, real), "p")
+        assert value.value == pytest.approx(float(frechet_distance_from_features(a, b, ddof)))
+    assert (value.label, value.feature_network) == ("FVD (VideoMAE)", "cells")
+    assert value.interval is not None
+
+
+def test_jedi_is_the_kernel_distance_over_its_own_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances.Jedi, "build", Cells)
+    protocol = dataclasses.replace(PROTOCOL, metrics=("jedi",), preprocessing=None)
+    real, generated = videos(20, 0), videos(30, 1)
+    score = scores_for(protocol)["jedi"]
+    (value,) = score.values(measured(score, generated, real), "p")
+    expected = jedi_distance(Cells()(real), Cells()(generated))
+    assert value.value == pytest.approx(float(expected))
+    assert (value.label, value.count, value.higher_is_better) == ("JEDi", 30, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "package", "file", "advice"),
+    [
+        ("fvd-videomae", "cdfvd", "vit_g_hybrid_pt_1200e_ssv2_ft.pth", r"arvid\[cd-fvd\]"),
+        ("jedi", "vjepa", "vith16.pth.tar", "vjepa==0.1.2"),
+    ],
+)
+def test_optional_metrics_say_what_they_lack(
+    metric: str,
+    package: str,
+    file: str,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    """First the package, and where it is installed (here: empty modules of its names) the weights."""
+    protocol = dataclasses.replace(PROTOCOL, metrics=(metric,), preprocessing=None)
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=advice):
+        scores_for(protocol)
+    for name in OPTIONAL_MODULES[package]:
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=f"{file}, which is missing. Get it from"):
+        scores_for(protocol)
+
+
+OPTIONAL_MODULES = {
+    "cdfvd": (
+        "cdfvd",
+        "cdfvd.third_party",
+        "cdfvd.third_party.VideoMAEv2",
+        "cdfvd.third_party.VideoMAEv2.videomaev2_finetune",
+    ),
+    "vjepa": ("vjepa", "vjepa.models", "vjepa.models.attentive_pooler"),
+}
 
 
 def test_fvd_window_by_window() -> None:
@@ -152,16 +225,16 @@ def test_paired_metrics_look_at_the_frames_and_size_of_the_protocol() -> None:
     )
     real, generated = videos(4, 0), videos(4, 1)
     found = scores_for(protocol)
-    small = [scores._resize(v[:, :3], 16) for v in (generated, real)]
+    small = [paired._resize(v[:, :3], 16) for v in (generated, real)]
     for name, metric in (("psnr", Psnr()), ("psnr-pooled", Psnr(pooled=True)), ("ssim", Ssim())):
         metric.update(*small)
         score = metric.compute()
         assert values(found[name], generated, real)[name] == pytest.approx(score.value)
         per_clip = found[name].per_clip(measured(found[name], generated, real))[name]
         assert sum(per_clip) / 4 == pytest.approx(score.value)
-    frames = found["psnr"].per_frame(measured(found["psnr"], generated, real))["psnr"]
-    assert len(frames) == 3
-    assert found["psnr-pooled"].per_frame(measured(found["psnr-pooled"], generated, real)) == {}
+    frames = found["psnr"].frame_values(measured(found["psnr"], generated, real))["psnr"]
+    assert frames.shape == (4, 3)
+    assert found["psnr-pooled"].frame_values(measured(found["psnr-pooled"], generated, real)) == {}
 
 
 def test_pairs_and_a_real_set_of_its_own_contradict_each_other() -> None:
@@ -192,10 +265,11 @@ def test_ms_ssim() -> None:
 def test_numbers_over_folds() -> None:
     score = scores_for(PROTOCOL)["kvd"]
     folds = [score.values(measured(score, videos(9, s), videos(9, 9)), "p") for s in range(3)]
-    (value,) = over_folds(folds)
+    (value,) = over_repeats(folds, "deviation of folds")
     singles = [fold[0].value for fold in folds]
     assert value.value == pytest.approx(sum(singles) / 3)
     assert value.spread == pytest.approx(float(torch.tensor(singles).double().std()))
     assert value.folds == tuple(singles)
     assert value.standard_error == pytest.approx((value.spread or 0) / 3**0.5)
-    assert over_folds(folds[:1]) == tuple(folds[0])
+    assert value.spread_kind == "deviation of folds"
+    assert over_repeats(folds[:1], "deviation of folds") == tuple(folds[0])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.metrics import _inference
+from arvid.metrics import inference
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.frechet_over_time import FrechetOverTime
 from arvid.metrics.fvd import I3DFeatures, fvd_features, seeded_fvd_features
@@ -55,7 +55,7 @@ def test_gives_four_hundred_logits_of_full_precision(
 def test_the_batch_does_not_matter(
     network: I3DFeatures, features: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_inference, "FRAMES_AT_ONCE", 1)
+    monkeypatch.setattr(inference, "FRAMES_AT_ONCE", 1)
     seen: list[int] = []
     hook = network.network.register_forward_hook(lambda _, x, y: seen.append(len(y)))
     torch.testing.assert_close(network(videos(2)), features, rtol=1e-4, atol=1e-4)
@@ -69,7 +69,7 @@ def test_tf32_is_off_inside_and_as_before_outside() -> None:
     try:
         for backend in backends:
             backend.allow_tf32 = True
-        with _inference.full_precision("cpu"):
+        with inference.full_precision("cpu"):
             assert [backend.allow_tf32 for backend in backends] == [False, False]
         assert [backend.allow_tf32 for backend in backends] == [True, True]
     finally:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from arvid.contracts import UserError
 from arvid.evaluation.records import MetricValue
 
 
@@ -84,18 +80,3 @@ class ImageBenchmark(ABC):
 
         Raises UserError for answers that are missing, damaged or not those of all images.
         """
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of independent values; None for a single one."""
-    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-
-
-def read_text(path: Path, what: str) -> str:
-    """Content of a text file. Raises UserError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {what} cannot be read ({error.strerror or error}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {what} is not a text file.") from error

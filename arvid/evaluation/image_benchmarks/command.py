@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
 from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.evaluation.checkpoint_sampler import CheckpointSampler
 from arvid.evaluation.image_benchmarks.benchmark import ImageBenchmark
 from arvid.evaluation.image_benchmarks.dpg_bench import DpgBench
 from arvid.evaluation.image_benchmarks.geneval import GenEval
 from arvid.evaluation.image_benchmarks.record import write_record
-from arvid.evaluation.image_benchmarks.samplers import (
-    CheckpointSampler,
-    PipelineSampler,
-    load_pipeline,
-)
+from arvid.evaluation.image_benchmarks.samplers import PipelineSampler, as_images
 from arvid.evaluation.image_benchmarks.sampling import (
     DEFAULT_SEED,
     ImageSampler,
-    read_rewritten,
     rewritten,
     sample_part,
 )
 from arvid.evaluation.image_benchmarks.scorer import run_scorer
 from arvid.evaluation.image_benchmarks.t2i_compbench import CATEGORIES, T2ICompBench
+from arvid.evaluation.pipelines import load_pipeline
+from arvid.evaluation.processes import take_own_gpu
+from arvid.evaluation.prompts import read_rewritten
 from arvid.training.generator_module import load_generator
 
 _PROMPTS = {
@@ -100,32 +96,14 @@ def _add_sample(parser: argparse.ArgumentParser, suite: str) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--checkpoint", type=Path, help="run folder or file of arvid")
     model.add_argument("--pipeline", metavar="NAME", help="diffusers pipeline: hub name or folder")
-    parser.add_argument(
-        "--pipeline-options",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
-    )
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float16", "bfloat16"),
-        help="of the pipeline",
-    )
+    add_pipeline_arguments(parser)
     parser.add_argument(
         "--rewritten", type=Path, metavar="JSON", help="dense prompts, as NOVA has them"
     )
     parser.add_argument(
         "--seed", type=int, default=DEFAULT_SEED, help="of each prompt's first image"
     )
-    parser.add_argument(
-        "--shard",
-        type=_shard,
-        default=(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))),
-        metavar="I/N",
-        help="draw every N-th prompt from the I-th on, counted from 0 (default: as torchrun says)",
-    )
+    add_shard_argument(parser, "prompt")
     _add_categories(parser, suite)
     add_sampling_arguments(parser)
 
@@ -184,8 +162,7 @@ def _sample(options: argparse.Namespace, benchmark: ImageBenchmark) -> None:
     if options.rewritten:
         texts = read_rewritten(options.rewritten)
         parts = [rewritten(part, texts) for part in parts]
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    take_own_gpu()
     sampler, model = _sampler(options)
     for part in parts:
         sample_part(part, sampler, model=model, seed=options.seed, shard=options.shard)
@@ -198,8 +175,9 @@ def _sample(options: argparse.Namespace, benchmark: ImageBenchmark) -> None:
 def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]:
     if options.checkpoint:
         model = load_generator(options.checkpoint)
-        sampler = CheckpointSampler(model, sampling_options(options, model.sampling))
-        return sampler, sampler.describe(options.checkpoint)
+        how = sampling_options(options, model.sampling)
+        clips = CheckpointSampler(model, num_frames=1, options=how)
+        return as_images(clips), clips.describe(options.checkpoint)
     described = {
         "kind": "pipeline",
         "name": options.pipeline,
@@ -220,10 +198,3 @@ def _aggregate(options: argparse.Namespace, benchmark: ImageBenchmark) -> None:
     for metric in record.metrics:
         error = "" if metric.spread is None else f" ± {metric.spread:.4f}"
         print(f"{metric.heading}: {metric.value:.4f}{error} ({metric.count})")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, number = text.partition("/")
-    if not (index.isdigit() and number.isdigit() and int(index) < int(number)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I below N")
-    return int(index), int(number)

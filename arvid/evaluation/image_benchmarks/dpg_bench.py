@@ -25,15 +25,9 @@ import cv2
 import numpy as np
 
 from arvid.contracts import UserError
-from arvid.evaluation.image_benchmarks.benchmark import (
-    Batch,
-    ImageBenchmark,
-    Part,
-    ScorerRun,
-    read_text,
-    standard_error,
-)
-from arvid.evaluation.records import MetricValue
+from arvid.evaluation.image_benchmarks.benchmark import Batch, ImageBenchmark, Part, ScorerRun
+from arvid.evaluation.prompts import read_text
+from arvid.evaluation.records import MetricValue, standard_error
 
 TILES = 4
 RESULTS = "results.txt"

@@ -7,7 +7,7 @@ from typing import Any
 
 from arvid.contracts import UserError
 from arvid.evaluation.image_benchmarks.benchmark import ImageBenchmark
-from arvid.evaluation.image_benchmarks.sampling import read_manifest
+from arvid.evaluation.manifest import read_manifest
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     MetricValue,

@@ -9,9 +9,7 @@ model, seed or prompt list cannot be mixed in.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +19,10 @@ from tqdm import tqdm
 
 from arvid.contracts import UserError
 from arvid.evaluation.image_benchmarks.benchmark import Batch, Part
-from arvid.files import atomic_write, sha256_json, write_json
+from arvid.evaluation.manifest import claim
+from arvid.files import atomic_write, sha256_json
 from arvid.sampling.contact_sheet import encode_png
 
-MANIFEST = "sampling.json"
 DEFAULT_SEED = 42
 
 Images = UInt8[np.ndarray, "b h w 3"]
@@ -58,7 +56,7 @@ def sample_part(
 
     Raises UserError where the folder holds images of something else, and for images of another shape or type.
     """
-    _claim(part, describe(part, model=model, seed=seed))
+    claim(part.folder, describe(part, model=model, seed=seed))
     for path, text in part.side_files:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -85,19 +83,6 @@ def describe(part: Part, *, model: Mapping[str, Any], seed: int) -> dict[str, An
     }
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What the images of a folder were drawn from; None for images from elsewhere."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Sample into another folder.") from error
-    assert isinstance(manifest, dict)
-    return manifest
-
-
 def rewritten(part: Part, texts: Mapping[str, str]) -> Part:
     """The part with the texts that the model is given in the place of the benchmark's prompts.
 
@@ -111,33 +96,6 @@ def rewritten(part: Part, texts: Mapping[str, str]) -> Part:
         )
     batches = (dataclasses.replace(b, prompt=texts[b.prompt]) for b in part.batches)
     return dataclasses.replace(part, batches=tuple(batches))
-
-
-def read_rewritten(path: Path) -> dict[str, str]:
-    """Texts by prompt from JSON in the form of NOVA's: a list of objects with `prompt` and `dense_prompt`.
-
-    Raises UserError for a file that is something else.
-    """
-    try:
-        return {str(x["prompt"]): str(x["dense_prompt"]) for x in json.loads(path.read_text())}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a JSON list of objects with prompt and dense_prompt ({error})."
-        ) from error
-
-
-def _claim(part: Part, description: dict[str, Any]) -> None:
-    """Write the manifest, or refuse one that says something else."""
-    description = json.loads(json.dumps(description))
-    found = read_manifest(part.folder)
-    if found is None:
-        write_json(part.folder / MANIFEST, description)
-    elif found != description:
-        unlike = sorted(k for k in {*found, *description} if found.get(k) != description.get(k))
-        raise UserError(
-            f"{part.folder} holds images of another sampling ({', '.join(unlike)} differ, "
-            f"see {MANIFEST}). Use another --out."
-        )
 
 
 def _write(batch: Batch, images: Images) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from arvid.contracts import UserError
 from arvid.evaluation.image_benchmarks.benchmark import ScorerRun
-from arvid.evaluation.image_benchmarks.sampling import read_manifest
+from arvid.evaluation.manifest import read_manifest
 
 
 def run_scorer(runs: Sequence[ScorerRun], python: str, repository: str) -> None:

@@ -15,16 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from arvid.contracts import UserError
-from arvid.evaluation.image_benchmarks.benchmark import (
-    Batch,
-    ImageBenchmark,
-    Part,
-    ScorerRun,
-    read_text,
-    standard_error,
-)
-from arvid.evaluation.image_benchmarks.sampling import read_manifest
-from arvid.evaluation.records import MetricValue
+from arvid.evaluation.image_benchmarks.benchmark import Batch, ImageBenchmark, Part, ScorerRun
+from arvid.evaluation.manifest import read_manifest
+from arvid.evaluation.prompts import read_text
+from arvid.evaluation.records import MetricValue, standard_error
 
 Answers = Float[np.ndarray, " images"]
 

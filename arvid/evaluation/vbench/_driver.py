@@ -7,6 +7,7 @@ import sys
 
 
 def main(suite: str, videos: str, out: str, dimension: str) -> None:
+    """Score one dimension with VBench's own class, which writes OUT/<dimension>_eval_results.json."""
     import torch
     from vbench import VBench  # type: ignore[import-not-found]
 

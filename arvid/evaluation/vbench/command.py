@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from arvid.commands._evaluation import add_download_argument, add_shard_argument
 from arvid.commands._sampling import add_sampling_arguments, sampling_options
 from arvid.contracts import UserError
+from arvid.evaluation.checkpoint_sampler import CheckpointSampler
+from arvid.evaluation.manifest import claim
+from arvid.evaluation.processes import take_own_gpu
 from arvid.evaluation.records import save as save_record
 from arvid.evaluation.vbench import results
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
@@ -33,7 +34,7 @@ from arvid.evaluation.vbench.dimensions import BUILDERS, WeightsOptions, build
 from arvid.evaluation.vbench.external import score_external
 from arvid.evaluation.vbench.networks import CLIP_B32, CLIP_L14, DINO
 from arvid.evaluation.vbench.record import Layout, format_table, make_record
-from arvid.evaluation.vbench.sampling import CheckpointSampler, claim, sample_suite
+from arvid.evaluation.vbench.sampling import sample_suite
 from arvid.evaluation.vbench.scoring import score_dimension
 from arvid.evaluation.vbench.suite import (
     FLICKERING,
@@ -48,7 +49,8 @@ from arvid.evaluation.vbench.suite import (
     takes,
 )
 from arvid.files import sha256_file
-from arvid.training.generator_module import GeneratorModule, checkpoint_path, load_generator
+from arvid.training.generator_module import load_generator
+from arvid.weights import downloading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,12 +102,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
     parser.add_argument("--fps", type=float, default=8.0, help="of the files (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        help="this process draws every N-th video from the I-th on, counted from 0 "
-        "(default: as torchrun says, or all)",
-    )
+    add_shard_argument(parser, "video")
     add_sampling_arguments(parser)
 
 
@@ -129,6 +126,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="temporal flickering of the first five videos of each prompt, moving ones included",
     )
+    add_download_argument(parser)
     group = parser.add_argument_group("weights (folders or hub names; files)")
     group.add_argument("--dino", default=DINO, metavar="NAME")
     group.add_argument("--clip-b32", default=CLIP_B32, metavar="NAME")
@@ -143,7 +141,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
     names = check_dimensions(options.dimension or DIMENSIONS)
     wanted = takes(suite, names, flickering_samples=options.flickering_samples)
     texts = load_rewritten(options.rewritten, suite) if options.rewritten else None
-    shard = _shard(options.shard)
+    take_own_gpu()
     model = load_generator(options.checkpoint)
     sampler = CheckpointSampler(
         model,
@@ -151,17 +149,18 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
         motion=options.motion,
         options=sampling_options(options, model.sampling),
     )
-    claim(layout.manifest, _describe(options, model, sampler))
+    claim(layout.benchmark, _describe(options, sampler))
     drawn = sample_suite(
         wanted,
-        sampler,
+        lambda text, seed: sampler([text], seed)[0],
         layout.videos,
         texts=texts,
         fps=options.fps,
         seed=options.seed,
-        shard=shard,
+        shard=options.shard,
     )
-    share = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
+    index, count = options.shard
+    share = f" (shard {index} of {count})" if count > 1 else ""
     print(f"{drawn} videos drawn{share}; the suite's {len(wanted)} belong in {layout.videos}.")
 
 
@@ -180,7 +179,8 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
     weights = WeightsOptions(
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
     )
-    built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
+    with downloading(options.download):
+        built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
     for name in names:
         if name in built:
             result = score_dimension(
@@ -229,35 +229,15 @@ def _options(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _describe(
-    options: argparse.Namespace, model: GeneratorModule, sampler: CheckpointSampler
-) -> dict[str, Any]:
+def _describe(options: argparse.Namespace, sampler: CheckpointSampler) -> dict[str, Any]:
     """What the videos depend on, as plain data, with the setting and factors that the row bears."""
     rewritten = sha256_file(options.rewritten) if options.rewritten else None
-    description = model.description
-    checkpoint: Path = options.checkpoint
     return {
-        "name": checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem,
-        "checkpoint_sha256": sha256_file(checkpoint_path(checkpoint)),
-        "sampling": dataclasses.asdict(sampler.options),
+        **sampler.describe(options.checkpoint),
         "frames": options.frames,
         "motion": options.motion,
         "fps": options.fps,
         "seed": options.seed,
         "prompts": f"rewritten (sha256 {rewritten})" if rewritten else "short",
         "suite_sha256": sha256_file(options.suite),
-        **{key: description[key] for key in ("setting", "setting_hash", "factors", "options")},
     }
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Index of this process and their number, by option or by torchrun's environment."""
-    if text is None:
-        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if count > 1 and torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        return rank, count
-    index, _, count_text = text.partition("/")
-    if not (index.isdecimal() and count_text.isdecimal() and int(index) < int(count_text)):
-        raise UserError(f"--shard is I/N with I below N, as in 0/4, not {text!r}.")
-    return int(index), int(count_text)

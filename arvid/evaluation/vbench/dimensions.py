@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.data.video import Video
+from arvid.evaluation.processes import best_device
 from arvid.evaluation.vbench.flow import (
     Flow,
     RaftFlow,
@@ -185,46 +186,46 @@ class WeightsOptions:
     """Without it temporal flickering needs no RAFT, and is another number."""
 
 
-def _subject_consistency(options: WeightsOptions, device: str) -> Dimension:
+def _subject_consistency(options: WeightsOptions, device: torch.device) -> Dimension:
     encoder = load_dino(options.dino)
     return Consistency(encoder, for_dino, {options.dino: encoder.model.to(device)})
 
 
-def _background_consistency(options: WeightsOptions, device: str) -> Dimension:
+def _background_consistency(options: WeightsOptions, device: torch.device) -> Dimension:
     encoder = load_clip(options.clip_b32, "Background consistency")
     return Consistency(encoder, for_clip, {options.clip_b32: encoder.model.to(device)})
 
 
-def _temporal_flickering(options: WeightsOptions, device: str) -> Dimension:
+def _temporal_flickering(options: WeightsOptions, device: torch.device) -> Dimension:
     if not options.static_filter:
         return TemporalFlickering()
     network = load_raft(find("raft-things", options.raft)).to(device)
     return TemporalFlickering(RaftFlow(network), {"raft-things": network})
 
 
-def _dynamic_degree(options: WeightsOptions, device: str) -> Dimension:
+def _dynamic_degree(options: WeightsOptions, device: torch.device) -> Dimension:
     network = load_raft(find("raft-things", options.raft)).to(device)
     return DynamicDegree(RaftFlow(network), {"raft-things": network})
 
 
-def _aesthetic_quality(options: WeightsOptions, device: str) -> Dimension:
+def _aesthetic_quality(options: WeightsOptions, device: torch.device) -> Dimension:
     head = load_laion_head(options.laion_head).to(device)
     encoder = load_clip(options.clip_l14, "Aesthetic quality")
     networks = {options.clip_l14: encoder.model.to(device), "laion-aesthetic-l14": head}
     return AestheticQuality(encoder, head, networks)
 
 
-def _imaging_quality(options: WeightsOptions, device: str) -> Dimension:
+def _imaging_quality(options: WeightsOptions, device: torch.device) -> Dimension:
     network = load_musiq(options.musiq).to(device)
     return ImagingQuality(network, {"musiq-spaq": network})
 
 
-def _appearance_style(options: WeightsOptions, device: str) -> Dimension:
+def _appearance_style(options: WeightsOptions, device: torch.device) -> Dimension:
     encoder = load_clip(options.clip_b32, "Appearance style")
     return AppearanceStyle(encoder, {options.clip_b32: encoder.model.to(device)})
 
 
-BUILDERS: dict[str, Callable[[WeightsOptions, str], Dimension]] = {
+BUILDERS: dict[str, Callable[[WeightsOptions, torch.device], Dimension]] = {
     "temporal_flickering": _temporal_flickering,
     "subject_consistency": _subject_consistency,
     "background_consistency": _background_consistency,
@@ -241,7 +242,7 @@ def build(name: str, options: WeightsOptions) -> Dimension:
 
     Raises UserError where weights or a package are missing.
     """
-    return BUILDERS[name](options, "cuda" if torch.cuda.is_available() else "cpu")
+    return BUILDERS[name](options, best_device())
 
 
 def _encode(video: Video, prepare: Prepare, encoder: Encoder) -> Float[Tensor, "t d"]:

@@ -6,20 +6,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from arvid.evaluation.manifest import read_manifest
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     MetricValue,
     ResultRecord,
     code_version,
     hardware,
+    standard_error,
 )
 from arvid.evaluation.vbench.aggregate import DIMENSIONS, Totals, aggregate
 from arvid.evaluation.vbench.results import DimensionResult
-from arvid.evaluation.vbench.sampling import read_manifest
 from arvid.evaluation.vbench.suite import FLICKERING
 from arvid.files import sha256_json
 
@@ -34,17 +34,17 @@ class Layout:
     folder: Path
 
     @property
-    def videos(self) -> Path:
-        return self.folder / "vbench" / "videos"
+    def benchmark(self) -> Path:
+        """Holds the file that says what the videos were drawn from: VBench wants nothing else in their folder."""
+        return self.folder / "vbench"
 
     @property
-    def manifest(self) -> Path:
-        """What the videos were drawn from; beside their folder, in which VBench wants nothing else."""
-        return self.folder / "vbench" / "sampling.json"
+    def videos(self) -> Path:
+        return self.benchmark / "videos"
 
     @property
     def scores(self) -> Path:
-        return self.folder / "vbench" / "scores"
+        return self.benchmark / "scores"
 
     @property
     def record(self) -> Path:
@@ -57,7 +57,7 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
     The protocol says which dimensions were measured and with what, so that rows of other dimensions have another
     hash; totals that lack some say so in their headings.
     """
-    model = read_manifest(layout.manifest) or {}
+    model = read_manifest(layout.benchmark) or {}
     totals = aggregate({name: result.score for name, result in results.items()})
     metrics = [_metric(result) for result in results.values()]
     return ResultRecord(
@@ -161,8 +161,5 @@ def _standard_error(result: DimensionResult) -> float | None:
             return None
         prompt = re.sub(r"-\d+$", "", Path(video["video_path"]).stem)
         by_prompt.setdefault(prompt, []).append(float(value))
-    if len(by_prompt) < 2:
-        return None
-    means = [np.mean(values) for values in by_prompt.values()]
     percent = PERCENT if result.dimension != "imaging_quality" else 1.0
-    return float(percent * np.std(means, ddof=1) / len(means) ** 0.5)
+    return standard_error([percent * fmean(values) for values in by_prompt.values()])

@@ -18,11 +18,13 @@ from tqdm import tqdm
 import arvid
 from arvid.contracts import UserError
 from arvid.data.video import read_video
+from arvid.evaluation.processes import best_device
 from arvid.evaluation.vbench.dimensions import Dimension, VideoScore
 from arvid.evaluation.vbench.networks import weights_hash
 from arvid.evaluation.vbench.results import DimensionResult, finished, save, videos_sha256
 from arvid.evaluation.vbench.suite import SAMPLES, Take
 from arvid.files import write_json
+from arvid.metrics.inference import full_precision
 
 UNITS = {"imaging_quality": 100.0}
 """What a dimension's videos are divided by to become a fraction; 1 for the others."""
@@ -111,7 +113,8 @@ def _score_videos(
 def _score_video(dimension: Dimension, take: Take, path: Path) -> VideoScore:
     video = read_video(path)
     try:
-        score = dimension(video, take.prompt)
+        with full_precision(best_device().type):
+            score = dimension(video, take.prompt)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if not math.isfinite(score.value):

@@ -6,13 +6,13 @@ The file comes from Vchitect/VBench (`vbench/VBench_full_info.json`) or any inst
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arvid.contracts import UserError
+from arvid.evaluation.prompts import read_json, read_rewritten, read_text
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
 
 SAMPLES = 5
@@ -47,7 +47,7 @@ class Take:
 
 def load_suite(path: str | Path) -> tuple[Prompt, ...]:
     """The entries of a VBench_full_info.json. Raises UserError naming the file and the first entry that is wrong."""
-    entries = _read_json(Path(path), "VBench's list of prompts (VBench_full_info.json)")
+    entries = read_json(Path(path), "VBench's list of prompts (VBench_full_info.json)")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: not VBench_full_info.json (a JSON list of prompts).")
     return tuple(_prompt(entry, f"{path}, entry {i}") for i, entry in enumerate(entries))
@@ -102,17 +102,14 @@ def present(wanted: Sequence[Take], folder: Path, *, allow_missing: bool = False
 def load_rewritten(path: str | Path, suite: Sequence[Prompt]) -> dict[str, str]:
     """What the model is given in the place of each prompt: text by the suite's text.
 
-    Three forms are read: a JSON list of objects with `prompt` and `dense_prompt` (NOVA's), a JSON object of texts by
-    prompt, and a .txt with one line for each entry of the suite, in its order (VBench's own `all_dimension_*.txt`).
-    Where a text of two entries has two rewritings the first counts, as there is one video for both.
+    Besides the JSON of `arvid.evaluation.prompts.read_rewritten` a .txt is read, with one line for each entry of the
+    suite, in its order (VBench's own `all_dimension_*.txt`). Where a text of two entries has two rewritings the first
+    counts, as there is one video for both.
 
     Raises UserError for another file, and where a prompt has no rewriting.
     """
     path = Path(path)
-    pairs = _lines(path, suite) if path.suffix == ".txt" else _pairs(path)
-    found: dict[str, str] = {}
-    for prompt, text in pairs:
-        found.setdefault(prompt, text)
+    found = _lines(path, suite) if path.suffix == ".txt" else read_rewritten(path)
     missing = [p.text for p in suite if not found.get(p.text, "").strip()]
     if missing:
         raise UserError(f"{path}: {len(missing)} prompts have no rewriting, e.g. {missing[0]!r}.")
@@ -133,38 +130,13 @@ def _prompt(entry: Any, where: str) -> Prompt:
     return Prompt(text=text, dimensions=dimensions, style=style)
 
 
-def _lines(path: Path, suite: Sequence[Prompt]) -> list[tuple[str, str]]:
-    lines = _read(path, "the rewritten prompts").splitlines()
+def _lines(path: Path, suite: Sequence[Prompt]) -> dict[str, str]:
+    lines = read_text(path, "the file of rewritten prompts").splitlines()
     if len(lines) != len(suite):
         raise UserError(
             f"{path}: has {len(lines)} lines and the suite {len(suite)} entries; they must correspond."
         )
-    return [(prompt.text, line.strip()) for prompt, line in zip(suite, lines, strict=True)]
-
-
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    value = _read_json(path, "the rewritten prompts")
-    try:
-        if isinstance(value, dict):
-            return [(str(prompt), str(text)) for prompt, text in value.items()]
-        return [(str(item["prompt"]), str(item["dense_prompt"])) for item in value]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: neither a JSON list of objects with prompt and dense_prompt nor an object of texts."
-        ) from error
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {what} cannot be read ({error}).") from error
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(_read(path, what))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: {what} is not JSON ({error}).") from error
+    found: dict[str, str] = {}
+    for prompt, line in zip(suite, lines, strict=True):
+        found.setdefault(prompt.text, line.strip())
+    return found

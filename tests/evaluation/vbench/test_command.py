@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 import pytest
-import torch
 
 from arvid.contracts import UserError
 from arvid.evaluation import records
@@ -116,20 +115,6 @@ def test_missing_weights_stop_before_anything_is_scored(
     with pytest.raises(UserError, match=r"raft-things.pth, which is missing"):
         vbench(*arguments, "--dimension", "dynamic_degree")
     assert not row.exists()
-
-
-def test_shards_come_from_the_option_or_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert command._shard(None) == (0, 1)
-    assert command._shard("3/8") == (3, 8)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert command._shard(None) == (2, 4)
-    for text in ("8/8", "1", "-1/2", "a/b", "1/"):
-        with pytest.raises(UserError, match="--shard is I/N"):
-            command._shard(text)
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

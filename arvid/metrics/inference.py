@@ -1,4 +1,4 @@
-"""How every feature network is run: in full float32, and a few clips at a time."""
+"""How every network of a metric is run: in full float32, and a few clips at a time."""
 
 from __future__ import annotations
 

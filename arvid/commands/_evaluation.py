@@ -1,0 +1,55 @@
+"""Options that `arvid evaluate` and its suites have in common."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from arvid.evaluation.processes import launched
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a pipeline of diffusers."""
+    group = parser.add_argument_group("for --pipeline")
+    group.add_argument(
+        "--pipeline-options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
+    )
+    group.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16"),
+        help="numbers that it computes with",
+    )
+
+
+def add_download_argument(parser: argparse.ArgumentParser) -> None:
+    """Whether published weights may be fetched."""
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch published weights that are missing; by default they are an error that says what to get",
+    )
+
+
+def add_shard_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Which of the samples (`what`, e.g. 'video') this process draws."""
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=launched(),
+        metavar="I/N",
+        help=f"this process draws every N-th {what} from the I-th on, counted from 0 "
+        "(default: as torchrun says, or all)",
+    )
+
+
+def shard(text: str) -> tuple[int, int]:
+    """I/N as index of this process and their number. Raises ArgumentTypeError for anything else."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"it is I/N with I below N, as in 0/4, not {text!r}")
+    return int(index), int(count)

@@ -1,0 +1,74 @@
+"""Clips of a generator of arvid by captions alone, as the benchmark suites ask for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from arvid.contracts import SamplingOptions, UserError
+from arvid.files import sha256_file
+from arvid.sampling.sample import Conditions, clip_grid, sample
+from arvid.training.generator_module import GeneratorModule, checkpoint_path
+
+
+class CheckpointSampler:
+    """Captions and a seed to clips; the same ones give the same clips.
+
+    Args:
+        model: see `arvid.training.generator_module.load_generator`.
+        num_frames: of each clip; as trained by default.
+        motion: motion score in pixels per frame, where the model was trained with it; unknown by default.
+        options: how tokens are drawn; the model's own by default.
+
+    Raises UserError for a model that takes no text or has no clips of that length, and for a motion score that it
+    was not trained with.
+    """
+
+    def __init__(
+        self,
+        model: GeneratorModule,
+        *,
+        num_frames: int | None = None,
+        motion: float | None = None,
+        options: SamplingOptions | None = None,
+    ) -> None:
+        spec = model.conditioner.spec
+        if spec.text_dim is None:
+            raise UserError("This model was trained without captions: it cannot follow prompts.")
+        if motion is not None and not spec.motion:
+            raise UserError("A motion score was given, but this model was trained without it.")
+        clip_grid(model, num_frames)
+        self.model = model
+        self.num_frames = num_frames
+        self.motion = math.nan if motion is None else motion
+        self.options = options or model.sampling
+
+    def __call__(self, captions: Sequence[str], seed: int) -> UInt8[np.ndarray, "b t h w 3"]:
+        conditions = Conditions(
+            num_clips=len(captions), captions=list(captions), motion=[self.motion] * len(captions)
+        )
+        return sample(
+            self.model,
+            conditions,
+            num_frames=self.num_frames,
+            options=self.options,
+            seed=seed,
+            progress=False,
+        )
+
+    def describe(self, checkpoint: Path) -> dict[str, Any]:
+        """The model as plain data, with the setting and factors that its rows bear."""
+        description = self.model.description
+        return {
+            "kind": "checkpoint",
+            "name": checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem,
+            "checkpoint_sha256": sha256_file(checkpoint_path(checkpoint)),
+            "sampling": dataclasses.asdict(self.options),
+            **{key: description[key] for key in ("setting", "setting_hash", "factors", "options")},
+        }

@@ -1,0 +1,49 @@
+"""Files of prompts that benchmark suites are given, and of texts that stand in the prompts' place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from arvid.contracts import UserError
+
+
+def read_text(path: Path, what: str) -> str:
+    """Content of a text file. Raises UserError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {what} is not a text file.") from error
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Content of a JSON file. Raises UserError if it cannot be read."""
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {what} is not JSON ({error}).") from error
+
+
+def read_rewritten(path: Path) -> dict[str, str]:
+    """What models are given in the place of prompts: text by prompt.
+
+    From a JSON list of objects with `prompt` and `dense_prompt` (NOVA's), of which the first counts where a prompt
+    has several, or a JSON object of texts by prompt. Raises UserError for a file that is something else.
+    """
+    value = read_json(path, "the file of rewritten prompts")
+    try:
+        if isinstance(value, dict):
+            return {str(prompt): str(text) for prompt, text in value.items()}
+        found: dict[str, str] = {}
+        for item in value:
+            found.setdefault(str(item["prompt"]), str(item["dense_prompt"]))
+        return found
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: neither a JSON list of objects with prompt and dense_prompt nor an object of texts "
+            "by prompt."
+        ) from error

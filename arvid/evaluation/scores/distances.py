@@ -1,0 +1,253 @@
+"""Distances between the set of real clips and that of generated ones: FVD and its relatives."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from arvid.contracts import Clip, UserError
+from arvid.evaluation.processes import best_device
+from arvid.evaluation.records import MetricValue
+from arvid.evaluation.scores import Measured, Score
+from arvid.metrics.frechet import (
+    FeatureNetwork,
+    bootstrap_spread,
+    frechet_distance_from_features,
+)
+from arvid.metrics.fvd import fvd_features
+from arvid.metrics.inference import full_precision
+from arvid.metrics.jedi import jedi_features
+from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
+from arvid.metrics.pixel_features import PixelFeatures
+from arvid.metrics.sample_count import bootstrap_interval, sample_count_curve
+from arvid.metrics.sprites_net import load_sprites_net
+from arvid.metrics.videomae import videomae_features
+
+if TYPE_CHECKING:
+    from arvid.evaluation.protocols import Protocol
+
+
+class Features:
+    """A feature network on the best device, asked once for the clips that several metrics look at."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        self.network = network.eval().to(best_device())
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, videos: Tensor) -> Tensor:
+        """Features (B, d) of uint8 clips (B, T, H, W, 3). Raises UserError if they are not finite."""
+        if self._last is None or self._last[0] is not videos:
+            device = best_device()
+            with full_precision(device.type):
+                features = self.network(videos.to(device)).float().cpu()
+            if not torch.isfinite(features).all():
+                raise UserError(f"{self.network.name} gave features that are not finite.")
+            self._last = videos, features
+        return self._last[1]
+
+
+@cache
+def _shared(build: Callable[..., FeatureNetwork], *arguments: str) -> Features:
+    """A network that is loaded once for all metrics and rows that it serves."""
+    return Features(build(*arguments))
+
+
+class Distance(Score):
+    """A distance between the set of real clips and that of generated ones over the features of a network."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    build: ClassVar[Callable[..., FeatureNetwork]]
+    """Makes the network from `arguments`."""
+
+    def __init__(self, features: Features, *, ddof: int = 1) -> None:
+        self.features = features
+        self.ddof = ddof
+
+    @classmethod
+    def for_protocol(cls, protocol: Protocol) -> Self:
+        return cls(_shared(cls.build, *cls.arguments(protocol)), ddof=protocol.ddof)
+
+    @classmethod
+    def arguments(cls, protocol: Protocol) -> tuple[str, ...]:
+        """What of the protocol the network depends on; nothing by default."""
+        return ()
+
+    def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
+        return {"generated": self.features(generated)}
+
+    def measure_real(self, real: Tensor) -> Measured:
+        return {"real": self.features(real)}
+
+    def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
+        value = MetricValue(
+            name=self.name,
+            label=self.label,
+            value=self.distance(measured["real"], measured["generated"]),
+            count=len(measured["generated"]),
+            higher_is_better=False,
+            feature_network=self.features.network.name,
+            feature_sha256=self.features.network.sha256,
+            protocol=protocol,
+        )
+        return [self.with_uncertainty(value, measured["real"], measured["generated"])]
+
+    @abstractmethod
+    def distance(self, real: Tensor, generated: Tensor) -> float:
+        """Distance of two sets of features (N, d) and (M, d)."""
+
+    def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
+        """The value with its spread; by default it has none."""
+        return value
+
+
+class Frechet(Distance):
+    """Fréchet distance; spread and interval by bootstrap."""
+
+    def distance(self, real: Tensor, generated: Tensor) -> float:
+        return float(frechet_distance_from_features(real, generated, self.ddof))
+
+    def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
+        found = bootstrap_interval(real, generated, ddof=self.ddof)
+        return dataclasses.replace(
+            value,
+            spread=bootstrap_spread(real, generated, ddof=self.ddof),
+            spread_kind="bootstrap",
+            interval=(found.low, found.high),
+        )
+
+
+class FdSprites(Frechet):
+    """Fréchet distance over the embedded sprites classifier; not an FVD."""
+
+    name, label = "fd-sprites", "FD (sprites)"
+    build = load_sprites_net
+
+
+class FdPixels(Frechet):
+    """Fréchet distance over the mean colours of coarse cells; not an FVD."""
+
+    name, label = "fd-pixels", "FD (pixels)"
+    build = PixelFeatures
+
+
+class FvdVideoMAE(Frechet):
+    """FVD over VideoMAE's features of 16 frames, which see motion; cd-fvd, where it comes from, has ddof 0."""
+
+    name, label = "fvd-videomae", "FVD (VideoMAE)"
+    build = videomae_features
+
+
+class Fvd(Frechet):
+    """FVD: the Fréchet distance over the logits of I3D, preprocessed as the protocol says."""
+
+    name, label = "fvd", "FVD"
+    build = fvd_features
+
+    @classmethod
+    def arguments(cls, protocol: Protocol) -> tuple[str, ...]:
+        return _preprocessing(protocol, cls.name)
+
+
+class Rfvd(Fvd):
+    """FVD between real clips and their reconstructions: far lower than that of generated clips."""
+
+    name, label = "rfvd", "rFVD"
+
+    @classmethod
+    def for_protocol(cls, protocol: Protocol) -> Self:
+        if protocol.task != "reconstruction":
+            raise UserError(f"rfvd is a metric of reconstructions, not of a {protocol.task}.")
+        return super().for_protocol(protocol)
+
+
+class Kvd(Distance):
+    """KVD: the kernel distance of TATS over the logits of I3D. Unbiased, so it may be below 0."""
+
+    name, label = "kvd", "KVD"
+    build = fvd_features
+
+    @classmethod
+    def arguments(cls, protocol: Protocol) -> tuple[str, ...]:
+        return _preprocessing(protocol, cls.name)
+
+    def distance(self, real: Tensor, generated: Tensor) -> float:
+        return float(kernel_video_distance(real, generated))
+
+
+class Jedi(Distance):
+    """JEDi: a kernel distance over V-JEPA's features of 16 frames."""
+
+    name, label = "jedi", "JEDi"
+    build = jedi_features
+
+    def distance(self, real: Tensor, generated: Tensor) -> float:
+        return float(jedi_distance(real, generated))
+
+
+class FvdLimit(Fvd):
+    """FVD extrapolated to endless clips, by a line in 1 / N through the distances of subsets."""
+
+    name, label = "fvd-limit", "FVD (N → ∞)"
+
+    def distance(self, real: Tensor, generated: Tensor) -> float:
+        limit = sample_count_curve(real, generated, ddof=self.ddof).limit
+        if limit is None:
+            raise UserError(
+                f"fvd-limit needs many more clips than the {real.shape[1]} features, "
+                f"not {min(len(real), len(generated))}."
+            )
+        return limit
+
+    def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
+        return value
+
+
+class FvdOverTime(Score):
+    """FVD of each window of 16 frames, one after another: where long clips drift away from real ones."""
+
+    WINDOW: ClassVar[int] = 16
+
+    def __init__(self, windows: Fvd) -> None:
+        self.windows = windows
+
+    @classmethod
+    def for_protocol(cls, protocol: Protocol) -> FvdOverTime:
+        return cls(Fvd.for_protocol(protocol))
+
+    def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
+        return {"generated": self._features(generated)}
+
+    def measure_real(self, real: Tensor) -> Measured:
+        return {"real": self._features(real)}
+
+    def _features(self, videos: Tensor) -> Tensor:
+        """(B, W, d). Raises UserError for clips shorter than a window."""
+        windows = videos.split(self.WINDOW, dim=1)
+        whole = [w for w in windows if w.shape[1] == self.WINDOW]
+        if not whole:
+            raise UserError(f"fvd-over-time needs clips of at least {self.WINDOW} scored frames.")
+        return torch.stack([self.windows.features(w) for w in whole], dim=1)
+
+    def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
+        pairs = zip(measured["real"].unbind(1), measured["generated"].unbind(1), strict=True)
+        found = []
+        for i, (real, generated) in enumerate(pairs):
+            (value,) = self.windows.values({"real": real, "generated": generated}, protocol)
+            first, last = i * self.WINDOW, (i + 1) * self.WINDOW - 1
+            name, label = f"fvd-{first}-{last}", f"FVD, frames {first} to {last}"
+            found.append(dataclasses.replace(value, name=name, label=label))
+        return found
+
+
+def _preprocessing(protocol: Protocol, metric: str) -> tuple[str]:
+    if protocol.preprocessing is None:
+        raise UserError(f"{metric} needs a preprocessing, and protocol {protocol.name} names none.")
+    return (protocol.preprocessing,)

@@ -1,0 +1,174 @@
+"""Comparisons of each generated clip with its real one, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.utilities.data import dim_zero_cat
+
+from arvid.contracts import Clip, UserError
+from arvid.evaluation.processes import best_device
+from arvid.evaluation.records import MetricValue
+from arvid.evaluation.scores import Measured, Score, alone, restore
+from arvid.metrics.paired import MsSsim, PairedMetric, PairedScore, Psnr, Ssim
+from arvid.metrics.perceptual import Lpips, NbpPerceptual
+
+if TYPE_CHECKING:
+    from arvid.evaluation.protocols import Protocol
+
+
+class Paired(Score):
+    """A frame-by-frame comparison of each generated clip with its real one.
+
+    Args:
+        metric: does it.
+        num_frames: frames of the scored ones that it looks at, from the first; all by default.
+        size: height and width that they are brought to first (bilinear, rounded to levels).
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    build: ClassVar[Callable[[], PairedMetric]]
+    """Makes the metric."""
+
+    def __init__(
+        self, metric: PairedMetric, *, num_frames: int | None = None, size: int | None = None
+    ) -> None:
+        self.metric = alone(metric).to(best_device())
+        self.num_frames = num_frames
+        self.size = size
+
+    @classmethod
+    def for_protocol(cls, protocol: Protocol) -> Paired:
+        if protocol.num_real is not None:
+            raise UserError(
+                f"{cls.name} compares clip with clip, and protocol {protocol.name} with a set."
+            )
+        return cls(cls.build(), num_frames=protocol.paired_frames, size=protocol.paired_size)
+
+    def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
+        self.metric.reset()
+        self.metric.update(self._seen(generated), self._seen(real))
+        return {"frames": dim_zero_cat(self.metric.frame_scores).cpu()}
+
+    def _seen(self, videos: Tensor) -> Tensor:
+        videos = videos[:, : self.num_frames].to(best_device())
+        return videos if self.size is None else _resize(videos, self.size)
+
+    def _computed(self, measured: Measured) -> PairedScore:
+        restore(self.metric, frame_scores=measured["frames"])
+        return self.metric.compute()
+
+    def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
+        score = self._computed(measured)
+        return [
+            MetricValue(
+                name=self.name,
+                label=self.label,
+                value=score.value,
+                spread=score.standard_error,
+                spread_kind="standard error",
+                count=score.num_clips,
+                higher_is_better=self.higher_is_better,
+                unit=self.unit,
+                feature_network=getattr(self.metric, "name", None),
+                feature_sha256=getattr(self.metric, "sha256", None),
+                protocol=protocol,
+            )
+        ]
+
+    def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
+        return {self.name: self._computed(measured).frame_values}
+
+    def per_clip(self, measured: Measured) -> dict[str, list[float]]:
+        return {self.name: self.metric._clip_values(measured["frames"].double()).tolist()}
+
+
+class PsnrScore(Paired):
+    """Mean over frames and clips of each frame's PSNR."""
+
+    name, label, unit = "psnr", "PSNR", "dB"
+    build = Psnr
+
+
+class PsnrPooledScore(Paired):
+    """Mean over clips of the PSNR of one error for all frames, as the NBP code has it."""
+
+    name, label, unit = "psnr-pooled", "PSNR (pooled)", "dB"
+    build = partial(Psnr, pooled=True)
+
+    def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
+        """None: frame by frame it is `psnr`."""
+        return {}
+
+
+class SsimScore(Paired):
+    """Mean over frames and clips of SSIM (11 x 11 Gaussian window)."""
+
+    name, label = "ssim", "SSIM"
+    build = Ssim
+
+
+class MsSsimScore(Paired):
+    """Mean over frames and clips of SSIM over five scales."""
+
+    name, label = "ms-ssim", "MS-SSIM"
+    build = MsSsim
+
+
+class LpipsScore(Paired):
+    """Mean over frames and clips of LPIPS v0.1 with AlexNet, whose weights must be there."""
+
+    name, label, higher_is_better = "lpips", "LPIPS", False
+    build = partial(Lpips, "alex")
+
+
+class LpipsVggScore(Paired):
+    """The same with VGG-16."""
+
+    name, label, higher_is_better = "lpips-vgg", "LPIPS (VGG)", False
+    build = partial(Lpips, "vgg")
+
+
+class LpipsSqueezeScore(Paired):
+    """The same with SqueezeNet."""
+
+    name, label, higher_is_better = "lpips-squeeze", "LPIPS (SqueezeNet)", False
+    build = partial(Lpips, "squeeze")
+
+
+class LpipsNbpScore(Paired):
+    """What the NBP code calls LPIPS: frame 5 alone, colours in [0, 1]. Not comparable with the others."""
+
+    name, label, higher_is_better = "lpips-nbp", "LPIPS (NBP's)", False
+    build = NbpPerceptual
+
+    @classmethod
+    def for_protocol(cls, protocol: Protocol) -> Paired:
+        if protocol.condition_frames and not protocol.score_given:
+            raise UserError(
+                f"{cls.name} counts given frames too, which protocol {protocol.name} leaves out."
+            )
+        return super().for_protocol(protocol)
+
+    def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
+        """None: it is of one frame."""
+        return {}
+
+
+def _resize(videos: Tensor, size: int) -> Tensor:
+    """uint8 clips (B, T, H, W, 3) at another size: bilinear, half-pixel grid, not antialiased."""
+    frames = rearrange(videos, "b t h w c -> (b t) c h w").float()
+    small = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False)
+    levels = small.round().clamp(0, 255).to(torch.uint8)
+    return rearrange(levels, "(b t) c h w -> b t h w c", b=len(videos))

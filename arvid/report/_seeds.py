@@ -1,0 +1,190 @@
+"""Rows that differ in their training seed alone become one row: the mean over seeds, with its standard deviation.
+
+What a single training gives is one draw; the spread over clips or folds says nothing of how far the next would be
+from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from statistics import fmean
+from typing import Any
+
+from arvid.contracts import UserError
+from arvid.evaluation.records import (
+    Budget,
+    ResultRecord,
+    SpreadKind,
+    over_repeats,
+    standard_error,
+)
+from arvid.metrics.rollout import StepCurve
+from arvid.report.cells import Row, identity
+from arvid.training.setting import setting_hash
+
+KEYS = ("seed", "data.seed")
+"""Of a setting: what training draws at random, and the order of its clips."""
+OF_SEEDS: SpreadKind = "deviation of seeds"
+
+Curve = tuple[dict[str, float | None], ...]
+Frames = tuple[float | None, ...]
+
+
+def merge_seeds(rows: Sequence[Row]) -> list[Row]:
+    """The rows, where those of one method and different seeds are one, in the place of the first.
+
+    Raises UserError where its seeds were not scored alike.
+    """
+    groups: dict[str, list[Row]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(_method(row) or str(i), []).append(row)
+    merged: list[Row] = []
+    for group in groups.values():
+        seeds = {_seeds(row) for row in group}
+        merged += [_mean_row(sorted(group, key=_seeds))] if len(seeds) == len(group) > 1 else group
+    return merged
+
+
+def seed_list(row: Row) -> str:
+    """The seeds of a mean, as far as they differ: `0, 1, 2`."""
+    varying = [values for values in zip(*map(_seeds, row.seeds), strict=True) if len({*values}) > 1]
+    return ", ".join("/".join(map(str, seed)) for seed in zip(*varying, strict=True))
+
+
+def seeds_of(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The seeds of a setting."""
+    return {key: setting[key] for key in KEYS if key in setting}
+
+
+def without_seeds(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """All else."""
+    return {key: value for key, value in setting.items() if key not in KEYS}
+
+
+def _seeds(row: Row) -> tuple[Any, ...]:
+    return tuple(seeds_of(row.records[0].setting).values())
+
+
+def _method(row: Row) -> str | None:
+    """What the seeds of one method have in common; None for rows that have no seed."""
+    if row.is_reference or any(not seeds_of(r.setting) for r in row.records):
+        return None
+    if len({json.dumps(seeds_of(r.setting)) for r in row.records}) > 1:
+        return None
+    found = [(r.factors, r.options, without_seeds(r.setting)) for r in row.records]
+    return json.dumps(found[0], sort_keys=True) if all(x == found[0] for x in found) else None
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    by_protocol = [{identity(r): r for r in row.records} for row in rows]
+    for row, found in zip(rows, by_protocol, strict=True):
+        for name, _ in found.keys() ^ by_protocol[0].keys():
+            raise UserError(
+                f"{rows[0].run} and {row.run} are seeds of one method, of which only one is scored under {name} "
+                "(with these clips): evaluate the other too, or compare without it."
+            )
+    records = [_mean_record([found[p] for found in by_protocol]) for p in by_protocol[0]]
+    name = f"{_name(rows)} ({len(rows)} seeds)"
+    return Row(name=name, records=tuple(records), run=rows[0].run, seeds=tuple(rows))
+
+
+def _name(rows: Sequence[Row]) -> str:
+    """What the names have in common: `nova` of nova-seed0 and nova-seed1."""
+    names = [row.name for row in rows]
+    if len(set(names)) == 1:
+        return names[0]
+    alike = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike)
+    stem = re.sub(r"([\W_]+(seed|s)?)?[\W_]*\d*$", "", common)
+    return stem or rows[0].factors.get("paradigm", names[0])
+
+
+def _mean_record(records: Sequence[ResultRecord]) -> ResultRecord:
+    """The record of the mean. Its clips are those of the first."""
+    first = records[0]
+    kinds = [[(m.name, m.feature_sha256) for m in r.metrics] for r in records if not r.error]
+    if any(found != kinds[0] for found in kinds):
+        raise UserError(
+            f"The seeds of {first.name} were scored under {first.protocol_name} by other metrics or feature "
+            "networks: evaluate them again."
+        )
+    setting = _setting([record.setting for record in records])
+    error = next((record.error for record in records if record.error), None)
+    return dataclasses.replace(
+        first,
+        setting=setting,
+        setting_hash=setting_hash(setting),
+        metrics=() if error else over_repeats([r.metrics for r in records], OF_SEEDS),
+        budget=_mean_budget([record.budget for record in records]),
+        curve=_mean_curve([record.curve for record in records]),
+        steps_curve={
+            k: _mean_frames([r.steps_curve[k] for r in records])
+            for k in _common(records, "steps_curve")
+        },
+        rollout={
+            k: _mean_steps([r.rollout[k] for r in records]) for k in _common(records, "rollout")
+        },
+        per_clip=None,
+        error=error,
+        checkpoint_sha256=None,
+    )
+
+
+def _setting(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The one setting of all, with a list for a seed that differs."""
+    seeds = {key: [setting[key] for setting in settings] for key in seeds_of(settings[0])}
+    return {
+        **settings[0],
+        **{key: found if len({*found}) > 1 else found[0] for key, found in seeds.items()},
+    }
+
+
+def _common(records: Sequence[ResultRecord], field: str) -> list[str]:
+    """Keys of a dict that all records have."""
+    return [k for k in getattr(records[0], field) if all(k in getattr(r, field) for r in records)]
+
+
+def _mean_budget(budgets: Sequence[Budget]) -> Budget:
+    """The first one's counts, which are those of all, with the mean of what was measured."""
+    return dataclasses.replace(
+        budgets[0],
+        frames_per_second=_mean([budget.frames_per_second for budget in budgets]),
+        training_seconds=_mean([budget.training_seconds for budget in budgets]),
+    )
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    """At the steps at which all have a value."""
+    found: dict[float, dict[str, list[float]]] = {}
+    for point in (point for curve in curves for point in curve):
+        step = point.get("step")
+        for key, value in point.items():
+            if step is not None and value is not None and key != "step":
+                found.setdefault(step, {}).setdefault(key, []).append(value)
+    means = {
+        step: {key: fmean(values) for key, values in point.items() if len(values) == len(curves)}
+        for step, point in sorted(found.items())
+    }
+    return tuple({"step": step, **point} for step, point in means.items() if point)
+
+
+def _mean_frames(curves: Sequence[Frames]) -> Frames:
+    return tuple(map(_mean, zip(*curves, strict=True)))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
+def _mean_steps(curves: Sequence[StepCurve]) -> StepCurve:
+    """Its standard error is that over seeds."""
+    columns = list(zip(*(curve.mean for curve in curves), strict=True))
+    errors = [standard_error(column) or 0.0 for column in columns]
+    mean = tuple(map(fmean, columns))
+    return dataclasses.replace(curves[0], mean=mean, standard_error=tuple(errors))

@@ -1,0 +1,92 @@
+"""What the plots of a comparison have in common: their style, the colour of each row, panels as SVG.
+
+Every row has one colour in all plots (Okabe and Ito's palette, made for colour-blind readers; greys for reference
+rows). The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from arvid.report.cells import Row
+
+_TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
+_REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
+_INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
+DASHED = (0, (4, 3))
+"""Line style of reference rows."""
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": "#b9bfc4",
+    "axes.labelcolor": _QUIET,
+    "axes.titlesize": 10.5,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure for the page: panels to be set side by side, and the rows they show."""
+
+    title: str
+    caption: str
+    panels: tuple[str, ...]
+    """SVG elements."""
+    rows: tuple[Row, ...] = ()
+    """Rows that want a legend; empty if the panels name them."""
+
+
+def colours(rows: Sequence[Row]) -> dict[str, str]:
+    """The colour of each row, by name."""
+    found = {}
+    for palette, reference in ((_REFERENCE, True), (_TRAINED, False)):
+        names = [row.name for row in rows if row.is_reference == reference]
+        found.update({name: palette[i % len(palette)] for i, name in enumerate(names)})
+    return found
+
+
+def panel(name: str, draw: Callable[[Axes], None]) -> str:
+    """One panel as an `<svg>` element that scales to its place."""
+    # ids must differ between the panels of a page and be the same in every run: the salt is the drawing itself
+    first = _render(name, draw)
+    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
+
+
+def _render(salt: str, draw: Callable[[Axes], None]) -> str:
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+        axis = figure.subplots()
+        figure.patch.set_alpha(0)
+        axis.patch.set_alpha(0)
+        axis.tick_params(length=0)
+        draw(axis)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
+    opening, rest = svg[svg.index("<svg") :].split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
+    return f'{opening} role="img">{rest}'
