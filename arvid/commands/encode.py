@@ -1,16 +1,26 @@
-"""Encode a setting's clips with its tokenizer, so that training finds the tokens in the cache.
+"""Encode a setting's clips with its tokenizer into token shards, in the cache where training finds them or elsewhere.
 
-`arvid fit` does this by itself; beforehand it is for machines where many processes will train.
+`arvid fit` fills the cache by itself. Beforehand it is for machines where many will train, and to take the tokens to
+machines without the videos. Shards that are there are not made again, so an interrupted command goes on. Several
+processes may share the work: under torchrun, or anywhere with --shard.
 
-example:
-  arvid encode --config configs/settings/sprites.yaml --config configs/paradigms/nova.yaml \\
-    --config configs/sizes/tiny.yaml
+examples:
+  arvid encode --config settings/sprites --config paradigms/nova --config sizes/tiny
+  torchrun --nproc-per-node 8 -m arvid encode --config clips.yaml --out shards
+
+Train on such a folder, copied anywhere or in object storage, by naming it in place of the clips (and likewise val):
+  arvid fit --config clips.yaml --data.train arvid.data.token_shards.TokenShards \\
+    --data.train.init_args.path s3://bucket/shards/train
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 
+from arvid.contracts import UserError
+from arvid.evaluation.processes import launched, take_own_gpu
 from arvid.training.cli import encode_clips
 
 
@@ -19,10 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", action="append", required=True, help="as for `arvid fit`; may be repeated"
     )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the shards, in train and val (default: the cache)"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do the I-th of N parts, I from 1 (default: all)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    for folder in encode_clips(options.config):
-        print(f"Tokens are in {folder}.")
+    take_own_gpu()
+    share = _share(options.shard) if options.shard else launched()
+    missing = encode_clips(options.config, out=options.out, share=share)
+    if not missing:
+        raise UserError("The clips of this configuration are token shards already.")
+    for folder, count in missing.items():
+        left = f", but {count} that other parts make" if count else ""
+        print(f"Token shards are in {folder}{left}.")
     return 0
+
+
+def _share(given: str) -> tuple[int, int]:
+    """'2/8' as (1, 8)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", given)
+    part, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= count:
+        raise UserError(f"--shard is I/N with I from 1 to N, such as 1/4, not {given!r}.")
+    return part - 1, count

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.collate import Example, collate, normalise
-from arvid.data.token_cache import TokenCache, describe_clip, encode_dataset
+from arvid.data.token_cache import cache_folder, describe_clip, encode_dataset
+from arvid.data.token_shards import TokenShards
 
 
 class VideoExamples(Dataset[Example]):
@@ -31,6 +33,19 @@ class VideoExamples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         clip = self.dataset[index]
         return {"video": normalise(clip.video), **describe_clip(clip)}
+
+
+class TokenExamples(Dataset[Example]):
+    """Encoded clips as tokens."""
+
+    def __init__(self, shards: TokenShards) -> None:
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.shards.example(index)
 
 
 class StepSampler(Sampler[list[int]]):
@@ -76,11 +91,50 @@ class StepSampler(Sampler[list[int]]):
             position += step_size
 
 
+class BatchLoader(DataLoader[Any]):
+    """Batches of examples. What a dataset has to say to the user reaches them unharmed, from worker processes too."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def load(examples: Dataset[Example], **options: Any) -> BatchLoader:
+    """Batches of examples; the options are those of `DataLoader`."""
+    return BatchLoader(_Polite(examples), collate_fn=_collate, **options)
+
+
+class _Polite(Dataset[Example | UserError]):
+    """Gives errors instead of raising them: a worker process would wrap them into its traceback."""
+
+    def __init__(self, examples: Dataset[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Example | UserError:
+        try:
+            return self.examples[index]
+        except UserError as error:
+            return error
+
+
+def _collate(examples: list[Example | UserError]) -> dict[str, Any] | UserError:
+    for example in examples:
+        if isinstance(example, UserError):
+            return example
+    return collate(cast("list[Example]", examples))
+
+
 class VideoDataModule(LightningDataModule):
     """Training and validation clips.
 
-    The module that is trained decides what it gets: one that `trains_on_tokens` gets its tokenizer's tokens, from the
-    cache; another gets frames.
+    The module that is trained decides what it gets: one that `trains_on_tokens` gets its tokenizer's tokens, another
+    gets frames. Tokens come from the cache, which is filled beforehand by all processes together, or from shards that
+    are given in place of the clips.
 
     Args:
         train: clips to train on.
@@ -105,30 +159,52 @@ class VideoDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.clip_shape = self._clip_shape()
+        self.clip_shape = _clip_shape(train)
+        if _clip_shape(val) != self.clip_shape:
+            raise UserError(
+                f"Training clips are {self.clip_shape} (frames, height, width), "
+                f"validation clips {_clip_shape(val)}: they must be equal."
+            )
         self.num_classes = len(train.classes)
 
-    def _clip_shape(self) -> tuple[int, int, int]:
-        """Frames, height and width of the clips."""
-        frames, height, width = self.train[0].video.shape[:3]
-        if self.val[0].video.shape[:3] != (frames, height, width):
-            raise UserError(
-                f"Training clips are {(frames, height, width)} (frames, height, width), "
-                f"validation clips {self.val[0].video.shape[:3]}: they must be equal."
-            )
-        return frames, height, width
+    def setup(self, stage: str) -> None:
+        """Fill the token cache, all processes together; then those of a machine that does not see the others' disk."""
+        trainer = self.trainer
+        assert trainer is not None
+        module = trainer.lightning_module
+        if not _trains_on_tokens(module):
+            return
+        everywhere = trainer.global_rank, trainer.world_size
+        here = trainer.local_rank, trainer.num_devices
+        for share in dict.fromkeys((everywhere, here)):
+            self.encode(module, share=share, device=trainer.strategy.root_device)
+            trainer.strategy.barrier()
 
-    def prepare_data(self) -> None:
-        """Fill the token cache, on one process only."""
-        for dataset in (self.train, self.val):
-            self._examples(dataset)
+    def encode(
+        self,
+        module: Any,
+        *,
+        out: Path | None = None,
+        share: tuple[int, int] = (0, 1),
+        device: torch.device | str = "cpu",
+    ) -> dict[Path, int]:
+        """Encode the clips for a module that trains on tokens, into the cache or into OUT/train and OUT/val.
 
-    def encode(self, module: Any) -> list[Path]:
-        """Fill the token cache for a module that trains on tokens; the folders where they lie."""
-        sets = (self.train, self.val)
-        return [encode_dataset(module.tokenizer, module.tokenizer_hash, s).folder for s in sets]
+        `share` and `device` are those of `encode_dataset`. Returns how many shards of each folder are still missing;
+        sets that are shards already have none.
+        """
+        missing = {}
+        for name, dataset in (("train", self.train), ("val", self.val)):
+            if not isinstance(dataset, TokenShards):
+                key = module.tokenizer_hash
+                folder = out / name if out else cache_folder(key, dataset)
+                left = encode_dataset(
+                    module.tokenizer, key, dataset, folder, device=device, share=share
+                )
+                missing[folder] = len(left)
+        return missing
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> BatchLoader:
         examples = self._examples(self.train)
         trainer = self.trainer
         assert trainer is not None
@@ -140,24 +216,35 @@ class VideoDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return DataLoader(
+        return load(
             examples,
             batch_sampler=sampler,
-            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
-            self._examples(self.val),
-            batch_size=self.batch_size,
-            collate_fn=collate,
-            num_workers=self.num_workers,
+    def val_dataloader(self) -> BatchLoader:
+        return load(
+            self._examples(self.val), batch_size=self.batch_size, num_workers=self.num_workers
         )
 
-    def _examples(self, dataset: VideoDataset) -> VideoExamples | TokenCache:
+    def _examples(self, dataset: VideoDataset) -> VideoExamples | TokenExamples:
         module: Any = self.trainer.lightning_module if self.trainer else None
-        if module is None or not getattr(module, "trains_on_tokens", False):
+        if not _trains_on_tokens(module):
             return VideoExamples(dataset)
-        return encode_dataset(module.tokenizer, module.tokenizer_hash, dataset)
+        if not isinstance(dataset, TokenShards):
+            dataset = TokenShards(str(cache_folder(module.tokenizer_hash, dataset)))
+        dataset.require_tokenizer(module.tokenizer_hash)
+        return TokenExamples(dataset)
+
+
+def _trains_on_tokens(module: Any) -> bool:
+    return getattr(module, "trains_on_tokens", False)
+
+
+def _clip_shape(dataset: VideoDataset) -> tuple[int, int, int]:
+    """Frames, height and width of a dataset's clips."""
+    if isinstance(dataset, TokenShards):
+        return dataset.manifest.clip_shape
+    frames, height, width = dataset[0].video.shape[:3]
+    return frames, height, width

@@ -101,7 +101,9 @@ class Sprites(VideoDataset):
             )
         unknown = sorted(set(sizes) - set(SIZES))
         if unknown or not sizes:
-            raise UserError(f"Sprites' sizes are {' and '.join(SIZES)}, got {', '.join(unknown) or 'none'}.")
+            raise UserError(
+                f"Sprites' sizes are {' and '.join(SIZES)}, got {', '.join(unknown) or 'none'}."
+            )
         self.num_clips = num_clips
         self.seed = seed
         self.num_frames = num_frames

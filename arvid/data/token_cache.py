@@ -1,95 +1,104 @@
-"""Tokens on disk: a dataset is encoded once per tokenizer, and training reads the result.
+"""The token cache: a dataset is encoded once per tokenizer, and every training on it reads the result.
 
-A cache is a folder named by the hash of tokenizer and data: `tokens.npy` (memory-mapped) and `clips.json` (captions,
-labels, motion scores). It is written beside its place and moved there whole, so it is complete or absent.
+A cached dataset is a folder of token shards, named by the hash of tokenizer and data.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from tqdm import tqdm
 
 from arvid.contracts import Clip, VideoDataset, VideoTokenizer
 from arvid.data.cache_dir import cache_dir
-from arvid.data.collate import Example, normalise
+from arvid.data.collate import normalise
+from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, write_shard
+from arvid.evaluation.loading import load_batches
 from arvid.files import sha256_json
 
-ENCODE_BATCH = 16
-
-
-class TokenCache(Dataset[Example]):
-    """The encoded clips of a cache folder; `build` makes the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        self.clips: list[dict[str, Any]] = json.loads((folder / "clips.json").read_text())
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> Example:
-        tokens = torch.from_numpy(np.array(self.tokens[index]))
-        if not tokens.is_floating_point():
-            tokens = tokens.long()
-        return {"tokens": tokens, **self.clips[index]}
+CLIPS_PER_SHARD = 256
+"""What an interruption may cost; some hundred kilobytes of ids, or some ten megabytes of continuous tokens."""
+BATCH_PIXELS = 1 << 20
+"""Clips are encoded in batches of about so many pixels, counted over all frames."""
+MAX_BATCH = 64
 
 
 def cache_folder(tokenizer_hash: str, dataset: VideoDataset) -> Path:
     """Where the tokens of a dataset lie."""
-    key = sha256_json([tokenizer_hash, dataset.fingerprint()])[:24]
+    key = sha256_json([FORMAT, tokenizer_hash, dataset.fingerprint()])[:24]
     return cache_dir() / "tokens" / key
 
 
-@torch.no_grad()
 def encode_dataset(
-    tokenizer: VideoTokenizer, tokenizer_hash: str, dataset: VideoDataset
-) -> TokenCache:
-    """The dataset's tokens: read from the cache, or encoded (with a progress bar) and stored there."""
-    folder = cache_folder(tokenizer_hash, dataset)
-    if not folder.is_dir():
-        temporary = folder.with_name(f".{folder.name}-{np.random.default_rng().integers(2**32):x}")
-        temporary.mkdir(parents=True)
-        try:
-            _encode_into(temporary, tokenizer, dataset)
-            _move(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return TokenCache(folder)
+    tokenizer: VideoTokenizer,
+    tokenizer_hash: str,
+    dataset: VideoDataset,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    share: tuple[int, int] = (0, 1),
+) -> list[int]:
+    """Encode a dataset into a folder of token shards; those that are there are not made again.
+
+    Args:
+        device: where the tokenizer is moved to.
+        share: which part this process does, counted from 0, and how many parts there are.
+
+    Returns the numbers of the shards that are still missing: other processes' parts.
+    Raises UserError if the folder holds other tokens, and as the dataset does.
+    """
+    frames, height, width = dataset[0].video.shape[:3]
+    manifest = Manifest(
+        tokenizer=tokenizer_hash,
+        data=dataset.fingerprint(),
+        spec=tokenizer.spec,
+        clip_shape=(frames, height, width),
+        classes=tuple(dataset.classes),
+        num_clips=len(dataset),
+        clips_per_shard=CLIPS_PER_SHARD,
+    )
+    begin(folder, manifest)
+    part, num_parts = share
+    mine = [n for n in missing_shards(folder, manifest) if n % num_parts == part]
+    num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
+    hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar for each terminal
+    bar = tqdm(desc="encoding", total=num_clips, unit="clip", leave=False, disable=hidden)
+    with bar:
+        for shard in mine:
+            batches = _batches(manifest, shard)
+            encoded = _encode(tokenizer.to(device), dataset, batches, device, bar)
+            write_shard(folder, manifest, shard, *encoded)
+    return missing_shards(folder, manifest)
 
 
-def _encode_into(folder: Path, tokenizer: VideoTokenizer, dataset: VideoDataset) -> None:
-    clips: list[dict[str, Any]] = []
-    array: np.memmap[Any, Any] | None = None
-    batches = range(0, len(dataset), ENCODE_BATCH)
-    for start in tqdm(batches, desc="encoding clips", unit="batch", leave=False):
-        batch = [dataset[i] for i in range(start, min(start + ENCODE_BATCH, len(dataset)))]
-        tokens = _encode(tokenizer, batch)
-        if array is None:
-            shape = (len(dataset), *tokens.shape[1:])
-            array = np.lib.format.open_memmap(
-                folder / "tokens.npy", mode="w+", dtype=tokens.dtype, shape=shape
-            )
-        array[start : start + len(batch)] = tokens
-        clips += [describe_clip(clip) for clip in batch]
-    assert array is not None, "a VideoDataset is never empty"
-    array.flush()
-    (folder / "clips.json").write_text(json.dumps(clips))
+def _batches(manifest: Manifest, shard: int) -> list[list[int]]:
+    """A shard's clips in the batches that they are encoded in, always the same: so its tokens are, to the last bit."""
+    size = max(1, min(BATCH_PIXELS // math.prod(manifest.clip_shape), MAX_BATCH))
+    clips = list(manifest.clips_of(shard))
+    return [clips[i : i + size] for i in range(0, len(clips), size)]
 
 
-def _encode(tokenizer: VideoTokenizer, clips: list[Clip]) -> np.ndarray:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    video = torch.stack([normalise(clip.video) for clip in clips])
-    tokens = tokenizer.to(device).encode(video.to(device)).cpu().numpy()
-    return tokens.astype(np.int32) if tokenizer.spec.type == "discrete" else tokens
+@torch.no_grad()
+def _encode(
+    tokenizer: VideoTokenizer,
+    dataset: VideoDataset,
+    batches: list[list[int]],
+    device: torch.device | str,
+    bar: tqdm[NoReturn],
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Tokens of the clips, and what else is known of them."""
+    tokens, facts = [], []
+    for clips in load_batches(dataset, batches):
+        video = torch.stack([normalise(clip.video) for clip in clips])
+        tokens.append(tokenizer.encode(video.to(device)).cpu())
+        facts += [describe_clip(clip) for clip in clips]
+        bar.update(len(clips))
+    return torch.cat(tokens), facts
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
@@ -99,11 +108,3 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "label": -1 if clip.label is None else clip.label,
         "motion": math.nan if clip.motion is None else clip.motion,
     }
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was faster, with the same tokens
-            raise

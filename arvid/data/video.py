@@ -7,7 +7,7 @@ about the number of frames is believed. Display rotation is applied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -243,37 +243,49 @@ def write_video(path: str | Path, frames: Frames, fps: float, *, crf: int = 18) 
         ValueError: wrong type, shape or frame rate, or another ending.
         UserError: the file cannot be written (a full disk, no permission).
     """
-    _check_writable(path, frames, fps)
-    _, height, width, _ = frames.shape
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    if not isinstance(frames, np.ndarray):
+        raise ValueError(f"frames must be a numpy array of uint8, got {type(frames).__name__}")
+    if frames.ndim != 4 or 0 in frames.shape:
+        raise ValueError(f"frames must be (T, H, W, 3), none of them 0, got {frames.shape}")
+    write_frames(path, frames, fps, crf=crf)
+
+
+def write_frames(path: str | Path, frames: Iterable[Frames], fps: float, *, crf: int = 18) -> None:
+    """As `write_video`, of frames uint8 (H, W, 3) that are made one after another and of which one is held at a time.
+
+    The file appears when the last one is written; an error in making them leaves none.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"write_video writes .mp4 files, got {path}")
+    if not 0 < fps < 1000:
+        raise ValueError(f"fps must be above 0 and below 1000, got {fps}")
     try:
         with atomic_write(path) as temporary:
-            _encode(temporary, even, fps, crf)
+            _encode(temporary, frames, fps, crf)
     except (OSError, av.error.FFmpegError) as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _check_writable(path: str | Path, frames: Any, fps: float) -> None:
-    if Path(path).suffix.lower() != ".mp4":
-        raise ValueError(f"write_video writes .mp4 files, got {path}")
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        kind = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
-        raise ValueError(f"frames must be a numpy array of uint8, got {kind}")
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames must be (T, H, W, 3), none of them 0, got {frames.shape}")
-    if not 0 < fps < 1000:
-        raise ValueError(f"fps must be above 0 and below 1000, got {fps}")
+def _check_frame(pixels: Frames) -> None:
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"frames must be a numpy array of uint8, got {pixels.dtype}")
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise ValueError(f"frames must be (T, H, W, 3), none of them 0, got {pixels.shape} each")
 
 
-def _encode(path: Path, frames: Frames, fps: float, crf: int) -> None:
-    """Encode RGB frames (T, H, W, 3) of even size into `path`."""
+def _encode(path: Path, frames: Iterable[Frames], fps: float, crf: int) -> None:
+    """Encode RGB frames (H, W, 3) into `path`."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf)}
         _tag_colours(stream.codec_context)
-        for pixels in frames:
-            container.mux(stream.encode(_to_yuv(pixels)))
+        for number, pixels in enumerate(frames):
+            _check_frame(pixels)
+            height, width, _ = pixels.shape
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if not number:
+                stream.height, stream.width = even.shape[:2]
+            container.mux(stream.encode(_to_yuv(even)))
         container.mux(stream.encode(None))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,50 +13,14 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from arvid.contracts import Clip, TokenSpec, UserError, VideoTokenizer
+from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import collate, normalise, to_uint8
 from arvid.data.datamodule import StepSampler, VideoDataModule, VideoExamples
 from arvid.data.sprites import Sprites
-from arvid.data.token_cache import TokenCache, cache_folder, encode_dataset
+from arvid.data.token_cache import encode_dataset
+from arvid.data.token_shards import TokenShards
 
 CLIPS = Sprites(20, num_frames=5, size=16)
-
-
-class Corners(VideoTokenizer):
-    """Tokens are the pixels of a coarse grid; counts how often it is asked."""
-
-    def __init__(self, kind: str = "continuous") -> None:
-        super().__init__()
-        self.kind = kind
-        self.num_encoded = 0
-
-    @property
-    def spec(self) -> TokenSpec:
-        discrete = self.kind == "discrete"
-        return TokenSpec("discrete" if discrete else "continuous", 256, (1, 8, 8), True)
-
-    def encode(self, video: Tensor) -> Tensor:
-        self.num_encoded += len(video)
-        tokens = video[..., ::8, ::8].permute(0, 2, 3, 4, 1).contiguous()
-        return ((tokens[..., 0] + 1) * 127.5).long() if self.kind == "discrete" else tokens
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class Broken(Sprites):
-    """A dataset that fails at its last clip."""
-
-    def __getitem__(self, index: int) -> Clip:
-        if index == len(self) - 1:
-            raise UserError("the last clip is broken")
-        return super().__getitem__(index)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def batches(count: int, **options: Any) -> list[list[int]]:
@@ -101,56 +66,6 @@ def test_processes_go_on_together() -> None:
 
 def test_a_set_smaller_than_a_batch_is_repeated() -> None:
     assert sorted(batches(1, num_items=2, seed=0)[0]) == [0, 0, 1, 1]
-
-
-# Tokens
-
-
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_cached_tokens_are_what_encoding_gives(kind: str) -> None:
-    tokenizer = Corners(kind)
-    cache = encode_dataset(tokenizer, "hash", CLIPS)
-    assert len(cache) == len(CLIPS) == 20
-    for i in (0, 7, 19):  # across the batches of encoding
-        expected = tokenizer.encode(normalise(CLIPS[i].video)[None])[0]
-        assert torch.equal(cache[i]["tokens"], expected)
-        assert cache[i]["tokens"].dtype == expected.dtype
-        assert cache[i]["caption"] == CLIPS[i].caption
-        assert (cache[i]["label"], cache[i]["motion"]) == (CLIPS[i].label, CLIPS[i].motion)
-
-
-def test_tokens_are_encoded_once(own_cache: Path) -> None:
-    tokenizer = Corners()
-    for _ in range(2):
-        encode_dataset(tokenizer, "hash", CLIPS)
-    assert tokenizer.num_encoded == 20
-    assert [f.name for f in (own_cache / "tokens").iterdir()] == [cache_folder("hash", CLIPS).name]
-
-
-def test_an_error_leaves_no_half_written_cache(own_cache: Path) -> None:
-    broken = Broken(20, num_frames=5, size=16)
-    with pytest.raises(UserError, match="the last clip is broken"):
-        encode_dataset(Corners(), "hash", broken)
-    assert list((own_cache / "tokens").iterdir()) == []
-
-
-def test_a_process_that_was_slower_takes_the_tokens_of_the_faster() -> None:
-    class Slow(Corners):
-        def encode(self, video: Tensor) -> Tensor:
-            if not self.num_encoded:
-                encode_dataset(Corners(), "hash", CLIPS)
-            return super().encode(video)
-
-    cache = encode_dataset(Slow(), "hash", CLIPS)
-    assert len(cache) == 20
-    assert len(list(cache.folder.parent.iterdir())) == 1
-
-
-def test_the_key_changes_with_tokenizer_and_data() -> None:
-    sets = [CLIPS, Sprites(20, num_frames=5, size=16, seed=1), Sprites(21, num_frames=5, size=16)]
-    keys = {cache_folder(h, s) for h in ("a", "b") for s in sets}
-    assert len(keys) == 6
-    assert cache_folder("a", CLIPS) == cache_folder("a", Sprites(20, num_frames=5, size=16))
 
 
 # Batches
@@ -203,7 +118,13 @@ class Watcher(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(module: Watcher, steps: int = 2, **options: Any) -> Watcher:
+def train(
+    module: Watcher,
+    steps: int = 2,
+    clips: VideoDataset = CLIPS,
+    num_workers: int = 0,
+    **options: Any,
+) -> Watcher:
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -213,18 +134,77 @@ def train(module: Watcher, steps: int = 2, **options: Any) -> Watcher:
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(module, VideoDataModule(CLIPS, CLIPS, batch_size=3, seed=4))
+    data = VideoDataModule(clips, clips, batch_size=3, seed=4, num_workers=num_workers)
+    trainer.fit(module, data)
     return module
 
 
-def test_the_module_decides_whether_it_gets_frames_or_tokens(own_cache: Path) -> None:
+def test_the_module_decides_whether_it_gets_frames_or_tokens(
+    own_cache: Path, corners: Callable[..., VideoTokenizer]
+) -> None:
     frames = train(Watcher())
     assert frames.seen[0]["video"].shape == (3, 3, 5, 16, 16)
     assert not own_cache.exists()
-    tokens = train(Watcher(Corners()))
+    tokens = train(Watcher(corners()))
     assert tokens.seen[0]["tokens"].shape == (3, 5, 2, 2, 3)
     assert [b["caption"] for b in frames.seen] == [b["caption"] for b in tokens.seen]
-    assert isinstance(encode_dataset(Corners(), "hash", CLIPS), TokenCache)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_shards_are_the_training_set_that_they_were_made_of(
+    tmp_path: Path, corners: Callable[..., VideoTokenizer], num_workers: int
+) -> None:
+    tokenizer = corners()
+    encode_dataset(tokenizer, "hash", CLIPS, tmp_path / "shards")
+    seen = train(
+        Watcher(tokenizer), 9, TokenShards(str(tmp_path / "shards")), num_workers=num_workers
+    ).seen
+    order = list(islice(StepSampler(20, 3, seed=4), 9))
+    assert len(seen) == 9
+    for batch, indices in zip(seen, order, strict=True):
+        clips = [CLIPS[i] for i in indices]
+        video = torch.stack([normalise(clip.video) for clip in clips])
+        assert torch.equal(batch["tokens"], tokenizer.encode(video))
+        assert batch["caption"] == [clip.caption for clip in clips]
+
+
+def test_shards_of_another_tokenizer_are_refused(
+    tmp_path: Path, corners: Callable[..., VideoTokenizer]
+) -> None:
+    encode_dataset(corners(), "another", CLIPS, tmp_path)
+    with pytest.raises(UserError, match="tokens of another tokenizer: its hash is another there"):
+        train(Watcher(corners()), clips=TokenShards(str(tmp_path)))
+
+
+def test_a_tokenizer_cannot_train_on_shards(
+    tmp_path: Path, corners: Callable[..., VideoTokenizer]
+) -> None:
+    encode_dataset(corners(), "hash", CLIPS, tmp_path)
+    with pytest.raises(UserError, match="holds the tokens of clips, not their frames"):
+        train(Watcher(), clips=TokenShards(str(tmp_path)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_errors_of_a_dataset_reach_the_user_unharmed(num_workers: int) -> None:
+    class Broken(Sprites):
+        def __getitem__(self, index: int) -> Clip:
+            if index:
+                raise UserError("this clip is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserError, match=r"^this clip is broken$"):
+        train(Watcher(), clips=Broken(20, num_frames=5, size=16), num_workers=num_workers)
+
+
+def test_processes_share_the_encoding(
+    own_cache: Path, corners: Callable[..., VideoTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arvid.data.token_cache.CLIPS_PER_SHARD", 4)
+    data = VideoDataModule(CLIPS, CLIPS)
+    modules = [Watcher(corners()) for _ in range(2)]
+    made = [next(iter(data.encode(m, share=(r, 2)).values())) for r, m in enumerate(modules)]
+    assert made == [2, 0]  # shards 1 and 3 are the second one's
+    assert [m.tokenizer.num_encoded for m in modules] == [12, 8]
 
 
 def test_accumulated_batches_count_when_a_run_goes_on() -> None:

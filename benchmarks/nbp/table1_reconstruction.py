@@ -1,0 +1,460 @@
+"""Table 1 of Next-Block Prediction (arXiv 2502.07737): how well tokenizers reconstruct video.
+
+Scores tokenizers under NBP's reconstruction protocols, with the paper's rows beside them, and counts what each costs:
+bits, parameters, speed, and how much of its vocabulary it uses. Published numbers may rest on other clips than NBP's
+own script takes, so UCF-101 and Kinetics-600 each have two variants: the validation list, every clip once, and 10,000
+clips of the training list, some of them twice, as MAGVIT's distances are taken.
+
+scales:
+  demo    minutes on a CPU: 64 clips of sprites, or of any folder of videos (--data), and the embedded tokenizers.
+          Metrics whose weights are not there are left out, and the table says so.
+  lab     1,000 clips of each set that is named
+  paper   the protocols as they are
+
+examples:
+  arvid bench nbp/table1_reconstruction
+  arvid bench nbp/table1_reconstruction --scale paper --tokenizer nbp-ucf=ucf.safetensors \\
+    --tokenizer nbp-k600=k600.safetensors --ucf101 UCF-101 --ucf101-lists ucfTrainTestlist --k600-val k600/val
+
+Writes table.md, results.json, originals-and-reconstructions.png and the records of all scores to --out. What was
+interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from arvid import registry
+from arvid.contracts import UserError, VideoDataset, VideoTokenizer
+from arvid.data.clips import ClipSpec
+from arvid.data.collate import normalise, to_uint8
+from arvid.data.sprites import Sprites
+from arvid.evaluation.external import NO_SETTING
+from arvid.evaluation.harness import evaluate
+from arvid.evaluation.loading import load_batches
+from arvid.evaluation.processes import best_device
+from arvid.evaluation.protocols import Protocol, get_protocol
+from arvid.evaluation.real_clips import real_clips
+from arvid.evaluation.records import ResultRecord, code_version, hardware
+from arvid.evaluation.row_kinds import ReconstructionRow
+from arvid.files import atomic_write, write_json
+from arvid.metrics.codebook import CodebookUse
+from arvid.sampling.contact_sheet import contact_sheet, encode_png
+from arvid.training.export import embedded, load_tokenizer
+
+METRICS = ("rfvd", "psnr-pooled", "ssim", "lpips-nbp", "lpips-vgg")
+"""The paper's four, and LPIPS as others compute it, over the same network."""
+HEADINGS = ("rFVD ↓", "PSNR ↑", "SSIM ↑", "LPIPS, NBP's ↓", "LPIPS (VGG) ↓")
+FORMATS = (".4g", ".2f", ".3f", ".4f", ".4f")
+TRAINING_CLIPS = 10_000
+LAB_CLIPS = 1_000
+DEMO_CLIPS = 64
+NUM_PICTURED = 4
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of the paper's Table 1: rFVD, PSNR, SSIM and LPIPS of each set, None where it has none."""
+
+    method: str
+    backbone: str
+    quantizer: str
+    parameters: str
+    bits: int
+    ucf101: tuple[float | None, ...] = (None,) * 4
+    k600: tuple[float | None, ...] = (None,) * 4
+
+
+PUBLISHED = (
+    Published("MaskGIT", "2D CNN", "VQ", "53M", 10, (216, 21.5, 0.685, 0.1140)),
+    Published("TATS", "3D CNN", "VQ", "32M", 14, (162, None, None, None)),
+    Published(
+        "OmniTokenizer",
+        "ViT",
+        "VQ",
+        "78M",
+        13,
+        (42, 30.3, 0.910, 0.0733),
+        (27, 28.5, 0.883, 0.0945),
+    ),
+    Published("MAGVIT-v1", "3D CNN", "VQ", "158M", 10, (25, 22.0, 0.701, 0.0990)),
+    Published("MAGVIT-v2", "causal 3D CNN", "LFQ", "158M", 18, (16.12, None, None, 0.0694)),
+    Published("MAGVIT-v2", "causal 3D CNN", "LFQ", "370M", 18, (8.62, None, None, 0.0537)),
+    Published(
+        "NBP",
+        "causal 3D CNN",
+        "FSQ",
+        "370M",
+        16,
+        (15.50, 29.3, 0.893, 0.0648),
+        (6.73, 31.3, 0.944, 0.0828),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Real clips and how reconstructions of them are scored."""
+
+    title: str
+    protocol: Protocol
+    dataset: VideoDataset
+    published: str | None = None
+    """Which numbers of the paper stand beside ours: `ucf101`, `k600` or none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a tokenizer costs, and what it makes of its vocabulary."""
+
+    tokens: str
+    parameters: int
+    bits_per_token: float | None
+    """None for continuous tokens."""
+    bits_per_pixel: float | None
+    encode_frames_per_second: float
+    decode_frames_per_second: float
+    tokens_counted: int
+    codebook_share: float | None
+    codebook_perplexity: float | None
+
+
+def main() -> None:
+    """Score, count, write."""
+    options = parse_arguments()
+    started = time.monotonic()
+    sets, notes = real_sets(options)
+    tokenizers = {
+        n: load_tokenizer(p).to(best_device()) for n, p in named_tokenizers(options).items()
+    }
+    scored = {
+        s.title: {n: score(s, n, t, options.out) for n, t in tokenizers.items()} for s in sets
+    }
+    first = sets[0]
+    costs = {n: cost(t, first, n) for n, t in tokenizers.items()}
+    write_picture(first, tokenizers, options.out / "originals-and-reconstructions.png")
+    result = {
+        "scale": options.scale,
+        "sets": {s.title: s.protocol.describe(s.dataset) for s in sets},
+        "metrics": {title: as_json(rows) for title, rows in scored.items()},
+        "costs": {name: dataclasses.asdict(found) for name, found in costs.items()},
+        "costs_measured_on": first.title,
+        "published": [dataclasses.asdict(row) for row in PUBLISHED],
+        "notes": notes,
+        "code_version": code_version(),
+        "hardware": hardware(),
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(options.out / "results.json", result)
+    page = markdown(options.scale, sets, scored, costs, notes)
+    with atomic_write(options.out / "table.md") as temporary:
+        temporary.write_text(page)
+    print(page)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", choices=("demo", "lab", "paper"), default="demo")
+    parser.add_argument(
+        "--tokenizer",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="file, checkpoint or embedded name; may be repeated (demo: the embedded ones)",
+    )
+    parser.add_argument("--data", type=Path, help="demo: folder of videos or manifest (sprites)")
+    parser.add_argument("--size", type=int, default=64, help="demo with --data: pixels (64)")
+    parser.add_argument("--num-clips", type=int, help="clips of each set (default: by scale)")
+    parser.add_argument("--ucf101", type=Path, help="folder of UCF-101's class folders")
+    parser.add_argument(
+        "--ucf101-lists", type=Path, help="folder of trainlist01.txt, testlist01.txt"
+    )
+    for split in ("val", "train"):
+        parser.add_argument(f"--k600-{split}", type=Path, help="folder of videos or manifest")
+    parser.add_argument("--out", type=Path, default=Path("runs/nbp-table1"))
+    return parser.parse_args()
+
+
+def named_tokenizers(options: argparse.Namespace) -> dict[str, str]:
+    """Files of the tokenizers by the name of their row."""
+    if not options.tokenizer and options.scale == "demo":
+        return {name: name for name in embedded()}
+    if not options.tokenizer:
+        raise UserError(f"Name the tokenizers of the scale {options.scale}: --tokenizer NAME=FILE.")
+    pairs = [given.partition("=")[::2] for given in options.tokenizer]
+    found = {name: path for name, path in ((a, b) if b else (Path(a).stem, a) for a, b in pairs)}
+    if len(found) < len(pairs):
+        raise UserError(
+            "Two tokenizers have the same name: --tokenizer NAME=FILE tells them apart."
+        )
+    return found
+
+
+def real_sets(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
+    """The sets that the scale and the options name, and what had to be left out. Raises UserError if there are none."""
+    if options.scale == "demo":
+        return demo_set(options)
+    sets = []
+    if options.ucf101:
+        if options.ucf101_lists is None:
+            raise UserError("--ucf101 needs --ucf101-lists, the folder of the official lists.")
+        for split, file in (("val", "testlist01.txt"), ("train", "trainlist01.txt")):
+            protocol = variant("nbp-rfvd-ucf101", split, options)
+            clips = real_clips(protocol, options.ucf101, options.ucf101_lists / file)
+            sets.append(RealSet(f"UCF-101, {split}", protocol, clips, "ucf101"))
+    for split, where in (("val", options.k600_val), ("train", options.k600_train)):
+        if where:
+            protocol = variant("nbp-rfvd-k600", split, options)
+            clips = real_clips(protocol, where)
+            sets.append(RealSet(f"Kinetics-600, {split}", protocol, clips, "k600"))
+    if not sets:
+        raise UserError(
+            f"The scale {options.scale} needs real clips: --ucf101 with --ucf101-lists, --k600-val, --k600-train."
+        )
+    return sets, []
+
+
+def variant(name: str, split: str, options: argparse.Namespace) -> Protocol:
+    """NBP's protocol on a split, with more metrics; at the scale lab with fewer clips of all classes."""
+    protocol = get_protocol(name, num_clips=options.num_clips, metrics=METRICS)
+    changes: dict[str, Any] = {"batch_size": BATCH_SIZE, "name": name}
+    if split == "train":
+        changes |= {
+            "real_split": "the training list",
+            "num_clips": TRAINING_CLIPS,
+            "too_few": "repeat",
+            "order": "shuffled",
+            "name": f"{name}-train",
+        }
+    count = options.num_clips or (LAB_CLIPS if options.scale == "lab" else None)
+    if count:
+        changes |= {"num_clips": count, "order": "shuffled", "name": f"{changes['name']}-{count}"}
+    return dataclasses.replace(protocol, **changes)
+
+
+def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
+    """Sprites or a folder of videos, scored by what needs no weights and by what has its weights."""
+    num = options.num_clips or DEMO_CLIPS
+    distance = "fd-pixels" if options.data else "fd-sprites"
+    protocol = Protocol(
+        name="nbp-table1-demo",
+        summary="Reconstruction of any clips, 17 frames, as NBP scores its tokenizers.",
+        task="reconstruction",
+        metrics=(*METRICS, distance),
+        clip=ClipSpec(num_frames=17, size=options.size, window="center") if options.data else None,
+        num_clips=num,
+        scored_frames=17,
+        paired_frames=16,
+        preprocessing="tats",
+        batch_size=BATCH_SIZE,
+    )
+    usable, notes = available(protocol)
+    protocol = dataclasses.replace(protocol, metrics=usable)
+    if options.data:
+        clips: VideoDataset = real_clips(protocol, options.data)
+        protocol = dataclasses.replace(protocol, num_clips=min(num, len(clips)))
+        return [RealSet(options.data.name, protocol, clips)], notes
+    return [RealSet("Sprites", protocol, Sprites(num, seed=1))], notes
+
+
+def available(protocol: Protocol) -> tuple[tuple[str, ...], list[str]]:
+    """The protocol's metrics whose weights are there, and what the others lack."""
+    usable, notes = [], []
+    for name in protocol.metrics:
+        try:
+            registry.get("metrics", name).for_protocol(protocol)
+            usable.append(name)
+        except UserError as error:
+            print(f"No {name}: {error}", file=sys.stderr)
+            notes.append(f"No {name}: {str(error).split(' Get it from ')[0]}")
+    return tuple(usable), notes
+
+
+def score(real: RealSet, name: str, tokenizer: VideoTokenizer, out: Path) -> ResultRecord:
+    """The tokenizer's record under the set's protocol, in OUT/records."""
+    row = ReconstructionRow(tokenizer, name)
+    folder = out / "records" / name
+    return evaluate(row, real.protocol, real.dataset, folder, description=NO_SETTING)
+
+
+@torch.no_grad()
+def cost(tokenizer: VideoTokenizer, real: RealSet, name: str) -> Cost:
+    """Count and time a tokenizer over the clips of a set; the first batch warms up."""
+    spec, device = tokenizer.spec, best_device()
+    use = CodebookUse(spec.size).to(device) if spec.type == "discrete" else None
+    chosen, _ = real.protocol.choose(real.dataset)
+    batches = [chosen[i : i + BATCH_SIZE] for i in range(0, len(chosen), BATCH_SIZE)]
+    seconds, frames, num_tokens = np.zeros(2), 0, 0
+    loaded = load_batches(real.dataset, batches)
+    for i, clips in enumerate(tqdm(loaded, f"{name}: cost", len(batches), leave=False)):
+        video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
+        times = [now(device)]
+        tokens = tokenizer.encode(video)
+        times.append(now(device))
+        tokenizer.decode(tokens)
+        times.append(now(device))
+        if i or len(batches) == 1:
+            seconds += np.diff(times)
+            frames += video.shape[0] * video.shape[2]
+        if use is not None:
+            use.update(tokens)
+        num_tokens += math.prod(tokens.shape[:4])
+    bits = math.log2(spec.size) if use is not None else None
+    share, perplexity = use.compute() if use is not None else (None, None)
+    grid = spec.grid(*video.shape[2:])
+    return Cost(
+        tokens=f"{grid.t}x{grid.h}x{grid.w} of {spec.size} {'ids' if bits else 'channels'}",
+        parameters=sum(p.numel() for p in tokenizer.parameters()),
+        bits_per_token=bits,
+        bits_per_pixel=bits and bits * grid.num_tokens / math.prod(video.shape[2:]),
+        encode_frames_per_second=frames / seconds[0],
+        decode_frames_per_second=frames / seconds[1],
+        tokens_counted=num_tokens,
+        codebook_share=share,
+        codebook_perplexity=perplexity,
+    )
+
+
+def now(device: torch.device) -> float:
+    """The time at which the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Path) -> None:
+    """Frames of some clips, and below each clip what the tokenizers make of it, in the order of the table."""
+    chosen, _ = real.protocol.choose(real.dataset)
+    clips = [real.dataset[i].video for i in chosen[:NUM_PICTURED]]
+    video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
+    made = [to_uint8(t.decode(t.encode(video))).cpu().numpy() for t in tokenizers.values()]
+    rows = np.stack([np.stack(clips), *made], axis=1)  # (clip, row, T, H, W, 3)
+    scale = max(96 // video.shape[3], 1)
+    sheet = contact_sheet(rows.reshape(-1, *rows.shape[2:]), scale=scale)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encode_png(sheet))
+
+
+def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:
+    """Each row's metrics with their counts, spreads and networks."""
+    return {name: [dataclasses.asdict(m) for m in row.metrics] for name, row in rows.items()}
+
+
+def markdown(
+    scale: str,
+    sets: list[RealSet],
+    scored: dict[str, dict[str, ResultRecord]],
+    costs: dict[str, Cost],
+    notes: list[str],
+) -> str:
+    """The page."""
+    lines = ["# Table 1 of NBP: video reconstruction", ""]
+    lines += [f"Scale {scale}, arvid {code_version()}, {hardware()}.", ""]
+    lines += [f"> {note}" for note in notes] + [""] * bool(notes)
+    for real in sets:
+        lines += set_table(real, scored[real.title], costs)
+    if not any(real.published for real in sets):
+        lines += ["## As published (UCF-101 | Kinetics-600)", "", *published_table(), ""]
+    lines += [f"## Cost, over the clips of {sets[0].title}", "", *cost_table(costs), ""]
+    return "\n".join(lines)
+
+
+def set_table(real: RealSet, rows: dict[str, ResultRecord], costs: dict[str, Cost]) -> list[str]:
+    """One set's rows: the paper's and ours. Published LPIPS stands in NBP's column; how others took it is not said."""
+    found = {name: {m.name: m for m in record.metrics} for name, record in rows.items()}
+    others = sorted({m for metrics in found.values() for m in metrics} - set(METRICS))
+    extra = [f"{next(iter(found.values()))[name].heading} ↓" for name in others]
+    protocol = real.protocol.describe(real.dataset)
+    lines = [
+        f"## {real.title}",
+        "",
+        f"Protocol {protocol['name']} ({protocol['hash']}), {protocol['num_clips']} clips.",
+        "",
+        *header("method", "parameters", "bits", *HEADINGS, *extra),
+    ]
+    for row in PUBLISHED if real.published else ():
+        values = getattr(row, str(real.published))
+        name = f"{row.method} ({row.backbone}, {row.quantizer}), published"
+        blank = [""] * (1 + len(others))
+        lines.append(line(name, row.parameters, str(row.bits), *numbers(values), *blank))
+    for name, metrics in found.items():
+        values = [metrics[m].value if m in metrics else None for m in METRICS]
+        cells = [*numbers(values), *(f"{metrics[m].value:.4g}" for m in others)]
+        lines.append(line(name, f"{costs[name].parameters / 1e6:.3g}M", bits(costs[name]), *cells))
+    return [*lines, ""]
+
+
+def published_table() -> list[str]:
+    """The paper's rows alone: for clips that they cannot stand beside."""
+    lines = header("method", "parameters", "bits", *(HEADINGS[:4] * 2))
+    for row in PUBLISHED:
+        name = f"{row.method} ({row.backbone}, {row.quantizer})"
+        cells = (*numbers(row.ucf101), *numbers(row.k600))
+        lines.append(line(name, row.parameters, str(row.bits), *cells))
+    return lines
+
+
+def cost_table(costs: dict[str, Cost]) -> list[str]:
+    """What each tokenizer costs and uses."""
+    titles = ("bits / pixel", "encode frames / s", "decode frames / s", "codes used", "perplexity")
+    lines = header("tokenizer", "tokens", "parameters", "bits / token", *titles, "tokens counted")
+    for name, c in costs.items():
+        pixel = f"{c.bits_per_pixel:.4g}" if c.bits_per_pixel else ""
+        share = f"{c.codebook_share:.1%}" if c.codebook_share else ""
+        perplexity = f"{c.codebook_perplexity:.4g}" if c.codebook_perplexity else ""
+        speeds = (f"{c.encode_frames_per_second:.4g}", f"{c.decode_frames_per_second:.4g}")
+        size = f"{c.parameters:,}"
+        cells = (
+            c.tokens,
+            size,
+            bits(c),
+            pixel,
+            *speeds,
+            share,
+            perplexity,
+            f"{c.tokens_counted:,}",
+        )
+        lines.append(line(name, *cells))
+    return lines
+
+
+def numbers(values: Sequence[float | None]) -> list[str]:
+    """Cells of the paper's metrics, in their order; blank where there is none."""
+    pairs = zip(values, FORMATS, strict=False)
+    return [format(value, kind) if value is not None else "" for value, kind in pairs]
+
+
+def bits(found: Cost) -> str:
+    """Bits of a token, blank for continuous ones."""
+    return f"{found.bits_per_token:.4g}" if found.bits_per_token else ""
+
+
+def header(first: str, *rest: str) -> list[str]:
+    """Titles of a table's columns, and the line below them."""
+    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
+
+
+def line(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,518 @@
+"""How fast tokenizers encode and decode, how much memory they take, and whether long clips stream in that of short.
+
+Each tokenizer is timed in up to four ways, in turns within one process, so that what else the machine does hits all
+of them alike; the best round counts:
+
+  plain            layers as one writes them first: channels before frames in memory
+  as it is         arvid's layers: channels last, convolutions of kernel 1 as matrix products, activations in place
+  compiled         the same through torch.compile, which fuses norms, activations and padding
+  compiled, bf16   the same in bfloat16 (on GPUs)
+
+Memory is the peak of a process of its own, above what it had when it began to work. Then a clip of 257 frames goes
+through the causal tokenizers in chunks: what comes out has to be that of the whole clip at once, and the peak at most
+1.3 times that of 33 frames. Weights are random where a tokenizer is not embedded; that does not change the time.
+
+examples:
+  python benchmarks/speed/video_tokenizers.py
+  python benchmarks/speed/video_tokenizers.py --tokenizer magvit_fsq-base --tokenizer my.safetensors --out runs/mine
+
+Writes table.md and results.json to --out. Some minutes on two cores. (The file is not called `tokenizers.py`, for that
+would be imported in place of Hugging Face's package by whatever is started beside it.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+import arvid
+from arvid import registry
+from arvid.contracts import UserError, VideoTokenizer
+from arvid.evaluation.processes import best_device
+from arvid.evaluation.records import code_version, hardware
+from arvid.files import atomic_write, write_json
+from arvid.nn import causal_conv
+from arvid.training.export import embedded, load_tokenizer
+from arvid.training.instantiate import instantiate
+
+Shape = tuple[int, int, int, int]
+"""Clips, frames, height, width."""
+Result = dict[str, Any]
+
+STABLE_DIFFUSION = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+CONFIGS = Path(arvid.__file__).parent / "configs" / "tokenizers"
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "open_sora_plan": ("open_sora_plan", {}),
+    "Stable Diffusion's": (
+        "pretrained",
+        {"class_name": "AutoencoderKL", "config": STABLE_DIFFUSION},
+    ),
+    "Wan 2.1's": ("pretrained", {"class_name": "AutoencoderKLWan", "config": {}}),
+}
+"""Tokenizers without a configuration of their own: short name and arguments."""
+ON_CPU: dict[str, Shape] = {
+    "sprites-magvit_fsq": (8, 17, 32, 32),
+    "sprites-vae3d": (8, 17, 32, 32),
+    "magvit_fsq-small": (2, 17, 64, 64),
+    "vae3d-small": (2, 17, 64, 64),
+    "magvit_fsq-base": (1, 17, 64, 64),
+    "magvit_fsq-published": (1, 17, 64, 64),
+    "open_sora_plan": (1, 17, 64, 64),
+    "Stable Diffusion's": (1, 17, 64, 64),
+    "Wan 2.1's": (1, 17, 64, 64),
+}
+ON_GPU: dict[str, Shape] = {
+    **{name: (16, 17, 128, 128) for name in ("magvit_fsq-small", "vae3d-small")},
+    **{name: (4, 17, 128, 128) for name in ("magvit_fsq-base", "magvit_fsq-published", *OTHERS)},
+}
+COMPILED_ON_CPU = ("sprites-vae3d", "magvit_fsq-small")
+"""Compiling takes a CPU about a minute each."""
+STREAMED = ("magvit_fsq-small", "vae3d-small")
+STREAM_SIZE = 128
+CHUNK_LATENTS = 2
+SHORT, LONG = 33, 257
+TOLERANCE, MOST_MEMORY = 1e-5, 1.3
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Makes glibc give freed tensors back to the system at once, so that the peak is of what is in use."""
+
+
+def main() -> None:
+    """Run every case in a process of its own, print, write."""
+    options = parse_arguments()
+    if options.job:
+        print(json.dumps(JOBS[options.job["job"]](options.job)))
+        return
+    started = time.monotonic()
+    device = str(best_device())
+    todo = list(jobs(options, device))
+    results = [run(job) for job in tqdm(todo, "cases", disable=None)]
+    checks = [stream_check(name, results) for name in dict.fromkeys(streamed(options))]
+    report = {
+        "device": device,
+        "speed": [r for r in results if r["job"] == "speed"],
+        "memory": [r for r in results if r["job"] == "memory"],
+        "streams": [r for r in results if r["job"] in ("stream", "equal")],
+        "stream_checks": checks,
+        "code_version": code_version(),
+        "torch": torch.__version__,
+        "hardware": hardware(),
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(options.out / "results.json", report)
+    page = markdown(report)
+    with atomic_write(options.out / "table.md") as temporary:
+        temporary.write_text(page)
+    print(page)
+    if not all(check["holds"] for check in checks):
+        sys.exit(1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tokenizer",
+        action="append",
+        default=[],
+        help="embedded name, file, kind:SOURCE, or name in configs/tokenizers; may be repeated (default: all kinds)",
+    )
+    parser.add_argument(
+        "--shape", type=int, nargs=4, metavar=("B", "T", "H", "W"), help="of the clips timed"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="of timing; the best one counts")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled ways out")
+    parser.add_argument("--stream-size", type=int, default=STREAM_SIZE, help="pixels of long clips")
+    parser.add_argument("--stream-frames", type=int, nargs=2, default=(SHORT, LONG))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed-tokenizers"))
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def jobs(options: argparse.Namespace, device: str) -> Iterator[Result]:
+    """What is measured, each in a process of its own."""
+    usual = ON_GPU if device == "cuda" else ON_CPU
+    for name in options.tokenizer or usual:
+        shape = options.shape or usual.get(name, (1, 17, 64, 64))
+        compiled = not options.no_compile and (device == "cuda" or name in COMPILED_ON_CPU)
+        case = {"tokenizer": name, "shape": shape, "device": device}
+        yield {"job": "speed", **case, "compiled": compiled, "rounds": options.rounds}
+        yield {"job": "memory", **case}
+    short, long = options.stream_frames
+    for name in streamed(options):
+        case = {"tokenizer": name, "size": options.stream_size, "device": device}
+        for frames, latents in ((short, CHUNK_LATENTS), (long, CHUNK_LATENTS), (long, None)):
+            yield {"job": "stream", **case, "frames": frames, "latents": latents}
+        yield {"job": "equal", **case, "frames": long, "latents": CHUNK_LATENTS}
+
+
+def streamed(options: argparse.Namespace) -> tuple[str, ...]:
+    """Tokenizers that long clips go through."""
+    return tuple(options.tokenizer) or STREAMED
+
+
+def run(job: Result) -> Result:
+    """A job in a fresh process: what it was asked and what it found. Raises UserError with what the process said."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    environment = os.environ if job["job"] == "speed" else {**os.environ, **GIVE_BACK}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{job['job']} of {job['tokenizer']} failed:\n{done.stderr.strip()}")
+    return {**job, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def build(job: Result) -> VideoTokenizer:
+    """The tokenizer of a job, in eval mode on the job's device."""
+    name = job["tokenizer"]
+    torch.manual_seed(0)
+    if name in embedded() or ":" in name or Path(name).is_file():
+        tokenizer = load_tokenizer(name)
+    elif name in OTHERS:
+        kind, arguments = OTHERS[name]
+        tokenizer = registry.get("tokenizers", kind)(**arguments)
+    else:
+        path = CONFIGS / f"{name}.yaml"
+        if not path.is_file():
+            raise UserError(f"{name} is no embedded tokenizer, no file, and not in {CONFIGS}.")
+        config = yaml.safe_load(path.read_text())["model"]["init_args"]["tokenizer"]
+        what = f"The tokenizer of {name}"
+        tokenizer = instantiate(VideoTokenizer, config, what=what, subclass=True)  # type: ignore[type-abstract]
+    return tokenizer.requires_grad_(False).eval().to(job["device"])
+
+
+def clip(shape: Shape, device: str) -> Tensor:
+    """Coloured noise (B, 3, T, H, W) in [-1, 1]."""
+    batch, frames, height, width = shape
+    return torch.rand(batch, 3, frames, height, width, device=device) * 2 - 1
+
+
+# Ways of computing the same
+
+
+class PlainPointwise(causal_conv.PointwiseConv3d):
+    """As a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+class PlainNorm(causal_conv.FrameNorm):
+    """On a copy with frames in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = rearrange(x, "b c t h w -> (b t) c h w").contiguous()
+        y = torch.nn.GroupNorm.forward(self, frames)
+        return rearrange(y, "(b t) c h w -> b c t h w", b=len(x)).contiguous()
+
+
+class PlainSwish(causal_conv.Swish):
+    """Nothing in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.slope * x)
+
+
+class PlainDepthToSpace(causal_conv.DepthToSpace):
+    """Channels first again."""
+
+    def forward(self, x: Tensor, state: causal_conv.StreamState | None = None) -> Tensor:
+        return super().forward(x, state).contiguous()
+
+
+PLAIN = {cls.__mro__[1]: cls for cls in (PlainPointwise, PlainNorm, PlainSwish, PlainDepthToSpace)}
+
+
+def plain(tokenizer: VideoTokenizer) -> VideoTokenizer:
+    """A copy whose layers compute the plain way."""
+    made = copy.deepcopy(tokenizer)
+    for module in made.modules():
+        if type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]
+        if isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return made
+
+
+Way = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], torch.dtype]
+"""Encode, decode, and the dtype of what they take."""
+
+
+def ways(tokenizer: VideoTokenizer, job: Result) -> dict[str, Way]:
+    """The ways that a tokenizer is timed in."""
+    found: dict[str, Way] = {}
+    if any(type(module) in PLAIN for module in tokenizer.modules()):
+        slow = plain(tokenizer)
+        found["plain"] = slow.encode, slow.decode, torch.float32
+    found["as it is"] = tokenizer.encode, tokenizer.decode, torch.float32
+    if job["compiled"]:
+        found["compiled"] = (*compiled(tokenizer), torch.float32)
+    if job["compiled"] and job["device"] == "cuda":
+        small = copy.deepcopy(tokenizer).bfloat16()
+        found["compiled, bf16"] = (*compiled(small), torch.bfloat16)
+    return found
+
+
+def compiled(
+    tokenizer: VideoTokenizer,
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Encode and decode through torch.compile."""
+    return (
+        torch.compile(tokenizer.encode, dynamic=False),
+        torch.compile(tokenizer.decode, dynamic=False),
+    )
+
+
+# The jobs
+
+
+@torch.no_grad()
+def speed(job: Result) -> Result:
+    """Frames per second of encoding and decoding in each way, and how far each is from the first one."""
+    tokenizer, video = build(job), clip(job["shape"], job["device"])
+    tokens = tokenizer.encode(video)
+    found = ways(tokenizer, job)
+    seconds = {name: [math.inf, math.inf] for name in found}
+    decoded = {}
+    for i in range(job["rounds"] + 1):
+        for name, (encode, decode, dtype) in found.items():
+            given = tokens.to(dtype) if tokens.is_floating_point() else tokens
+            took = [timed(encode, video.to(dtype), job)[0], 0.0]
+            took[1], decoded[name] = timed(decode, given, job)
+            if i:  # the first round warms up, and compiles
+                seconds[name] = [min(a, b) for a, b in zip(seconds[name], took, strict=True)]
+    frames = job["shape"][0] * job["shape"][1]
+    first = next(iter(decoded.values()))
+    return {
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "ways": {
+            name: {
+                "encode_frames_per_second": frames / encoding,
+                "decode_frames_per_second": frames / decoding,
+                "largest_difference": float((decoded[name] - first).abs().max()),
+            }
+            for name, (encoding, decoding) in seconds.items()
+        },
+    }
+
+
+def timed(function: Callable[[Tensor], Tensor], given: Tensor, job: Result) -> tuple[float, Tensor]:
+    """Seconds that a call takes, and what it gives."""
+    synchronise(job)
+    started = time.perf_counter()
+    result = function(given)
+    synchronise(job)
+    return time.perf_counter() - started, result
+
+
+def synchronise(job: Result) -> None:
+    """Wait until the device has done what it was given."""
+    if job["device"] == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def memory(job: Result) -> Result:
+    """Peak memory of encoding and of decoding a clip."""
+    tokenizer, video = build(job), clip(job["shape"], job["device"])
+    before = reset_peak(job)
+    tokens = tokenizer.encode(video)
+    encoding = peak(job) - before
+    before = reset_peak(job)
+    tokenizer.decode(tokens)
+    return {"encode_mb": encoding, "decode_mb": peak(job) - before}
+
+
+@torch.no_grad()
+def stream(job: Result) -> Result:
+    """Peak memory of a clip that is made, encoded, decoded and forgotten chunk by chunk, or all at once."""
+    tokenizer = build(job)
+    lengths = chunk_lengths(tokenizer, job)
+    before = reset_peak(job)
+    total = 0
+    for video in tokenizer.decode_stream(tokenizer.encode_stream(frames_of(job, lengths))):
+        total += video.shape[2]
+    assert total == job["frames"]
+    return {"peak_mb": peak(job) - before}
+
+
+@torch.no_grad()
+def equal(job: Result) -> Result:
+    """How far a clip in chunks is from the clip at once: share of unlike tokens, largest difference of pixels.
+
+    A token that lies on the edge between two codes may fall to either side by rounding alone, so both decode the
+    tokens of the whole clip.
+    """
+    tokenizer = build(job)
+    lengths = chunk_lengths(tokenizer, job)
+    whole = torch.cat(list(frames_of(job, lengths)), dim=2)
+    expected = tokenizer.encode(whole)
+    tokens = torch.cat(list(tokenizer.encode_stream(whole.split(lengths, dim=2))), dim=1)
+    decoded = torch.cat(list(tokenizer.decode_stream(expected.split(job["latents"], dim=1))), dim=2)
+    difference = (tokens - expected).abs()
+    discrete = tokenizer.spec.type == "discrete"
+    return {
+        "tokens": float((difference > 0).float().mean() if discrete else difference.max()),
+        "pixels": float((decoded - tokenizer.decode(expected)).abs().max()),
+    }
+
+
+JOBS: dict[str, Callable[[Result], Result]] = {
+    "speed": speed,
+    "memory": memory,
+    "stream": stream,
+    "equal": equal,
+}
+
+
+def chunk_lengths(tokenizer: VideoTokenizer, job: Result) -> list[int]:
+    """Frames of each chunk; a single chunk without `latents`."""
+    if job["latents"] is None:
+        return [job["frames"]]
+    return tokenizer.spec.chunk_frames(job["frames"], job["latents"])
+
+
+def frames_of(job: Result, lengths: list[int]) -> Iterator[Tensor]:
+    """Chunks (1, 3, t, size, size), made when they are asked for."""
+    generator = torch.Generator().manual_seed(0)
+    for length in lengths:
+        shape = 1, 3, length, job["size"], job["size"]
+        yield (torch.rand(shape, generator=generator) * 2 - 1).to(job["device"])
+
+
+# Memory
+
+
+def reset_peak(job: Result) -> float:
+    """Let the peak begin anew; the memory that is in use now, in MB."""
+    if job["device"] == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    with suppress(OSError):  # elsewhere than on Linux the peak is that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS") or peak(job)
+
+
+def peak(job: Result) -> float:
+    """Most memory in use since the peak began anew, in MB."""
+    if job["device"] == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if (found := status("VmHWM")) is not None:
+        return found
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def status(field: str) -> float | None:
+    """A field of this process's status in MB; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(field)), None)
+
+
+# The report
+
+
+def stream_check(name: str, results: list[Result]) -> Result:
+    """Whether a tokenizer's long clip in chunks is the whole, in the memory of a short one."""
+    of_name = [r for r in results if r["tokenizer"] == name]
+    runs = [r for r in of_name if r["job"] == "stream"]
+    (same,) = (r for r in of_name if r["job"] == "equal")
+    short, long, whole = runs
+    ratio = long["peak_mb"] / short["peak_mb"]
+    return {
+        "tokenizer": name,
+        "frames": [short["frames"], long["frames"]],
+        "peak_mb": [short["peak_mb"], long["peak_mb"], whole["peak_mb"]],
+        "ratio": ratio,
+        "tokens": same["tokens"],
+        "pixels": same["pixels"],
+        "holds": ratio <= MOST_MEMORY and max(same["pixels"], same["tokens"]) <= TOLERANCE,
+    }
+
+
+def markdown(report: Result) -> str:
+    """The page."""
+    lines = ["# Speed and memory of the tokenizers", ""]
+    lines += [f"On {report['device']}: {report['hardware']}, torch {report['torch']}, "]
+    lines[-1] += f"arvid {report['code_version']}."
+    lines += ["", "## Speed", "", "Times the speed of the first way, in parentheses.", ""]
+    titles = ("tokenizer", "clips", "parameters", "way", "encode frames / s", "decode frames / s")
+    lines += header(*titles, "largest difference")
+    for case in report["speed"]:
+        lines += speed_lines(case)
+    lines += ["", "## Memory, above what the process had before", ""]
+    lines += header("tokenizer", "clips", "encode (MB)", "decode (MB)")
+    for case in report["memory"]:
+        cells = (f"{case['encode_mb']:.0f}", f"{case['decode_mb']:.0f}")
+        lines.append(line(case["tokenizer"], shape_of(case), *cells))
+    lines += ["", "## Long clips in chunks", ""]
+    peaks = ("short (MB)", "long (MB)", "ratio", "long, at once (MB)")
+    lines += header("tokenizer", "frames", *peaks, "tokens differ", "pixels differ", "holds")
+    for check in report["stream_checks"]:
+        short, long, whole = (f"{mb:.0f}" for mb in check["peak_mb"])
+        differences = (f"{check['tokens']:.1g}", f"{check['pixels']:.1g}")
+        found = (short, long, f"{check['ratio']:.2f}", whole, *differences)
+        frames = f"{check['frames'][0]}, {check['frames'][1]}"
+        lines.append(line(check["tokenizer"], frames, *found, "yes" if check["holds"] else "NO"))
+    return "\n".join([*lines, ""])
+
+
+def speed_lines(case: Result) -> list[str]:
+    """One line for each way of a tokenizer."""
+    found = []
+    first = next(iter(case["ways"].values()))
+    for way, measured in case["ways"].items():
+        cells = []
+        for key in ("encode_frames_per_second", "decode_frames_per_second"):
+            cells.append(f"{measured[key]:.4g} ({measured[key] / first[key]:.2f})")
+        difference = f"{measured['largest_difference']:.1g}"
+        name, size = case["tokenizer"], f"{case['parameters'] / 1e6:.3g}M"
+        found.append(line(name, shape_of(case), size, way, *cells, difference))
+    return found
+
+
+def shape_of(case: Result) -> str:
+    """'8 x 17x32x32'."""
+    batch, *rest = case["shape"]
+    return f"{batch} x {'x'.join(map(str, rest))}"
+
+
+def header(first: str, *rest: str) -> list[str]:
+    """Titles of a table's columns, and the line below them."""
+    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
+
+
+def line(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

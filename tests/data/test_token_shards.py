@@ -1,0 +1,245 @@
+"""Token shards: what is in them is what encoding gives; nothing finished is lost; what is wrong is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from arvid.contracts import Clip, UserError
+from arvid.data.collate import normalise
+from arvid.data.sprites import Sprites
+from arvid.data.token_cache import cache_folder, encode_dataset
+from arvid.data.token_shards import TokenShards, missing_shards
+
+CLIPS = Sprites(22, num_frames=5, size=16)
+Build = Callable[..., Any]
+
+
+class Broken(Sprites):
+    """A dataset that fails at clip 9 of 22."""
+
+    def __getitem__(self, index: int) -> Clip:
+        if index == 9:
+            raise UserError("clip 9 is broken")
+        return super().__getitem__(index)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five shards of four clips and one of two, each encoded in batches of three."""
+    monkeypatch.setattr("arvid.data.token_cache.CLIPS_PER_SHARD", 4)
+    monkeypatch.setattr("arvid.data.token_cache.MAX_BATCH", 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corners: Build) -> Path:
+    """Shards of the clips."""
+    encode_dataset(corners(), "hash", CLIPS, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_examples_are_what_encoding_gives(tmp_path: Path, corners: Build, kind: str) -> None:
+    tokenizer = corners(kind)
+    assert encode_dataset(tokenizer, "hash", CLIPS, tmp_path) == []
+    shards = TokenShards(str(tmp_path))
+    assert len(shards) == len(CLIPS) == 22
+    for i, clip in enumerate(CLIPS):
+        expected = tokenizer.encode(normalise(clip.video)[None])[0]
+        example = shards.example(i)
+        assert torch.equal(example["tokens"], expected)
+        assert example["tokens"].dtype == expected.dtype
+        assert example["caption"] == clip.caption
+        assert (example["label"], example["motion"]) == (clip.label, clip.motion)
+
+
+def test_ids_take_as_few_bytes_as_the_vocabulary_needs(tmp_path: Path, corners: Build) -> None:
+    encode_dataset(corners("discrete"), "hash", CLIPS, tmp_path)
+    assert load_file(tmp_path / "00000.safetensors")["tokens"].dtype == np.uint16  # 300 ids
+
+
+def test_the_manifest_says_what_the_tokens_are(folder: Path, corners: Build) -> None:
+    manifest = TokenShards(str(folder)).manifest
+    assert (manifest.tokenizer, manifest.data) == ("hash", CLIPS.fingerprint())
+    assert (manifest.spec, manifest.clip_shape) == (corners().spec, (5, 16, 16))
+    assert (manifest.num_clips, manifest.num_shards) == (22, 6)
+    assert manifest.classes == CLIPS.classes
+
+
+def test_shards_stand_for_their_dataset(folder: Path) -> None:
+    shards = TokenShards(str(folder))
+    assert shards.fingerprint() == CLIPS.fingerprint()
+    assert shards.classes == CLIPS.classes
+    clip = shards[5]
+    assert (clip.caption, clip.label, clip.motion) == (
+        CLIPS[5].caption,
+        CLIPS[5].label,
+        CLIPS[5].motion,
+    )
+    with pytest.raises(UserError, match="holds the tokens of clips, not their frames"):
+        _ = clip.video
+    with pytest.raises(IndexError):
+        shards.example(22)
+
+
+def test_what_is_unknown_of_a_clip_stays_unknown(tmp_path: Path, corners: Build) -> None:
+    class Bare(Sprites):
+        def __getitem__(self, index: int) -> Clip:
+            return Clip(video=super().__getitem__(index).video)
+
+    encode_dataset(corners(), "hash", Bare(3, num_frames=5, size=16), tmp_path)
+    example, clip = TokenShards(str(tmp_path)).example(1), TokenShards(str(tmp_path))[1]
+    assert (example["label"], example["motion"] == example["motion"]) == (-1, False)
+    assert (clip.caption, clip.label, clip.motion) == ("", None, None)
+
+
+def test_shards_can_be_sent_to_worker_processes(folder: Path) -> None:
+    shards = TokenShards(str(folder))
+    copy = pickle.loads(pickle.dumps(shards))
+    assert torch.equal(copy.example(21)["tokens"], shards.example(21)["tokens"])
+
+
+# What is finished is not lost, and not done again
+
+
+def test_an_interrupted_encoding_goes_on(tmp_path: Path, corners: Build) -> None:
+    with pytest.raises(UserError, match="clip 9 is broken"):
+        encode_dataset(corners(), "hash", Broken(22, num_frames=5, size=16), tmp_path)
+    finished = {p.name: p.read_bytes() for p in tmp_path.glob("*.safetensors")}
+    assert sorted(finished) == ["00000.safetensors", "00001.safetensors"]
+    with pytest.raises(UserError, match=r"4 of 6 shards are missing \(00002.safetensors"):
+        TokenShards(str(tmp_path))
+    tokenizer = corners()
+    assert encode_dataset(tokenizer, "hash", CLIPS, tmp_path) == []
+    assert tokenizer.num_encoded == 22 - 8
+    assert {name: (tmp_path / name).read_bytes() for name in finished} == finished
+
+
+def test_a_full_disk_costs_the_shard_that_did_not_fit(
+    tmp_path: Path, corners: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = Path.write_bytes, []
+
+    def full(self: Path, content: bytes) -> int:
+        written.append(self)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return write(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            encode_dataset(corners(), "hash", CLIPS, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # with the manifest, and nothing half written
+    tokenizer = corners()
+    encode_dataset(tokenizer, "hash", CLIPS, tmp_path)
+    assert tokenizer.num_encoded == 22 - 12
+
+
+def test_any_number_of_processes_make_the_same_files(
+    folder: Path, tmp_path: Path, corners: Build
+) -> None:
+    parts = [corners() for _ in range(4)]
+    left = [
+        encode_dataset(tokenizer, "hash", CLIPS, tmp_path / "parts", share=(3 - i, 4))
+        for i, tokenizer in enumerate(parts)
+    ]
+    assert [len(missing) for missing in left] == [5, 4, 2, 0]
+    assert sum(tokenizer.num_encoded for tokenizer in parts) == 22
+    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "parts").iterdir()} == files
+
+
+def test_a_finished_folder_is_not_encoded_again(folder: Path, corners: Build) -> None:
+    tokenizer = corners()
+    assert encode_dataset(tokenizer, "hash", CLIPS, folder) == []
+    assert tokenizer.num_encoded == 0
+
+
+def test_a_folder_is_not_filled_with_unlike_tokens(folder: Path, corners: Build) -> None:
+    with pytest.raises(UserError, match="tokenizer is 'hash' there, 'other' here"):
+        encode_dataset(corners(), "other", CLIPS, folder)
+    with pytest.raises(UserError, match=r"data is .* there"):
+        encode_dataset(corners(), "hash", Sprites(22, num_frames=5, size=16, seed=1), folder)
+
+
+def test_the_cache_is_keyed_by_tokenizer_and_data() -> None:
+    sets = [CLIPS, Sprites(22, num_frames=5, size=16, seed=1), Sprites(21, num_frames=5, size=16)]
+    keys = {cache_folder(h, s) for h in ("a", "b") for s in sets}
+    assert len(keys) == 6
+    assert cache_folder("a", CLIPS) == cache_folder("a", Sprites(22, num_frames=5, size=16))
+
+
+# Object storage
+
+
+def test_shards_are_read_by_url(folder: Path, own_cache: Path) -> None:
+    shards = TokenShards(folder.as_uri())
+    assert not own_cache.exists()  # nothing is fetched before it is asked for
+    expected = TokenShards(str(folder)).example(9)["tokens"]
+    assert torch.equal(shards.example(9)["tokens"], expected)
+    assert [p.name for p in own_cache.rglob("*.safetensors")] == ["00002.safetensors"]
+    (folder / "00002.safetensors").unlink()
+    assert torch.equal(TokenShards(folder.as_uri()).example(9)["tokens"], expected)
+    (folder / "00003.safetensors").unlink()
+    with pytest.raises(UserError, match=r"00003.safetensors: there is no such file"):
+        shards.example(12)
+
+
+# What is wrong is said
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_broken_shard_is_named(folder: Path, keep: int) -> None:
+    path = folder / "00001.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"00001.safetensors is damaged \(.*Delete it"):
+        TokenShards(str(folder))
+
+
+def test_a_shard_of_another_folder_is_named(folder: Path) -> None:
+    path = folder / "00001.safetensors"
+    save_file({name: value[:3] for name, value in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"00001.safetensors is of another folder: 3 clips"):
+        TokenShards(str(folder))
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "00004.safetensors").unlink()
+    assert missing_shards(folder, TokenShards(folder.as_uri()).manifest) == [4]
+    with pytest.raises(UserError, match=r"1 of 6 shards are missing \(00004.safetensors\)"):
+        TokenShards(str(folder))
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": "other"}'])
+def test_a_broken_manifest_is_named(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest.json is no manifest of token shards"):
+        TokenShards(str(folder))
+
+
+def test_a_manifest_with_a_field_too_few_or_many_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text())
+    for wrong in ({**value, "more": 1}, {k: v for k, v in value.items() if k != "classes"}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="is no manifest"):
+            TokenShards(str(folder))
+
+
+def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"there is no manifest\.json\. Make them with `arvid encode`"
+    ):
+        TokenShards(str(tmp_path))
+    with pytest.raises(UserError, match="cannot be read"):
+        TokenShards("nosuchstorage://bucket/folder")

@@ -1,0 +1,67 @@
+"""`arvid encode` and `arvid fit`: training from shards, without the clips, equals training from the clips."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from arvid.cli import main
+
+SETTING = [
+    "--config=settings/sprites",
+    "--config=paradigms/next_block",
+    "--config=sizes/debug",
+    "--data.batch_size=4",
+    "--trainer.max_steps=5",
+    "--trainer.val_check_interval=5",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.accelerator=cpu",
+]
+CLIPS = ["--data.train.init_args.num_clips=14", "--data.val.init_args.num_clips=6"]
+
+
+def losses(run: Path) -> list[tuple[str, str]]:
+    """Training and validation loss of each step as the log has them."""
+    with next(run.glob("logs/version_0/metrics.csv")).open(newline="") as file:
+        return [(row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
+
+
+def test_training_from_shards_equals_training_from_clips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "setting.yaml"
+    config.write_text(
+        "data: {train: {init_args: {num_clips: 14}}, val: {init_args: {num_clips: 6}}}"
+    )
+    shards = tmp_path / "shards"
+    encode = ["encode", *SETTING[:3], f"--config={config}", f"--out={shards}"]
+    assert main([*encode, "--shard=2/2"]) == 0
+    assert "but 1 that other parts make" in capsys.readouterr().out
+    assert main(encode) == 0
+    assert f"Token shards are in {shards / 'val'}." in capsys.readouterr().out
+    assert main(["fit", *SETTING, *CLIPS, f"--run={tmp_path / 'clips'}"]) == 0
+    expected = losses(tmp_path / "clips")
+    assert len(expected) == 6
+    given = [
+        argument
+        for part in ("train", "val")
+        for argument in (
+            f"--data.{part}=arvid.data.token_shards.TokenShards",
+            f"--data.{part}.init_args.path={shards / part}",
+        )
+    ]
+    for num_workers in (0, 2):
+        run = tmp_path / f"shards-{num_workers}"
+        assert (
+            main(["fit", *SETTING, *given, f"--data.num_workers={num_workers}", f"--run={run}"])
+            == 0
+        )
+        assert losses(run) == expected
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "x/y"])
+def test_a_part_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", *SETTING[:3], f"--shard={shard}"]) == 2
+    assert "--shard is I/N with I from 1 to N" in capsys.readouterr().err
