@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
 
 from arvid.commands._suites import SUITES, run_suite
 from arvid.contracts import UserError
@@ -18,11 +22,13 @@ from arvid.contracts import UserError
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
-    "encode": "encode a setting's clips into the token cache",
+    "encode": "encode a setting's clips into token shards",
+    "reconstruct": "show what a tokenizer makes of a video, with PSNR, SSIM and LPIPS",
     "sample": "generate clips from a checkpoint",
     "evaluate": "score runs, videos or pipelines under a protocol, or run a benchmark suite",
     "compare": "table and page of several runs",
     "bench": "run a benchmark of a paper, or the demo",
+    "import": "turn a published checkpoint into arvid's own format",
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")
@@ -54,6 +60,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if arguments[:1] == ["evaluate"] and arguments[1:] and arguments[1] in SUITES:
         return run_suite(arguments[1], arguments[2:])
+    signal.signal(signal.SIGTERM, _leave)
     parser = argparse.ArgumentParser(
         prog="arvid",
         description="Comparative research on autoregressive video generation.",
@@ -66,12 +73,23 @@ def _run(arguments: list[str]) -> int:
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == chosen:  # the others need not be imported
-            module = importlib.import_module(f"arvid.commands.{name}")
+            module = _module(name)
             subparser.description = module.__doc__
             module.add_arguments(subparser)
     options = parser.parse_args(arguments)
-    code: int = importlib.import_module(f"arvid.commands.{options.command}").run(options)
+    code: int = _module(options.command).run(options)
     return code
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    """End as after an error, so that what runs beneath is ended and half-written files go."""
+    raise SystemExit(128 + number)
+
+
+def _module(command: str) -> ModuleType:
+    """A command's module: of its name, or with an underscore where the name is a word of Python's."""
+    name = f"{command}_" if keyword.iskeyword(command) else command
+    return importlib.import_module(f"arvid.commands.{name}")
 
 
 def _quieten() -> None:

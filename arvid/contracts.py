@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -59,51 +59,76 @@ class TokenSpec:
 
     `size` is the vocabulary size of discrete tokens or the channels of continuous ones; `strides` are the
     (frames, rows, columns) of pixels behind one token; `causal` says that encoding a prefix of the frames
-    gives the prefix of the tokens.
+    gives the prefix of the tokens. With `exact_prefix` false it gives them only nearly, as with published ones
+    whose norms see several frames at once: what remains of `causal` is that a clip has 1 + n·F_T frames.
     """
 
     type: TokenType
     size: int
     strides: tuple[int, int, int]
     causal: bool
+    exact_prefix: bool = True
 
-    def grid(self, num_frames: int, height: int, width: int) -> TokenGrid:
-        """Token grid of a clip. Raises UserError if the clip cannot be tokenized without a remainder."""
+    def grid(
+        self, num_frames: int, height: int, width: int, *, later_chunk: bool = False
+    ) -> TokenGrid:
+        """Token grid of a clip. Raises UserError if the clip cannot be tokenized without a remainder.
+
+        `later_chunk` says that the frames go on from others of the same clip, so there is no first frame among
+        them that causal tokenizers encode alone.
+        """
         ft, fh, fw = self.strides
+        first_alone = self.causal and not later_chunk
         if num_frames < 1:
             raise UserError(f"A clip has at least one frame, not {num_frames}.")
-        if self.causal and (num_frames - 1) % ft:
+        if first_alone and (num_frames - 1) % ft:
             below = 1 + (num_frames - 1) // ft * ft
             raise UserError(
                 f"{num_frames} frames do not fit this tokenizer: it takes 1 + {ft}·n frames "
                 f"(the nearest are {below} and {below + ft})."
             )
-        if not self.causal and num_frames % ft:
+        if not first_alone and num_frames % ft:
             raise UserError(f"{num_frames} frames is not a multiple of the temporal stride {ft}.")
         if height % fh or width % fw:
             raise UserError(
                 f"{height}x{width} pixels do not fit this tokenizer: "
                 f"height must be a multiple of {fh} and width of {fw}."
             )
-        frames = 1 + (num_frames - 1) // ft if self.causal else num_frames // ft
+        frames = 1 + (num_frames - 1) // ft if first_alone else num_frames // ft
         return TokenGrid(frames, height // fh, width // fw)
 
     def num_frames(self, grid: TokenGrid) -> int:
         """Frames of the clip behind a grid."""
         return 1 + (grid.t - 1) * self.strides[0] if self.causal else grid.t * self.strides[0]
 
+    def chunk_frames(self, num_frames: int, latent_frames: int) -> list[int]:
+        """Frames of each chunk when a clip is streamed `latent_frames` at a time; the last chunk may be shorter.
+
+        `video.split(spec.chunk_frames(257, 2), dim=2)` cuts a clip of a causal tokenizer with temporal stride 4
+        into chunks of 5, 8, 8, ... frames.
+        """
+        latents = self.grid(num_frames, *self.strides[1:]).t
+        counts = [min(latent_frames, latents - i) for i in range(0, latents, latent_frames)]
+        frames = [self.strides[0] * count for count in counts]
+        frames[0] = self.num_frames(TokenGrid(counts[0], 1, 1))
+        return frames
+
 
 @dataclass
 class Condition:
     """What a clip is generated from. Every field may be absent; all present ones share the batch size."""
 
-    text: Float[Tensor, "b s d"] | None = None
+    text: Float[Tensor, "b s d"] | Int[Tensor, "b s"] | None = None
+    """Features, or ids of words where `ContextSpec.text_vocab` says so."""
     text_mask: Bool[Tensor, "b s"] | None = None
     """True where `text` holds a word, False where it is padding."""
     label: Int[Tensor, " b"] | None = None
     motion: Float[Tensor, " b"] | None = None
     """Motion score: mean displacement in pixels per frame."""
     fps: Float[Tensor, " b"] | None = None
+    negative_text: Float[Tensor, "b s d"] | None = None
+    """What guidance leads away from, instead of the null condition."""
+    negative_text_mask: Bool[Tensor, "b s"] | None = None
 
     def fields(self) -> dict[str, Tensor]:
         """The present fields by name."""
@@ -128,7 +153,10 @@ class ContextSpec:
     """Which conditions a model is built for: what its context embedder needs to know."""
 
     text_dim: int | None = None
+    """Width of the text's features; 0 where they are ids of words, for a model that embeds them itself."""
     text_len: int = 0
+    text_vocab: int | None = None
+    """How many ids of words there are, where the text's features are ids."""
     num_classes: int | None = None
     motion: bool = False
     fps: bool = False
@@ -251,8 +279,37 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
     def decode(self, tokens: Tokens) -> Float[Tensor, "b 3 T H W"]:
         """Video in [-1, 1] (clamped)."""
 
-    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
-        """Key `loss` and named parts; a tokenizer that cannot be trained does not define it."""
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tokens]:
+        """Tokens of each chunk (B, 3, T_i, H, W) of a long clip; joined along time they are those of the whole clip.
+
+        `TokenSpec.chunk_frames` says how long the chunks may be. Takes no gradients. A tokenizer that looks ahead
+        cannot give tokens before the end: this default takes the whole clip at once, whatever its length.
+        """
+        whole = list(chunks)
+        if whole:
+            with torch.no_grad():
+                tokens = self.encode(torch.cat(whole, dim=2))
+            yield tokens
+
+    def decode_stream(self, chunks: Iterable[Tokens]) -> Iterator[Tensor]:
+        """Frames (B, 3, T_i, H, W) of each chunk of latent frames; joined along time they are the whole clip.
+
+        As for `encode_stream`, this default decodes everything at once.
+        """
+        whole = list(chunks)
+        if whole:
+            with torch.no_grad():
+                video = self.decode(torch.cat(whole, dim=1))
+            yield video
+
+    def training_losses(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
+        """The reconstruction, not clamped, and the losses of the bottleneck.
+
+        Training compares the reconstruction with the video and adds to that the key `loss` of the losses, if there is
+        one; their other keys are named parts to be logged. A tokenizer that cannot be trained does not define this.
+        """
         raise UserError(f"{type(self).__name__} cannot be trained.")
 
 

@@ -3,7 +3,8 @@
 The network is that of Next-Block Prediction's tokenizer (arXiv 2502.07737, after MAGVIT-v2), at any size: the
 first frame is encoded alone, then each latent frame sees the frames up to its own time and none after.
 Two things keep it causal: convolutions pad time on the left only (by repeating the first frame), and group
-norm takes its statistics from each frame by itself.
+norm takes its statistics from each frame by itself. So a clip can also go through in chunks, each layer being told
+by a `StreamState` what it saw of the chunk before: the result is that of the whole clip.
 
 Activations lie in memory with channels last: on CPUs convolutions over a few channels run up to 1.7 times as
 fast that way, and no layer here needs a copy to keep it so.
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from arvid.contracts import UserError
 
@@ -90,6 +92,27 @@ PUBLISHED = Backbone()
 """The backbone of the published tokenizer."""
 
 
+class StreamState:
+    """What the layers of one encoder or decoder keep between the chunks of one clip."""
+
+    def __init__(self) -> None:
+        self.frames: dict[nn.Module, Tensor] = {}
+        """For each convolution, the last of its padded inputs, which its next outputs see too."""
+        self.started = False
+        """Whether a chunk has gone through."""
+        self._size: tuple[int, int, int] | None = None
+
+    def check(self, chunk: Tensor) -> None:
+        """Raises UserError for a chunk (B, C, T, H, W) that is not of the first one's batch and frame size."""
+        size = (chunk.shape[0], chunk.shape[3], chunk.shape[4])
+        self._size = self._size or size
+        if size != self._size:
+            raise UserError(
+                f"The chunks of a stream must be alike, but (batch, rows, columns) are {size} "
+                f"after {self._size}."
+            )
+
+
 class CausalConv3d(nn.Module):
     """Convolution that sees no later frame: (B, C, T, H, W) -> (B, C', ceil(T/st), ceil(H/sh), ceil(W/sw)).
 
@@ -106,9 +129,22 @@ class CausalConv3d(nn.Module):
         side = kernel // 2
         self.padding = (side, side, side, side, kernel - 1, 0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.pad(x, self.padding, mode="replicate"))
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        past = None if state is None else state.frames.get(self)
+        padding = self.padding if past is None else (*self.padding[:4], 0, 0)
+        x = F.pad(x, padding, mode="replicate")
+        if past is not None:
+            x = torch.cat([past, x], dim=2)
+        if state is not None:
+            state.frames[self] = self._seen_again(x)
+        y: Tensor = self.conv(x)
         return y
+
+    def _seen_again(self, x: Tensor) -> Tensor:
+        """A copy of the last padded frames, from which the first output of the next chunk starts."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        num_outputs = (x.shape[2] - kernel) // stride + 1
+        return x[:, :, num_outputs * stride :].clone()  # a view would keep the whole chunk
 
 
 class PointwiseConv3d(nn.Module):
@@ -163,25 +199,63 @@ class ResidualUnit(nn.Module):
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else PointwiseConv3d(in_channels, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.skip(x) + self.last(self.branch(x))
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        y = x
+        for layer in (*self.branch, self.last):
+            y = _apply(layer, y, state)
+        y = self.skip(x) + y
         return y
 
 
 class DepthToSpace(nn.Module):
     """Spread channels over a finer grid: (B, rt·rh·rw·C, T, H, W) -> (B, C, T·rt - rt + 1, H·rh, W·rw).
 
-    The first rt - 1 frames are dropped: they would lie before the first frame, which stands for itself alone.
+    The first rt - 1 frames of a clip are dropped: they would lie before the first frame, which stands for itself
+    alone. Later chunks of a stream keep all of theirs.
     """
 
     def __init__(self, factors: Triple) -> None:
         super().__init__()
         self.factors = factors
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         rt, rh, rw = self.factors
         x = rearrange(x, "b (rt rh rw c) t h w -> b (t rt) (h rh) (w rw) c", rt=rt, rh=rh, rw=rw)
-        return x[:, rt - 1 :].contiguous().movedim(-1, 1)
+        dropped = 0 if state is not None and state.started else rt - 1
+        return x[:, dropped:].contiguous().movedim(-1, 1)
+
+
+def _apply(layer: nn.Module, x: Tensor, state: StreamState | None) -> Tensor:
+    """One layer; those that see or make more than one frame at a time are given the state."""
+    timed = isinstance(layer, (CausalConv3d, ResidualUnit, DepthToSpace))
+    y: Tensor = layer(x, state) if timed else layer(x)
+    return y
+
+
+class CausalStack(nn.Module):
+    """Layers one after another, none of which looks ahead: what encoder and decoder have in common."""
+
+    layers: nn.Sequential
+    gradient_checkpointing: bool = False
+    """Whether training keeps each layer's input alone and computes the rest once more going backward."""
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """The whole clip (B, C, T, H, W) without a state; with one, the next chunk of the clip that it is of.
+
+        Computed in the dtype of the weights. A state is for inference: it does not go with gradient checkpointing.
+        """
+        if state is not None:
+            state.check(x)
+        x = x.to(next(self.parameters()).dtype)
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for layer in self.layers:
+            if recompute:
+                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = _apply(layer, x, state)
+        if state is not None:
+            state.started = True
+        return x
 
 
 def _units(channels: list[int], num_groups: int) -> list[nn.Module]:
@@ -210,7 +284,7 @@ def _initialise(network: nn.Module) -> None:
             module.last.conv.weight.mul_(0.1)
 
 
-class CausalEncoder(nn.Module):
+class CausalEncoder(CausalStack):
     """Video (B, 3, T, H, W) to a latent (B, out_channels, t, h, w), where T = 1 + n·temporal stride."""
 
     def __init__(self, config: Backbone, out_channels: int) -> None:
@@ -230,10 +304,6 @@ class CausalEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         _initialise(self)
 
-    def forward(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b c t h w"]:
-        latent: Tensor = self.layers(video)
-        return latent
-
     @torch.no_grad()
     def start_at(self, output: Float[Tensor, " c"]) -> None:
         """Make an untrained encoder's outputs vary around these values instead of 0."""
@@ -243,7 +313,7 @@ class CausalEncoder(nn.Module):
         head.conv.bias.copy_(output)
 
 
-class CausalDecoder(nn.Module):
+class CausalDecoder(CausalStack):
     """Latent (B, in_channels, t, h, w) to a video (B, 3, T, H, W); the output is linear, not bounded."""
 
     def __init__(self, config: Backbone, in_channels: int) -> None:
@@ -261,7 +331,3 @@ class CausalDecoder(nn.Module):
         layers += [FrameNorm(config.num_groups, before), Swish(before), CausalConv3d(before, 3)]
         self.layers = nn.Sequential(*layers)
         _initialise(self)
-
-    def forward(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 T H W"]:
-        video: Tensor = self.layers(latent)
-        return video

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
-from arvid.data.video import write_video
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+from arvid.training.pictures import show_video
 
 
 class SeedEachStep(Callback):
@@ -174,19 +173,8 @@ class SampleVideos(Callback):
         pl_module.eval()
         videos = sample(pl_module, conditions, progress=False)
         pl_module.train()
-        frames = side_by_side(videos)
-        path = Path(trainer.default_root_dir) / "samples" / f"step-{step:07d}.mp4"
-        write_video(path, frames, self.fps)
-        self._log(trainer, frames, path, step)
+        show_video(trainer, "samples", side_by_side(videos), self.fps)
 
     def _clip(self, trainer: Trainer, index: int) -> Any:
         dataset = trainer.datamodule.val  # type: ignore[attr-defined]
         return dataset[index % len(dataset)]
-
-    def _log(self, trainer: Trainer, frames: Any, path: Path, step: int) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                video = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
-                logger.experiment.add_images("samples", video, step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_video("samples", [str(path)], step=step)

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
+from arvid.evaluation.processes import best_device
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
@@ -116,13 +117,16 @@ def run_lightning(arguments: Sequence[str]) -> None:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
 
 
-def encode_clips(configs: Sequence[str]) -> list[Path]:
-    """Fill the token cache for a configuration of `fit`; the folders where the tokens lie."""
+def encode_clips(
+    configs: Sequence[str], *, out: Path | None = None, share: tuple[int, int] = (0, 1)
+) -> dict[Path, int]:
+    """Encode the clips of a configuration of `fit` with its tokenizer; see `VideoDataModule.encode`."""
     arguments = [part for name in configs for part in ("--config", name)]
     cli = _lightning_cli(arguments, run=False)
     if not isinstance(cli.model, GeneratorModule):
         raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
-    return cli.datamodule.encode(cli.model)
+    data: VideoDataModule = cli.datamodule
+    return data.encode(cli.model, out=out, share=share, device=best_device())
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:

@@ -84,16 +84,21 @@ def save_tokenizer(
 def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
     """A trained tokenizer, frozen and in eval mode, in float32 on the CPU.
 
-    Takes a file of `save_tokenizer`, a checkpoint of TokenizerModule, or the short name of an embedded one
-    (`embedded()` lists them). Raises UserError that names the file and what is wrong with it.
+    Takes a file of `save_tokenizer`, a checkpoint of TokenizerModule, the short name of an embedded one (`embedded()`
+    lists them), or `NAME:SOURCE` for one that others published: NAME is the short name of a class with a method
+    `from_published`, which is given the source. Raises UserError that names the file and what is wrong with it.
     """
-    path = _find(path_or_name)
-    try:
-        description, tensors = _read(path)
-        tokenizer = build(description)
-        _fill(tokenizer, tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    name, _, source = str(path_or_name).partition(":")
+    if source and name in registry.names("tokenizers"):
+        tokenizer = _published(name, source)
+    else:
+        path = _find(path_or_name)
+        try:
+            description, tensors = _read(path)
+            tokenizer = build(description)
+            _fill(tokenizer, tensors)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     return tokenizer.requires_grad_(False).eval()
 
 
@@ -142,6 +147,14 @@ def _short_name(cls: type[VideoTokenizer]) -> str:
     )
 
 
+def _published(name: str, source: str) -> VideoTokenizer:
+    cls = registry.get("tokenizers", name)
+    if not hasattr(cls, "from_published"):
+        raise UserError(f"{name}:{source}: {name} reads no published weights in this way.")
+    tokenizer: VideoTokenizer = cls.from_published(source)
+    return tokenizer
+
+
 def _find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
@@ -155,7 +168,8 @@ def _find(path_or_name: str | Path) -> Path:
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     raise UserError(
         f"There is no tokenizer file {str(path_or_name)!r}, nor an embedded tokenizer of that name."
-        f"{suggestion} Embedded: {', '.join(known) or 'none'}."
+        f"{suggestion} Embedded: {', '.join(known) or 'none'}. A published one is named NAME:SOURCE, "
+        "as in pretrained:FOLDER."
     )
 
 

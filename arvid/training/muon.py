@@ -36,7 +36,9 @@ class MuonAdamW(Optimizer):
     ) -> None:
         muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.parts: tuple[Optimizer, ...] = (muon, AdamW(others, lr=lr, betas=betas))
-        super().__init__(self._groups(), {})  # the very groups of the parts: a schedule reaches both
+        super().__init__(
+            self._groups(), {}
+        )  # the very groups of the parts: a schedule reaches both
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = closure() if closure else None
@@ -56,7 +58,7 @@ class MuonAdamW(Optimizer):
         return [group for part in self.parts for group in part.param_groups]
 
 
-def stacked_matrices(module: nn.Module) -> list[nn.Parameter]:
+def stacked_matrices(module: nn.Module) -> list[Tensor]:
     """Trained weights of the linear maps inside stacks of blocks (`nn.ModuleList`): not those at inputs and heads."""
     stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
     linears = [

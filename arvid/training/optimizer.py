@@ -25,8 +25,8 @@ class OptimizerConfig:
     weight_decay: float = 0.02
     """Decay of the weights of linear maps and convolutions; tables, biases and norms are not decayed."""
     muon: bool = False
-    """Whether Muon trains the matrices of the network's blocks (see arvid/training/muon.py). Neither paper has it; a short
-    training gets two to three times as far in a step."""
+    """Whether Muon trains the matrices of the network's blocks (see arvid/training/muon.py). Neither paper has it; a
+    short training gets two to three times as far in a step."""
     warmup_steps: int | float = 100
     """Steps over which the learning rate rises linearly from near 0 to its peak; below 1, that share of all steps."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"

@@ -17,18 +17,18 @@ def log_step(
 ) -> Tensor:
     """Log the losses as `train_*` (each step) or `val_*` (mean of the validation) and return `loss`.
 
-    Raises FloatingPointError naming all parts if the loss is not finite.
+    Raises FloatingPointError naming all parts if one is not finite.
     """
-    loss = losses["loss"]
-    if not torch.isfinite(loss):
-        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+    values = {name: value.detach() for name, value in losses.items()}
+    if not torch.isfinite(torch.stack([value.float() for value in values.values()])).all():
+        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in values.items())
         raise FloatingPointError(f"The {stage} loss is not finite ({parts}).")
     training = stage == "train"
     module.log_dict(
-        {f"{stage}_{name}": value.detach() for name, value in losses.items()},
+        {f"{stage}_{name}": value for name, value in values.items()},
         on_step=training,
         on_epoch=not training,
         batch_size=batch_size,
         sync_dist=not training,
     )
-    return loss
+    return losses["loss"]

@@ -1,89 +1,275 @@
-"""Training of a tokenizer: a thin LightningModule around any VideoTokenizer with `training_losses`."""
+"""Training of a tokenizer: a thin LightningModule around any VideoTokenizer with `training_losses`.
+
+The recipe is the module's, the same for every tokenizer: errors of pixels, LPIPS, a discriminator, single frames
+among the clips. A tokenizer gives its reconstruction and the losses of its bottleneck.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from arvid.contracts import UserError, VideoTokenizer
+from arvid.metrics.codebook import CodebookUse
+from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
+from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite
+from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.pictures import show_reconstructions
 from arvid.training.step import log_step
 
 TOKENIZER_KEY = "tokenizer"
 """Where a checkpoint keeps the tokenizer's name and constructor arguments."""
 DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-4)
+DEFAULT_RECONSTRUCTION = Reconstruction()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Steps that see random single frames, each as a clip of its own: colours and edges cost less there.
+
+    Which steps they are depends on the step alone, so all processes agree. Tokenizers that are not causal cannot take
+    single frames.
+    """
+
+    first_steps: int = 0
+    """Steps at the start, all of them."""
+    share: float = 0.0
+    """Of the steps after these, evenly spread."""
+    per_clip: int = 4
+    """Frames of each clip of the batch."""
+
+    def __post_init__(self) -> None:
+        if self.first_steps < 0 or not 0 <= self.share <= 1 or self.per_clip < 1:
+            raise UserError(
+                "Images need first_steps of 0 or more, a share from 0 to 1 and per_clip of 1 or more, "
+                f"got {self.first_steps}, {self.share} and {self.per_clip}."
+            )
+
+    def at(self, step: int) -> bool:
+        """Whether a step (from 0) sees single frames."""
+        later = step - self.first_steps
+        return later < 0 or math.floor((later + 1) * self.share) > math.floor(later * self.share)
 
 
 class TokenizerModule(LightningModule):
     """Trains a tokenizer on batches with the key `video`, float (B, 3, T, H, W) in [-1, 1].
 
-    Logs the tokenizer's own losses as `train_*` and `val_*`, and `val_psnr`: the mean over clips of each clip's
-    PSNR in dB, of what `decode(encode(video))` gives.
+    Logs each loss as `train_*` and `val_*`, and of what `decode(encode(video))` gives in validation: `val_psnr` (mean
+    over clips of each clip's PSNR in dB), `val_lpips` where LPIPS is on, and for discrete tokens `val_codebook_share`
+    and `val_codebook_perplexity`. The first clips of each validation go to RUN/reconstructions.
+
+    With a discriminator there are two optimisers and Lightning's optimisation is manual;
+    `trainer.gradient_clip_val` (for each optimiser by itself) and `trainer.accumulate_grad_batches` hold all the
+    same. No pass gives all parameters a gradient, so DDP must be `ddp_find_unused_parameters_true`.
 
     Args:
         tokenizer: what is trained.
         optimizer: AdamW's settings and the schedule.
-        image_steps: steps at the start that see single frames (`images_per_clip` random ones of each clip, each
-            as a clip of its own): colours and edges are learned there at a part of the cost. Tokenizers that are
-            not causal cannot take single frames.
-        images_per_clip: see image_steps.
+        reconstruction: weights of the pixels' errors.
+        perceptual: LPIPS beside them, or null.
+        adversarial: a discriminator beside them, or null.
+        images: steps that see single frames.
+        gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time.
+            For tokenizers whose networks have the switch `gradient_checkpointing`, as arvid's causal ones do.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
-        image_steps: int = 0,
-        images_per_clip: int = 4,
+        *,
+        reconstruction: Reconstruction = DEFAULT_RECONSTRUCTION,
+        perceptual: Perceptual | None = None,
+        adversarial: Adversarial | None = None,
+        images: Images = Images(),
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.optimizer_config = optimizer
-        self.image_steps = image_steps
-        self.images_per_clip = images_per_clip
+        self.reconstruction = reconstruction
+        self.perceptual = PerceptualLoss(perceptual) if perceptual else None
+        self.adversary = Adversary(adversarial) if adversarial else None
+        self.images = images
+        if gradient_checkpointing:
+            _checkpoint_gradients(tokenizer)
         self.psnr = MeanMetric()
+        discrete = tokenizer.spec.type == "discrete"
+        self.codebook = CodebookUse(tokenizer.spec.size) if discrete else None
+        self.collapse_guard = CollapseGuard()
+        self.discriminator_guard = DiscriminatorGuard()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def setup(self, stage: str) -> None:
+        # Only now: the trainer, which looks before this, would refuse to clip and to accumulate gradients, but
+        # `on_before_optimizer_step` and `_update` do both.
+        self.automatic_optimization = self.adversary is None
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         video = batch["video"]
-        if self.global_step < self.image_steps:
-            video = random_frames(video, self.images_per_clip)
-        return log_step(self, self.tokenizer.training_losses(video), "train", len(video))
+        if self.images.at(self.global_step):
+            video = random_frames(video, self.images.per_clip)
+        reconstruction, losses = self._losses(video)
+        if self.adversary is None:
+            return self._log(losses, "train", video)
+        to_minimise = [losses["loss"]]
+        if self.global_step >= self.adversary.options.start_step:
+            to_minimise = self._add_adversarial(losses, reconstruction, video)
+        self._log(losses, "train", video)
+        self._update(to_minimise, batch_idx)
+        return None
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = batch["video"]
-        log_step(self, self.tokenizer.training_losses(video), "val", len(video))
-        reconstruction = self.tokenizer.decode(self.tokenizer.encode(video))
+        self._log(self._losses(video)[1], "val", video)
+        tokens = self.tokenizer.encode(video)
+        reconstruction = self.tokenizer.decode(tokens)
         self.psnr.update(psnr(reconstruction, video))
         self.log("val_psnr", self.psnr, prog_bar=True, batch_size=len(video))
+        if self.perceptual is not None:
+            lpips = self.perceptual.of_all_frames(reconstruction, video)
+            self.log("val_lpips", lpips, batch_size=len(video), sync_dist=True)
+        if self.codebook is not None:
+            self.codebook.update(tokens)
+        self.collapse_guard.update(video, reconstruction)
+        if batch_idx == 0 and self.trainer.is_global_zero:
+            show_reconstructions(self.trainer, video, reconstruction)
+
+    def on_validation_epoch_end(self) -> None:
+        self.collapse_guard.end_validation()
+        if self.codebook is not None:
+            use = self.codebook.compute()  # of all processes
+            self.codebook.reset()
+            self.log_dict(
+                {f"val_codebook_{name}": value for name, value in use._asdict().items()},
+                sync_dist=True,
+            )
 
     def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches)
-        return build_optimizer(self.tokenizer, self.optimizer_config, max_steps=steps)
+        steps = self.trainer.estimated_stepping_batches
+        generator = build_optimizer(self.tokenizer, self.optimizer_config, max_steps=steps)
+        if self.adversary is None:
+            return generator
+        options = self.adversary.options
+        if 0 < steps <= options.start_step:
+            raise UserError(
+                f"The discriminator would start at step {options.start_step}, but training ends after {steps} steps: "
+                "lower model.adversarial.start_step, or leave model.adversarial out."
+            )
+        config = options.optimizer or self.optimizer_config
+        return [
+            generator,
+            build_optimizer(self.adversary, config, max_steps=steps - options.start_step),
+        ]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.automatic_optimization:
+            self.clip_gradients(optimizer)  # as the trainer's options say
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from the checkpoint of another tokenizer."""
+        """Refuse to go on from the checkpoint of another tokenizer, or of a training with another discriminator."""
         stored, own = checkpoint.get(TOKENIZER_KEY), describe(self.tokenizer)
+        advice = "Use another --run folder, or delete this one."
         if stored != own:
             raise UserError(
-                f"The checkpoint is of another tokenizer: {stored} there, {own} here. "
-                "Use another --run folder, or delete this one."
+                f"The checkpoint is of another tokenizer: {stored} there, {own} here. {advice}"
             )
+        there, here = (_adversary_shapes(x) for x in (checkpoint["state_dict"], self.state_dict()))
+        if there != here:
+            raise UserError(
+                "The checkpoint's training had another discriminator, or none, or this one has none: "
+                f"model.adversarial must stay as it was (a discriminator that joins later is start_step). {advice}"
+            )
+
+    def _losses(self, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction, and `loss` with its parts, without the discriminator's."""
+        reconstruction, losses = self.tokenizer.training_losses(video)
+        pixels = self.reconstruction.loss(reconstruction, video)
+        losses = {**losses, "reconstruction": pixels, "loss": losses.get("loss", 0) + pixels}
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(reconstruction, video)
+            losses["loss"] = losses["loss"] + self.perceptual.options.weight * losses["perceptual"]
+        return reconstruction, losses
+
+    def _add_adversarial(
+        self, losses: dict[str, Tensor], reconstruction: Tensor, video: Tensor
+    ) -> list[Tensor]:
+        """Put the adversarial losses among the others. Returns what each optimiser has to minimise."""
+        assert self.adversary is not None
+        options = self.adversary.options
+        adversarial = self.adversary.generator_loss(reconstruction)
+        weight: Tensor | float = options.weight
+        if options.adaptive:
+            ratio = adaptive_weight(losses["loss"], adversarial, reconstruction)
+            losses["adaptive_weight"], weight = ratio, weight * ratio
+        losses["adversarial"] = adversarial
+        losses["loss"] = losses["loss"] + weight * adversarial
+        loss, parts = self.adversary.discriminator_loss(video, reconstruction, self.global_step)
+        losses.update(parts)
+        self.discriminator_guard.update(parts["discriminator"], self.global_step)
+        return [losses["loss"], loss]
+
+    def _update(self, losses: list[Tensor], batch_idx: int) -> None:
+        """Take the gradient of each loss for its optimiser, and step where enough batches have been accumulated.
+
+        A loss may be missing at the end: a discriminator that has not started.
+        """
+        num_batches = self.trainer.accumulate_grad_batches
+        due = (batch_idx + 1) % num_batches == 0
+        pairs = zip(self.optimizers(), self.lr_schedulers(), strict=True)  # type: ignore[arg-type]
+        for i, (loss, (optimizer, schedule)) in enumerate(zip(losses, pairs, strict=False)):
+            with optimizer.toggle_model(sync_grad=due):
+                self.manual_backward(loss / num_batches)
+            if due and i == 0:
+                optimizer.step()
+            elif due:  # through the trainer, but not counted as one of its steps
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+            if due:
+                optimizer.zero_grad()
+                schedule.step()
+
+    def _log(
+        self, losses: dict[str, Tensor], stage: Literal["train", "val"], video: Tensor
+    ) -> Tensor:
+        try:
+            return log_step(self, losses, stage, len(video))
+        except FloatingPointError as error:
+            why = explain_nonfinite(self, video, lambda: self._compute_all(video))
+            raise FloatingPointError(f"{error} {why}") from error
+
+    def _compute_all(self, video: Tensor) -> None:
+        reconstruction, _ = self._losses(video)
+        if self.adversary is not None:
+            self.adversary(reconstruction)
+
+
+def _checkpoint_gradients(tokenizer: VideoTokenizer) -> None:
+    switches: list[Any] = [m for m in tokenizer.modules() if hasattr(m, "gradient_checkpointing")]
+    if not switches:
+        raise UserError(f"{type(tokenizer).__name__} has no networks with gradient checkpointing.")
+    for module in switches:
+        module.gradient_checkpointing = True
+
+
+def _adversary_shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: x.shape for name, x in state.items() if name.startswith("adversary.")}
 
 
 def random_frames(video: Tensor, count: int) -> Tensor:
     """`count` random frames of each clip (B, 3, T, H, W) as clips of one frame (B·count, 3, 1, H, W)."""
-    batch, _, num_frames, _, _ = video.shape
-    frames = torch.randint(num_frames, (batch, count), device=video.device)
-    clips = torch.arange(batch, device=video.device)[:, None]
-    return video[clips, :, frames].flatten(0, 1).unsqueeze(2)
+    index = torch.randint(video.shape[2], (len(video), count), device=video.device)
+    return rearrange(take_frames(video, index), "b c n h w -> (b n) c 1 h w")
 
 
 def psnr(reconstruction: Tensor, video: Tensor) -> Tensor:

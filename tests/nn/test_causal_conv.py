@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +16,11 @@ from arvid.nn.causal_conv import (
     CausalConv3d,
     CausalDecoder,
     CausalEncoder,
+    CausalStack,
     DepthToSpace,
     FrameNorm,
     ResidualUnit,
+    StreamState,
     Swish,
 )
 
@@ -27,6 +31,9 @@ TINY = Backbone(
     num_units=1,
     num_mid_units=1,
     num_groups=2,
+)
+DEEP = Backbone(
+    base=4, multipliers=(1, 2, 2), strides=((2, 2, 2), (2, 1, 2)), num_groups=2, num_units=1
 )
 
 
@@ -51,41 +58,53 @@ def test_published_sizes() -> None:
     assert len(decoder.layers) == 30
 
 
-def stage_shapes(layers: nn.Sequential, x: Tensor) -> list[tuple[int, ...]]:
-    """Each new shape (C, T, H, W) that the layers go through."""
-    shapes: list[tuple[int, ...]] = []
-    for layer in layers:
-        x = layer(x)
-        if tuple(x.shape[1:]) not in shapes[-1:]:
-            shapes.append(tuple(x.shape[1:]))
-    return shapes
+Row = tuple[int, int, tuple[int, int, int, int]]
+"""Of the published table: how many layers, their parameters, and their output's (C, T, H, W)."""
+ENCODER: list[Row] = [
+    (1, 10_496, (128, 17, 128, 128)),
+    (4, 4 * 885_760, (128, 17, 128, 128)),
+    (1, 442_496, (128, 17, 64, 64)),
+    (4, 2_688_896 + 3 * 3_540_992, (256, 17, 64, 64)),
+    (1, 1_769_728, (256, 9, 32, 32)),
+    (4, 4 * 3_540_992, (256, 9, 32, 32)),
+    (1, 1_769_728, (256, 5, 16, 16)),
+    (4, 10_751_744 + 3 * 14_159_872, (512, 5, 16, 16)),
+    (4, 4 * 14_159_872, (512, 5, 16, 16)),
+    (2, 1_536, (512, 5, 16, 16)),
+    (1, 3_078, (6, 5, 16, 16)),
+]
+DECODER: list[Row] = [
+    (1, 83_456, (512, 5, 16, 16)),
+    (8, 8 * 14_159_872, (512, 5, 16, 16)),
+    (2, 56_627_200, (512, 9, 32, 32)),
+    (4, 5_442_560 + 3 * 3_540_992, (256, 9, 32, 32)),
+    (2, 14_157_824, (256, 17, 64, 64)),
+    (4, 4 * 3_540_992, (256, 17, 64, 64)),
+    (2, 7_078_912, (256, 17, 128, 128)),
+    (4, 1_361_408 + 3 * 885_760, (128, 17, 128, 128)),
+    (2, 384, (128, 17, 128, 128)),
+    (1, 10_371, (3, 17, 128, 128)),
+]
 
 
-def test_published_stages() -> None:
+@pytest.mark.parametrize(
+    ("make", "size", "rows"),
+    [
+        (CausalEncoder, (3, 17, 128, 128), ENCODER),
+        (CausalDecoder, (6, 5, 16, 16), DECODER),
+    ],
+)
+def test_published_stages(
+    make: type[CausalEncoder | CausalDecoder], size: tuple[int, ...], rows: list[Row]
+) -> None:
     with torch.device("meta"):
-        encoder, decoder = CausalEncoder(PUBLISHED, 6), CausalDecoder(PUBLISHED, 6)
-        video, latent = torch.empty(1, 3, 17, 128, 128), torch.empty(1, 6, 5, 16, 16)
-    assert stage_shapes(encoder.layers, video) == [
-        (128, 17, 128, 128),
-        (128, 17, 64, 64),
-        (256, 17, 64, 64),
-        (256, 9, 32, 32),
-        (256, 5, 16, 16),
-        (512, 5, 16, 16),
-        (6, 5, 16, 16),
-    ]
-    assert stage_shapes(decoder.layers, latent) == [
-        (512, 5, 16, 16),
-        (4096, 5, 16, 16),
-        (512, 9, 32, 32),
-        (256, 9, 32, 32),
-        (2048, 9, 32, 32),
-        (256, 17, 64, 64),
-        (1024, 17, 64, 64),
-        (256, 17, 128, 128),
-        (128, 17, 128, 128),
-        (3, 17, 128, 128),
-    ]
+        layers, x = iter(make(PUBLISHED, 6).layers), torch.empty(1, *size)
+    for count, parameters, shape in rows:
+        stage = nn.Sequential(*islice(layers, count))
+        x = stage(x)
+        assert num_parameters(stage) == parameters
+        assert tuple(x.shape[1:]) == shape
+    assert not list(layers)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +163,7 @@ def test_depth_to_space_order_and_dropped_frame() -> None:
 
 @pytest.mark.parametrize("frames", [1, 5, 9])
 def test_prefixes_agree(frames: int) -> None:
-    config = Backbone(
-        base=4, multipliers=(1, 2, 2), strides=((2, 2, 2), (2, 1, 2)), num_groups=2, num_units=1
-    )
-    encoder, decoder = randomised(CausalEncoder(config, 5)), randomised(CausalDecoder(config, 5))
+    encoder, decoder = randomised(CausalEncoder(DEEP, 5)), randomised(CausalDecoder(DEEP, 5))
     video = torch.randn(2, 3, 13, 8, 8)
     with torch.no_grad():
         latent = encoder(video)
@@ -181,6 +197,92 @@ def test_stays_channels_last() -> None:
     for layer in [*encoder.layers, *decoder.layers]:
         x = layer(x)
         assert x.is_contiguous(memory_format=torch.channels_last_3d), layer
+
+
+@pytest.mark.parametrize("lengths", [[1, 4, 4, 4], [5, 8], [9, 4]])
+def test_chunks_give_what_the_whole_clip_gives(lengths: list[int]) -> None:
+    encoder, decoder = randomised(CausalEncoder(DEEP, 5)), randomised(CausalDecoder(DEEP, 5))
+    video = torch.randn(2, 3, 13, 8, 8)
+    encoding, decoding = StreamState(), StreamState()
+    with torch.no_grad():
+        latents = [encoder(chunk, encoding) for chunk in video.split(lengths, dim=2)]
+        assert [x.shape[2] for x in latents] == [-(-n // 4) for n in lengths]
+        frames = [decoder(latent, decoding) for latent in latents]
+        assert [x.shape[2] for x in frames] == lengths
+        latent = encoder(video)
+        torch.testing.assert_close(torch.cat(latents, dim=2), latent, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.cat(frames, dim=2), decoder(latent), atol=1e-5, rtol=1e-5)
+
+
+def test_a_stream_keeps_no_more_the_longer_it_is() -> None:
+    encoder, state = CausalEncoder(DEEP, 5), StreamState()
+    kept = []
+    with torch.no_grad():
+        for length in (5, 8, 8, 8):
+            encoder(torch.randn(1, 3, length, 8, 8), state)
+            kept.append(sum(x.untyped_storage().nbytes() for x in state.frames.values()))
+    assert len({*kept}) == 1
+    assert state.frames[encoder.layers[0]].shape[2:] == (2, 10, 10)
+
+
+def test_streams_stay_channels_last_too() -> None:
+    decoder, state = CausalDecoder(DEEP, 5), StreamState()
+    inputs: list[Tensor] = []
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    for latent in torch.randn(3, 5, 4, 4, 4).to(memory_format=torch.channels_last_3d).split(2, 2):
+        decoder(latent, state)
+    assert len(inputs) > 20
+    assert all(x.is_contiguous(memory_format=torch.channels_last_3d) for x in inputs)
+
+
+def test_chunks_of_another_size_are_refused() -> None:
+    encoder, state = CausalEncoder(DEEP, 5), StreamState()
+    encoder(torch.randn(2, 3, 5, 8, 8), state)
+    with pytest.raises(UserError, match=r"\(2, 8, 16\) after \(2, 8, 8\)"):
+        encoder(torch.randn(2, 3, 4, 8, 16), state)
+
+
+def saved_bytes_and_gradients(network: CausalStack, x: Tensor) -> tuple[int, list[Tensor]]:
+    """What is kept for the backward pass, and the gradients that it gives."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = network(x).square().mean()
+    network.zero_grad()
+    loss.backward()
+    return sum(kept.values()), [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_no_gradient() -> None:
+    network = CausalEncoder(DEEP, 5)
+    x = torch.randn(2, 3, 5, 32, 32)
+    plain, expected = saved_bytes_and_gradients(network, x)
+    network.gradient_checkpointing = True
+    checkpointed, found = saved_bytes_and_gradients(network, x)
+    assert checkpointed < plain / 3
+    assert len(found) == len(expected) > 10
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_say_the_dtype() -> None:
+    encoder, decoder = CausalEncoder(TINY, 4).bfloat16(), CausalDecoder(TINY, 4).bfloat16()
+    video = decoder(encoder(torch.randn(1, 3, 5, 8, 8)))
+    assert video.dtype == torch.bfloat16
+    assert video.isfinite().all()
+
+
+def test_compiles_in_one_piece() -> None:
+    """No graph break: norm, swish and padding can be fused."""
+    encoder = CausalEncoder(TINY, 4)
+    x = torch.randn(1, 3, 3, 8, 8)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), encoder(x))
 
 
 @pytest.mark.parametrize(

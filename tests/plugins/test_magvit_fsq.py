@@ -108,6 +108,50 @@ def test_prefixes_agree(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
         )
 
 
+def test_what_a_latent_frame_sees(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
+    """Latent t sees frames 0 to 4t and no later one; frames 0 to 4t come from latents 0 to t."""
+    with torch.no_grad():
+        latent = tokenizer._latent(video)
+        for first, unchanged in ((1, 1), (5, 2)):
+            other = video.clone()
+            other[:, :, first:] = torch.rand(2, 3, 9 - first, 8, 8)
+            changed = tokenizer._latent(other)
+            torch.testing.assert_close(changed[:, :unchanged], latent[:, :unchanged])
+            assert (changed[:, unchanged] - latent[:, unchanged]).abs().max() > 1e-3
+        tokens = torch.randint(200, (2, 3, 2, 2))
+        other = tokens.clone()
+        other[:, 2:] = (other[:, 2:] + 77) % 200
+        before, after = tokenizer.decode(tokens), tokenizer.decode(other)
+    torch.testing.assert_close(before[:, :, :5], after[:, :, :5])
+    assert (before[:, :, 5:] - after[:, :, 5:]).abs().max() > 1e-3
+
+
+def test_unit_range_is_inside_only(video: torch.Tensor) -> None:
+    """Encoder and decoder see [0, 1]; both doors stay [-1, 1]."""
+    inside = MagvitFSQ(backbone=TINY, levels=(8, 5, 5), unit_range=True).eval()
+    outside = MagvitFSQ(backbone=TINY, levels=(8, 5, 5)).eval()
+    outside.load_state_dict(inside.state_dict())
+    unit = (video + 1) / 2
+    tokens = inside.encode(video)
+    assert torch.equal(tokens, outside.encode(unit))
+    assert not torch.equal(tokens, outside.encode(video))
+    expected = outside.decoder(outside.indices_to_codes(tokens).movedim(-1, 1)) * 2 - 1
+    torch.testing.assert_close(inside.decode(tokens), expected.clamp(-1, 1))
+
+
+def test_rounding_is_in_full_precision(published: MagvitFSQ) -> None:
+    """In bf16 weights and activations are coarse, but never the codes."""
+    half = MagvitFSQ(backbone=TINY).bfloat16().eval()
+    half_codes = half.quantizer.quantize(torch.tensor([0.3, -1.2, 2.0, 0.1, -0.7, 1.5]))
+    assert half.codes_to_indices(half_codes).item() == 55_245
+    indices = torch.arange(64_000)
+    assert torch.equal(half.codes_to_indices(half.indices_to_codes(indices)), indices)
+    video = torch.rand(1, 3, 5, 8, 8)
+    assert half.decode(half.encode(video)).isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert published._codes(video).dtype == torch.float32
+
+
 def test_what_is_trained_is_what_is_decoded(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
     """The decoder sees the same codes in training and from token indices."""
     with torch.no_grad():
@@ -118,8 +162,9 @@ def test_what_is_trained_is_what_is_decoded(tokenizer: MagvitFSQ, video: torch.T
 
 
 def test_gradient_reaches_every_parameter(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
-    losses = tokenizer.training_losses(video)
-    losses["loss"].backward()
+    reconstruction, losses = tokenizer.training_losses(video)
+    assert losses == {}
+    reconstruction.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
 
 

@@ -165,8 +165,9 @@ trainer:
 def test_tokens_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
     assert main(arguments(tmp_path / "a", "next_block", "--trainer.max_steps=1")) == 0
-    folders = sorted((tmp_path / "cache/tokens").iterdir())
-    times = [(f / "tokens.npy").stat().st_mtime_ns for f in folders]
+    shards = sorted((tmp_path / "cache/tokens").glob("*/*.safetensors"))
+    times = [shard.stat().st_mtime_ns for shard in shards]
+    assert len(shards) == 2
     assert main(arguments(tmp_path / "b", "next_token", "--trainer.max_steps=1")) == 0
-    assert sorted((tmp_path / "cache/tokens").iterdir()) == folders
-    assert [(f / "tokens.npy").stat().st_mtime_ns for f in folders] == times
+    assert sorted((tmp_path / "cache/tokens").glob("*/*.safetensors")) == shards
+    assert [shard.stat().st_mtime_ns for shard in shards] == times

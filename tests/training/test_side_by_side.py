@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,3 +33,23 @@ def test_a_failure_is_shown_and_stops_the_other_jobs(
     with pytest.raises(UserError, match=r"broken failed \(exit code 2\)[^$]*\$ arvid evaluate"):
         run_side_by_side(jobs, tmp_path)
     assert time.monotonic() - began < 60
+
+
+def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arvid", "bench", "demo", "--scale", "smoke", "--out", "."]
+    demo = subprocess.Popen(command, cwd=tmp_path)
+    log = tmp_path / "nova.log"
+    while not log.exists() or not log.read_text():
+        assert demo.poll() is None
+        time.sleep(0.1)
+    demo.send_signal(signal.SIGTERM)
+    assert demo.wait(timeout=60) == 143
+    running = [entry for entry in Path("/proc").glob("[0-9]*/cwd") if _points_to(entry, tmp_path)]
+    assert running == []
+
+
+def _points_to(link: Path, folder: Path) -> bool:
+    try:
+        return link.resolve() == folder.resolve()
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ index, the first channel being the fastest digit. There is nothing to learn in b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from einops import rearrange
@@ -17,9 +18,8 @@ from vector_quantize_pytorch import FSQ
 from vector_quantize_pytorch.finite_scalar_quantization import round_ste
 
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
-from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
+from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
 from arvid.nn.hyperparameters import plain
-from arvid.nn.reconstruction import ReconstructionLoss, reconstruction_loss
 
 
 class PublishedFSQ(FSQ):  # type: ignore[misc]  # the library has no types
@@ -44,7 +44,8 @@ class MagvitFSQ(VideoTokenizer):
     Args:
         backbone: size of encoder and decoder.
         levels: levels of each latent channel, three or more each; their product is the vocabulary's size.
-        reconstruction: which loss of pixels in [-1, 1] to train with.
+        unit_range: whether encoder and decoder work on pixels in [0, 1], as the published weights do. Outside the
+            range is [-1, 1] all the same; `arvid import nbp-tokenizer` sets it.
     """
 
     def __init__(
@@ -52,15 +53,13 @@ class MagvitFSQ(VideoTokenizer):
         *,
         backbone: Backbone = PUBLISHED,
         levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5),
-        reconstruction: ReconstructionLoss = "l1",
+        unit_range: bool = False,
     ) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
             raise UserError(f"MagvitFSQ needs levels of three or more each, got {levels}.")
-        self.hyperparameters = plain(
-            backbone=backbone, levels=levels, reconstruction=reconstruction
-        )
-        self.reconstruction = reconstruction
+        self.hyperparameters = plain(backbone=backbone, levels=levels, unit_range=unit_range)
+        self.unit_range = unit_range
         self._spec = TokenSpec("discrete", math.prod(levels), backbone.total_stride, causal=True)
         self.encoder = CausalEncoder(backbone, len(levels))
         self.decoder = CausalDecoder(backbone, len(levels))
@@ -77,28 +76,49 @@ class MagvitFSQ(VideoTokenizer):
     def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
         return self._decode(self.indices_to_codes(tokens)).clamp(-1, 1)
 
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """In memory that does not grow with the clip. Raises UserError where a chunk does not fit the strides."""
+        state = StreamState()
+        for video in chunks:
+            with torch.no_grad():
+                tokens = self.codes_to_indices(self._codes(video, state))
+            yield tokens
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """In memory that does not grow with the clip."""
+        state = StreamState()
+        for tokens in chunks:
+            with torch.no_grad():
+                video = self._decode(self.indices_to_codes(tokens), state).clamp(-1, 1)
+            yield video
+
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
         """What the decoder sees of each token: its levels, evenly spaced in [-1, 1]."""
         codes: Tensor = self.quantizer._indices_to_codes(indices)
-        return codes.to(next(self.decoder.parameters()).dtype)
+        return codes
 
     def codes_to_indices(self, codes: Float[Tensor, "... c"]) -> Int[Tensor, ...]:
         """int64 index of each vector of codes, the first channel being the fastest digit."""
         indices: Tensor = self.quantizer.codes_to_indices(codes)
         return indices.long()
 
-    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
-        """`loss` = `reconstruction`: nothing but the pixels' error."""
-        decoded = self._decode(self._codes(video))
-        loss = reconstruction_loss(decoded, video, self.reconstruction)
-        return {"loss": loss, "reconstruction": loss}
+    def training_losses(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
+        """The reconstruction alone: this bottleneck has no losses."""
+        return self._decode(self._codes(video)), {}
 
-    def _codes(self, video: Tensor) -> Tensor:
-        self.spec.grid(*video.shape[2:])
-        latent = rearrange(self.encoder(video), "b c t h w -> b t h w c")
-        codes: Tensor = self.quantizer.quantize(latent.float())
+    def _codes(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+        """What rounding leaves of a clip, or of the next chunk of a stream: (B, t, h, w, C) in float32."""
+        codes: Tensor = self.quantizer.quantize(self._latent(video, state).float())
         return codes
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        video: Tensor = self.decoder(rearrange(codes, "b t h w c -> b c t h w"))
-        return video
+    def _latent(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+        later_chunk = state is not None and state.started
+        self.spec.grid(*video.shape[2:], later_chunk=later_chunk)
+        pixels = (video + 1) / 2 if self.unit_range else video
+        return rearrange(self.encoder(pixels, state), "b c t h w -> b t h w c")
+
+    def _decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
+        video: Tensor = self.decoder(rearrange(codes, "b t h w c -> b c t h w"), state)
+        return 2 * video - 1 if self.unit_range else video

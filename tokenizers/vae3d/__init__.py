@@ -8,7 +8,7 @@ and that are stored with the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from einops import rearrange
@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
-from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
+from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
 from arvid.nn.hyperparameters import plain
-from arvid.nn.reconstruction import ReconstructionLoss, reconstruction_loss
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 FIRST_LOG_VARIANCE = -4.0
@@ -34,7 +33,6 @@ class VAE3D(VideoTokenizer):
         backbone: size of encoder and decoder.
         latent_channels: channels of a token.
         kl_weight: weight of the KL divergence (nats per latent number) beside the reconstruction's loss.
-        reconstruction: which loss of pixels in [-1, 1] to train with.
     """
 
     latent_shift: Tensor
@@ -47,7 +45,6 @@ class VAE3D(VideoTokenizer):
         backbone: Backbone = PUBLISHED,
         latent_channels: int = 16,
         kl_weight: float = 1e-3,
-        reconstruction: ReconstructionLoss = "l1",
     ) -> None:
         super().__init__()
         if latent_channels < 1 or kl_weight < 0:
@@ -59,10 +56,8 @@ class VAE3D(VideoTokenizer):
             backbone=backbone,
             latent_channels=latent_channels,
             kl_weight=kl_weight,
-            reconstruction=reconstruction,
         )
         self.kl_weight = kl_weight
-        self.reconstruction = reconstruction
         self._spec = TokenSpec("continuous", latent_channels, backbone.total_stride, causal=True)
         self.encoder = CausalEncoder(backbone, 2 * latent_channels)
         self.decoder = CausalDecoder(backbone, latent_channels)
@@ -79,35 +74,58 @@ class VAE3D(VideoTokenizer):
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
         """Scaled posterior mean. Raises UserError where the clip does not fit the strides."""
-        mean, _ = self.posterior(video)
-        return (rearrange(mean, "b c t h w -> b t h w c") - self.latent_shift) / self.latent_scale
+        return self._scaled(self.posterior(video)[0])
 
     def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
-        latent = tokens * self.latent_scale + self.latent_shift
-        video: Tensor = self.decoder(rearrange(latent, "b t h w c -> b c t h w"))
+        video: Tensor = self.decoder(self._unscaled(tokens))
         return video.clamp(-1, 1)
 
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """In memory that does not grow with the clip. Raises UserError where a chunk does not fit the strides."""
+        state = StreamState()
+        for video in chunks:
+            with torch.no_grad():
+                tokens = self._scaled(self.posterior(video, state)[0])
+            yield tokens
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """In memory that does not grow with the clip."""
+        state = StreamState()
+        for tokens in chunks:
+            with torch.no_grad():
+                video = self.decoder(self._unscaled(tokens), state).clamp(-1, 1)
+            yield video
+
     def posterior(
-        self, video: Float[Tensor, "b 3 T H W"]
+        self, video: Float[Tensor, "b 3 T H W"], state: StreamState | None = None
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"]]:
-        """Mean and log-variance of the latent, unscaled."""
-        self.spec.grid(*video.shape[2:])
-        mean, log_variance = self.encoder(video).chunk(2, dim=1)
+        """Mean and log-variance of the latent, unscaled, of a clip or of the next chunk of a stream."""
+        later_chunk = state is not None and state.started
+        self.spec.grid(*video.shape[2:], later_chunk=later_chunk)
+        mean, log_variance = self.encoder(video, state).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
-    def training_losses(self, video: Float[Tensor, "b 3 T H W"]) -> dict[str, Tensor]:
-        """`loss` = `reconstruction` + kl_weight · `kl` (nats per latent number)."""
+    def _scaled(self, mean: Tensor) -> Tensor:
+        return (rearrange(mean, "b c t h w -> b t h w c") - self.latent_shift) / self.latent_scale
+
+    def _unscaled(self, tokens: Tensor) -> Tensor:
+        latent = tokens * self.latent_scale + self.latent_shift
+        return rearrange(latent, "b t h w c -> b c t h w")
+
+    def training_losses(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
+        """The reconstruction of a sample of the posterior; `loss` = kl_weight · `kl` (nats per latent number)."""
         mean, log_variance = (x.float() for x in self.posterior(video))
         latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        reconstruction = reconstruction_loss(self.decoder(latent), video, self.reconstruction)
+        reconstruction: Tensor = self.decoder(latent)
         if self.training:
             self._measure(mean)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = reconstruction + self.kl_weight * kl
-        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+        return reconstruction, {"loss": self.kl_weight * kl, "kl": kl}
 
     @torch.no_grad()
-    def measure_latents(self, videos: Iterable[Float[Tensor, "b 3 T H W"]]) -> None:
+    def measure_latents(self, videos: Iterable[Float[Tensor, "b 3 _ H W"]]) -> None:
         """Measure shift and scale anew over these batches, each counting the same."""
         self.num_measured.zero_()
         for video in videos:

@@ -1,0 +1,81 @@
+"""Published models as diffusers lays them out: a folder with `config.json` and one safetensors file.
+
+A source is a local folder or a hub name, `organisation/name`, with `/subfolder` behind it where a pipeline keeps
+the model in one: `Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae`. Hub names go through the cache of huggingface_hub, which
+downloads what is not there yet unless HF_HUB_OFFLINE is set. Nothing is unpickled and no code is run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from arvid.contracts import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./-]+))?")
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called an attention's layers before 0.15; files of that time keep the names."""
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """A model's configuration. Raises UserError where it cannot be had or is none."""
+    path = _locate(source, CONFIG)
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}).") from error
+    if not isinstance(config, dict) or "_class_name" not in config:
+        raise UserError(f"{path}: not the configuration of a model of diffusers: no _class_name.")
+    return config
+
+
+def read_tensors(source: str) -> dict[str, Tensor]:
+    """A model's weights by name, on the CPU. Raises UserError where they cannot be had or read."""
+    path = _locate(source, WEIGHTS)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error}).") from error
+    return {_new_name(name): value for name, value in tensors.items()}
+
+
+def _new_name(name: str) -> str:
+    parts = name.split(".")
+    if "attentions" in parts:
+        parts = [_OLD_ATTENTION.get(part, part) for part in parts]
+    return ".".join(parts)
+
+
+def _locate(source: str, file: str) -> Path:
+    """A file of the source. Raises UserError that says what to get and where to put it."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if (folder / file).is_file():
+            return folder / file
+        raise UserError(
+            f"{folder} has no {file}. Name the folder that holds {CONFIG} and {WEIGHTS}: "
+            "in a pipeline it is the subfolder vae."
+        )
+    match = _HUB_NAME.fullmatch(source)
+    if match is None:
+        raise UserError(f"There is no folder {source!r}, nor is that a name on the hub.")
+    name, subfolder = match.groups()
+    try:
+        return Path(hf_hub_download(name, file, subfolder=subfolder))
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        place = f"https://huggingface.co/{name}/tree/main" + (f"/{subfolder}" if subfolder else "")
+        raise UserError(
+            f"There is no folder {source!r}, and {file} of the hub's {name!r} is neither in the local cache nor to be "
+            f"downloaded ({str(error).strip().splitlines()[0]}). Download {CONFIG} and {WEIGHTS} from {place} into "
+            "one folder and name that folder instead."
+        ) from error

@@ -1,0 +1,177 @@
+"""Adversarial training of a tokenizer: discriminators, their losses, and what keeps them in check.
+
+Next-Block Prediction's paper says "PatchGAN", weight 0.1, and nothing more. The defaults here are a choice that can be
+compared with others: 3-D PatchGAN of 64 channels and 3 layers, hinge, from the first step, without regularisers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arvid.contracts import UserError
+from arvid.nn.discriminator import PatchDiscriminator
+from arvid.training.losses import take_frames
+from arvid.training.optimizer import OptimizerConfig
+
+LECAM_DECAY = 0.999
+MAX_ADAPTIVE = 1e4
+Logits = list[Tensor]
+"""Of each discriminator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """A discriminator that is trained beside the tokenizer."""
+
+    weight: float = 0.1
+    """Of the adversarial loss beside the pixels'."""
+    discriminator: Literal["3d", "2d+3d"] = "3d"
+    """One over clips, or another one beside it that sees one random frame of each clip. Their losses are summed."""
+    channels: int = 64
+    """Of a discriminator's first layer."""
+    num_layers: int = 3
+    """Of a discriminator that halve the resolution."""
+    loss: Literal["hinge", "non-saturating"] = "hinge"
+    """Of both sides."""
+    start_step: int = 0
+    """First step at which there is a discriminator: later is steadier, since before it any reconstruction is bad."""
+    adaptive: bool = False
+    """Multiply `weight` by the ratio of the gradients of the other losses and of the adversarial one."""
+    r1: float = 0.0
+    """R1 (arXiv 1801.04406): half of this times the squared gradient of a clip's mean logit at real clips."""
+    r1_every: int = 16
+    """Steps between two uses of R1, each of which counts as many times: it costs a second backward pass."""
+    lecam: float = 0.0
+    """LeCAM (arXiv 2104.03310): weight of the distance of logits from the running mean of the other side's."""
+    optimizer: OptimizerConfig | None = None
+    """The discriminator's, if not as the tokenizer's. Its schedule begins at start_step."""
+
+    def __post_init__(self) -> None:
+        if min(self.weight, self.r1, self.lecam, self.start_step) < 0 or self.r1_every < 1:
+            raise UserError(
+                "An adversarial loss needs weight, r1, lecam and start_step of 0 or more and r1_every of 1 or more, "
+                f"got {self.weight}, {self.r1}, {self.lecam}, {self.start_step} and {self.r1_every}."
+            )
+
+
+class Adversary(nn.Module):
+    """The discriminators and the losses of both sides."""
+
+    anchors: Tensor
+    """Running means of the logits: (2, discriminators), of real and of reconstructed clips."""
+    num_seen: Tensor
+
+    def __init__(self, options: Adversarial) -> None:
+        super().__init__()
+        self.options = options
+        self.kinds = options.discriminator.split("+")
+        self.discriminators = nn.ModuleList(
+            PatchDiscriminator(
+                channels=options.channels,
+                num_layers=options.num_layers,
+                across_time=kind == "3d",
+            )
+            for kind in self.kinds
+        )
+        self.register_buffer("anchors", torch.zeros(2, len(self.kinds)))
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, video: Float[Tensor, "b 3 T H W"]) -> Logits:
+        """Logits (B, 1, T', h, w) of each discriminator, in float32."""
+        return [
+            network(video if kind == "3d" else _one_frame(video)).float()
+            for kind, network in zip(self.kinds, self.discriminators, strict=True)
+        ]
+
+    def generator_loss(self, reconstruction: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, ""]:
+        """What the tokenizer adds to its loss; its gradient reaches the reconstruction alone."""
+        self.requires_grad_(False)
+        logits = self(reconstruction)
+        self.requires_grad_(True)
+        hinge = self.options.loss == "hinge"
+        return _total([-x.mean() if hinge else F.softplus(-x).mean() for x in logits])
+
+    def discriminator_loss(
+        self,
+        video: Float[Tensor, "b 3 T H W"],
+        reconstruction: Float[Tensor, "b 3 T H W"],
+        step: int,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """What the discriminators minimise, and its parts: `discriminator`, regularisers, both sides' mean logits."""
+        both = self(torch.cat([video, reconstruction.detach().to(video.dtype)]))
+        real, fake = (list(side) for side in zip(*(x.chunk(2) for x in both), strict=True))
+        loss = _total([self._classification(r, f) for r, f in zip(real, fake, strict=True)])
+        parts = {"discriminator": loss}
+        if self.options.lecam:
+            parts["lecam"] = self._lecam(real, fake)
+            loss = loss + self.options.lecam * parts["lecam"]
+        if self.options.r1 and step % self.options.r1_every == 0:
+            parts["r1"] = self._r1(video)
+            loss = loss + self.options.r1 / 2 * self.options.r1_every * parts["r1"]
+        parts["logit_real"], parts["logit_fake"] = _means(real).mean(), _means(fake).mean()
+        return loss, parts
+
+    def _classification(self, real: Tensor, fake: Tensor) -> Tensor:
+        if self.options.loss == "hinge":
+            return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def _lecam(self, real: Logits, fake: Logits) -> Tensor:
+        """As its authors' code has it: only logits beyond the other side's mean count, which the paper leaves out."""
+        with torch.no_grad():
+            self.num_seen += 1
+            share = (1 / self.num_seen).clamp_min(1 - LECAM_DECAY)
+            self.anchors.lerp_(torch.stack([_means(real), _means(fake)]), share)
+        beyond_fake = [
+            F.relu(x - a).square().mean() for x, a in zip(real, self.anchors[1], strict=True)
+        ]
+        below_real = [
+            F.relu(a - x).square().mean() for x, a in zip(fake, self.anchors[0], strict=True)
+        ]
+        return _total(beyond_fake + below_real)
+
+    def _r1(self, video: Tensor) -> Tensor:
+        """Squared norm of the gradient of each clip's mean logits, mean over clips; in float32."""
+        with torch.autocast(video.device.type, enabled=False):
+            video = video.detach().float().requires_grad_()
+            score = _total([x.flatten(1).mean(1).sum() for x in self(video)])
+            (gradient,) = torch.autograd.grad(score, video, create_graph=True)
+        return gradient.square().flatten(1).sum(1).mean()
+
+
+def adaptive_weight(
+    similarity: Float[Tensor, ""],
+    adversarial: Float[Tensor, ""],
+    reconstruction: Float[Tensor, "b 3 T H W"],
+) -> Float[Tensor, ""]:
+    """By how much the adversarial loss must be multiplied to pull at the reconstruction as hard as `similarity` does.
+
+    VQGAN (arXiv 2012.09841) compares gradients at the decoder's last weights; at its output they need nothing that
+    a tokenizer would have to say of itself. At most 10,000.
+    """
+    wanted, given = (
+        torch.autograd.grad(loss, reconstruction, retain_graph=True)[0].float().norm()
+        for loss in (similarity, adversarial)
+    )
+    return (wanted / (given + 1e-8)).clamp(max=MAX_ADAPTIVE).detach()
+
+
+def _one_frame(video: Tensor) -> Tensor:
+    """A random frame of each clip (B, C, T, H, W) as a clip of one: (B, C, 1, H, W)."""
+    index = torch.randint(video.shape[2], (len(video), 1), device=video.device)
+    return take_frames(video, index)
+
+
+def _means(logits: Logits) -> Tensor:
+    """Mean logit of each discriminator."""
+    return torch.stack([x.detach().mean() for x in logits])
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum()

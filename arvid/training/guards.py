@@ -1,0 +1,148 @@
+"""What goes wrong in the training of tokenizers, seen and said in the log, with what to do.
+
+After what users of such code report: reconstructions of one solid colour, losses that are not a number in mixed
+precision, a discriminator that wins at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+SOLID = 1e-3
+"""Reconstructions with less than this share of their clips' contrast count as solid."""
+LEAST_CONTRAST = 1e-4
+"""Clips with less variance than this within their frames, in units of [-1, 1], are solid themselves."""
+WON = 1e-3
+"""A discriminator with less loss than this has nothing left to learn."""
+CHECKED_EVERY = 50
+"""Steps between two looks at the count of such losses, which lies on the device."""
+
+
+@rank_zero_only
+def warn(message: str) -> None:
+    """Say it in the log of the first process."""
+    logger.warning(message)
+
+
+class CollapseGuard:
+    """Warns once when reconstructions are of one colour while their clips are not.
+
+    Args:
+        patience: validations in a row at which it must be so; the first of a training may look like that.
+    """
+
+    def __init__(self, patience: int = 3) -> None:
+        self.patience = patience
+        self.count = 0
+        self._contrasts: list[Tensor] = []
+
+    def update(
+        self, video: Float[Tensor, "b 3 T H W"], reconstruction: Float[Tensor, "b 3 T H W"]
+    ) -> None:
+        """Take in a batch of a validation."""
+        self._contrasts.append(torch.stack([_contrast(video), _contrast(reconstruction)]))
+
+    def end_validation(self) -> None:
+        """Judge what `update` took in since the last call."""
+        if not self._contrasts:
+            return
+        clips, reconstructions = torch.stack(self._contrasts).mean(0).tolist()
+        self._contrasts.clear()
+        solid = clips > LEAST_CONTRAST and reconstructions < SOLID * clips
+        self.count = self.count + 1 if solid else 0
+        if self.count == self.patience:
+            warn(
+                f"The reconstructions have been of one solid colour for {self.patience} validations: variance "
+                f"{reconstructions:.2g} within frames, that of the clips is {clips:.2g}. The tokenizer has collapsed. "
+                "Check that pixels are in [-1, 1], lower the learning rate or give it a longer warm-up, train on "
+                "single frames first (model.images.first_steps), start the discriminator later "
+                "(model.adversarial.start_step), and try --trainer.precision 32-true."
+            )
+
+
+class DiscriminatorGuard:
+    """Warns once when the discriminator's loss stays at zero: it has won, and teaches the tokenizer nothing.
+
+    Args:
+        patience: steps in a row at which it must be so.
+    """
+
+    def __init__(self, patience: int = 500) -> None:
+        self.patience = patience
+        self._count: Tensor | int = 0
+        self._said = False
+
+    def update(self, loss: Float[Tensor, ""], step: int) -> None:
+        """Take in the loss of a step."""
+        self._count = (self._count + 1) * (loss.detach() < WON)
+        if self._said or step % CHECKED_EVERY:
+            return
+        if int(self._count) >= self.patience:
+            self._said = True
+            warn(
+                f"The discriminator's loss has been zero for {int(self._count)} steps: it tells every "
+                "reconstruction from its clip, and the tokenizer learns nothing from it. Start it later "
+                "(model.adversarial.start_step), lower its learning rate (model.adversarial.optimizer), or hold it "
+                "back with model.adversarial.r1 or lecam."
+            )
+
+
+def explain_nonfinite(module: nn.Module, video: Tensor, run: Callable[[], object]) -> str:
+    """Where values stop being finite: in the batch, in the weights, or in the first layer to compute such.
+
+    Args:
+        module: holds the layers; their names are its own.
+        video: the batch.
+        run: computes the losses once more.
+    """
+    if not torch.isfinite(video).all():
+        return "The batch itself holds values that are not finite: look for a broken clip."
+    broken = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]
+    if broken:
+        where = (
+            f"The weights are not finite either ({broken[0]} first): the step before broke them."
+        )
+    else:
+        with _watching(module) as found, torch.no_grad():
+            run()
+        where = f"It begins in {found[0]}." if found else "No single layer's output shows it."
+    return (
+        f"{where} Try --trainer.precision 32-true, a lower learning rate, a longer warm-up, or "
+        "--trainer.gradient_clip_val 1.0."
+    )
+
+
+@contextmanager
+def _watching(module: nn.Module) -> Iterator[list[str]]:
+    """Collects the names of the innermost modules whose outputs are not finite, in the order in which they compute."""
+    found: list[str] = []
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def look(_layer: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(f"{name} ({type(layer).__name__})")
+
+        return layer.register_forward_hook(look)
+
+    leaves = [(n, m) for n, m in module.named_modules() if not list(m.children())]
+    handles = [watch(name, layer) for name, layer in leaves]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _contrast(video: Tensor) -> Tensor:
+    """Variance within the frames (B, 3, T, H, W), each colour by itself, mean over all."""
+    return video.float().var((-2, -1), unbiased=False).mean()

@@ -1,0 +1,68 @@
+"""The tokenizer files that Next-Block Prediction publishes, as arvid's: `arvid import nbp-tokenizer`.
+
+`magvit2_ucf.pt` and `magvit2_k600.pt` (https://huggingface.co/ShuhuaiRen/NBP-tokenizer-ucf and NBP-tokenizer-k600) hold
+a dict whose key `model_state_dict` has the weights, each name with DDP's prefix `module.`. Their layers stand in the
+order of arvid's; only the names differ. The bottleneck has no weights, and pixels are in [0, 1].
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from arvid.contracts import UserError
+from arvid.files import sha256_file
+from arvid.importing import Imported, match, read_checkpoint, strip_prefix
+from arvid.nn.causal_conv import PUBLISHED
+from arvid.tokenizers.magvit_fsq import MagvitFSQ
+from arvid.training.export import save_tokenizer
+
+WEIGHTS = "model_state_dict"
+PREFIX = "module."
+BACKBONE = PUBLISHED
+NAMES = (
+    (r"^(encoder|decoder)\.layers\.", r"\1_layers."),
+    (r"\.branch\.", ".fn."),  # norm, swish, convolution, norm, swish
+    (r"\.last\.", ".fn.5."),
+    (r"\.skip\.", ".residual_fn.0."),
+    (r"\.slope$", ".beta"),
+)
+"""What to replace in arvid's names, in this order, to have the published ones."""
+
+
+def import_file(file: Path, out: Path) -> Imported:
+    """Write the published tokenizer in `file` as a tokenizer file of arvid's.
+
+    Raises UserError with a list where a tensor is missing, left over or of another shape.
+    """
+    checkpoint = read_checkpoint(file)
+    if not isinstance(checkpoint.get(WEIGHTS), dict):
+        raise UserError(
+            f"{file}: has no weights under {WEIGHTS!r}, but {', '.join(map(repr, checkpoint))}."
+        )
+    with torch.device("meta"):  # only names and shapes: the weights come from the file
+        tokenizer = MagvitFSQ(backbone=BACKBONE, unit_range=True)
+    tensors = strip_prefix(checkpoint[WEIGHTS], PREFIX)
+    try:
+        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
+    except UserError as error:
+        raise UserError(f"{file}: not the published tokenizer: {error}") from error
+    tokenizer.load_state_dict(state, assign=True)
+    record = {"imported": "nbp-tokenizer", "file": file.name, "sha256": sha256_file(file)}
+    save_tokenizer(tokenizer, out, record)
+    return Imported(moves, unused=[name for name in checkpoint if name != WEIGHTS])
+
+
+def published_names(tokenizer: MagvitFSQ) -> dict[str, str]:
+    """The published name of each tensor."""
+    head = f"encoder_layers.{len(tokenizer.encoder.layers) - 1}."  # a bare convolution there
+    rules = (*NAMES, (rf"^{re.escape(head)}conv\.", head))
+    names = {}
+    for own in tokenizer.state_dict():
+        name = own
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        names[own] = name
+    return names

@@ -1,0 +1,141 @@
+"""pretrained: any published autoencoder of the diffusers library, frozen.
+
+Its latents become tokens in the scale its own pipeline uses, (z - shift) · factor, which is about unit variance; the
+posterior's most likely value is taken, so tokens are a function of the video. `arvid.tokenizers.pretrained.conventions`
+has the table of classes and of what each does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import diffusers
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from arvid import hub
+from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.importing import match
+from arvid.nn.hyperparameters import plain
+from arvid.tokenizers.pretrained.conventions import (
+    CONVENTIONS,
+    Convention,
+    affine,
+    decode,
+    encode,
+)
+
+__all__ = ["Pretrained"]
+
+
+class Pretrained(VideoTokenizer):
+    """One of diffusers' autoencoders. Untrained: `from_published` reads the weights.
+
+    Args:
+        class_name: what diffusers calls the class, one of `CONVENTIONS`.
+        config: its constructor's arguments, as in its `config.json`.
+    """
+
+    def __init__(self, class_name: str, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.convention = _convention(class_name)
+        cls = getattr(diffusers, class_name)
+        try:
+            self.autoencoder = cls.from_config(config)
+        except Exception as error:  # diffusers hardly checks configurations: it stumbles over them
+            raise UserError(f"{class_name} cannot be built from {config}: {error}") from error
+        if self.convention.one_by_one:
+            self.autoencoder.enable_slicing()
+        built = self.autoencoder.config
+        self.hyperparameters = plain(
+            class_name=class_name,
+            config={name: built[name] for name in inspect.signature(cls).parameters},
+        )
+        self._spec = TokenSpec(
+            "continuous",
+            built[self.convention.channels],
+            self.convention.strides(self.autoencoder),
+            causal=True,
+            exact_prefix=self.convention.exact_prefix,
+        )
+
+    @classmethod
+    def from_published(cls, source: str) -> Pretrained:
+        """The autoencoder in a local folder or on the Hugging Face hub (see `arvid.hub`), in float32.
+
+        Raises UserError where it cannot be had, is of another class than those known, or has other tensors than
+        its class: then with a list of them.
+        """
+        config = hub.read_config(source)
+        try:
+            tokenizer = cls(config["_class_name"], config)
+            autoencoder = tokenizer.autoencoder
+            own = autoencoder.state_dict()
+            state, _ = match(hub.read_tensors(source), own, {name: name for name in own})
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+        autoencoder.load_state_dict(state)
+        return tokenizer
+
+    @property
+    def spec(self) -> TokenSpec:
+        return self._spec
+
+    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
+        """Raises UserError for a size or a number of frames that the autoencoder cannot give back."""
+        self._check_frames(self.spec.grid(*video.shape[2:]).t)
+        latent = encode(self.autoencoder, self.convention, video)
+        latent = rearrange(latent, "b c t h w -> b t h w c")
+        shift, factor = affine(self.autoencoder, self.convention, latent)
+        return (latent - shift) * factor
+
+    def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
+        self._check_frames(tokens.shape[1])
+        shift, factor = affine(self.autoencoder, self.convention, tokens)
+        latent = rearrange(tokens / factor + shift, "b t h w c -> b c t h w").contiguous()
+        return decode(self.autoencoder, self.convention, latent).clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_stream(
+        self, chunks: Iterable[Float[Tensor, "b 3 _ H W"]]
+    ) -> Iterator[Float[Tensor, "b _ h w c"]]:
+        """In memory that does not grow with the clip where frames are encoded alone, else all at once."""
+        if self.convention.frame_by_frame:
+            for video in chunks:
+                yield self.encode(video)
+        else:
+            yield from super().encode_stream(chunks)
+
+    @torch.no_grad()
+    def decode_stream(
+        self, chunks: Iterable[Float[Tensor, "b _ h w c"]]
+    ) -> Iterator[Float[Tensor, "b 3 _ H W"]]:
+        """In memory that does not grow with the clip where frames are decoded alone, else all at once."""
+        if self.convention.frame_by_frame and self.convention.decode is None:
+            for tokens in chunks:
+                yield self.decode(tokens)
+        else:
+            yield from super().decode_stream(chunks)
+
+    def _check_frames(self, t: int) -> None:
+        step, stride = self.convention.latent_step, self.spec.strides[0]
+        if (t - 1) % step:
+            raise UserError(
+                f"{1 + (t - 1) * stride} frames do not fit this tokenizer: "
+                f"it takes 1 + {step * stride}·n frames."
+            )
+
+
+def _convention(class_name: str) -> Convention:
+    if class_name not in CONVENTIONS:
+        raise UserError(
+            f"{class_name!r} is no autoencoder of diffusers that arvid knows how to call. "
+            f"Known: {', '.join(sorted(CONVENTIONS))}."
+        )
+    if not hasattr(diffusers, class_name):
+        raise UserError(f"diffusers {diffusers.__version__} has no {class_name} yet: update it.")
+    return CONVENTIONS[class_name]
