@@ -33,6 +33,7 @@ CONTRACTS: dict[Kind, str] = {
 TABLES: dict[Kind, dict[str, str]] = {
     "datasets": {
         "sprites": "arvid.data.sprites:Sprites",
+        "token_shards": "arvid.data.token_shards:TokenShards",
         "video_folder": "arvid.data.folder:VideoFolder",
         "video_manifest": "arvid.data.manifest:VideoManifest",
     },

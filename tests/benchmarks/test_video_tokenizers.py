@@ -79,6 +79,23 @@ def test_peaks_begin_anew(script: ModuleType) -> None:
         assert script.peak(job) - before > 60
 
 
+def test_a_way_that_fails_is_a_row(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(video: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory\nand more")
+
+    usual = script.ways
+
+    def ways(tokenizer: Any, job: Any) -> Any:
+        return {**usual(tokenizer, job), "huge": (out_of_memory, out_of_memory, torch.float32)}
+
+    monkeypatch.setattr(script, "ways", ways)
+    case = {"tokenizer": "sprites-vae3d", "shape": [1, 5, 16, 16], "device": "cpu"}
+    case |= {"rounds": 1, "compiled": False}
+    lines = script.speed_lines({**case, **script.speed(case)})
+    assert len(lines) == 3
+    assert lines[2].endswith("| huge | failed | RuntimeError out of memory |  |")
+
+
 def results(ratio: float, pixels: float) -> list[dict[str, Any]]:
     """What the jobs of one tokenizer found."""
     case = {"tokenizer": "x"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from arvid.data.video import (
     probe_video,
     read_frames,
     read_video,
+    write_frames,
     write_video,
 )
 
@@ -223,6 +225,16 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
 def test_wrong_frames_are_refused(tmp_path: Path, frames: object, fps: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / "a.mp4", frames, fps)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_that_end_in_an_error_leave_no_file(tmp_path: Path) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield from moving_square(2)
+        raise UserError("the third one is broken")
+
+    with pytest.raises(UserError, match="the third one is broken"):
+        write_frames(tmp_path / "a.mp4", frames(), 8)
     assert not list(tmp_path.iterdir())
 
 
