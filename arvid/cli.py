@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "table and page of several runs",
     "bench": "run a benchmark of a paper, or the demo",
     "import": "turn a published checkpoint into arvid's own format",
+    "export": "write a model in the layout that others publish it in",
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")

@@ -195,20 +195,62 @@ class SamplingOptions:
     """Categorical head: keep the k likeliest tokens."""
     top_p: float | None = None
     """Categorical head: of these keep the smallest set whose mass before each token is at most p."""
+    last_temperature: float | None = None
+    """Next-block prediction: temperature of the clip's last block, to which that of the others goes evenly; without it
+    all have the same."""
+    rounds: int = 1
+    """Next-block prediction: evaluations for each block. After each one the likeliest of its tokens stay, and the next
+    one sees them. 1 as published."""
+    compiled: bool = False
+    """Next-block prediction on GPUs: compile the step, which takes a minute and makes each one shorter."""
     diffusion_steps: int = 25
     """Diffusion head: denoising steps per set of tokens."""
     use_cache: bool = True
     """Keep keys and values of finished positions. Without it the same tokens come out, slower."""
+    guidance_min: float | None = None
+    """Guidance rises to `guidance` over the sets of a frame, beginning here; constant without."""
+    guidance_trunc: float = 0.0
+    """Diffusion head: no guidance at times (1000 to 0) below this one."""
+    guidance_renorm: float = 1.0
+    """Diffusion head: guided predictions are shrunk towards the norm of the conditional ones, at most to this share."""
+    image_guidance: float = 0.0
+    """Diffusion head: guidance by the frames before, with a third pass that sees them without the text."""
+    flow_shift: float | None = None
+    """Diffusion head, flow process: how far times are moved towards noise, where not as in training."""
+    num_sets: int | None = None
+    """Sets that a frame is generated in, where a paradigm has them; as it was built without."""
+    overlap: int | None = None
+    """Clips longer than trained: a window of the trained length moves along, and begins anew with so many finished
+    latent frames. Without, a paradigm does as it was published."""
+    whole_noise: bool = False
+    """Draw random numbers for whole frames where only some tokens are wanted, in the order of the published code."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether a null condition is wanted."""
+        return self.guidance != 1 or self.guidance_min is not None or self.image_guidance != 0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise UserError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
+        if self.last_temperature is not None and self.last_temperature < 0:
+            raise UserError(f"last_temperature must be 0 or more, not {self.last_temperature}.")
+        if self.rounds < 1:
+            raise UserError(f"rounds must be at least 1, not {self.rounds}.")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k must be at least 1, not {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         if not 1 <= self.diffusion_steps <= 1000:
             raise UserError(f"diffusion_steps must be 1 to 1000, not {self.diffusion_steps}.")
+        if not 0 <= self.guidance_renorm <= 1:
+            raise UserError(f"guidance_renorm must be 0 to 1, not {self.guidance_renorm}.")
+        for name in ("num_sets", "overlap"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}.")
+        if self.flow_shift is not None and self.flow_shift <= 0:
+            raise UserError(f"flow_shift must be above 0, not {self.flow_shift}.")
 
 
 @dataclass(frozen=True)
@@ -275,9 +317,22 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
     @abstractmethod
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Tokens: ...
 
+    def encode_posterior(self, video: Float[Tensor, "b 3 T H W"]) -> tuple[Tokens, Tokens]:
+        """Tokens as `encode` gives them, and the standard deviation of the Gaussians that they are the means of.
+
+        Raises UserError where the encoder is sure of its tokens: ids, and latents without a distribution.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no posterior to draw from: leave data.posterior off."
+        )
+
     @abstractmethod
     def decode(self, tokens: Tokens) -> Float[Tensor, "b 3 T H W"]:
         """Video in [-1, 1] (clamped)."""
+
+    def check_grid(self, grid: TokenGrid) -> None:
+        """Raises UserError for a grid that `decode` cannot take, so that nobody generates it in vain; any will do
+        unless a tokenizer says otherwise."""
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tokens]:
         """Tokens of each chunk (B, 3, T_i, H, W) of a long clip; joined along time they are those of the whole clip.
@@ -375,6 +430,31 @@ class Paradigm(_Checked, nn.Module, ABC):
         `batch_size` counts only when the condition is empty. `on_step` is called after each evaluation of
         the main network, as often as `num_evaluations(...)` says for it.
         """
+
+    def stream(
+        self,
+        condition: Condition,
+        grid: TokenGrid,
+        *,
+        batch_size: int = 1,
+        prefix: Tokens | None = None,
+        options: SamplingOptions = SamplingOptions(),
+        generator: torch.Generator | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[Tokens]:
+        """What `generate` draws, in pieces (B, n, h, w[, C]) of latent frames as they are finished, given ones first.
+
+        A paradigm that finishes all frames at once has this default: everything in one piece.
+        """
+        yield self.generate(
+            condition,
+            grid,
+            batch_size=batch_size,
+            prefix=prefix,
+            options=options,
+            generator=generator,
+            on_step=on_step,
+        )
 
     @abstractmethod
     def num_evaluations(

@@ -1,9 +1,11 @@
 """Generate clips: from a prompt, a class, first frames, or all of them.
 
-Writes one mp4 for each clip and a contact sheet of all.
+Writes one mp4 for each clip, or one png where clips are of one frame, and a contact sheet of all.
 
-example:
+examples:
   arvid sample --checkpoint runs/nova --prompt "a small red square moves left" --count 4 --out samples
+  arvid sample --checkpoint nova-osp480.ckpt --first-frames cat.jpg --prompt "a cat turns its head" --fps 12
+  arvid sample --checkpoint runs/nova --first-frames clip.mp4 --num-first-frames 17 --frames 65 --overlap 3
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")
+    parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--label", type=int, help="class number")
     parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
-    parser.add_argument("--first-frames", type=Path, metavar="VIDEO", help="video to go on from")
+    parser.add_argument(
+        "--first-frames", type=Path, metavar="VIDEO", help="video or image to go on from"
+    )
     parser.add_argument(
         "--num-first-frames", type=int, default=1, help="how many of its frames are given"
     )
@@ -69,6 +74,7 @@ def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditio
     spec = model.conditioner.spec
     for given, known, name in (
         (options.prompt, spec.text_dim is not None, "--prompt"),
+        (options.negative_prompt, spec.text_dim is not None, "--negative-prompt"),
         (options.label, spec.num_classes is not None, "--label"),
         (options.motion, spec.motion, "--motion"),
     ):
@@ -82,6 +88,7 @@ def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditio
         captions=None if options.prompt is None else [options.prompt] * num,
         labels=[-1 if options.label is None else options.label] * num,
         motion=[math.nan if options.motion is None else options.motion] * num,
+        negatives=None if options.negative_prompt is None else [options.negative_prompt] * num,
     )
 
 
@@ -94,14 +101,26 @@ def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.nda
             f"fewer than --num-first-frames {options.num_first_frames}."
         )
     height, width = model.clip_shape[1:]
+    there = video.frames.shape[1:3]
+    if there != (height, width):
+        print(
+            f"{options.first_frames} is resized from {there[1]}x{there[0]} to {width}x{height}, the middle kept."
+        )
     frames = resize_frames(video.frames, (height, width))
     return np.repeat(frames[None], options.count, axis=0)
 
 
 def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
     for i, video in enumerate(videos):
-        write_video(options.out / f"{i:03d}.mp4", video, options.fps)
+        if len(video) == 1:
+            _write_png(options.out / f"{i:03d}.png", video[0])
+        else:
+            write_video(options.out / f"{i:03d}.mp4", video, options.fps)
     scale = max(96 // videos.shape[2], 1)
-    with atomic_write(options.out / "sheet.png") as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(videos, scale=scale)))
+    _write_png(options.out / "sheet.png", contact_sheet(videos, scale=scale))
     print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encode_png(picture))

@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 Example = dict[str, Any]
-"""`video` float (3, T, H, W) in [-1, 1] or `tokens`, with caption (str), label (int) and motion (float)."""
+"""`video` float (3, T, H, W) in [-1, 1] or `tokens` (with `spread`, if they are drawn around their means), with caption
+(str), label (int) and motion (float)."""
 
 
 def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
@@ -32,7 +33,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
         "label": torch.tensor([example["label"] for example in examples]),
         "motion": torch.tensor([example["motion"] for example in examples], dtype=torch.float32),
     }
-    for key in ("video", "tokens"):
+    for key in ("video", "tokens", "spread"):
         if key in examples[0]:
             batch[key] = torch.stack([example[key] for example in examples])
     return batch

@@ -142,6 +142,8 @@ class VideoDataModule(LightningDataModule):
         batch_size: clips per process and step.
         num_workers: processes that load clips.
         seed: decides the order of the clips.
+        posterior: train on tokens drawn anew each time from the tokenizer's posterior, as NOVA's released code does,
+            instead of on its means. Needs a tokenizer with one; validation is on the means.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class VideoDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        posterior: bool = False,
     ) -> None:
         super().__init__()
         self.train = train
@@ -159,6 +162,7 @@ class VideoDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.posterior = posterior
         self.clip_shape = _clip_shape(train)
         if _clip_shape(val) != self.clip_shape:
             raise UserError(
@@ -197,12 +201,22 @@ class VideoDataModule(LightningDataModule):
         for name, dataset in (("train", self.train), ("val", self.val)):
             if not isinstance(dataset, TokenShards):
                 key = module.tokenizer_hash
-                folder = out / name if out else cache_folder(key, dataset)
+                posterior = self._of_posterior(dataset)
+                folder = out / name if out else cache_folder(key, dataset, posterior=posterior)
                 left = encode_dataset(
-                    module.tokenizer, key, dataset, folder, device=device, share=share
+                    module.tokenizer,
+                    key,
+                    dataset,
+                    folder,
+                    device=device,
+                    share=share,
+                    posterior=posterior,
                 )
                 missing[folder] = len(left)
         return missing
+
+    def _of_posterior(self, dataset: VideoDataset) -> bool:
+        return self.posterior and dataset is self.train
 
     def train_dataloader(self) -> BatchLoader:
         examples = self._examples(self.train)
@@ -232,9 +246,13 @@ class VideoDataModule(LightningDataModule):
         module: Any = self.trainer.lightning_module if self.trainer else None
         if not _trains_on_tokens(module):
             return VideoExamples(dataset)
+        posterior = self._of_posterior(dataset)
         if not isinstance(dataset, TokenShards):
-            dataset = TokenShards(str(cache_folder(module.tokenizer_hash, dataset)))
+            folder = cache_folder(module.tokenizer_hash, dataset, posterior=posterior)
+            dataset = TokenShards(str(folder))
         dataset.require_tokenizer(module.tokenizer_hash)
+        if posterior:
+            dataset.require_posterior()
         return TokenExamples(dataset)
 
 

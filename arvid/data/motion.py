@@ -28,9 +28,14 @@ def motion_score(frames: NDArray[np.uint8]) -> float:
 
     The unit is a pixel of the frames given, so scores are comparable between clips of one size.
     """
-    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8) for frame in frames]
-    displacements = [_displacement(a, b) for a, b in pairwise(grays)]
+    displacements = motion_scores(frames)
     return float(np.mean(displacements)) if displacements else 0.0
+
+
+def motion_scores(frames: NDArray[np.uint8]) -> list[float]:
+    """The displacement between each two neighbours of the frames (T, H, W, 3): T - 1 numbers."""
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8) for frame in frames]
+    return [_displacement(a, b) for a, b in pairwise(grays)]
 
 
 def _displacement(before: Gray, after: Gray) -> float:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from arvid.contracts import Clip, VideoDataset, VideoTokenizer
 from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import normalise
+from arvid.data.loading import load_batches
 from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, write_shard
-from arvid.evaluation.loading import load_batches
 from arvid.files import sha256_json
 
 CLIPS_PER_SHARD = 256
@@ -28,9 +28,10 @@ BATCH_PIXELS = 1 << 20
 MAX_BATCH = 64
 
 
-def cache_folder(tokenizer_hash: str, dataset: VideoDataset) -> Path:
-    """Where the tokens of a dataset lie."""
-    key = sha256_json([FORMAT, tokenizer_hash, dataset.fingerprint()])[:24]
+def cache_folder(tokenizer_hash: str, dataset: VideoDataset, *, posterior: bool = False) -> Path:
+    """Where the tokens of a dataset lie, with their standard deviations or without."""
+    what = [FORMAT, tokenizer_hash, dataset.fingerprint(), *(["posterior"] if posterior else [])]
+    key = sha256_json(what)[:24]
     return cache_dir() / "tokens" / key
 
 
@@ -42,15 +43,17 @@ def encode_dataset(
     *,
     device: torch.device | str = "cpu",
     share: tuple[int, int] = (0, 1),
+    posterior: bool = False,
 ) -> list[int]:
     """Encode a dataset into a folder of token shards; those that are there are not made again.
 
     Args:
         device: where the tokenizer is moved to.
         share: which part this process does, counted from 0, and how many parts there are.
+        posterior: store the standard deviations of the tokens too.
 
     Returns the numbers of the shards that are still missing: other processes' parts.
-    Raises UserError if the folder holds other tokens, and as the dataset does.
+    Raises UserError if the folder holds other tokens, and as the dataset and the tokenizer do.
     """
     frames, height, width = dataset[0].video.shape[:3]
     manifest = Manifest(
@@ -61,6 +64,7 @@ def encode_dataset(
         classes=tuple(dataset.classes),
         num_clips=len(dataset),
         clips_per_shard=CLIPS_PER_SHARD,
+        posterior=posterior,
     )
     begin(folder, manifest)
     part, num_parts = share
@@ -71,7 +75,7 @@ def encode_dataset(
     with bar:
         for shard in mine:
             batches = _batches(manifest, shard)
-            encoded = _encode(tokenizer.to(device), dataset, batches, device, bar)
+            encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar)
             write_shard(folder, manifest, shard, *encoded)
     return missing_shards(folder, manifest)
 
@@ -89,16 +93,22 @@ def _encode(
     dataset: VideoDataset,
     batches: list[list[int]],
     device: torch.device | str,
+    posterior: bool,
     bar: tqdm[NoReturn],
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Tokens of the clips, and what else is known of them."""
-    tokens, facts = [], []
+) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+    """Tokens of the clips, their standard deviations if these are asked for, and what else is known of the clips."""
+    tokens, spread, facts = [], [], []
     for clips in load_batches(dataset, batches):
-        video = torch.stack([normalise(clip.video) for clip in clips])
-        tokens.append(tokenizer.encode(video.to(device)).cpu())
+        video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
+        if posterior:
+            mean, deviation = tokenizer.encode_posterior(video)
+            tokens.append(mean.cpu())
+            spread.append(deviation.cpu())
+        else:
+            tokens.append(tokenizer.encode(video).cpu())
         facts += [describe_clip(clip) for clip in clips]
         bar.update(len(clips))
-    return torch.cat(tokens), facts
+    return torch.cat(tokens), torch.cat(spread) if posterior else None, facts
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Manifest:
     classes: tuple[str, ...]
     num_clips: int
     clips_per_shard: int
+    posterior: bool = False
+    """Whether the shards hold the standard deviations of the tokens too."""
 
     @property
     def num_shards(self) -> int:
@@ -86,18 +88,26 @@ def begin(folder: Path, manifest: Manifest) -> None:
 
 
 def write_shard(
-    folder: Path, manifest: Manifest, shard: int, tokens: Tensor, facts: Sequence[Mapping[str, Any]]
+    folder: Path,
+    manifest: Manifest,
+    shard: int,
+    tokens: Tensor,
+    spread: Tensor | None,
+    facts: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write a shard, which appears whole or not at all.
 
     Args:
         tokens: (n, t, h, w[, C]) of the n clips.
-        facts: caption, label and motion score of each.
+        spread: their standard deviations, if these are to be stored.
+        facts: caption, label and motion score of each clip.
     """
     tensors = {
         "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
         **{name: np.array([clip[name] for clip in facts]) for name in _NUMBERS},
     }
+    if spread is not None:
+        tensors["spread"] = spread.numpy().astype(np.float16)
     captions = json.dumps([clip["caption"] for clip in facts])
     with atomic_write(folder / shard_name(shard)) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, {"captions": captions}))
@@ -206,7 +216,10 @@ class TokenShards(VideoDataset):
         return self.manifest.data
 
     def example(self, index: int) -> Example:
-        """Tokens (int64 or float32), caption, label and motion score of a clip: -1 and NaN where unknown."""
+        """Tokens (int64 or float32), caption, label and motion score of a clip: -1 and NaN where unknown.
+
+        Shards of a posterior have the key `spread` beside them: standard deviations of the tokens (float32).
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number, row = divmod(index, self.manifest.clips_per_shard)
@@ -218,6 +231,14 @@ class TokenShards(VideoDataset):
             raise UserError(
                 f"{self.path} holds tokens of another tokenizer: its hash is {self.manifest.tokenizer[:16]} there and "
                 f"{tokenizer_hash[:16]} in this configuration. Name that tokenizer, or encode the clips with this one."
+            )
+
+    def require_posterior(self) -> None:
+        """Raise UserError if the tokens' standard deviations were not stored."""
+        if not self.manifest.posterior:
+            raise UserError(
+                f"{self.path} holds tokens without their standard deviations, which data.posterior asks for: "
+                "encode the clips anew with that option, or leave it off."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -253,6 +274,8 @@ class _Shard:
         try:
             self._file = safe_open(path, framework="np")
             self._tokens = self._file.get_slice("tokens")
+            names = set(self._file.keys())
+            self._spread = self._file.get_slice("spread") if "spread" in names else None
             found = self._tokens.get_shape()[0]
         except Exception as error:  # the library has an error for each thing that may be wrong
             raise UserError(
@@ -264,12 +287,15 @@ class _Shard:
 
     def example(self, row: int) -> Example:
         tokens = torch.from_numpy(np.array(self._tokens[row]))
-        return {
+        example = {
             "tokens": tokens if tokens.is_floating_point() else tokens.long(),
             "caption": self._captions[row],
             "label": int(self._numbers["label"][row]),
             "motion": float(self._numbers["motion"][row]),
         }
+        if self._spread is not None:
+            example["spread"] = torch.from_numpy(np.array(self._spread[row])).float()
+        return example
 
     @cached_property
     def _captions(self) -> list[str]:

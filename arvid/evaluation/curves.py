@@ -9,11 +9,13 @@ from pathlib import Path
 MAX_POINTS = 300
 
 
-def read_curve(run: Path) -> tuple[dict[str, float | None], ...]:
+def read_curve(run: Path, part: str = "per_token") -> tuple[dict[str, float | None], ...]:
     """`step`, `train_loss`, `val_loss` in order, thinned to a few hundred points; empty without logs.
 
-    A run that was interrupted has several logs; the later one counts where they overlap.
+    `part` is which of the named losses: by default the mean over predicted tokens, which is the same quantity in every
+    paradigm. A run that was interrupted has several logs; the later one counts where they overlap.
     """
+    columns = {"train_loss": f"train_{part}", "val_loss": f"val_{part}"}
     steps: dict[int, dict[str, float | None]] = {}
     logs = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:]))
     for log in logs:
@@ -21,15 +23,11 @@ def read_curve(run: Path) -> tuple[dict[str, float | None], ...]:
             for row in csv.DictReader(file):
                 point = steps.setdefault(int(row["step"]), {})
                 point.update(
-                    {k: float(v) for k, c in _COLUMNS.items() if (v := row.get(c)) and _finite(v)}
+                    {k: float(v) for k, c in columns.items() if (v := row.get(c)) and _finite(v)}
                 )
     points = [{"step": float(step), **steps[step]} for step in sorted(steps) if steps[step]]
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return tuple(point for i, point in enumerate(points) if i % stride == 0 or "val_loss" in point)
-
-
-_COLUMNS = {"train_loss": "train_per_token", "val_loss": "val_per_token"}
-"""What a curve shows: the mean over predicted tokens, which is the same quantity in every paradigm."""
 
 
 def _finite(text: str) -> bool:

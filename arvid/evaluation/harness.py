@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data.loading import load_batches
 from arvid.data.video import write_video
-from arvid.evaluation.loading import load_batches
 from arvid.evaluation.parts import Measurements, Parts
 from arvid.evaluation.processes import rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol

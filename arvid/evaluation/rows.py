@@ -108,8 +108,13 @@ def evaluate_pipeline(
 
 
 def validation_set(model: GeneratorModule) -> VideoDataset:
-    """The validation set that a run was trained with. Raises UserError if its files are not there any more."""
+    """The validation set that a run was trained with.
+
+    Raises UserError if its files are not there any more, and for an imported model.
+    """
     config = model.description["validation"]
+    if config is None:
+        raise UserError("This model was not trained by arvid: name real clips with --real.")
     what = "The run's validation set"
     return instantiate(VideoDataset, config, what=what, subclass=True)  # type: ignore[type-abstract]
 

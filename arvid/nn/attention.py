@@ -1,34 +1,50 @@
 """Self-attention with a preallocated key-value cache, and the transformer block around it.
 
-One fused projection to queries, keys and values; torch's scaled_dot_product_attention picks the kernel.
+One fused projection to queries, keys and values; `arvid.nn.attend` picks the kernel.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arvid.nn.attend import BlockCausal, attend
+from arvid.nn.positions import Rotation, rotate
+
 NormPlacement = Literal["pre", "branch", "post"]
+Mask = Tensor | BlockCausal
+"""Which keys a query sees: a tensor, True where it does, (N, M) or (B, 1, N or 1, M); or blocks."""
+
+
+BlockStyle = Literal["gpt", "llama"]
+"""LayerNorm, exact GELU and biases; or RMSNorm, SwiGLU and no biases."""
 
 
 class KVCache:
-    """Keys and values of the positions seen so far: static memory, filled from the front."""
+    """Keys and values of the positions seen so far: static memory, filled from the front.
+
+    With `slots` (N,) set, new ones go to those places instead, whatever `length` is, and the whole memory is returned:
+    no shape depends on a number then, as CUDA graphs need it, and a mask must hide what is not filled.
+    """
 
     def __init__(self, max_len: int) -> None:
         self.max_len = max_len
         self.length = 0
+        self.slots: Tensor | None = None
         self._memory: Tensor | None = None  # (2, B, heads, max_len, head dim), made on first use
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, heads, N, head dim) and return views of everything stored."""
         if self._memory is None:
             batch, heads, _, dim = keys.shape
-            self._memory = keys.new_empty(2, batch, heads, self.max_len, dim)
+            self._memory = keys.new_zeros(2, batch, heads, self.max_len, dim)
+        if self.slots is not None:
+            self._memory[0].index_copy_(2, self.slots, keys)
+            self._memory[1].index_copy_(2, self.slots, values)
+            return self._memory[0], self._memory[1]
         end = self.length + keys.shape[2]
         assert end <= self.max_len, f"cache of {self.max_len} positions given {end}"
         self._memory[0, :, :, self.length : end] = keys
@@ -40,70 +56,118 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention (B, N, D) -> (B, N, D)."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, *, bias: bool = True) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"width {dim} is not a multiple of {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.proj = nn.Linear(dim, dim, bias=bias)
 
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "n n"] | None = None,
+        mask: Mask | None = None,
         cache: KVCache | None = None,
-    ) -> Float[Tensor, "b n d"]:
+        queries: Float[Tensor, "b k d"] | None = None,
+        rotation: Rotation | None = None,
+    ) -> Float[Tensor, "b k d"]:
         """`mask` is True where a query (row) may see a key (column); with a filled cache every new
-        position sees all cached ones and each other."""
-        q, k, v = rearrange(
-            self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads
-        )
+        position sees all cached ones and each other. `queries` are the rows of `x` whose output is wanted
+        where it is not all of them. `rotation` are the rotary codes of the new positions."""
+        q, k, v = self._project(x, queries)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(k, v)
-        y = _attend(q, k, v, mask)
-        out: Tensor = self.proj(rearrange(y, "b heads n d -> b n (heads d)"))
+        y = attend(q, k, v, mask)
+        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
+        return out
+
+    def _project(self, x: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, N or K, head dim)."""
+        if queries is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        else:
+            dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+            first, others = (None, None) if bias is None else (bias[:dim], bias[dim:])
+            q = F.linear(queries, weight[:dim], first).unflatten(-1, (self.num_heads, -1))
+            k, v = (
+                F.linear(x, weight[dim:], others).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+            )
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) · up, then down; the hidden width is 8/3 of the model's, rounded up as LLaMA does it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        multiple = 256 if dim >= 1024 else 32
+        hidden = -(-8 * dim // (3 * multiple)) * multiple
+        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
         return out
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, heads, N, head dim) each -> the same; on CPUs in float32, whatever they come in."""
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # In bf16 torch's kernel for CPUs takes up to eight times as long, most of all with short sequences.
-    with torch.autocast("cpu", enabled=False):
-        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
-    return y.to(q.dtype)
+def build_norm(dim: int, style: BlockStyle) -> nn.Module:
+    """The norm of a style, for inside and behind a stack."""
+    return nn.LayerNorm(dim) if style == "gpt" else nn.RMSNorm(dim, eps=1e-6)
+
+
+def _mlp(dim: int, style: BlockStyle) -> nn.Module:
+    if style == "llama":
+        return SwiGLU(dim)
+    return nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a 4x MLP (exact GELU), each with a residual connection and one LayerNorm.
+    """Attention and an MLP, each with a residual connection and one norm.
 
     Where the norm sits: `pre` before the branch (NBP), `branch` on its output before the residual sum
     (NOVA), `post` on the sum.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, norm: NormPlacement, dropout: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        norm: NormPlacement,
+        dropout: float = 0.0,
+        style: BlockStyle = "gpt",
     ) -> None:
         super().__init__()
         self.norm = norm
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.norm1 = build_norm(dim, style)
+        self.attn = Attention(dim, num_heads, bias=style == "gpt")
+        self.norm2 = build_norm(dim, style)
+        self.mlp = _mlp(dim, style)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        mask: Mask | None = None,
+        cache: KVCache | None = None,
+        wanted: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
+        """(B, N, D) -> the same, or (B, K, D) for the `wanted` (B, K) positions alone, if they are named."""
+        rows = None if wanted is None else gather_rows(x, wanted)
+        residual = x if rows is None else rows
         if self.norm == "pre":
-            x = x + self.dropout(self.attn(self.norm1(x), mask, cache))
+            queries = None if rows is None else self.norm1(rows)
+            x = residual + self.dropout(self.attn(self.norm1(x), mask, cache, queries, rotation))
             return x + self.dropout(self.mlp(self.norm2(x)))
         if self.norm == "branch":
-            x = x + self.dropout(self.norm1(self.attn(x, mask, cache)))
+            x = residual + self.dropout(self.norm1(self.attn(x, mask, cache, rows, rotation)))
             return x + self.dropout(self.norm2(self.mlp(x)))
-        x = self.norm1(x + self.dropout(self.attn(x, mask, cache)))
+        x = self.norm1(residual + self.dropout(self.attn(x, mask, cache, rows, rotation)))
         out: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
         return out
 
@@ -119,10 +183,12 @@ class Transformer(nn.Module):
         *,
         norm: NormPlacement,
         dropout: float = 0.0,
+        style: BlockStyle = "gpt",
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, norm=norm, dropout=dropout) for _ in range(depth)
+            TransformerBlock(dim, num_heads, norm=norm, dropout=dropout, style=style)
+            for _ in range(depth)
         )
 
     def new_caches(self, max_len: int) -> list[KVCache]:
@@ -130,13 +196,21 @@ class Transformer(nn.Module):
         return [KVCache(max_len) for _ in self.blocks]
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, caches: list[KVCache] | None = None
+        self,
+        x: Tensor,
+        mask: Mask | None = None,
+        caches: list[KVCache] | None = None,
+        wanted: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
+        """`wanted` (B, K) are the positions to put out: in the last block the others are keys and values only."""
+        last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, caches[i] if caches is not None else None)
+            cache = caches[i] if caches is not None else None
+            x = block(x, mask, cache, wanted if i == last else None, rotation)
         return x
 
 
-def block_causal_mask(block_ids: Tensor) -> Bool[Tensor, "n n"]:
-    """True where a query's block is the key's block or a later one: (N,) ids -> (N, N)."""
-    return block_ids[:, None] >= block_ids[None, :]
+def gather_rows(x: Float[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Row ids[b, i] of each x[b]."""
+    return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))

@@ -49,6 +49,7 @@ class Conditioner(nn.Module):
         return ContextSpec(
             text_dim=self.text.dim if self.text else None,
             text_len=self.text.num_tokens if self.text else 0,
+            text_vocab=self.text.vocab_size if self.text else None,
             num_classes=self.num_classes if self.label else None,
             motion=self.motion,
         )
@@ -59,14 +60,17 @@ class Conditioner(nn.Module):
         caption: Sequence[str] | None = None,
         label: Tensor | None = None,
         motion: Tensor | None = None,
+        negative: Sequence[str] | None = None,
     ) -> Condition:
         """The condition of a batch; what is not given, or not a condition here, is absent.
 
-        `label` is -1 and `motion` NaN where unknown.
+        `label` is -1 and `motion` NaN where unknown. Guidance leads away from the `negative` prompts.
         """
         condition = Condition()
         if self.text is not None and caption is not None:
             condition.text, condition.text_mask = self.text(caption)
+        if self.text is not None and negative is not None:
+            condition.negative_text, condition.negative_text_mask = self.text(negative)
         if self.label and label is not None:
             if int(label.max()) >= self.num_classes:
                 raise UserError(
@@ -95,7 +99,10 @@ class ContextEmbedder(nn.Module):
         super().__init__()
         self.spec = spec
         self.dim = dim
-        if spec.text_dim is not None:
+        self.text: nn.Module
+        if spec.text_vocab is not None:
+            self.text = nn.Embedding(spec.text_vocab, dim)
+        elif spec.text_dim is not None:
             self.text = nn.Sequential(nn.Linear(spec.text_dim, dim), nn.LayerNorm(dim))
         if spec.num_classes is not None:
             self.label = nn.Embedding(spec.num_classes, dim)
@@ -125,7 +132,12 @@ class ContextEmbedder(nn.Module):
         context: Tensor = self(condition, batch_size)
         if guidance == 1 or not self.spec.num_tokens:
             return context
-        return torch.cat([context, self(Condition(), batch_size)])
+        return torch.cat([context, self.negative(condition, batch_size)])
+
+    def negative(self, condition: Condition, batch_size: int) -> Float[Tensor, "b s d"]:
+        """What guidance leads away from: the negative text if there is one, else the null condition."""
+        context: Tensor = self(negative_condition(condition), batch_size)
+        return context
 
     def _tokens(self, condition: Condition, null: Tensor) -> tuple[Tensor, Tensor]:
         """All context tokens (B, S, D), null ones in the place of absent fields, and which are known."""
@@ -144,8 +156,12 @@ class ContextEmbedder(nn.Module):
         """Tokens, mask and number of tokens of each kind of condition, in order."""
         parts: list[tuple[Tensor | None, Tensor | None, int]] = []
         if self.spec.text_dim is not None:
-            text = None if condition.text is None else self.text(condition.text)
-            parts.append((text, condition.text_mask, self.spec.text_len))
+            text, known = condition.text, condition.text_mask
+            if known is not None and self.spec.text_vocab is not None:
+                known = torch.ones_like(known)  # padding has an id of its own
+            if text is not None:
+                text = self.text(text.to(self.null.dtype) if text.is_floating_point() else text)
+            parts.append((text, known, self.spec.text_len))
         if self.spec.num_classes is not None:
             parts.append(_single(self.label, condition.label, lambda x: x >= 0))
         if self.spec.motion:
@@ -153,6 +169,11 @@ class ContextEmbedder(nn.Module):
         if self.spec.fps:
             parts.append(_single(self.fps, condition.fps, torch.isfinite))
         return parts
+
+
+def negative_condition(condition: Condition) -> Condition:
+    """A condition of the negative text alone; empty if there is none."""
+    return Condition(text=condition.negative_text, text_mask=condition.negative_text_mask)
 
 
 def _single(

@@ -12,7 +12,7 @@ def initialise_gpt(module: nn.Module) -> None:
     |---|---|
     | weights of Linear and Embedding outside the diffusion head | N(0, 0.02²) |
     | their biases | 0 |
-    | `bov` | N(0, 0.02²) |
+    | `special` (begin-of-video and middle tokens) | N(0, 0.02²) |
     | `positions` | 0 |
     | diffusion head, norms, anything else | torch's default |
     """
@@ -21,8 +21,8 @@ def initialise_gpt(module: nn.Module) -> None:
             nn.init.normal_(child.weight, std=0.02)
             if isinstance(child, nn.Linear) and child.bias is not None:
                 nn.init.zeros_(child.bias)
-    for name, parameter in module.named_parameters(recurse=False):
-        if name == "bov":
+    for name, parameter in module.named_parameters():
+        if name == "special" and parameter.numel():
             nn.init.normal_(parameter, std=0.02)
-        elif name == "positions":
+        elif name == "places.positions":
             nn.init.zeros_(parameter)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 SCALAR_CODE_DIM = 256
+Rotation = tuple[Float[Tensor, "n e"], Float[Tensor, "n e"]]
+"""Cosines and sines of N positions for the E numbers of a head."""
 
 
 def frequencies(num: int, device: torch.device | None = None) -> Float[Tensor, " num"]:
@@ -32,6 +34,32 @@ def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
     rows = torch.arange(height).repeat_interleave(width)[:, None] * omega  # (HW, D/4)
     columns = torch.arange(width).repeat(height)[:, None] * omega
     return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1)
+
+
+def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
+    """Rotary codes (arXiv 2104.09864) of places (t, h, w): a third of a head's pairs of numbers turns with each axis.
+
+    Pairs are numbers i and i + E/2; those left over by the division turn with t.
+    """
+    if head_dim % 2 or head_dim < 6:
+        raise ValueError(
+            f"rotary codes of three axes need an even head of 6 or more, not {head_dim}"
+        )
+    pairs = head_dim // 2
+    sizes = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
+    angles = [
+        coordinates[:, axis, None].float() * frequencies(num, coordinates.device)
+        for axis, num in enumerate(sizes)
+    ]
+    angle = torch.cat([*angles, *angles], dim=-1)  # (N, E)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:
+    """Queries or keys turned by their positions' codes."""
+    cos, sin = by
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
 class ScalarEmbedding(nn.Module):

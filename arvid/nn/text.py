@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
+from arvid.data.cache_dir import cache_dir
+from arvid.files import atomic_write, sha256_json
 from arvid.nn.attention import Transformer
+
+logger = logging.getLogger(__name__)
 
 
 class TextEncoder(nn.Module, ABC):
@@ -20,10 +29,12 @@ class TextEncoder(nn.Module, ABC):
 
     dim: int
     num_tokens: int
+    vocab_size: int | None = None
+    """How many ids of words there are, where the features are ids (B, S) for a model that embeds them itself."""
 
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
-        """Raises UserError for a prompt that is too long, rather than cutting it."""
+        """Raises UserError for a prompt that is too long, rather than cutting it unasked."""
 
 
 class WordTextEncoder(TextEncoder):
@@ -80,50 +91,158 @@ class WordTextEncoder(TextEncoder):
 
 
 class HuggingFaceTextEncoder(TextEncoder):
-    """A frozen encoder of the transformers library: its last hidden states.
+    """A frozen encoder of the transformers library: its last hidden states, padded with zeros.
+
+    The weights are read when the first prompt needs them, in the precision they are stored in. They are no part of
+    the module's state (`name` says where they are) and shared by its copies.
 
     Args:
-        name: hub name or local folder (weights and tokenizer). Never runs remote code.
+        name: hub name or local folder. Never runs remote code.
+        tokenizer: name or folder of its tokenizer, where that is another.
         num_tokens: prompts are padded to this length on the right.
+        truncate: cut longer prompts, and say so, instead of refusing them.
+        cache: keep the features of every prompt on disk (in `cache_dir()`) and read them from there, so that training
+            on captions seen before needs no encoder in memory.
     """
 
-    def __init__(self, name: str, *, num_tokens: int = 256) -> None:
+    _device: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tokenizer: str | None = None,
+        num_tokens: int = 256,
+        truncate: bool = False,
+        cache: bool = False,
+    ) -> None:
         super().__init__()
-        from transformers import AutoModel, AutoTokenizer  # heavy: only where it is used
+        from transformers import AutoConfig, AutoTokenizer  # heavy: only where it is used
 
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModel.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"No text encoder at {name!r}: give a local folder or a hub name that is downloaded "
-                f"or can be. ({str(error).splitlines()[0]})"
-            ) from error
-        self.model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.model.requires_grad_(False).eval()
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.tokenizer.padding_side = "right"
-        self.dim = int(self.model.config.hidden_size)
+        with _said(name):
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or name)
+            config = AutoConfig.from_pretrained(name)
+        self.name = name
+        self.dim = int(config.hidden_size)
         self.num_tokens = num_tokens
+        self.truncate = truncate
+        self.cache = _FeatureCache([_identity(name), config.to_dict()]) if cache else None
+        self._frozen = _Frozen()
+        self.register_buffer("_device", torch.empty(0), persistent=False)
 
-    def train(self, mode: bool = True) -> HuggingFaceTextEncoder:
-        super().train(mode)
-        self.model.eval()  # frozen: its dropout stays off
-        return self
+    @property
+    def model(self) -> nn.Module:
+        """The encoder, on this module's device. Raises UserError where its weights are missing."""
+        if self._frozen.model is None:
+            self._frozen.model = _load(self.name)
+        return self._frozen.model.to(self._device.device)
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
-        lengths = [len(ids) for ids in self.tokenizer(list(prompts))["input_ids"]]
-        if max(lengths) > self.num_tokens:
-            prompt = prompts[lengths.index(max(lengths))]
+        features = self._features([self._ids(prompt) for prompt in prompts])
+        padded = self._device.new_zeros(len(prompts), self.num_tokens, self.dim)
+        mask = torch.zeros(padded.shape[:2], dtype=torch.bool, device=padded.device)
+        for i, rows in enumerate(features):
+            padded[i, : len(rows)] = rows
+            mask[i, : len(rows)] = True
+        return padded, mask
+
+    def _ids(self, prompt: str) -> tuple[int, ...]:
+        ids = self.tokenizer(prompt)["input_ids"]
+        if len(ids) <= self.num_tokens:
+            return tuple(ids)
+        if not self.truncate:
             raise UserError(
-                f"The prompt {prompt[:40]!r}… has {max(lengths)} tokens; "
+                f"The prompt {prompt[:40]!r}… has {len(ids)} tokens; "
                 f"this model was built for at most {self.num_tokens}. Shorten it."
             )
-        batch = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.num_tokens, return_tensors="pt"
-        ).to(self.model.device)
-        mask = batch["attention_mask"]
-        features = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        return features, mask.bool()
+        logger.warning(
+            "The prompt %r… has %d tokens: all after the first %d are left out.",
+            prompt[:40],
+            len(ids),
+            self.num_tokens,
+        )
+        cut = self.tokenizer(prompt, truncation=True, max_length=self.num_tokens)
+        return tuple(cut["input_ids"])
+
+    def _features(self, prompts: list[tuple[int, ...]]) -> list[Tensor]:
+        """Features (n, dim) of each prompt's n tokens; n may be 0."""
+        if self.cache is None:
+            return self._encode(prompts)
+        found = {ids: self.cache.read(ids) for ids in prompts}
+        missing = [ids for ids, rows in found.items() if rows is None]
+        for ids, encoded in zip(missing, self._encode(missing), strict=True):
+            self.cache.write(ids, encoded)
+            found[ids] = encoded
+        return [rows for ids in prompts if (rows := found[ids]) is not None]
+
+    def _encode(self, prompts: list[tuple[int, ...]]) -> list[Tensor]:
+        length = max(map(len, prompts), default=0)
+        if length == 0:
+            return [self._device.new_empty(0, self.dim) for _ in prompts]
+        ids = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
+        seen = [[1] * max(len(prompt), 1) for prompt in prompts]  # at least one, whatever it is
+        mask = [[*ones, *[0] * (length - len(ones))] for ones in seen]
+        model, device = self.model, self._device.device
+        states = model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+        ).last_hidden_state.float()
+        return [rows[: len(prompt)] for rows, prompt in zip(states, prompts, strict=True)]
+
+
+class _Frozen:
+    """Holds a network that is no part of its owner's state; copies of the owner share it."""
+
+    model: nn.Module | None = None
+
+    def __deepcopy__(self, memo: object) -> _Frozen:
+        return self
+
+
+class _FeatureCache:
+    """Features on disk in float16: one file for each prompt, in a folder for each encoder."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.folder = cache_dir() / "text" / sha256_json(encoder)[:24]
+
+    def read(self, ids: tuple[int, ...]) -> Tensor | None:
+        path = self._path(ids)
+        return torch.from_numpy(np.load(path)) if path.is_file() else None
+
+    def write(self, ids: tuple[int, ...], features: Tensor) -> None:
+        with atomic_write(self._path(ids)) as temporary:
+            np.save(temporary, features.half().cpu().numpy())
+
+    def _path(self, ids: tuple[int, ...]) -> Path:
+        key = sha256_json(ids)
+        return self.folder / key[:2] / f"{key[2:]}.npy"
+
+
+def _load(name: str) -> nn.Module:
+    from transformers import AutoModel
+
+    with _said(name):
+        model = AutoModel.from_pretrained(name, dtype="auto")
+    encoder: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model
+    return encoder.requires_grad_(False).eval()
+
+
+def _identity(name: str) -> Any:
+    """What tells one encoder's files from another's: name, and size and time of the files of a local folder."""
+    if not Path(name).is_dir():
+        return name
+    files = sorted(path for path in Path(name).iterdir() if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Errors of transformers about an encoder that cannot be read, as arvid says them."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"No text encoder at {name!r}: give a local folder or a hub name that is downloaded "
+            f"or can be. ({str(error).splitlines()[0]})"
+        ) from error

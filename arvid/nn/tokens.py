@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class TokenEmbedding(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Frames of tokens (B, h, w[, C]) -> (B, h/p · w/p, D), one vector per p x p patch in raster order.
+    """Patches of p x p tokens -> vectors.
 
     Latents go through one linear map of the patch (row, column, channel; the same as a strided
     convolution); ids are looked up first, with D/p² numbers each.
@@ -39,8 +40,19 @@ class PatchEmbedding(nn.Module):
             self.lookup = nn.Embedding(spec.size, channels)
         self.proj = nn.Linear(patch**2 * channels, dim)
 
-    def forward(self, frame: Tensor) -> Tensor:
-        out: Tensor = self.proj(patchify(self.lookup(frame), self.patch))
+    def forward(self, frame: Tensor, known: Tensor | None = None) -> Tensor:
+        """Frames (B, h, w[, C]) -> (B, h/p · w/p, D), in raster order; where not `known` (B, h, w) they count as 0."""
+        values = self.lookup(frame)
+        if known is not None:
+            values = torch.where(known[..., None], values, 0.0)
+        return self._project(patchify(values, self.patch))
+
+    def vectors(self, patches: Tensor) -> Tensor:
+        """Patches that are vectors already, as `to_patches` makes them: (B, N[, p·p·C]) -> (B, N, D)."""
+        return self._project(self.lookup(patches))
+
+    def _project(self, patches: Tensor) -> Tensor:
+        out: Tensor = self.proj(patches.to(self.proj.weight.dtype))
         return out
 
 
@@ -54,3 +66,15 @@ def unpatchify(tokens: Tensor, patch: int, height: int) -> Tensor:
     return rearrange(
         tokens, "b (h w) (p q c) -> b (h p) (w q) c", p=patch, q=patch, h=height // patch
     )
+
+
+def to_patches(frames: Tensor, spec: TokenSpec, patch: int) -> Tensor:
+    """Frames (B, h, w[, C]) as a sequence of what one step predicts: ids (B, hw) or vectors (B, h/p · w/p, p·p·C)."""
+    return frames.flatten(1) if spec.type == "discrete" else patchify(frames, patch)
+
+
+def from_patches(patches: Tensor, spec: TokenSpec, patch: int, height: int) -> Tensor:
+    """Inverse of `to_patches`, for frames of `height` rows."""
+    if spec.type == "discrete":
+        return patches.unflatten(1, (height, -1))
+    return unpatchify(patches, patch, height)

@@ -11,12 +11,14 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from arvid.files import atomic_write
 from arvid.report.cells import Row
 
 _TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
@@ -74,6 +76,24 @@ def panel(name: str, draw: Callable[[Axes], None]) -> str:
     # ids must differ between the panels of a page and be the same in every run: the salt is the drawing itself
     first = _render(name, draw)
     return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
+
+
+def write_png(
+    path: Path, draws: Sequence[Callable[[Axes], None]], *, columns: int | None = None
+) -> None:
+    """Panels side by side (or in rows of so many) as a PNG file, for tables that are no web page."""
+    columns = columns or len(draws)
+    rows = -(-len(draws) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis, draw in zip(axes, draws, strict=False):
+            axis.tick_params(length=0)
+            draw(axis)
+        for axis in axes[len(draws) :]:
+            axis.remove()
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160)
 
 
 def _render(salt: str, draw: Callable[[Axes], None]) -> str:

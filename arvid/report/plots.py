@@ -58,11 +58,11 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
         for row in comparison.rows:
             _draw_point(axis, comparison, row, quality, speed)
         axis.set(xlabel="frames generated per second", ylabel=quality.heading, xscale="log")
-        _plain_ticks(axis.xaxis)
+        plain_ticks(axis.xaxis)
         values = [v for row in comparison.rows if (v := row.cell(quality).value) is not None]
         if min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
-            _plain_ticks(axis.yaxis)
+            plain_ticks(axis.yaxis)
         axis.margins(x=0.3, y=0.12)
 
     better = "upper" if quality.higher_is_better else "lower"
@@ -165,7 +165,7 @@ def _draw_frames(
             axis.plot(*zip(*points, strict=True), color=palette[row.name], ls=style)
 
 
-def _plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Ticks of a logarithmic axis at 1, 2 and 5 with plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class Conditions:
     captions: Sequence[str] | None = None
     labels: Sequence[int] | None = None
     motion: Sequence[float] | None = None
+    negatives: Sequence[str] | None = None
+    """Prompts that guidance leads away from."""
 
     @classmethod
     def of_clips(cls, clips: Sequence[Clip]) -> Conditions:
@@ -42,6 +45,7 @@ class Conditions:
             caption=self.captions,
             label=None if self.labels is None else torch.tensor(self.labels, device=device),
             motion=None if self.motion is None else torch.tensor(self.motion, device=device),
+            negative=self.negatives,
         )
 
 
@@ -70,24 +74,68 @@ def sample(
 
     Raises UserError for frame counts or sizes that the tokenizer or the model cannot do.
     """
-    options = options or model.sampling
+    asked = _asked(model, conditions, num_frames, first_frames, options, seed)
+    with _bar(model, asked, progress) as on_step:
+        tokens = model.paradigm.generate(**asked, on_step=on_step)
+    return to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
+
+
+@torch.no_grad()
+def stream(
+    model: GeneratorModule,
+    conditions: Conditions,
+    *,
+    num_frames: int | None = None,
+    first_frames: UInt8[np.ndarray, "b k h w 3"] | None = None,
+    options: SamplingOptions | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Iterator[UInt8[np.ndarray, "b n h w 3"]]:
+    """The clips of `sample`, frames as soon as they are finished while later ones are not generated yet.
+
+    Joined along time they are the same clips, but for rounding, where the tokenizer decodes piece by piece.
+    """
+    asked = _asked(model, conditions, num_frames, first_frames, options, seed)
+    with _bar(model, asked, progress) as on_step:
+        pieces = model.paradigm.stream(**asked, on_step=on_step)
+        for video in model.tokenizer.decode_stream(pieces):
+            yield to_uint8(video).cpu().numpy()
+
+
+def _asked(
+    model: GeneratorModule,
+    conditions: Conditions,
+    num_frames: int | None,
+    first_frames: UInt8[np.ndarray, "b k h w 3"] | None,
+    options: SamplingOptions | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Arguments of the paradigm's `generate` and `stream`."""
     grid = clip_grid(model, num_frames)
-    prefix = None if first_frames is None else _encode_prefix(model, first_frames, grid)
+    return {
+        "condition": conditions.encode(model),
+        "grid": grid,
+        "batch_size": conditions.num_clips,
+        "prefix": None if first_frames is None else _encode_prefix(model, first_frames, grid),
+        "options": options or model.sampling,
+        "generator": torch.Generator(model.device).manual_seed(seed),
+    }
+
+
+@contextmanager
+def _bar(
+    model: GeneratorModule, asked: dict[str, Any], shown: bool
+) -> Iterator[Callable[[], None]]:
+    """What is to be called after each evaluation, which a bar counts."""
+    prefix = asked["prefix"]
     evaluations = model.paradigm.num_evaluations(
-        grid, prefix_frames=0 if prefix is None else prefix.shape[1], options=options
+        asked["grid"],
+        prefix_frames=0 if prefix is None else prefix.shape[1],
+        options=asked["options"],
     )
     name, total = next(iter(evaluations.items()))
-    with tqdm(total=total, desc=name, disable=not progress, leave=False) as bar:
-        tokens = model.paradigm.generate(
-            conditions.encode(model),
-            grid,
-            batch_size=conditions.num_clips,
-            prefix=prefix,
-            options=options,
-            generator=torch.Generator(model.device).manual_seed(seed),
-            on_step=lambda: _advance(bar),
-        )
-    return to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
+    with tqdm(total=total, desc=name, disable=not shown, leave=False) as bar:
+        yield lambda: _advance(bar)
 
 
 def _advance(bar: tqdm[Any]) -> None:
@@ -95,10 +143,15 @@ def _advance(bar: tqdm[Any]) -> None:
 
 
 def clip_grid(model: GeneratorModule, num_frames: int | None = None) -> TokenGrid:
-    """Token grid of a clip of `num_frames` (the trained number by default) at the trained size."""
+    """Token grid of a clip of `num_frames` (the trained number by default) at the trained size.
+
+    Raises UserError for a number of frames that the tokenizer cannot decode.
+    """
     trained_frames, height, width = model.clip_shape
     frames = trained_frames if num_frames is None else num_frames
-    return model.tokenizer.spec.grid(frames, height, width)
+    grid = model.tokenizer.spec.grid(frames, height, width)
+    model.tokenizer.check_grid(grid)
+    return grid
 
 
 def _encode_prefix(

@@ -120,8 +120,11 @@ class GeneratorModule(LightningModule):
 
     def _step(self, batch: dict[str, Any], stage: Literal["train", "val"]) -> Tensor:
         condition = self.conditioner.from_batch(batch)
-        losses = self.paradigm.loss(batch["tokens"], condition)
-        return log_step(self, losses, stage, len(batch["tokens"]))
+        tokens = batch["tokens"]
+        if stage == "train" and "spread" in batch:
+            tokens = tokens + batch["spread"] * torch.randn_like(tokens)
+        losses = self.paradigm.loss(tokens, condition)
+        return log_step(self, losses, stage, len(tokens))
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
@@ -203,7 +206,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _trained(checkpoint: dict[str, Any], description: dict[str, Any]) -> Trained:
+def _trained(checkpoint: dict[str, Any], description: dict[str, Any]) -> Trained | None:
+    if "imported" in description:
+        return None
     steps = int(checkpoint["global_step"])
     per_step = int(description["setting"]["data.clips_per_step"])
     seconds = checkpoint["callbacks"].get("Throughput", {}).get("seconds", 0.0)

@@ -37,7 +37,8 @@ def describe_run(
     setting = {
         "data.train.fingerprint": train.fingerprint()[:16],
         "data.val.fingerprint": val.fingerprint()[:16],
-        **_data_options(config["data"]["train"]),
+        "data.clip_shape": model["clip_shape"],
+        "data.posterior": config["data"]["posterior"],
         "data.clips_per_step": _clips_per_step(config, num_processes),
         "data.seed": config["data"]["seed"],
         "seed": config["seed_everything"],
@@ -57,13 +58,19 @@ def describe_run(
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
 
 
-PLACES = ("root", "path", "split_list", "strict")
-"""Options of datasets that say where the clips lie; their content is in the fingerprint."""
-
-
-def _data_options(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    options = dataset.get("init_args") or {}
-    return flatten({k: v for k, v in options.items() if k not in PLACES}, "data.train")
+def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a model that arvid did not train, of whose setting nothing is known; `imported` says whence it is."""
+    setting = dict(record)
+    description = {
+        "setting": setting,
+        "factors": _factors(config),
+        "options": _options(config),
+        "config": config,
+        "validation": None,
+        "imported": record,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(description))
+    return {**plain, "setting_hash": setting_hash(plain["setting"])}
 
 
 def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:

@@ -18,15 +18,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from arvid.contracts import UserError
 from arvid.evaluation.protocols import get_protocol
-from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.evaluation.variants import Variant, data_options, fit_job, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.training.generator_module import LAST_CHECKPOINT
 from arvid.training.side_by_side import Job, run_side_by_side
 
 PARADIGMS = ("nova", "next_block", "next_token")
+TASKS = ("generation", "prediction")
 TOKENIZERS = {"vae3d": "continuous", "magvit_fsq": "discrete"}
 
 
@@ -57,16 +57,20 @@ def main() -> None:
     options = parse_arguments()
     scale = SCALES[options.scale]
     started = time.monotonic()
-    data = [*data_options(options), *scale.options]
+    data = [*data_options(options.data), *scale.options]
     if options.data:
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)
+    rows = variants(options, scale)
     print(f"Training {', '.join(PARADIGMS)} ...", flush=True)
-    run_side_by_side([training_job(options, scale, name, data) for name in PARADIGMS], options.out)
+    train(rows, options.out, [*data, *options.fit_options])
     trained = time.monotonic()
-    folders = score(options, scale)
-    comparison = write_report(folders, options.out, title=options.title)
+    protocols = [
+        get_protocol(f"{setting(options)}-{task}", num_clips=scale.num_clips) for task in TASKS
+    ]
+    records = score(rows, protocols, options.out)
+    comparison = write_report(folders(records), options.out, title=options.title)
     print(tables.text(comparison))
     print(
         f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
@@ -91,24 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     options, unknown = parser.parse_known_args()
     options.fit_options = unknown
-    if options.data is not None and not options.data.exists():
-        raise UserError(f"{options.data}: there is no such folder or manifest.")
     return options
-
-
-def data_options(options: argparse.Namespace) -> list[str]:
-    """Options that put the user's clips into the setting; their splits are the setting's."""
-    if options.data is None:
-        return []
-    kind = "folder.VideoFolder" if options.data.is_dir() else "manifest.VideoManifest"
-    place = "root" if options.data.is_dir() else "path"
-    given = []
-    for part in ("train", "val"):
-        given += [
-            f"--data.{part}.class_path=arvid.data.{kind}",
-            f"--data.{part}.init_args.{place}={options.data}",
-        ]
-    return given
 
 
 def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Job:
@@ -116,7 +103,7 @@ def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Jo
     steps = options.tokenizer_steps if options.scale != "smoke" else 3
     configs = [f"tokenizers/clips-{name}", "settings/clips-tokenizers"]
     given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
-    return Job(name, fit(configs, tokenizer_run(options, name), given))
+    return fit_job(name, configs, tokenizer_run(options, name), given)
 
 
 def tokenizer_options(options: argparse.Namespace) -> list[str]:
@@ -132,34 +119,20 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
     return Path(options.out / "tokenizers" / name)
 
 
-def training_job(options: argparse.Namespace, scale: Scale, name: str, data: list[str]) -> Job:
-    """Train a paradigm."""
-    configs = [f"settings/{setting(options)}", f"paradigms/{name}", f"sizes/{scale.size}"]
-    return Job(name, fit(configs, options.out / name, [*data, *options.fit_options]))
+def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
+    """The paradigms."""
+    return [
+        Variant(
+            name=name,
+            configs=(f"settings/{setting(options)}", f"paradigms/{name}", f"sizes/{scale.size}"),
+        )
+        for name in PARADIGMS
+    ]
 
 
 def setting(options: argparse.Namespace) -> str:
     """What the names of the setting and of its protocols begin with."""
     return "clips" if options.data else "sprites"
-
-
-def fit(configs: list[str], run: Path, extra: list[str]) -> list[str]:
-    """Arguments of `arvid fit`."""
-    named = [argument for config in configs for argument in ("--config", config)]
-    return ["fit", *named, "--run", str(run), *extra]
-
-
-def score(options: argparse.Namespace, scale: Scale) -> list[Path]:
-    """Score all rows under the setting's two protocols, one at a time, so that speeds compare; their folders."""
-    runs = [options.out / name for name in PARADIGMS]
-    references = options.out / "references"
-    for task in ("generation", "prediction"):
-        protocol = get_protocol(f"{setting(options)}-{task}", num_clips=scale.num_clips)
-        print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
-        evaluate_references(runs, protocol, references)
-        for run in runs:
-            evaluate_run(run, protocol)
-    return [*sorted(path for path in references.iterdir() if path.is_dir()), *runs]
 
 
 if __name__ == "__main__":

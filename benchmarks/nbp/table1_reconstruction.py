@@ -40,10 +40,10 @@ from arvid import registry
 from arvid.contracts import UserError, VideoDataset, VideoTokenizer
 from arvid.data.clips import ClipSpec
 from arvid.data.collate import normalise, to_uint8
+from arvid.data.loading import load_batches
 from arvid.data.sprites import Sprites
 from arvid.evaluation.external import NO_SETTING
 from arvid.evaluation.harness import evaluate
-from arvid.evaluation.loading import load_batches
 from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips

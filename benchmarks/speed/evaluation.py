@@ -25,7 +25,7 @@ from torch import Tensor
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
-from arvid.evaluation.loading import load_batches
+from arvid.data.loading import load_batches
 from arvid.evaluation.records import code_version, hardware
 from arvid.metrics.frechet import FeatureNetwork
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from arvid.contracts import TokenGrid, UserError
 
+Block = tuple[int, int, int]
 
-def block_order(grid: TokenGrid, block: tuple[int, int, int]) -> Int[Tensor, " n"]:
+
+def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
     """Raster index of each token in block-major order. The identity for blocks that are raster runs.
 
     Raises UserError if the block does not tile the grid.
@@ -21,5 +23,24 @@ def block_order(grid: TokenGrid, block: tuple[int, int, int]) -> Int[Tensor, " n
             f"{'x'.join(map(str, sizes))}: each side must divide the grid's."
         )
     (bt, bh, bw), (t, h, w) = block, sizes
-    index = torch.arange(grid.num_tokens).view(t // bt, bt, h // bh, bh, w // bw, bw)
+    index = torch.arange(grid.num_tokens, device="cpu").view(t // bt, bt, h // bh, bh, w // bw, bw)
     return index.permute(0, 2, 4, 1, 3, 5).flatten()
+
+
+def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
+    """The block that is a run of so many tokens in raster order, as the released code knows blocks.
+
+    Raises UserError if there is none that tiles the grid.
+    """
+    row, frame = grid.w, grid.tokens_per_frame
+    for sides, unit, count in (
+        ((1, 1, num_tokens), 1, row),
+        ((1, num_tokens // row, row), row, grid.h),
+        ((num_tokens // frame, grid.h, grid.w), frame, grid.t),
+    ):
+        num = num_tokens // unit
+        if num_tokens % unit == 0 and 0 < num <= count and count % num == 0:
+            return sides
+    raise UserError(
+        f"A run of {num_tokens} tokens is no block that tiles the grid {grid.t}x{grid.h}x{grid.w}."
+    )

@@ -1,17 +1,20 @@
 """Next-block prediction (NBP, arXiv 2502.07737) with any block; 1 x 1 x 1 is next-token prediction.
 
-Sequence: context ‖ begin-of-video block ‖ blocks 0..K-2. The output at the j-th place of a block predicts
-the j-th token of the next block; places of one block see each other and everything before. The transformer
-is NBP's: pre-norm, learned absolute positions, exact GELU, untied output without bias. The begin-of-video
-block is the paper's "block of special tokens", which its released code cannot train; context tokens replace
-its language-model prompt, and conditions are dropped in training (the release has no usable guidance).
+The output at the j-th place of a block predicts the j-th token of the next block; places of one block see each other
+and everything before. `arvid.paradigms.next_block.layout` tells what the sequence begins with. The network is the
+released one: pre-norm, learned positions over the whole sequence, exact GELU, untied output without bias. Different
+by default: the first block is predicted from a block of begin-of-video tokens, as the paper describes it but its code
+cannot; context tokens stand in the place of a prompt in the model's own vocabulary; padding is masked; and conditions
+are dropped in training, so that guidance has a null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arvid.contracts import (
@@ -21,16 +24,22 @@ from arvid.contracts import (
     SamplingOptions,
     Size,
     TokenGrid,
+    TokenHead,
     Tokens,
     TokenSpec,
     UserError,
 )
-from arvid.nn.attention import KVCache, Transformer, block_causal_mask
+from arvid.nn.attend import BlockCausal
+from arvid.nn.attention import BlockStyle, Transformer, build_norm
 from arvid.nn.conditioner import ContextEmbedder
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.initialise import initialise_gpt
+from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding
-from arvid.paradigms.next_block.order import block_order
+from arvid.paradigms.next_block.decoding import Decoder, draw_block
+from arvid.paradigms.next_block.layout import Layout, Start
+from arvid.paradigms.next_block.order import Block, block_order
+from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces
 
 
 class NextBlock(Paradigm):
@@ -38,14 +47,26 @@ class NextBlock(Paradigm):
 
     Args:
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
-        block: (T, H, W) tokens per block; must tile the grid.
+        block: (T, H, W) tokens per block; must tile the grid. Those of the paper are runs of tokens in raster order.
+        start: what the video begins with, see `layout`. With "none" the first block must be given.
+        style: "gpt" as released; "llama" has RMSNorm, SwiGLU and rotary positions over (t, h, w), which the paper
+            expects to help.
+        positions: whether a token's learned position is its place in the "sequence" or in the "grid", which differ for
+            blocks that are no raster runs. (Rotary ones always are of the grid.)
+        num_positions: rows of their table, if not just those that are used; 5120 as released.
+        num_other_ids: ids behind the tokenizer's that the softmax runs over too (see CategoricalHead).
+        mask_pads: whether nothing attends to the padding of prompts. In the released code it is seen, by a slip.
+        reveal: whether training shows a part of the next block now and then, so that sampling may fill a block in
+            several rounds.
         dropout: on embeddings and residual branches (0.1 in the released code).
         condition_dropout: probability that a clip's condition is dropped in training, which is what
             classifier-free guidance needs.
         diffusion: the diffusion head's process (continuous tokens only).
+
+    Raises UserError for a block that does not tile the grid, or leaves nothing to predict.
     """
 
-    block_ids: Tensor
+    blocks: Tensor
     order: Tensor
 
     def __init__(
@@ -56,6 +77,13 @@ class NextBlock(Paradigm):
         size: Size,
         *,
         block: tuple[int, int, int] = (1, 1, 16),
+        start: Start = "block",
+        style: BlockStyle = "gpt",
+        positions: PlaceOrder = "sequence",
+        num_positions: int | None = None,
+        num_other_ids: int = 0,
+        mask_pads: bool = True,
+        reveal: bool = False,
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
@@ -63,44 +91,99 @@ class NextBlock(Paradigm):
         super().__init__()
         self.spec = spec
         self.grid = grid
-        self.block = (block[0], block[1], block[2])
+        self.block: Block = (block[0], block[1], block[2])
+        self.mask_pads = mask_pads
         self.condition_dropout = condition_dropout
-        self.register_buffer("order", block_order(grid, self.block), persistent=False)
+        order = block_order(grid, self.block)
+        self.layout = Layout(context.num_tokens, len(order), self.block_len, start)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("blocks", self.layout.blocks(), persistent=False)
         self.context = ContextEmbedder(context, size.dim)
+        num_special = {"block": 1, "none": 0, "hybrid": self.block_len}[start]
+        special = torch.empty(num_special, size.dim)
+        self.special = nn.Parameter(special, requires_grad=num_special > 0)
         self.embed = TokenEmbedding(spec, size.dim)
-        self.bov = nn.Parameter(torch.empty(size.dim))
-        self.positions = nn.Parameter(torch.empty(context.num_tokens + grid.num_tokens, size.dim))
+        self.places: LearnedPlaces | RotaryPlaces
+        if style == "gpt":
+            self.places = LearnedPlaces(self.layout, order, positions, size.dim, num_positions)
+        else:
+            self.places = RotaryPlaces(self.layout, order, grid, size.dim // size.num_heads)
+        self.reveal = self._reveal(size.dim) if reveal else None
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(
-            size.dim, size.depth, size.num_heads, norm="pre", dropout=dropout
+            size.dim, size.depth, size.num_heads, norm="pre", dropout=dropout, style=style
         )
-        self.norm = nn.LayerNorm(size.dim)
-        self.head = build_head(spec, size, diffusion)
-        self.register_buffer("block_ids", self._block_ids(), persistent=False)
+        self.norm = build_norm(size.dim, style)
+        self.head: TokenHead = build_head(spec, size, diffusion, num_other_ids=num_other_ids)
+        self._mask: BlockCausal | None = None
         initialise_gpt(self)
+
+    def _reveal(self, dim: int) -> nn.Module:
+        if self.block_len == 1 or self.spec.type == "continuous":
+            raise UserError("Only blocks of several discrete tokens can be revealed in part.")
+        return nn.Linear(dim, dim)
 
     @property
     def block_len(self) -> int:
         return self.block[0] * self.block[1] * self.block[2]
 
-    def _block_ids(self) -> Tensor:
-        """Context is block 0, the begin-of-video block 1, block k of the video k + 2."""
-        context = torch.zeros(self.context.spec.num_tokens, dtype=torch.long)
-        video = 1 + torch.arange(self.grid.num_tokens) // self.block_len
-        return torch.cat([context, video])
+    # The sequence
 
-    # Training
+    def embed_sequence(
+        self, context: Float[Tensor, "b s d"], tokens: Tensor, start: int, end: int
+    ) -> Float[Tensor, "b l d"]:
+        """Input vectors of the places start..end-1. `tokens` are in block-major order, and may be of a part of the
+        clips, which is repeated."""
+        parts, offset, taken = [], 0, {"context": 0, "special": 0, "tokens": 0}
+        for kind, length in self.layout.pieces():
+            low, high = max(start - offset, 0), min(end - offset, length)
+            if low < high:
+                first = taken[kind]
+                parts.append(self._piece(kind, context, tokens, first + low, first + high))
+            offset += length
+            taken[kind] += length
+        x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if isinstance(self.places, LearnedPlaces):
+            x = x + self.places(start, end)
+        out: Tensor = self.dropout(x)
+        return out
 
-    def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        target = tokens.flatten(1, 3)[:, self._order(tokens.shape[1])]  # (B, N[, C])
-        drop = torch.rand(len(tokens), device=tokens.device) < self.condition_dropout
-        context = self.context(condition, len(tokens), drop if self.training else None)
-        hidden = self._teacher_forced(context, target[:, : -self.block_len])
-        loss = self.head.loss(hidden, target).mean()
-        return {"loss": loss, "per_token": loss.detach()}
+    def _piece(self, kind: str, context: Tensor, tokens: Tensor, low: int, high: int) -> Tensor:
+        if kind == "context":
+            return context[:, low:high]
+        if kind == "special":
+            rows = self.special.expand(self.block_len, -1)[low:high]
+            return rows.expand(len(context), -1, -1)
+        x: Tensor = self.embed(tokens[:, low:high])
+        copies = len(context) // len(x)
+        return x if copies == 1 else x.repeat(copies, 1, 1)
 
-    def _order(self, num_frames: int) -> Tensor:
-        """Block-major order of the first latent frames: blocks of whole frames come first in it."""
+    def rotation(self, start: int, end: int) -> Rotation | None:
+        """Rotary codes of the places start..end-1, if the network has them."""
+        return self.places(start, end) if isinstance(self.places, RotaryPlaces) else None
+
+    def mask(self, length: int) -> BlockCausal:
+        """Who sees whom among the first places; the same object for the same length."""
+        blocks = self.blocks[:length]
+        known = self._mask
+        if known is None or len(known.blocks) != length or known.blocks.device != blocks.device:
+            first = self.layout.num_context if self.block_len == 1 else None
+            self._mask = known = BlockCausal(blocks, first=first)
+        return known
+
+    def padding(
+        self, mask: Tensor | None, drop: Tensor | None = None
+    ) -> Bool[Tensor, "b p"] | None:
+        """Which of the context's first tokens are padding of the text that the mask (True on words) is of."""
+        if mask is None or not self.mask_pads or self.context.spec.text_dim is None:
+            return None
+        return ~mask if drop is None else ~mask & ~drop[:, None]
+
+    def clip_layout(self, num_frames: int) -> Layout:
+        """The sequence of a clip of so many latent frames; UserError if they are no whole blocks, or too many."""
+        return dataclasses.replace(self.layout, num_tokens=self._num_tokens(num_frames))
+
+    def _num_tokens(self, num_frames: int) -> int:
         if num_frames % self.block[0]:
             raise UserError(
                 f"{num_frames} latent frames are not a whole number of blocks "
@@ -108,24 +191,81 @@ class NextBlock(Paradigm):
             )
         if num_frames > self.grid.t:
             raise UserError(
-                f"{num_frames} latent frames were asked of a model with learned positions for "
+                f"{num_frames} latent frames were asked of a model with positions for "
                 f"{self.grid.t}: it cannot go beyond its training length."
             )
-        return self.order[: num_frames * self.grid.tokens_per_frame]
+        return num_frames * self.grid.tokens_per_frame
 
-    def _teacher_forced(self, context: Tensor, inputs: Tensor) -> Tensor:
-        """Hidden states (B, N, D) at the begin-of-video block and the input tokens (B, N - P[, C])."""
-        x = self._inputs(context, inputs)
-        mask = block_causal_mask(self.block_ids[: x.shape[1]])
-        hidden: Tensor = self.norm(self.transformer(x, mask)[:, context.shape[1] :])
+    # Training
+
+    def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
+        """Loss over the predicted tokens.
+
+        `per_token` and `common` are means: of all predicted tokens, and of those after the first latent frame, which
+        all blocks of up to a frame predict, with a start or without. So `common` compares blocks.
+        """
+        layout = self.clip_layout(tokens.shape[1])
+        order = self.order[: layout.num_tokens]
+        target = tokens.flatten(1, 3)[:, order]  # (B, N[, C])
+        drop = None
+        if self.training:
+            drop = torch.rand(len(tokens), device=tokens.device) < self.condition_dropout
+        context = self.context(condition, len(tokens), drop)
+        padding = self.padding(condition.text_mask, drop)
+        wanted = target[:, layout.first_predicted :]
+        revealed = self._revealed(wanted, layout)
+        hidden = self.hidden_states(context, padding, target, layout, revealed)
+        losses = self.head.loss(hidden, wanted)  # (B, M)
+        return self._means(losses, order[layout.first_predicted :], revealed)
+
+    def hidden_states(
+        self,
+        context: Float[Tensor, "b s d"],
+        padding: Bool[Tensor, "b p"] | None,
+        tokens: Tensor,
+        layout: Layout,
+        revealed: Bool[Tensor, "b m"] | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """Normed hidden states that predict the tokens (B, N[, C]) from `layout.first_predicted` on, all at once.
+
+        `revealed` says which of these are shown to the places that predict them.
+        """
+        length = layout.length(list(layout.steps())[-1])
+        x = self.embed_sequence(context, tokens, 0, length)
+        if revealed is not None:
+            hint = self.hint(tokens[:, layout.first_predicted :], revealed)
+            x = torch.cat([x[:, : layout.num_context], x[:, layout.num_context :] + hint], dim=1)
+        mask = self.mask(length).with_padding(padding)
+        x = self.transformer(x, mask, rotation=self.rotation(0, length))
+        hidden: Tensor = self.norm(x[:, layout.num_context :])
         return hidden
 
-    def _inputs(self, context: Tensor, inputs: Tensor) -> Tensor:
-        """The whole sequence with positions: context ‖ begin-of-video block ‖ tokens."""
-        bov = self.bov.expand(len(context), self.block_len, -1)
-        x = torch.cat([context, bov, self.embed(inputs)], dim=1)
-        out: Tensor = self.dropout(x + self.positions[: x.shape[1]])
-        return out
+    def hint(self, tokens: Tensor, revealed: Bool[Tensor, "b m"]) -> Float[Tensor, "b m d"]:
+        """What is added to the inputs at the places that predict the tokens, where they are shown these."""
+        assert self.reveal is not None
+        shown: Tensor = self.reveal(self.embed(tokens))
+        return shown * revealed[..., None]
+
+    def _revealed(self, wanted: Tensor, layout: Layout) -> Bool[Tensor, "b m"] | None:
+        """A random part of the tokens, in half of the clips; none outside training or of what is predicted singly."""
+        if self.reveal is None or not self.training:
+            return None
+        draws = torch.rand(len(wanted), 2, device=wanted.device)
+        share = draws[:, :1] * (draws[:, 1:] < 0.5)
+        revealed = torch.rand(wanted.shape, device=wanted.device) < share
+        if layout.start == "hybrid":
+            revealed[:, : layout.block_len] = False
+        return revealed
+
+    def _means(self, losses: Tensor, order: Tensor, revealed: Tensor | None) -> dict[str, Tensor]:
+        counted = torch.ones_like(losses) if revealed is None else (~revealed).to(losses.dtype)
+        loss = (losses * counted).sum() / counted.sum().clamp_min(1)
+        means = {"loss": loss, "per_token": loss.detach()}
+        later = (order >= self.grid.tokens_per_frame).to(losses.dtype)
+        if self.grid.t > 1:
+            counted = counted * later
+            means["common"] = ((losses * counted).sum() / counted.sum().clamp_min(1)).detach()
+        return means
 
     # Sampling
 
@@ -136,12 +276,14 @@ class NextBlock(Paradigm):
         prefix_frames: int = 0,
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
-        steps = (grid.t - prefix_frames) * grid.tokens_per_frame // self.block_len
+        layout = self.clip_layout(grid.t)
+        known = prefix_frames * grid.tokens_per_frame
+        counts = [layout.num_predicted(k) for k in layout.steps(known)]
+        steps = sum(options.rounds if count > 1 else 1 for count in counts)
         if self.spec.type == "discrete":
             return {"transformer": steps}
         return {"transformer": steps, "diffusion head": steps * options.diffusion_steps}
 
-    @torch.no_grad()
     def generate(
         self,
         condition: Condition,
@@ -153,60 +295,96 @@ class NextBlock(Paradigm):
         generator: torch.Generator | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Tokens:
+        """Raises UserError for a prefix that is no whole number of blocks, or is missing where there is no start."""
+        pieces = self.stream(
+            condition,
+            grid,
+            batch_size=batch_size,
+            prefix=prefix,
+            options=options,
+            generator=generator,
+            on_step=on_step,
+        )
+        return torch.cat(list(pieces), dim=1)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        condition: Condition,
+        grid: TokenGrid,
+        *,
+        batch_size: int = 1,
+        prefix: Tokens | None = None,
+        options: SamplingOptions = SamplingOptions(),
+        generator: torch.Generator | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[Tokens]:
         batch = condition.batch_size or batch_size
-        order = self._order(grid.t)
-        done = self._prefix_tokens(prefix, batch)  # (B, n[, C]), grows by a block a step
+        layout = self.clip_layout(grid.t)
+        tokens, given = self._given(prefix, layout, batch)  # (B, N[, C]) in block-major order
         context = self.context.guided(condition, batch, options.guidance)
-        decoder = _Decoder(self, context, len(order), options)
-        while done.shape[1] < len(order):
-            hidden = decoder.next_hidden(done)
-            null = hidden[batch:] if len(hidden) > batch else None
-            block = self.head.sample(
-                hidden[:batch], options=options, null_hidden=null, generator=generator
+        padding = self._padding_of_passes(condition, context)
+        decoder = Decoder(self, context, padding, layout, options)
+        finished = 0  # frames
+        for known in layout.steps(given):
+            if known >= (finished + self.block[0]) * grid.tokens_per_frame:
+                piece, finished = self._frames(tokens, finished, known)
+                yield piece
+            drawn = draw_block(self, decoder, tokens, known, options, generator, on_step)
+            tokens[:, known : known + drawn.shape[1]] = drawn
+        decoder.close()
+        yield self._frames(tokens, finished, layout.num_tokens)[0]
+
+    def _given(self, prefix: Tokens | None, layout: Layout, batch: int) -> tuple[Tensor, int]:
+        """Room for all tokens (B, N[, C]) in block-major order, and how many of them are given."""
+        channels = () if self.spec.type == "discrete" else (self.spec.size,)
+        dtype = torch.long if self.spec.type == "discrete" else torch.float32
+        tokens = torch.zeros(
+            batch, layout.num_tokens, *channels, dtype=dtype, device=self.order.device
+        )
+        if prefix is None and layout.first_predicted:
+            raise UserError(
+                "This model has no begin-of-video token: it goes on from given frames. "
+                "Give first frames."
             )
-            done = torch.cat([done, block], dim=1)
-            if on_step is not None:
-                on_step()
-        tokens = torch.empty_like(done)
-        tokens[:, order] = done
-        return tokens.unflatten(1, (grid.t, grid.h, grid.w))
-
-    def _prefix_tokens(self, prefix: Tokens | None, batch: int) -> Tensor:
         if prefix is None:
-            shape = (batch, 0) if self.spec.type == "discrete" else (batch, 0, self.spec.size)
-            dtype = torch.long if self.spec.type == "discrete" else torch.float32
-            return torch.empty(shape, dtype=dtype, device=self.bov.device)
-        return prefix.flatten(1, 3)[:, self._order(prefix.shape[1])]
+            return tokens, 0
+        expected = (batch, prefix.shape[1], self.grid.h, self.grid.w, *channels)
+        if tuple(prefix.shape) != expected:
+            raise UserError(f"The prefix is {tuple(prefix.shape)}, not {expected}.")
+        if self.spec.type == "discrete" and (largest := int(prefix.max())) >= self.spec.size:
+            raise UserError(
+                f"The prefix has the id {largest}; this model knows 0 to {self.spec.size - 1}. "
+                "Was it encoded by another tokenizer?"
+            )
+        known = self._num_tokens(prefix.shape[1])
+        if known >= layout.num_tokens:
+            raise UserError(
+                f"{prefix.shape[1]} given latent frames leave nothing to generate in a clip of "
+                f"{layout.num_tokens // self.grid.tokens_per_frame}."
+            )
+        tokens[:, :known] = prefix.flatten(1, 3)[:, self.order[:known]]
+        return tokens, known
 
+    def _frames(self, tokens: Tensor, first: int, known: int) -> tuple[Tokens, int]:
+        """The whole frames among the known tokens from `first` on, in raster order; how many frames there are now."""
+        frame = self.grid.tokens_per_frame
+        last = known // (frame * self.block[0]) * self.block[0]
+        part = slice(first * frame, last * frame)
+        piece = torch.empty_like(tokens[:, part])
+        piece[:, self.order[part] - part.start] = tokens[:, part]
+        return piece.unflatten(1, (-1, self.grid.h, self.grid.w)), last
 
-class _Decoder:
-    """Hidden states of the next block, step by step: from a cache, or anew from everything."""
-
-    def __init__(
-        self, model: NextBlock, context: Tensor, num_tokens: int, options: SamplingOptions
-    ) -> None:
-        self.model = model
-        self.context = context
-        self.caches: list[KVCache] | None = None
-        if options.use_cache:
-            self.caches = model.transformer.new_caches(context.shape[1] + num_tokens)
-
-    def next_hidden(self, done: Tensor) -> Tensor:
-        """Normed hidden states (B, P, D) at the last block fed; with guidance B counts both halves."""
-        copies = len(self.context) // len(done)
-        done = done.repeat(copies, *(1,) * (done.ndim - 1))
-        if self.caches is None or self.caches[0].length == 0:
-            return self._first(done)
-        model, start = self.model, self.caches[0].length
-        x = model.embed(done[:, -model.block_len :])
-        x = x + model.positions[start : start + model.block_len]
-        hidden: Tensor = model.norm(model.transformer(x, caches=self.caches))
-        return hidden
-
-    def _first(self, done: Tensor) -> Tensor:
-        """The whole sequence at once: the first step of a cached decode, each step of another."""
-        x = self.model._inputs(self.context, done)
-        mask = block_causal_mask(self.model.block_ids[: x.shape[1]])
-        x = self.model.transformer(x, mask, self.caches)[:, -self.model.block_len :]
-        hidden: Tensor = self.model.norm(x)
-        return hidden
+    def _padding_of_passes(
+        self, condition: Condition, context: Tensor
+    ) -> Bool[Tensor, "b p"] | None:
+        """Padding of the context, whose second half, if it is twice as long as the batch, is the null one."""
+        given = self.padding(condition.text_mask)
+        null = self.padding(condition.negative_text_mask)
+        if given is None and null is None:
+            return None
+        shown = torch.zeros_like(given if given is not None else null, dtype=torch.bool)  # type: ignore[arg-type]
+        passes = [shown if given is None else given]
+        if len(context) > len(shown):
+            passes.append(shown if null is None else null)
+        return torch.cat(passes)

@@ -6,7 +6,9 @@ The same network, mask and loss as next-block prediction with a block of one tok
 from __future__ import annotations
 
 from arvid.contracts import ContextSpec, Size, TokenGrid, TokenSpec
+from arvid.nn.attention import BlockStyle
 from arvid.nn.heads import DiffusionOptions
+from arvid.paradigms.next_block.layout import Start
 from arvid.paradigms.next_block.paradigm import NextBlock
 
 __all__ = ["NextToken"]
@@ -22,6 +24,11 @@ class NextToken(NextBlock):
         context: ContextSpec,
         size: Size,
         *,
+        start: Start = "block",
+        style: BlockStyle = "gpt",
+        num_positions: int | None = None,
+        num_other_ids: int = 0,
+        mask_pads: bool = True,
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
@@ -32,6 +39,11 @@ class NextToken(NextBlock):
             context,
             size,
             block=(1, 1, 1),
+            start=start,
+            style=style,
+            num_positions=num_positions,
+            num_other_ids=num_other_ids,
+            mask_pads=mask_pads,
             dropout=dropout,
             condition_dropout=condition_dropout,
             diffusion=diffusion,

@@ -3,17 +3,19 @@
 Temporal layers turn context and finished frames into an indicator of the next frame; spatial layers fill the
 frame in random sets of tokens, each token drawn by the head. The defaults follow the released code where it
 differs from the paper: a learned time code on stretched times, one BOV vector, norms on the branch outputs,
-temporal patches twice the spatial ones, one order of sets per video. Different from it: padding and dropped conditions
-are learned null tokens instead of a fixed table, and a dropped condition drops the motion score too.
+temporal patches twice the spatial ones, one order of sets per video. Different from it, unless `nulls` is "table":
+padding and dropped conditions are learned null tokens instead of a fixed table, and a dropped condition drops the
+motion score too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
 from arvid.contracts import (
     Condition,
@@ -24,14 +26,19 @@ from arvid.contracts import (
     TokenGrid,
     Tokens,
     TokenSpec,
+    UserError,
 )
 from arvid.nn.attention import NormPlacement
 from arvid.nn.conditioner import ContextEmbedder
 from arvid.nn.heads import DiffusionOptions, build_head
-from arvid.nn.tokens import patchify, unpatchify
+from arvid.nn.tokens import from_patches, to_patches
+from arvid.paradigms.nova.context import PublishedContext
+from arvid.paradigms.nova.sampling import Draw
 from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
-from arvid.paradigms.nova.spatial import SpatialLayers
+from arvid.paradigms.nova.spatial import SpatialLayers, read_tokens
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
+
+Part = Literal["text_norm", "motion", "time", "temporal_patch"]
 
 
 class NOVA(Paradigm):
@@ -46,6 +53,14 @@ class NOVA(Paradigm):
         scale_shift: rank of the scaling-and-shift layer, "full", or "off".
         norm: where the transformers' norms sit ("branch" as released).
         order: draw the order of tokens once per "video" (released code) or per "frame" (paper).
+        tam: temporal autoregressive modelling. Without it (the paper's ablation) the temporal layers see what is
+            known of all frames in both directions, and each set of tokens is spread over the whole clip.
+        nulls: what pads a prompt and stands for an absent condition: "learned" tokens, or the fixed "table" of the
+            released code (see `arvid.paradigms.nova.context`).
+        base_frames: latent frames that the times of a clip are stretched over: the trained length by default, 16 in
+            the released video model.
+        frozen: parts that are not trained. The released trainers freeze text_norm and motion, for images also time
+            and temporal_patch.
         condition_dropout: probability that a clip's condition is dropped in training.
         diffusion: the diffusion head's process (continuous tokens only).
     """
@@ -62,6 +77,10 @@ class NOVA(Paradigm):
         scale_shift: ScaleShift = 24,
         norm: NormPlacement = "branch",
         order: Literal["video", "frame"] = "video",
+        tam: bool = True,
+        nulls: Literal["learned", "table"] = "learned",
+        base_frames: int | None = None,
+        frozen: Sequence[Part] = (),
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
@@ -76,9 +95,13 @@ class NOVA(Paradigm):
         self.grid = grid
         self.patch = patch
         self.num_sets = num_sets
+        self.scale_shift = scale_shift
+        self.norm = norm
         self.order = order
+        self.tam = tam
         self.condition_dropout = condition_dropout
-        self.context = ContextEmbedder(context, size.dim)
+        embedder = PublishedContext if nulls == "table" else ContextEmbedder
+        self.context = embedder(context, size.dim)
         self.temporal = TemporalLayers(
             spec,
             grid,
@@ -87,16 +110,30 @@ class NOVA(Paradigm):
             patch=2 * patch,
             norm=norm,
             scale_shift=scale_shift,
+            base_frames=base_frames or grid.t,
+            causal=tam,
         )
         self.spatial = SpatialLayers(
             spec, grid, size, depth=size.depth - size.depth // 3, patch=patch, norm=norm
         )
         self.head = build_head(spec, size, diffusion, patch)
+        for part in frozen:
+            self._freeze(part)
 
     @property
     def num_positions(self) -> int:
         """Tokens of a frame as the spatial layers and the head count them (patches)."""
         return self.grid.tokens_per_frame // self.patch**2
+
+    def _freeze(self, name: Part) -> None:
+        try:
+            parts = _PARTS[name](self)
+        except AttributeError as error:
+            raise UserError(
+                f"NOVA is to freeze {name}, but without that condition it has none."
+            ) from error
+        for part in parts:
+            part.requires_grad_(False)
 
     # Training
 
@@ -108,14 +145,15 @@ class NOVA(Paradigm):
         batch, num_frames = tokens.shape[:2]
         drop = torch.rand(batch, device=tokens.device) < self.condition_dropout
         context = self.context(condition, batch, drop if self.training else None)
-        past = tokens[:, :-1] if num_frames > 1 else None
-        indicators = self.temporal(context, past, num_frames).flatten(0, 1)  # (BT, L', D)
-        frames = tokens.flatten(0, 1)  # (BT, h, w[, C])
+        patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)  # (BT, L[, p·p·C])
         num_visible = round((1 - draw_mask_ratio()) * self.num_positions)
-        orders = random_orders(len(frames), self.num_positions, tokens.device)
+        orders = random_orders(len(patches), self.num_positions, tokens.device)
         visible, masked = orders[:, :num_visible], orders[:, num_visible:]
-        hidden = self.spatial(indicators, frames, visible)
-        losses = self.head.loss(_gather(hidden, masked), _gather(self._targets(frames), masked))
+        indicators = self._training_indicators(context[None], tokens, visible)  # (1, B, T, L', D)
+        hidden = self.spatial(
+            indicators.flatten(1, 2), read_tokens(patches, visible), visible, masked
+        )
+        losses = self.head.loss(hidden[0], read_tokens(patches, masked))
         per_frame = losses.unflatten(0, (batch, num_frames)).mean((0, 2))  # (T,)
         if num_frames == 1:
             return {"loss": per_frame[0], "image": per_frame[0], "per_token": per_frame[0].detach()}
@@ -123,11 +161,13 @@ class NOVA(Paradigm):
         mean = per_frame.mean().detach()
         return {"loss": image + video, "image": image, "video": video, "per_token": mean}
 
-    def _targets(self, frames: Tensor) -> Tensor:
-        """Tokens as the head predicts them: ids (B, L) or patch vectors (B, L, p·p·C)."""
-        if self.spec.type == "discrete":
-            return frames.flatten(1)
-        return patchify(frames, self.patch)
+    def _training_indicators(self, context: Tensor, tokens: Tokens, visible: Tensor) -> Tensor:
+        num_frames = tokens.shape[1]
+        if not self.tam:
+            known = self.known_places(visible).unflatten(0, tokens.shape[:2])
+            return self.temporal.whole_clip(context, tokens, known)
+        past = tokens[:, :-1] if num_frames > 1 else None
+        return self.temporal.indicators(self.temporal(context, past, num_frames))
 
     # Sampling
 
@@ -138,13 +178,13 @@ class NOVA(Paradigm):
         prefix_frames: int = 0,
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
-        sets = (grid.t - prefix_frames) * len(set_sizes(self.num_positions, self.num_sets))
-        counts = {"spatial layers": sets, "temporal layers": grid.t}
+        frames = grid.t - prefix_frames if self.tam else 1
+        sets = frames * len(set_sizes(self.num_positions, options.num_sets or self.num_sets))
+        counts = {"spatial layers": sets, "temporal layers": frames if self.tam else sets}
         if self.spec.type == "continuous":
             counts["diffusion head"] = sets * options.diffusion_steps
         return counts
 
-    @torch.no_grad()
     def generate(
         self,
         condition: Condition,
@@ -156,105 +196,81 @@ class NOVA(Paradigm):
         generator: torch.Generator | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Tokens:
-        batch = condition.batch_size or batch_size
-        context = self.context.guided(condition, batch, options.guidance)
-        indicators = _Indicators(self, context, grid.t, options)
-        frames: list[Tensor] = [] if prefix is None else list(prefix.unbind(1))
-        orders = self._orders(batch, context.device, generator)
-        for t in range(grid.t):
-            indicator = indicators.next(frames[:t])
-            if t < len(frames):  # given: only the temporal layers had to see it
-                continue
-            if self.order == "frame" and t:
-                orders = self._orders(batch, context.device, generator)
-            frames.append(self._fill_frame(indicator, orders, options, generator, on_step))
-        return torch.stack(frames, dim=1)
+        pieces = self.stream(
+            condition,
+            grid,
+            batch_size=batch_size,
+            prefix=prefix,
+            options=options,
+            generator=generator,
+            on_step=on_step,
+        )
+        return torch.cat(list(pieces), dim=1)
 
-    def _orders(
-        self, batch: int, device: torch.device, generator: torch.Generator | None
-    ) -> Tensor:
-        return random_orders(batch, self.num_positions, device, generator)
-
-    def _fill_frame(
+    @torch.no_grad()
+    def stream(
         self,
-        indicator: Tensor,
-        orders: Tensor,
-        options: SamplingOptions,
-        generator: torch.Generator | None,
-        on_step: Callable[[], None] | None,
-    ) -> Tensor:
-        """One frame (B, h, w[, C]), set by set; `indicator` may hold the null half of guidance behind."""
-        batch, copies = len(orders), len(indicator) // len(orders)
-        tokens = self._empty_targets(batch, orders.device)
-        start = 0
-        for size in set_sizes(self.num_positions, self.num_sets):
-            known, new = orders[:, :start], orders[:, start : start + size]
-            frame = self._to_frame(tokens)
-            hidden = self.spatial(
-                indicator, frame.repeat(copies, *(1,) * (frame.ndim - 1)), known.repeat(copies, 1)
-            )
-            hidden = _gather(hidden, new.repeat(copies, 1))
-            drawn = self.head.sample(
-                hidden[:batch],
-                options=options,
-                null_hidden=hidden[batch:] if copies == 2 else None,
-                generator=generator,
-            )
-            index = new if tokens.ndim == 2 else new[..., None].expand_as(drawn)
-            tokens = tokens.scatter(1, index, drawn)
-            start += size
-            if on_step is not None:
-                on_step()
-        return self._to_frame(tokens)
+        condition: Condition,
+        grid: TokenGrid,
+        *,
+        batch_size: int = 1,
+        prefix: Tokens | None = None,
+        options: SamplingOptions = SamplingOptions(),
+        generator: torch.Generator | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[Tokens]:
+        """As `Paradigm.stream`. Without temporal autoregression (`tam`) no frame is finished before the last."""
+        batch = condition.batch_size or batch_size
+        context = self._contexts(condition, batch, options)
+        draw = Draw(self, context, grid.t, options, generator, on_step)
+        given: list[Tensor] = []
+        if prefix is not None:
+            given = list(prefix.unbind(1))
+            yield prefix
+        if not self.tam:
+            yield draw.all_at_once(given)
+            return
+        for frame in draw.frame_by_frame(given):
+            yield frame[:, None]
 
-    def _empty_targets(self, batch: int, device: torch.device) -> Tensor:
+    def _contexts(self, condition: Condition, batch: int, options: SamplingOptions) -> Tensor:
+        """Context (P, B, S, D) of each pass of guidance."""
+        context = self.context(condition, batch)
+        passes = 1 + (options.guided and context.shape[1] > 0)
+        if options.image_guidance:
+            if self.spec.type == "discrete" or not self.tam:
+                raise UserError(
+                    "Image guidance is for frames of continuous tokens that follow one another: leave it at 0 here."
+                )
+            passes = 3
+        null = [self.context.negative(condition, batch)] if passes > 1 else []
+        return torch.stack([context, *null * (passes - 1)])
+
+    # Tokens of frames
+
+    def empty_tokens(self, num: int, device: torch.device) -> Tensor:
+        """Tokens of `num` frames before any is drawn: (N, L) ids or (N, L, p·p·C) vectors."""
         if self.spec.type == "discrete":
-            return torch.zeros(batch, self.num_positions, dtype=torch.long, device=device)
-        size = self.spec.size * self.patch**2
-        return torch.zeros(batch, self.num_positions, size, device=device)
+            return torch.zeros(num, self.num_positions, dtype=torch.long, device=device)
+        return torch.zeros(num, self.num_positions, self.spec.size * self.patch**2, device=device)
 
-    def _to_frame(self, tokens: Tensor) -> Tensor:
-        """Inverse of `_targets`."""
-        if self.spec.type == "discrete":
-            return tokens.unflatten(1, (self.grid.h, self.grid.w))
-        return unpatchify(tokens, self.patch, self.grid.h)
+    def to_frames(self, tokens: Tensor) -> Tensor:
+        """Frames (N, h, w[, C]) of tokens (N, L[, p·p·C])."""
+        return from_patches(tokens, self.spec, self.patch, self.grid.h)
 
-
-class _Indicators:
-    """Indicators of the frames one after another: from a cache, or anew from all frames."""
-
-    def __init__(
-        self, model: NOVA, context: Tensor, num_frames: int, options: SamplingOptions
-    ) -> None:
-        self.temporal = model.temporal
-        self.context = context
-        self.num_frames = num_frames
-        self.anchor: Tensor | None = None
-        length = context.shape[1] + num_frames * self.temporal.num_tokens
-        self.caches = self.temporal.layers.new_caches(length) if options.use_cache else None
-
-    def next(self, frames: list[Tensor]) -> Tensor:
-        """Indicator (B, L', D) of the frame after `frames`; with guidance B counts both halves."""
-        if self.caches is None:
-            return self._anew(frames)
-        frame = self._both_halves(frames[-1]) if frames else None
-        out = self.temporal.step(self.context, frame, len(frames), self.num_frames, self.caches)
-        if self.anchor is None:
-            self.anchor = out
-            return out
-        return self.temporal.indicator(self.anchor, out)
-
-    def _anew(self, frames: list[Tensor]) -> Tensor:
-        past = torch.stack([self._both_halves(f) for f in frames], dim=1) if frames else None
-        return self.temporal(self.context, past, self.num_frames)[:, -1]
-
-    def _both_halves(self, frame: Tensor) -> Tensor:
-        copies = len(self.context) // len(frame)
-        return frame.repeat(copies, *(1,) * (frame.ndim - 1))
+    def known_places(self, known: Int[Tensor, "n k"]) -> Bool[Tensor, "n h w"]:
+        """Where the latents of the known tokens lie."""
+        mask = torch.zeros(len(known), self.num_positions, dtype=torch.bool, device=known.device)
+        mask = mask.scatter(1, known, True).unflatten(1, (self.grid.h // self.patch, -1))
+        return mask.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)
 
 
-def _gather(x: Tensor, ids: Tensor) -> Tensor:
-    """Rows of (B, L) or (B, L, D) at (B, K) ids."""
-    if x.ndim == 2:
-        return x.gather(1, ids)
-    return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
+_PARTS: dict[Part, Callable[[NOVA], list[nn.Module]]] = {
+    "text_norm": lambda net: [net.context.get_submodule("text.1")],
+    "motion": lambda net: [
+        net.context.get_submodule("motion"),
+        *(module for name, module in net.context.named_children() if name == "fps"),
+    ],
+    "time": lambda net: [net.temporal.time],
+    "temporal_patch": lambda net: [net.temporal.patch],
+}

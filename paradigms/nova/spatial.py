@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
-from arvid.nn.attention import NormPlacement, Transformer
+from arvid.nn.attention import NormPlacement, Transformer, gather_rows
 from arvid.nn.positions import grid_code
 from arvid.nn.tokens import PatchEmbedding
 
@@ -35,22 +36,40 @@ class SpatialLayers(nn.Module):
         code = grid_code(grid.h // patch, grid.w // patch, size.dim)
         self.register_buffer("grid_code", code, persistent=False)
 
-    def forward(self, indicator: Tensor, frame: Tensor, visible: Tensor) -> Tensor:
-        """Hidden states (B, L, D) of a frame's tokens.
+    def forward(
+        self,
+        indicator: Float[Tensor, "p b n d"],
+        visible_tokens: Tensor,
+        visible: Int[Tensor, "b k"],
+        wanted: Int[Tensor, "b m"],
+    ) -> Float[Tensor, "p b m d"]:
+        """Hidden states of a frame's wanted tokens, for each pass of guidance.
 
         Args:
-            indicator: (B, L', D).
-            frame: (B, h, w[, C]); only its visible tokens are read.
-            visible: (B, K) raster ids of the visible tokens; K may be 0.
+            indicator: of each pass; the tokens are the same for all.
+            visible_tokens: (B, K[, p·p·C]) ids or vectors; K may be 0.
+            visible: their places in raster order.
+            wanted: places of those that are to be predicted.
         """
-        num = indicator.shape[1]
-        index = visible[..., None].expand(-1, -1, indicator.shape[-1])  # (B, K, D)
-        tokens = self.patch(frame).gather(1, index) + self.grid_code[visible]
-        encoded = self.encoder(torch.cat([indicator, tokens], dim=1))
-        x = (
-            (self.mask_token + self.grid_code).to(encoded.dtype).repeat(len(frame), 1, 1)
-        )  # (B, L, D)
-        x = x.scatter(1, index, encoded[:, num:])
-        x = self.decoder(torch.cat([encoded[:, :num], x], dim=1))
-        out: Tensor = self.norm(x[:, num:])
+        passes, _, num, _ = indicator.shape
+        indicator = indicator.flatten(0, 1)  # (PB, L', D)
+        tokens = self.patch.vectors(visible_tokens) + self.grid_code[visible]
+        encoded = self.encoder(torch.cat([indicator, tokens.repeat(passes, 1, 1)], dim=1))
+        masked = (self.mask_token + self.grid_code).to(encoded.dtype)  # (L, D)
+        index = visible.repeat(passes, 1)[..., None].expand(-1, -1, encoded.shape[-1])
+        x = masked.expand(len(indicator), -1, -1).scatter(1, index, encoded[:, num:])
+        x = torch.cat([encoded[:, :num], x], dim=1)
+        x = self.decoder(x, wanted=wanted.repeat(passes, 1) + num)
+        out: Tensor = self.norm(x).unflatten(0, (passes, -1))
         return out
+
+
+def read_tokens(tokens: Tensor, ids: Int[Tensor, "b k"]) -> Tensor:
+    """Of a frame's tokens (B, L[, p·p·C]) those at the ids."""
+    return tokens.gather(1, ids) if tokens.ndim == 2 else gather_rows(tokens, ids)
+
+
+def write_tokens(tokens: Tensor, ids: Int[Tensor, "b k"], values: Tensor) -> Tensor:
+    """A frame's tokens with values put at the ids."""
+    index = ids if tokens.ndim == 2 else ids[..., None].expand_as(values)
+    return tokens.scatter(1, index, values)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
-from arvid.nn.attention import KVCache, NormPlacement, Transformer, block_causal_mask
+from arvid.nn.attend import BlockCausal
+from arvid.nn.attention import KVCache, NormPlacement, Transformer
 from arvid.nn.positions import ScalarEmbedding, grid_code
-from arvid.nn.tokens import PatchEmbedding
+from arvid.nn.tokens import PatchEmbedding, patchify
 
 ScaleShift = int | Literal["full", "off"]
 
@@ -39,7 +41,12 @@ class ScalingShift(nn.Module):
 
 
 class TemporalLayers(nn.Module):
-    """Block-causal layers over context, BOV and coarse patches of the frames."""
+    """Layers over context, BOV and coarse patches of the frames.
+
+    `base_frames` is the length that the times of any clip are stretched to. `causal` off is the paper's ablation
+    without temporal autoregression: the whole clip at once, the BOV vector standing for what is unknown of it, and
+    everything sees everything.
+    """
 
     grid_code: Tensor
 
@@ -53,9 +60,12 @@ class TemporalLayers(nn.Module):
         patch: int,
         norm: NormPlacement,
         scale_shift: ScaleShift,
+        base_frames: int,
+        causal: bool = True,
     ) -> None:
         super().__init__()
-        self.trained_frames = grid.t
+        self.base_frames = base_frames
+        self.causal = causal
         self.num_tokens = grid.tokens_per_frame // patch**2
         self.patch = PatchEmbedding(spec, size.dim, patch)
         self.bov = nn.Parameter(torch.randn(size.dim) * 0.02)
@@ -63,57 +73,106 @@ class TemporalLayers(nn.Module):
         self.layers = Transformer(size.dim, depth, size.num_heads, norm=norm)
         self.norm = nn.LayerNorm(size.dim)
         self.scaling_shift = None if scale_shift == "off" else ScalingShift(size.dim, scale_shift)
+        self._last_mask: tuple[object, BlockCausal] | None = None
         code = grid_code(grid.h // patch, grid.w // patch, size.dim)
         self.register_buffer("grid_code", code, persistent=False)
 
-    def forward(self, context: Tensor, frames: Tensor | None, num_frames: int) -> Tensor:
-        """Indicators (B, k + 1, L, D) of the frames up to the one after `frames` (B, k, h, w[, C]).
-
-        `num_frames` is the length of the whole clip, over which the time code is stretched.
-        """
-        blocks = self._embed_blocks(context, frames, num_frames)  # (B, k + 1, L, D)
-        x = torch.cat([context, blocks.flatten(1, 2)], dim=1)
-        x = self.layers(x, self._mask(context.shape[1], blocks.shape[1], x.device))
-        out = self.norm(x[:, context.shape[1] :]).unflatten(1, (-1, self.num_tokens))
-        if frames is None:
-            return out
-        return torch.cat([out[:, :1], self.indicator(out[:, :1], out[:, 1:])], dim=1)
-
-    def step(
+    def forward(
         self,
-        context: Tensor,
-        frame: Tensor | None,
-        index: int,
+        context: Float[Tensor, "p b s d"],
+        frames: Tensor | None,
         num_frames: int,
-        caches: list[KVCache],
-    ) -> Tensor:
-        """Normed output (B, L, D) of block `index`, fed with the frame before it (None: BOV)."""
-        block = self.bov.expand(len(context), self.num_tokens, -1)
-        if frame is not None:
-            block = self.patch(frame)
-        x = block + self._codes(torch.tensor([index], device=context.device), num_frames)[0]
-        if index == 0:
-            x = torch.cat([context, x], dim=1)
-        out: Tensor = self.norm(self.layers(x, caches=caches)[:, -self.num_tokens :])
-        return out
+        caches: list[KVCache] | None = None,
+    ) -> Float[Tensor, "p b k1 l d"]:
+        """Normed outputs of the first block and of one block for each of the `frames`.
 
-    def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
-        """Indicator (B, L, D) of a later frame from the first frame's output and its own."""
-        return current if self.scaling_shift is None else self.scaling_shift(anchor, current)
-
-    def _embed_blocks(self, context: Tensor, frames: Tensor | None, num_frames: int) -> Tensor:
-        blocks = self.bov.expand(len(context), 1, self.num_tokens, -1)
+        Args:
+            context: of each pass of guidance: with the condition, without, and (image guidance) once more without. The
+                second of three does not see the frames.
+            frames: (B, k, h, w[, C]) or None.
+            num_frames: length of the whole clip, over which the time code is stretched.
+            caches: empty ones to keep keys and values in, for `step`.
+        """
+        blocks = self.bov.expand(context.shape[1], 1, self.num_tokens, -1)
         if frames is not None:
             patches = self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             blocks = torch.cat([blocks, patches], dim=1)
         index = torch.arange(blocks.shape[1], device=context.device)
-        return blocks + self._codes(index, num_frames)
+        return self._run(context, blocks + self._codes(index, num_frames), caches)
+
+    def step(
+        self,
+        num_passes: int,
+        frame: Tensor,
+        index: int,
+        num_frames: int,
+        caches: list[KVCache],
+    ) -> Float[Tensor, "p b l d"]:
+        """Normed output of block `index` > 0, fed with the frame (B, h, w[, C]) before it, the rest being cached."""
+        code = self._codes(torch.tensor([index], device=frame.device), num_frames)
+        block = self._for_passes(self.patch(frame) + code, num_passes)
+        out = self.norm(self.layers(block.flatten(0, 1), caches=caches))
+        return out.unflatten(0, (num_passes, len(frame)))
+
+    def whole_clip(
+        self, context: Float[Tensor, "p b s d"], frames: Tensor, known: Tensor
+    ) -> Float[Tensor, "p b t l d"]:
+        """Indicators of all frames (B, T, h, w[, C]) from what is `known` (B, T, h, w) of all: without causality."""
+        shape, num_frames = frames.shape[:2], frames.shape[1]
+        known = known.flatten(0, 1)  # (BT, h, w)
+        patches = self.patch(frames.flatten(0, 1), known)
+        unknown = 1 - patchify(known[..., None].to(patches.dtype), self.patch.patch).mean(-1)
+        patches = patches + unknown[..., None] * self.bov
+        index = torch.arange(num_frames, device=context.device)
+        blocks = patches.unflatten(0, shape) + self._codes(index, num_frames)
+        return self.indicators(self._run(context, blocks, None))
+
+    def indicators(self, out: Float[Tensor, "p b k l d"]) -> Float[Tensor, "p b k l d"]:
+        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it."""
+        if out.shape[2] == 1:
+            return out
+        anchor = out[:, :, :1]
+        return torch.cat([anchor, self.indicator(anchor, out[:, :, 1:])], dim=2)
+
+    def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
+        """Indicator of a later frame from the first frame's output and its own."""
+        return current if self.scaling_shift is None else self.scaling_shift(anchor, current)
+
+    def _run(
+        self,
+        context: Float[Tensor, "p b s d"],
+        blocks: Float[Tensor, "b k l d"],
+        caches: list[KVCache] | None,
+    ) -> Float[Tensor, "p b k l d"]:
+        """Context and blocks through the layers, all at once."""
+        num_passes, batch, num_context, _ = context.shape
+        num_blocks = blocks.shape[1]
+        x = torch.cat([context, self._for_passes(blocks, num_passes).flatten(2, 3)], dim=2)
+        mask = None
+        if self.causal and num_blocks > 1:
+            mask = self._mask(num_context, num_blocks, x.device)
+        x = self.layers(x.flatten(0, 1), mask, caches)[:, num_context:]
+        out: Tensor = self.norm(x).view(num_passes, batch, num_blocks, self.num_tokens, -1)
+        return out
+
+    def _for_passes(
+        self, blocks: Float[Tensor, "b ..."], num_passes: int
+    ) -> Float[Tensor, "p b ..."]:
+        """Blocks for each pass of guidance; the second of three sees the bare BOV vector instead."""
+        if num_passes < 3:
+            return blocks.expand(num_passes, *blocks.shape)
+        return torch.stack([blocks, self.bov.to(blocks.dtype).expand_as(blocks), blocks])
 
     def _codes(self, index: Tensor, num_frames: int) -> Tensor:
-        """Position codes (T, L, D); times are stretched so that any clip spans the trained length."""
-        time = self.time(index * (self.trained_frames / num_frames))  # (T, D)
+        """Position codes (T, L, D); times are stretched so that any clip spans `base_frames`."""
+        time = self.time(index / (num_frames / self.base_frames))  # (T, D)
         return time[:, None] + self.grid_code
 
-    def _mask(self, num_context: int, num_blocks: int, device: torch.device) -> Tensor:
-        blocks = torch.arange(num_blocks, device=device).repeat_interleave(self.num_tokens)
-        return block_causal_mask(torch.cat([blocks.new_zeros(num_context), blocks]))
+    def _mask(self, num_context: int, num_blocks: int, device: torch.device) -> BlockCausal:
+        """Context and BOV are the first block; kept, because the next step wants the same."""
+        key = (num_context, num_blocks, device)
+        if self._last_mask is None or self._last_mask[0] != key:
+            blocks = torch.arange(num_blocks, device=device).repeat_interleave(self.num_tokens)
+            blocks = torch.cat([blocks.new_zeros(num_context), blocks])
+            self._last_mask = (key, BlockCausal(blocks))
+        return self._last_mask[1]

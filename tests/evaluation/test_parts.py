@@ -16,9 +16,10 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from arvid.contracts import Clip, UserError
+from arvid.data import loading
 from arvid.data.sprites import Sprites
 from arvid.data.video import VideoError
-from arvid.evaluation import harness, loading
+from arvid.evaluation import harness
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.parts import Parts
 from arvid.evaluation.protocols import Protocol

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arvid.nn.attention import Attention, KVCache, Transformer, block_causal_mask
+from arvid.nn.attend import BlockCausal
+from arvid.nn.attention import Attention, KVCache, Transformer
 
 
 @pytest.mark.parametrize("norm", ["pre", "branch", "post"])
@@ -14,15 +15,24 @@ def test_cached_equals_masked(norm: str, chunks: tuple[int, ...]) -> None:
     net = Transformer(16, 2, 2, norm=norm)  # type: ignore[arg-type]
     x = torch.randn(2, 6, 16)
     ids = torch.arange(len(chunks)).repeat_interleave(torch.tensor(chunks))
-    whole = net(x, block_causal_mask(ids))
+    whole = net(x, BlockCausal(ids))
     caches = net.new_caches(6)
     parts = [net(part, caches=caches) for part in x.split(chunks, dim=1)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_block_causal_mask() -> None:
-    mask = block_causal_mask(torch.tensor([0, 1, 1, 2]))
-    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+def test_numbered_slots_and_a_mask_are_as_good_as_a_growing_cache() -> None:
+    net = Transformer(16, 2, 2, norm="pre")
+    x = torch.randn(2, 6, 16)
+    caches, fixed = net.new_caches(6), net.new_caches(8)
+    net(x[:, :4], caches=caches)
+    net(x[:, :4], caches=fixed)
+    for cache in fixed:
+        cache.slots = torch.tensor([4, 5])
+    shown = (torch.arange(8) < 6).view(1, 1, 1, -1)
+    for _ in range(2):  # a second time changes nothing
+        found = net(x[:, 4:], shown, fixed)
+    torch.testing.assert_close(found, net(x[:, 4:], caches=caches), rtol=1e-5, atol=1e-6)
 
 
 def test_a_full_cache_refuses_more() -> None:

@@ -123,6 +123,45 @@ def test_any_hugging_face_encoder_by_local_path(local_encoder: Path) -> None:
         encoder(["a a a a a a a"])
 
 
+def test_features_are_kept_on_disk(
+    local_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    prompts = ["a red square", "", "square moves left", "a red square"]
+    plain, mask = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6)(prompts)
+    first = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6, cache=True)
+    features, known = first(prompts)
+    torch.testing.assert_close(features, plain, rtol=1e-3, atol=1e-3)
+    assert torch.equal(known, mask)
+    again = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6, cache=True)
+    monkeypatch.setattr(
+        again, "_encode", lambda prompts: [] if not prompts else pytest.fail("encoded again")
+    )
+    torch.testing.assert_close(again(prompts)[0], features, rtol=1e-3, atol=1e-3)
+
+
+def test_another_encoder_has_other_files(
+    local_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    before = HuggingFaceTextEncoder(str(local_encoder), cache=True)
+    weights = local_encoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    after = HuggingFaceTextEncoder(str(local_encoder), cache=True)
+    assert before.cache is not None
+    assert after.cache is not None
+    assert before.cache.folder != after.cache.folder
+
+
+def test_a_long_prompt_is_cut_where_that_is_asked(
+    local_encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=2, truncate=True)
+    _, mask = encoder(["a red square"])
+    assert mask.sum() == 2
+    assert "3 tokens: all after the first 2 are left out" in caplog.text
+
+
 def test_a_missing_encoder_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No text encoder at"):
         HuggingFaceTextEncoder(str(tmp_path / "nothing"))

@@ -1,39 +1,61 @@
-"""Next-block prediction: order of tokens, what a block sees, steps; block 1 x 1 x 1 is next-token prediction."""
+"""Next-block prediction: order of tokens, sequences, who sees whom, losses; 1 x 1 x 1 is next-token prediction."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from arvid.contracts import Condition, ContextSpec, Size, TokenGrid, TokenSpec, UserError
 from arvid.paradigms.next_block import NextBlock
-from arvid.paradigms.next_block.order import block_order
+from arvid.paradigms.next_block.layout import Layout
+from arvid.paradigms.next_block.order import block_order, raster_block
 from arvid.paradigms.next_token import NextToken
 
-PUBLISHED = {(1, 1, 1): 768, (1, 1, 16): 48, (1, 4, 16): 12, (1, 16, 16): 3}
-"""Steps for 3 latent frames of 5 x 16 x 16 after 2 given ones (paper, table 2 and figure 9)."""
+PUBLISHED = [(1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16)]
+"""The paper's blocks of 5 x 16 x 16 tokens: runs of 1, 16, 64 and 256 in raster order."""
+STARTS = ["none", "block", "hybrid"]
 SIZE = Size(dim=16, depth=2, num_heads=2)
-GRID = TokenGrid(3, 4, 4)
+GRID = TokenGrid(4, 4, 4)
 SPEC = TokenSpec("discrete", 7, (4, 8, 8), True)
+CLASSES = ContextSpec(num_classes=3)
+WORDS = ContextSpec(text_dim=0, text_len=8, text_vocab=20)
 
 
-def model(block: tuple[int, int, int], grid: TokenGrid = GRID) -> NextBlock:
-    return NextBlock(SPEC, grid, ContextSpec(num_classes=3), SIZE, block=block, dropout=0.0).eval()
+def model(context: ContextSpec = CLASSES, grid: TokenGrid = GRID, **options: Any) -> NextBlock:
+    """A small one whose positions are not all 0, as they are before training."""
+    net = NextBlock(SPEC, grid, context, SIZE, dropout=0.0, **options).eval()
+    for name, parameter in net.named_parameters():
+        if name.endswith("positions"):
+            torch.nn.init.normal_(parameter)
+    return net
 
 
-def hidden(net: NextBlock, tokens: torch.Tensor) -> torch.Tensor:
+def hidden(net: NextBlock, tokens: Tensor, condition: Condition | None = None) -> Tensor:
     """Teacher-forced hidden states in block-major order."""
-    context = net.context(Condition(label=torch.tensor([1])), 1)
+    condition = condition or Condition(label=torch.zeros(len(tokens), dtype=torch.long))
+    context = net.context(condition, len(tokens))
     ordered = tokens.flatten(1, 3)[:, net.order]
-    return net._teacher_forced(context, ordered[:, : -net.block_len])
+    return net.hidden_states(context, net.padding(condition.text_mask), ordered, net.layout)
+
+
+# Order
 
 
 @pytest.mark.parametrize("block", PUBLISHED)
 def test_published_blocks_are_raster_runs(block: tuple[int, int, int]) -> None:
-    order = block_order(TokenGrid(5, 16, 16), block)
-    assert torch.equal(order, torch.arange(1280))
+    grid = TokenGrid(5, 16, 16)
+    assert torch.equal(block_order(grid, block), torch.arange(1280))
+    assert raster_block(math.prod(block), grid) == block
+
+
+@pytest.mark.parametrize("num", [3, 24, 48, 512])
+def test_runs_that_are_no_blocks_are_refused(num: int) -> None:
+    with pytest.raises(UserError, match=f"run of {num} tokens"):
+        raster_block(num, TokenGrid(5, 16, 16))
 
 
 def test_other_blocks_are_cut_out_of_the_grid() -> None:
@@ -43,71 +65,211 @@ def test_other_blocks_are_cut_out_of_the_grid() -> None:
 
 
 def test_a_block_that_does_not_tile_is_refused() -> None:
-    with pytest.raises(UserError, match="1x3x4 tokens does not tile the grid 3x4x4"):
-        block_order(GRID, (1, 3, 4))
+    with pytest.raises(UserError, match="1x3x4 tokens does not tile the grid 4x4x4"):
+        model(block=(1, 3, 4))
 
 
-@pytest.mark.parametrize(("block", "steps"), PUBLISHED.items())
-def test_number_of_steps_is_the_papers(block: tuple[int, int, int], steps: int) -> None:
-    net = NextBlock(SPEC, TokenGrid(5, 16, 16), ContextSpec(), SIZE, block=block)
-    assert net.num_evaluations(net.grid, prefix_frames=2) == {"transformer": steps}
+# The sequence
 
 
-@pytest.mark.parametrize("block", [(1, 1, 1), (1, 1, 4), (1, 2, 2), (1, 4, 4), (3, 2, 2)])
-def test_a_block_sees_itself_and_all_before_it_only(block: tuple[int, int, int]) -> None:
-    net = model(block)
-    torch.nn.init.normal_(net.positions)
-    tokens = torch.randint(7, (1, 3, 4, 4))
+@pytest.mark.parametrize(
+    ("block", "frames", "first_frame", "hybrid"),
+    list(zip(PUBLISHED, (768, 48, 12, 3), (1024, 64, 16, 4), (1280, 95, 83, 260), strict=True)),
+)
+def test_number_of_steps_is_the_papers(
+    block: tuple[int, int, int], frames: int, first_frame: int, hybrid: int
+) -> None:
+    """Two latent frames given (Kinetics-600), one (UCF-101), and none with the first block token by token."""
+    grid = TokenGrid(5, 16, 16)
+    net = model(ContextSpec(), grid, block=block, start="none")
+    assert net.num_evaluations(grid, prefix_frames=2) == {"transformer": frames}
+    assert net.num_evaluations(grid, prefix_frames=1) == {"transformer": first_frame}
+    net = model(ContextSpec(), grid, block=block, start="hybrid")
+    assert net.num_evaluations(grid) == {"transformer": hybrid}
+    net = model(ContextSpec(), grid, block=block, start="block")
+    assert net.num_evaluations(grid) == {"transformer": 1280 // math.prod(block)}
+
+
+@pytest.mark.parametrize(
+    ("block", "num"), list(zip(PUBLISHED, (1279, 1264, 1216, 1024), strict=True))
+)
+def test_logits_are_of_all_tokens_but_those_that_are_given(
+    block: tuple[int, int, int], num: int
+) -> None:
+    tokens = torch.randint(7, (1, 5, 16, 16))
+    for start, expected in (("none", num), ("block", 1280), ("hybrid", 1280)):
+        net = model(grid=TokenGrid(5, 16, 16), block=block, start=start)
+        with torch.no_grad():
+            logits = net.head.logits(hidden(net, tokens))
+        assert logits.shape == (1, expected, 7)
+
+
+def test_the_hybrid_sequence_is_the_published_one() -> None:
+    """Blocks of 16 behind 8 words: begin-of-video at 8, row 0 at 9 to 24, middle tokens to 39, row 1 from 40."""
+    layout = Layout(8, 1280, 16, "hybrid")
+    assert layout.places()[[0, 15, 16, 1279]].tolist() == [9, 24, 40, 1303]
+    *_, last = layout.steps()
+    assert (last, layout.length(last)) == (1264, 1288)
+    assert [layout.length(known) for known in (0, 1, 15, 16, 32)] == [9, 10, 24, 40, 56]
+    assert [layout.num_predicted(known) for known in (0, 15, 16)] == [1, 1, 16]
+
+
+@pytest.mark.parametrize("start", ["none", "hybrid"])
+def test_a_clip_of_one_block_needs_a_begin_of_video_block(start: str) -> None:
+    with pytest.raises(UserError, match="nothing to predict"):
+        model(block=(4, 4, 4), start=start)
+    assert model(block=(4, 4, 4), start="block").num_evaluations(GRID) == {"transformer": 1}
+
+
+# Who sees whom
+
+
+def test_row_sums_of_the_hybrid_mask() -> None:
+    """As the released code's: words see words; 8 is begin-of-video, 24 to 39 the first block of NBP."""
+    net = model(WORDS, TokenGrid(5, 16, 16), block=(1, 1, 16), start="hybrid")
+    mask = net.mask(1288).dense()
+    sums = mask.sum(-1)
+    assert sums[[0, 7, 8, 23, 24, 39, 40, 55, 56]].tolist() == [8, 8, 9, 24, 40, 40, 56, 56, 72]
+    assert mask[:, :8].all()
+    assert torch.equal(mask[8:24, 8:24], torch.ones(16, 16).tril().bool())
+    assert sums[-1] == 1288
+
+
+@pytest.mark.parametrize("block", [*PUBLISHED, (1, 4, 4), (5, 4, 4)])
+@pytest.mark.parametrize("context", [ContextSpec(), WORDS])
+def test_row_sums_without_a_start(context: ContextSpec, block: tuple[int, int, int]) -> None:
+    net = model(context, TokenGrid(5, 16, 16), block=block, start="none")
+    length, words = math.prod(block), context.num_tokens
+    expected = [words] * words
+    for end in range(length, 1280, length):
+        expected += [words + end] * length
+    assert net.mask(len(net.blocks)).dense().sum(-1).tolist() == expected
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    "block", [(1, 1, 1), (1, 1, 4), (1, 2, 4), (1, 4, 4), (1, 2, 2), (2, 2, 2)]
+)
+def test_a_block_sees_itself_and_all_before_it_only(
+    block: tuple[int, int, int], start: str
+) -> None:
+    net = model(block=block, start=start)
+    tokens = torch.randint(7, (1, 4, 4, 4))
     before = hidden(net, tokens)
-    num, length = 48, net.block_len
-    for k in range(num // length - 1):  # the last block is never an input
+    layout, length = net.layout, net.block_len
+    for known in list(layout.steps())[1:]:  # the last block is never an input
         changed = tokens.flatten(1, 3).clone()
-        place = net.order[(k + 1) * length - 1]  # last token of block k
+        place = net.order[known - 1]
         changed[:, place] = (changed[:, place] + 1) % 7
-        after = hidden(net, changed.view_as(tokens))
-        moved = (before - after).abs().amax(-1)[0] > 1e-7
-        first = int(moved.nonzero()[0])
-        assert first == (k + 1) * length  # its output block predicts block k + 1
-        assert moved[first : first + length].all()
+        moved = (before - hidden(net, changed.view_as(tokens))).abs().amax(-1)[0] > 1e-7
+        first = int(moved.nonzero()[0]) + layout.first_predicted
+        assert first == known
+        place = first - layout.first_predicted
+        assert moved[place : place + layout.num_predicted(known)].all()
+        assert layout.num_predicted(known) in (1, length)
+
+
+@pytest.mark.parametrize("mask_pads", [True, False])
+def test_padding_is_seen_only_as_published(mask_pads: bool) -> None:
+    net = model(WORDS, block=(1, 1, 4), mask_pads=mask_pads)
+    words, tokens = torch.randint(20, (1, 8)), torch.randint(7, (1, 4, 4, 4))
+    known = torch.arange(8)[None] < 5
+    other = torch.where(known, words, (words + 1) % 20)
+    states = [hidden(net, tokens, Condition(text=ids, text_mask=known)) for ids in (words, other)]
+    assert torch.equal(states[0], states[1]) == mask_pads
+
+
+def test_positions_of_the_grid_are_those_of_raster_order() -> None:
+    """Blocks of 1x2x2 visit the grid in another order; a table in raster order gives each token the same vector."""
+    sequence, grid = (
+        model(block=(1, 2, 2), start="none", positions=positions)
+        for positions in ("sequence", "grid")
+    )
+    assert torch.equal(sequence.places(1, 61), sequence.places.positions[1:61])
+    assert torch.equal(grid.places(1, 61), grid.places.positions[1 + grid.order[:60]])
+    raster = [model(block=(1, 1, 4), start="none", positions=p) for p in ("sequence", "grid")]
+    assert all(net.places.in_sequence for net in raster)
+
+
+def test_rotary_positions_are_relative_ones_of_the_grid() -> None:
+    """A token's code depends on where it lies in (t, h, w), not on the order of the blocks."""
+    row, square = (model(block=b, start="none", style="llama") for b in ((1, 1, 4), (1, 2, 2)))
+    of_row, of_square = row.places(1, 61), square.places(1, 61)
+    assert torch.equal(of_square[0][: 4 * 15], row.places.cos[1:][square.order[:60]])
+    assert not torch.equal(of_row[0], of_square[0])
+
+
+# Losses
 
 
 def test_next_token_is_the_one_token_block() -> None:
     torch.manual_seed(0)
-    one = model((1, 1, 1))
+    one = NextBlock(SPEC, GRID, CLASSES, SIZE, block=(1, 1, 1), dropout=0.0).eval()
     torch.manual_seed(0)
-    other = NextToken(SPEC, GRID, ContextSpec(num_classes=3), SIZE, dropout=0.0).eval()
-    tokens, condition = torch.randint(7, (2, 3, 4, 4)), Condition(label=torch.tensor([0, 2]))
+    other = NextToken(SPEC, GRID, CLASSES, SIZE, dropout=0.0).eval()
+    tokens, condition = torch.randint(7, (2, 4, 4, 4)), Condition(label=torch.tensor([0, 2]))
     assert torch.equal(one.loss(tokens, condition)["loss"], other.loss(tokens, condition)["loss"])
 
 
-def test_untrained_loss_is_near_that_of_guessing() -> None:
-    net = model((1, 1, 4))
-    loss = net.loss(torch.randint(7, (4, 3, 4, 4)), Condition())["loss"]
+@pytest.mark.parametrize("style", ["gpt", "llama"])
+@pytest.mark.parametrize("start", STARTS)
+def test_untrained_loss_is_near_that_of_guessing(start: str, style: str) -> None:
+    net = NextBlock(SPEC, GRID, CLASSES, SIZE, block=(1, 1, 4), start=start, style=style)
+    loss = net.loss(torch.randint(7, (4, 4, 4, 4)), Condition())["loss"]
     assert abs(loss.item() - math.log(7)) < 0.05
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("block", [(1, 1, 1), (1, 2, 4), (1, 2, 2), (1, 4, 4)])
+def test_common_tokens_are_those_after_the_first_frame(
+    start: str, block: tuple[int, int, int]
+) -> None:
+    """`common` is over the same tokens whatever the block, `per_token` over all that are predicted."""
+    net = model(block=block, start=start)
+    tokens = torch.randint(7, (2, 4, 4, 4))
+    parts = net.loss(tokens, Condition())
+    ordered = tokens.flatten(1, 3)[:, net.order]
+    first = net.layout.first_predicted
+    losses = net.head.loss(hidden(net, tokens, Condition()), ordered[:, first:])
+    raster = torch.full((2, 64), math.nan)
+    raster[:, net.order[first:]] = losses
+    torch.testing.assert_close(parts["common"], raster[:, 16:].mean())
+    torch.testing.assert_close(parts["per_token"], raster.nanmean())
+    torch.testing.assert_close(parts["loss"], parts["per_token"])
+
+
+# What is refused
 
 
 def test_going_beyond_the_learned_positions_is_refused() -> None:
     with pytest.raises(UserError, match="beyond its training length"):
-        model((1, 1, 4)).generate(Condition(), TokenGrid(4, 4, 4))
+        model(block=(1, 1, 4)).generate(Condition(), TokenGrid(5, 4, 4))
 
 
 def test_prefix_must_be_whole_blocks() -> None:
-    net = model((3, 2, 2))
+    net = model(block=(2, 2, 2))
     with pytest.raises(UserError, match="whole number of blocks"):
         net.generate(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 4, dtype=torch.long))
 
 
-def test_published_sizes_count_as_the_code_does() -> None:
-    """Blocks of 24 x 1536 x 16: 679.96 million parameters (12 d² + 13 d each)."""
-    with torch.device("meta"):
-        net = NextBlock(
-            TokenSpec("discrete", 64_000, (4, 8, 8), True),
-            TokenGrid(5, 16, 16),
-            ContextSpec(),
-            Size(dim=1536, depth=24, num_heads=16),
-        )
-    blocks = sum(p.numel() for p in net.transformer.parameters())
-    assert blocks == 24 * (12 * 1536**2 + 13 * 1536)
-    assert sum(p.numel() for p in (*net.embed.parameters(), *net.head.parameters())) == (
-        2 * 64_000 * 1536
-    )
+def test_prefix_must_fit_the_grid_and_leave_something() -> None:
+    net = model(block=(1, 1, 4))
+    with pytest.raises(UserError, match=r"prefix is \(1, 1, 4, 8\), not \(1, 1, 4, 4\)"):
+        net.generate(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 8, dtype=torch.long))
+    with pytest.raises(UserError, match="leave nothing to generate in a clip of 4"):
+        net.generate(Condition(), GRID, prefix=torch.zeros(1, 4, 4, 4, dtype=torch.long))
+
+
+def test_a_prefix_of_another_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="id 7; this model knows 0 to 6"):
+        model(block=(1, 1, 4)).generate(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), 7))
+
+
+def test_without_a_start_frames_must_be_given() -> None:
+    with pytest.raises(UserError, match="Give first frames"):
+        model(block=(1, 1, 4), start="none").generate(Condition(), GRID)
+
+
+def test_a_table_of_positions_must_be_long_enough() -> None:
+    with pytest.raises(UserError, match="table of 65 places, not 64"):
+        model(block=(1, 1, 4), num_positions=64)

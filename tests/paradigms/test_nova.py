@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 
-from arvid.contracts import Condition, ContextSpec, SamplingOptions, Size, TokenGrid, TokenSpec
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenSpec,
+    TokenType,
+    UserError,
+)
+from arvid.nn.heads import DiffusionOptions
+from arvid.nn.heads.diffusion_process import Process
 from arvid.paradigms.nova import NOVA
+from arvid.paradigms.nova.paradigm import Part
 from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
 from arvid.paradigms.nova.temporal import ScalingShift
 
@@ -73,34 +86,43 @@ def test_the_first_frame_is_its_own_indicator_and_later_ones_are_scaled_and_shif
 @pytest.mark.parametrize("scale_shift", ["off", "full", 3])
 def test_indicators_see_earlier_frames_only(scale_shift: object) -> None:
     net = model(scale_shift=scale_shift)
-    context = net.context(Condition(label=torch.tensor([1])), 1)
+    context = net.context(Condition(label=torch.tensor([1])), 1)[None]
     frames = torch.randn(1, 2, 4, 8, 4)
-    before = net.temporal(context, frames, 3)
+    before = net.temporal.indicators(net.temporal(context, frames, 3))
     changed = frames.clone()
     changed[:, 1] += 1
-    after = net.temporal(context, changed, 3)
-    assert torch.equal(before[:, :2], after[:, :2])
-    assert not torch.allclose(before[:, 2], after[:, 2])
+    after = net.temporal.indicators(net.temporal(context, changed, 3))
+    assert torch.equal(before[:, :, :2], after[:, :, :2])
+    assert not torch.allclose(before[:, :, 2], after[:, :, 2])
 
 
-def test_masked_tokens_do_not_reach_the_spatial_layers() -> None:
+def test_visible_tokens_may_come_in_any_order() -> None:
     net = model()
-    indicator = torch.randn(1, net.temporal.num_tokens, 32)
-    frame = torch.randn(1, 4, 8, 4)
-    visible = torch.tensor([[0, 5]])
-    before = net.spatial(indicator, frame, visible)
-    changed = torch.randn_like(frame)
-    changed[:, 0:2, 0:2] = frame[:, 0:2, 0:2]  # patch 0
-    changed[:, 2:4, 2:4] = frame[:, 2:4, 2:4]  # patch 5 of a row of 4
-    torch.testing.assert_close(before, net.spatial(indicator, changed, visible))
-    torch.testing.assert_close(before, net.spatial(indicator, frame, visible.flip(1)))
+    indicator = torch.randn(1, 2, net.temporal.num_tokens, 32)
+    tokens, visible = torch.randn(2, 2, 16), torch.tensor([[0, 5], [7, 2]])
+    wanted = torch.tensor([[1, 2, 3], [0, 1, 5]])
+    before = net.spatial(indicator, tokens, visible, wanted)
+    after = net.spatial(indicator, tokens.flip(1), visible.flip(1), wanted)
+    torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("norm", ["pre", "branch", "post"])
+def test_wanted_tokens_alone_are_as_among_all(norm: str) -> None:
+    """The last block computes only those that are predicted."""
+    net = model(norm=norm)
+    indicator = torch.randn(2, 1, net.temporal.num_tokens, 32)
+    tokens, visible = torch.randn(1, 2, 16), torch.tensor([[0, 5]])
+    everything = net.spatial(indicator, tokens, visible, torch.arange(8)[None])
+    some = net.spatial(indicator, tokens, visible, torch.tensor([[6, 1]]))
+    torch.testing.assert_close(some, everything[:, :, [6, 1]])
 
 
 def test_no_visible_token_is_legal() -> None:
     net = model()
-    indicator = torch.randn(2, net.temporal.num_tokens, 32)
-    out = net.spatial(indicator, torch.randn(2, 4, 8, 4), torch.empty(2, 0, dtype=torch.long))
-    assert out.shape == (2, 8, 32)
+    indicator = torch.randn(1, 2, net.temporal.num_tokens, 32)
+    nothing = torch.empty(2, 0, dtype=torch.long)
+    out = net.spatial(indicator, torch.empty(2, 0, 16), nothing, torch.arange(8).expand(2, -1))
+    assert out.shape == (1, 2, 8, 32)
 
 
 def test_loss_is_the_sum_of_first_and_later_frames() -> None:
@@ -130,16 +152,148 @@ def test_a_grid_that_patches_do_not_tile_is_refused() -> None:
         NOVA(SPEC, TokenGrid(3, 6, 8), ContextSpec(), SIZE)
 
 
-def test_released_widths_count_as_the_checkpoints_do() -> None:
-    """d48w1024: 16 temporal and 32 spatial blocks of 12 tensors; block parameters of the published file."""
-    with torch.device("meta"):
-        net = NOVA(
-            SPEC,
-            TokenGrid(9, 60, 96),
-            ContextSpec(text_dim=2560, text_len=256, motion=True, fps=True),
-            Size(dim=1024, depth=48, num_heads=16, head_dim=1280, head_depth=3),
-        )
-    spatial = sum(p.numel() for p in net.spatial.parameters()) - 1024  # the mask token counts apart
-    assert spatial == 403_098_624
-    head = sum(p.numel() for p in net.head.parameters())
-    assert head == 32_844_816
+@pytest.mark.parametrize("part", ["text_norm", "motion", "time", "temporal_patch"])
+@pytest.mark.parametrize("nulls", ["learned", "table"])
+def test_frozen_parts_are_not_trained(part: Part, nulls: str) -> None:
+    context = ContextSpec(text_dim=8, text_len=3, motion=True)
+    net = NOVA(SPEC, GRID, context, SIZE, frozen=[part], nulls=nulls)  # type: ignore[arg-type]
+    names = {
+        "text_norm": ("context.text.1.",),
+        "motion": ("context.motion.", "context.fps."),
+        "time": ("temporal.time.",),
+        "temporal_patch": ("temporal.patch.",),
+    }[part]
+    for name, parameter in net.named_parameters():
+        assert parameter.requires_grad != name.startswith(names), name
+
+
+def test_a_part_that_is_not_there_cannot_be_frozen() -> None:
+    with pytest.raises(UserError, match="without that condition"):
+        model(frozen=["motion"])
+
+
+@pytest.mark.parametrize("type_", ["continuous", "discrete"])
+def test_without_tam_everything_sees_what_is_known_of_everything(type_: TokenType) -> None:
+    spec = TokenSpec(type_, 4, (4, 8, 8), True)
+    net = NOVA(spec, GRID, ContextSpec(), SIZE, num_sets=4, tam=False).eval()
+    context = torch.zeros(1, 1, 0, 32)
+    frames = torch.randint(4, (1, 3, 4, 8)) if type_ == "discrete" else torch.randn(1, 3, 4, 8, 4)
+    known = torch.zeros(1, 3, 4, 8, dtype=torch.bool)
+    known[:, 2, :, :4] = True
+    before = net.temporal.whole_clip(context, frames, known)
+    for place, seen in (((0, 2, 0, 0), True), ((0, 2, 0, 7), False), ((0, 0, 1, 1), False)):
+        changed = frames.clone()
+        changed[place] = (changed[place] + 1) % 4 if type_ == "discrete" else changed[place] + 1
+        after = net.temporal.whole_clip(context, changed, known)
+        assert torch.allclose(before[:, :, 0], after[:, :, 0]) != seen
+
+
+@pytest.mark.parametrize("order", ["video", "frame"])
+def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
+    net = model(tam=False, order=order)
+    options = SamplingOptions(diffusion_steps=2, guidance=2.0)
+    counts = net.num_evaluations(GRID, options=options)
+    steps: list[int] = []
+    prefix = torch.randn(2, 1, 4, 8, 4)
+    condition = Condition(label=torch.tensor([1, 2]))
+    tokens = net.generate(
+        condition, GRID, prefix=prefix, options=options, on_step=lambda: steps.append(1)
+    )
+    assert tokens.shape == (2, 3, 4, 8, 4)
+    assert torch.equal(tokens[:, :1], prefix)
+    assert counts == {"spatial layers": 4, "temporal layers": 4, "diffusion head": 8}
+    assert len(steps) == 4
+
+
+def test_bf16_loss_is_near_that_in_float32() -> None:
+    net, tokens = model(), torch.randn(2, 3, 4, 8, 4)
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(net.loss(tokens, Condition())["loss"].item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+ABLATIONS: dict[str, dict[str, object]] = {
+    "without TAM": {"tam": False},
+    "scale and shift off": {"scale_shift": "off"},
+    "scale and shift of rank 2": {"scale_shift": 2},
+    "scale and shift full": {"scale_shift": "full"},
+    "norm before": {"norm": "pre"},
+    "norm after the residual": {"norm": "post"},
+    "norm on the branch": {"norm": "branch"},
+    "two sets": {"num_sets": 2},
+    "an order for each frame": {"order": "frame"},
+    "flow matching": {"diffusion": DiffusionOptions(process="flow")},
+    "published nulls": {"nulls": "table"},
+}
+
+
+@pytest.mark.parametrize(
+    ("ablation", "type_"),
+    [
+        *((name, "continuous") for name in ABLATIONS),
+        ("two sets", "discrete"),
+        ("without TAM", "discrete"),
+    ],
+)
+def test_ablations_train_and_sample(ablation: str, type_: TokenType) -> None:
+    """Each has gradients everywhere, gets better by a step, and draws as many sets as it says."""
+    torch.manual_seed(0)
+    spec = TokenSpec(type_, 4, (4, 8, 8), True)
+    context = ContextSpec(text_dim=8, text_len=3, num_classes=3, motion=True)
+    options = {"num_sets": 4, **ABLATIONS[ablation]}
+    net = NOVA(spec, GRID, context, SIZE, **options)  # type: ignore[arg-type]
+    condition = Condition(
+        text=torch.randn(2, 3, 8),
+        text_mask=torch.tensor([[True, True, False]] * 2),
+        label=torch.tensor([0, 2]),
+        motion=torch.tensor([1.0, 4.0]),
+    )
+    shape = (2, GRID.t, GRID.h, GRID.w)
+    tokens = torch.randint(4, shape) if type_ == "discrete" else torch.randn(*shape, 4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(1)  # the same noise
+        loss = net.loss(tokens, condition)["loss"]
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+    assert all(p.grad is not None for p in net.parameters())
+    assert losses[1] < losses[0]
+    drawing = SamplingOptions(diffusion_steps=2, guidance=2.0)
+    steps: list[int] = []
+    drawn = net.eval().generate(condition, GRID, options=drawing, on_step=lambda: steps.append(1))
+    assert drawn.shape == tokens.shape
+    assert torch.isfinite(drawn).all()
+    assert len(steps) == net.num_evaluations(GRID, options=drawing)["spatial layers"]
+
+
+@pytest.mark.parametrize("process", ["ddpm", "flow"])
+@pytest.mark.parametrize("nulls", ["learned", "table"])
+def test_a_network_in_bf16_trains_and_samples(process: Process, nulls: str) -> None:
+    """Noise levels stay exact: in bf16 the smallest would be none."""
+    context = ContextSpec(text_dim=8, text_len=3, num_classes=3, motion=True)
+    diffusion = DiffusionOptions(process=process)
+    exact = NOVA(SPEC, GRID, context, SIZE, nulls=nulls, num_sets=2, diffusion=diffusion)  # type: ignore[arg-type]
+    net = copy.deepcopy(exact).bfloat16()
+    assert torch.equal(net.head.train_levels, exact.head.train_levels)
+    assert torch.equal(net.head.train_times, exact.head.train_times)
+    condition = Condition(
+        text=torch.randn(2, 3, 8),
+        text_mask=torch.ones(2, 3, dtype=torch.bool),
+        motion=torch.tensor([1.0, 4.0]),
+    )
+    tokens = torch.randn(2, GRID.t, GRID.h, GRID.w, 4)
+    losses = []
+    for model in (exact, net):
+        torch.manual_seed(0)
+        losses.append(model.loss(tokens, condition)["loss"])
+    losses[1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.05)
+    drawn = net.eval().generate(
+        condition, GRID, options=SamplingOptions(diffusion_steps=2, guidance=2.0)
+    )
+    assert torch.isfinite(drawn).all()

@@ -80,9 +80,11 @@ def test_one_frame_is_encoded_as_diffusers_encodes_an_image(tokenizer: OpenSoraP
     images = kl(CHANNELS, GROUPS).eval()
     images.load_state_dict(as_images(tokenizer.state_dict()))
     video = some_video(1)
-    expected = images.encode(video[:, :, 0]).latent_dist.mode() * 0.18215
-    tokens = tokenizer.encode(video)[:, 0].movedim(-1, 1)
-    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
+    expected = images.encode(video[:, :, 0]).latent_dist
+    tokens, spread = (x[:, 0].movedim(-1, 1) for x in tokenizer.encode_posterior(video))
+    torch.testing.assert_close(tokens, expected.mode() * 0.18215, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(spread, expected.std * 0.18215, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tokenizer.encode(video)[:, 0].movedim(-1, 1), tokens)
 
 
 def test_one_latent_is_decoded_as_diffusers_does_but_for_how_it_grows(

@@ -246,12 +246,14 @@ def test_tokens_are_latents_in_the_scale_of_the_class(kind: str) -> None:
         if name.startswith("latents_"):
             buffer.copy_(torch.linspace(1, 2, len(buffer)))
     video = some_video(tokenizer, 3)[:1]
-    if CONVENTIONS[TINY[kind][0]].frame_by_frame:
-        encoded = autoencoder.encode(video[0].transpose(0, 1), return_dict=False)[0]
-        latent = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
-        latent = latent.transpose(0, 1)[None]
-    else:
-        latent = autoencoder.encode(video).latent_dist.mode()
+    by_frame = CONVENTIONS[TINY[kind][0]].frame_by_frame
+    pixels = video[0].transpose(0, 1) if by_frame else video
+    encoded = autoencoder.encode(pixels, return_dict=False)[0]
+    sure = not hasattr(encoded, "std") or isinstance(encoded, torch.Tensor)
+    latent = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
+    spread = latent if sure else encoded.std
+    if by_frame:
+        latent, spread = (x.transpose(0, 1)[None] for x in (latent, spread))
 
     def value(name: str, default: float) -> torch.Tensor:
         buffers = dict(autoencoder.named_buffers(recurse=False))
@@ -262,9 +264,18 @@ def test_tokens_are_latents_in_the_scale_of_the_class(kind: str) -> None:
         return found.view(1, -1, 1, 1, 1)
 
     shift = value("latents_mean", 0.0) + value("shift_factor", 0.0)
-    expected = (latent - shift) / value("latents_std", 1.0) * value("scaling_factor", 1.0)
+    factor = value("scaling_factor", 1.0) / value("latents_std", 1.0)
     tokens = tokenizer.encode(video)
-    torch.testing.assert_close(tokens.movedim(-1, 1), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        tokens.movedim(-1, 1), (latent - shift) * factor, rtol=1e-4, atol=1e-4
+    )
+    if sure:
+        with pytest.raises(UserError, match="has no posterior"):
+            tokenizer.encode_posterior(video)
+    else:
+        mean, deviation = tokenizer.encode_posterior(video)
+        assert torch.equal(mean, tokens)
+        torch.testing.assert_close(deviation.movedim(-1, 1), spread * factor, rtol=1e-4, atol=1e-4)
 
 
 @every
@@ -272,7 +283,7 @@ def test_decoding_undoes_the_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -
     """What reaches the decoder is what came out of the encoder."""
     tokenizer = tiny(kind)
     video = some_video(tokenizer, 3)[:1]
-    latent = pretrained.encode(tokenizer.autoencoder, tokenizer.convention, video)
+    latent, _ = pretrained.encode(tokenizer.autoencoder, tokenizer.convention, video)
     given = []
 
     def decode(autoencoder: Any, convention: Convention, latent: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,17 @@ def test_log_variance_is_clamped(vae: VAE3D, video: torch.Tensor) -> None:
     assert log_variance.max().item() == 20
 
 
+def test_the_spread_of_tokens_is_in_their_scale(vae: VAE3D, video: torch.Tensor) -> None:
+    vae.latent_shift.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    vae.latent_scale.copy_(torch.tensor([0.5, 2.0, 4.0]))
+    tokens, spread = vae.encode_posterior(video)
+    torch.testing.assert_close(tokens, vae.encode(video))
+    _, log_variance = vae.posterior(video)
+    for channel, scale in enumerate((0.5, 2.0, 4.0)):
+        expected = (log_variance[:, channel] / 2).exp() / scale
+        torch.testing.assert_close(spread[..., channel], expected)
+
+
 def test_measured_latents_have_unit_variance_and_the_video_stays(
     vae: VAE3D, video: torch.Tensor
 ) -> None:

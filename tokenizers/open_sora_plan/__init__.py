@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid import hub
-from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.contracts import TokenGrid, TokenSpec, UserError, VideoTokenizer
 from arvid.importing import match
 from arvid.nn.hyperparameters import plain
 from arvid.tokenizers.open_sora_plan.network import CausalConv3d, Decoder, Encoder
@@ -32,6 +32,7 @@ TILE_FRAMES = 17
 TILE_LATENTS = 5
 """A tile in frames and in latent frames; neighbours share one."""
 STRIDES = (4, 8, 8)
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 FIXED = {
     "_class_name": "AutoencoderKLOpenSora",
     "in_channels": 3,
@@ -42,6 +43,7 @@ FIXED = {
 }
 VIDEO_LEVELS = {"down_block_types": [False, False, True, True], "up_block_types": [True] * 4}
 """What the published configuration has to say of things that this network does in one way only."""
+BLOCKS = {"down_block_types": "DownEncoderBlock", "up_block_types": "UpDecoderBlock"}
 OPTIONS = {
     "channels": "block_out_channels",
     "latent_channels": "latent_channels",
@@ -104,15 +106,35 @@ class OpenSoraPlan(VideoTokenizer):
         tokenizer.load_state_dict(state)
         return tokenizer
 
+    def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and weights as `from_published` reads them."""
+        levels = {
+            key: [f"{BLOCKS[key]}{'3D' if video else '2D'}" for video in value]
+            for key, value in VIDEO_LEVELS.items()
+        }
+        options = {key: self.hyperparameters[name] for name, key in OPTIONS.items()}
+        return {**FIXED, **levels, **options}, self.state_dict()
+
     @property
     def spec(self) -> TokenSpec:
         return self._spec
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
         """Posterior mean, scaled. Raises UserError for a clip that does not fill its tiles."""
+        return self.encode_posterior(video)[0]
+
+    def encode_posterior(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
+        """Raises UserError as `encode` does."""
         self.spec.grid(*video.shape[2:])
         _check_tiles(video.shape[2], TILE_FRAMES)
-        return torch.cat(list(self._encode_tiles([video])), dim=1)
+        tokens, spread = zip(*self._encode_tiles([video]), strict=True)
+        return torch.cat(tokens, dim=1), torch.cat(spread, dim=1)
+
+    def check_grid(self, grid: TokenGrid) -> None:
+        """Raises UserError for latent frames that do not fill their tiles."""
+        _check_tiles(self.spec.num_frames(grid), TILE_FRAMES)
 
     def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
         """Raises UserError for latent frames that do not fill their tiles."""
@@ -124,7 +146,8 @@ class OpenSoraPlan(VideoTokenizer):
         self, chunks: Iterable[Float[Tensor, "b 3 _ H W"]]
     ) -> Iterator[Float[Tensor, "b _ h w c"]]:
         """Tokens of each tile, in memory that does not grow with the clip. Raises UserError as `encode` does."""
-        yield from self._encode_tiles(chunks)
+        for tokens, _ in self._encode_tiles(chunks):
+            yield tokens
 
     @torch.no_grad()
     def decode_stream(
@@ -133,12 +156,17 @@ class OpenSoraPlan(VideoTokenizer):
         """Frames of each tile, in memory that does not grow with the clip. Raises UserError as `decode` does."""
         yield from self._decode_tiles(chunks)
 
-    def _encode_tiles(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _encode_tiles(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens of each tile and their standard deviations."""
         for i, tile in enumerate(_tiles(chunks, TILE_FRAMES, dim=2)):
             self.spec.grid(*tile.shape[2:])
-            mean, _ = self.quant_conv(self.encoder(tile)).chunk(2, dim=1)
-            tokens = rearrange(mean, "b c t h w -> b t h w c") * self.scaling_factor
-            yield tokens[:, 1:] if i else tokens
+            mean, log_variance = self.quant_conv(self.encoder(tile)).chunk(2, dim=1)
+            spread = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+            tokens, spread = (
+                rearrange(x[:, :, int(i > 0) :], "b c t h w -> b t h w c") * self.scaling_factor
+                for x in (mean, spread)
+            )
+            yield tokens, spread
 
     def _decode_tiles(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         for i, tile in enumerate(_tiles(chunks, TILE_LATENTS, dim=1)):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid import hub
-from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.contracts import TokenGrid, TokenSpec, UserError, VideoTokenizer
 from arvid.importing import match
 from arvid.nn.hyperparameters import plain
 from arvid.tokenizers.pretrained.conventions import (
@@ -81,17 +81,39 @@ class Pretrained(VideoTokenizer):
         autoencoder.load_state_dict(state)
         return tokenizer
 
+    def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and weights as `from_published` reads them."""
+        options = self.hyperparameters
+        config = {"_class_name": options["class_name"], **options["config"]}
+        return config, self.autoencoder.state_dict()
+
     @property
     def spec(self) -> TokenSpec:
         return self._spec
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
         """Raises UserError for a size or a number of frames that the autoencoder cannot give back."""
+        return self._encode(video)[0]
+
+    def encode_posterior(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
+        """Raises UserError as `encode` does, and where the autoencoder is sure of its latents."""
+        tokens, spread = self._encode(video)
+        return (tokens, spread) if spread is not None else super().encode_posterior(video)
+
+    def _encode(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
         self._check_frames(self.spec.grid(*video.shape[2:]).t)
-        latent = encode(self.autoencoder, self.convention, video)
-        latent = rearrange(latent, "b c t h w -> b t h w c")
+        mode, spread = encode(self.autoencoder, self.convention, video)
+        latent = rearrange(mode, "b c t h w -> b t h w c")
         shift, factor = affine(self.autoencoder, self.convention, latent)
-        return (latent - shift) * factor
+        if spread is not None:
+            spread = rearrange(spread, "b c t h w -> b t h w c") * factor
+        return (latent - shift) * factor, spread
+
+    def check_grid(self, grid: TokenGrid) -> None:
+        """Raises UserError for numbers of latent frames that the autoencoder does not take."""
+        self._check_frames(grid.t)
 
     def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
         self._check_frames(tokens.shape[1])

@@ -167,11 +167,13 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
-def encode(autoencoder: Any, convention: Convention, video: Tensor) -> Tensor:
-    """The latent's most likely value (B, C, t, h, w), unscaled."""
-    if convention.frame_by_frame:
-        return torch.stack([_mode(autoencoder, frame) for frame in video.unbind(2)], dim=2)
-    return _mode(autoencoder, video)
+def encode(autoencoder: Any, convention: Convention, video: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The latent's most likely value (B, C, t, h, w), unscaled, and its standard deviation if it has one."""
+    if not convention.frame_by_frame:
+        return _posterior(autoencoder, video)
+    modes, spreads = zip(*(_posterior(autoencoder, x) for x in video.unbind(2)), strict=True)
+    spread = None if spreads[0] is None else torch.stack(spreads, dim=2)
+    return torch.stack(modes, dim=2), spread
 
 
 def decode(autoencoder: Any, convention: Convention, latent: Tensor) -> Tensor:
@@ -217,7 +219,8 @@ def _of_frames(value: Any, like: Tensor) -> Tensor:
     return frames[: like.shape[1]]
 
 
-def _mode(autoencoder: Any, pixels: Tensor) -> Tensor:
+def _posterior(autoencoder: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
     encoded = autoencoder.encode(pixels, return_dict=False)[0]
-    latent: Tensor = encoded if isinstance(encoded, Tensor) else encoded.mode()
-    return latent
+    if isinstance(encoded, Tensor):
+        return encoded, None
+    return encoded.mode(), getattr(encoded, "std", None)  # some are distributions without a width

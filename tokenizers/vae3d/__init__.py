@@ -76,6 +76,13 @@ class VAE3D(VideoTokenizer):
         """Scaled posterior mean. Raises UserError where the clip does not fit the strides."""
         return self._scaled(self.posterior(video)[0])
 
+    def encode_posterior(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
+        mean, log_variance = self.posterior(video)
+        spread = rearrange(torch.exp(0.5 * log_variance), "b c t h w -> b t h w c")
+        return self._scaled(mean), spread / self.latent_scale
+
     def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
         video: Tensor = self.decoder(self._unscaled(tokens))
         return video.clamp(-1, 1)

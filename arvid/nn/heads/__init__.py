@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from arvid.contracts import Size, TokenHead, TokenSpec
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion import DiffusionHead
+from arvid.nn.heads.diffusion_process import Process
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions:
     """The diffusion head's options that its size does not say."""
 
-    process: Literal["ddpm", "flow"] = "ddpm"
+    process: Process = "ddpm"
     """Squared-cosine DDPM that predicts the noise (NOVA's video model), or flow matching."""
     shift: float = 1.0
     """How far flow matching's times move towards noise (see DiffusionHead); 1 as released."""
     repeats: int = 4
     """Times and noises drawn per token and training step."""
+    rounded_noise: bool = False
+    """Whether noise levels are rounded to the model's precision, as in NOVA's released code: in bf16 the smallest ones
+    are then 0."""
 
 
 def build_head(
-    spec: TokenSpec, size: Size, diffusion: DiffusionOptions, patch: int = 1
+    spec: TokenSpec,
+    size: Size,
+    diffusion: DiffusionOptions,
+    patch: int = 1,
+    *,
+    num_other_ids: int = 0,
 ) -> TokenHead:
-    """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids."""
+    """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids.
+
+    `num_other_ids` is of the categorical head.
+    """
     if spec.type == "continuous":
         return DiffusionHead(
             size.dim,
@@ -35,7 +46,8 @@ def build_head(
             process=diffusion.process,
             shift=diffusion.shift,
             repeats=diffusion.repeats,
+            rounded_noise=diffusion.rounded_noise,
         )
     if patch != 1:
         raise ValueError(f"discrete tokens are predicted one by one: patch must be 1, not {patch}")
-    return CategoricalHead(size.dim, spec.size)
+    return CategoricalHead(size.dim, spec.size, num_other_ids)

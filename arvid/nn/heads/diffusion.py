@@ -2,22 +2,52 @@
 
 After MAR (arXiv 2406.11838) in NOVA's form (arXiv 2412.14169, released code): adaptive norms, one more affine
 LayerNorm before gate and residual, a two-layer MLP on the condition, nothing initialised to zero, no learned
-variance. Training adds noise with its own time for every token and repeat; sampling runs diffusers' schedulers.
+variance. Training adds noise with its own time for every token and repeat.
+
+What does not change is computed once: in training the condition for all repeats, and the embedding of each of the
+1000 times for all tokens; in sampling the condition for all denoising steps, and the modulations of many steps in one
+matrix product.
+
+R repeats, P passes of guidance (given, null, ...), C numbers of a token, M width of the MLP.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
+from arvid.nn.attention import gather_rows
+from arvid.nn.heads.diffusion_process import (
+    NUM_TRAIN_STEPS,
+    Process,
+    Step,
+    guide,
+    sampling_steps,
+    training_table,
+)
 from arvid.nn.positions import SCALAR_CODE_DIM, scalar_code
 
-NUM_TRAIN_STEPS = 1000
+MAX_ROWS = 4096
+"""Modulations are made for so many tokens at once, over as many denoising steps as that allows."""
+
+
+@dataclass(frozen=True)
+class WholeFrame:
+    """Noise drawn for a whole frame where only some of its tokens are wanted, as the released code does.
+
+    Costs more than drawing what is needed; for numbers equal to that code's.
+    """
+
+    ids: Int[Tensor, "b n"]
+    """Which tokens of the frame are wanted."""
+    noise: Callable[[], Float[Tensor, "b l c"]]
+    """Draws noise for all of them."""
 
 
 def _mlp(dim_in: int, dim: int) -> nn.Sequential:
@@ -34,14 +64,14 @@ class _AdaptiveBlock(nn.Module):
         self.mlp = _mlp(width, width)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        scale, shift, gate = self.modulation(activated).chunk(3, dim=-1)
-        out: Tensor = x + gate * self.norm2(self.mlp(self.norm1(x) * (1 + scale) + shift))
-        return out
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+        """`scale` has the 1 added."""
+        x_hat = torch.addcmul(shift, self.norm1(x), scale)
+        return torch.addcmul(x, gate, self.norm2(self.mlp(x_hat)))
 
 
 class DiffusionMLP(nn.Module):
-    """Noisy tokens (..., C), times (...) and conditions (..., width) -> predictions (..., C)."""
+    """Noisy tokens (..., C), times (...) and conditions (..., M) -> predictions (..., C)."""
 
     def __init__(self, dim: int, channels: int, width: int, depth: int) -> None:
         super().__init__()
@@ -53,15 +83,29 @@ class DiffusionMLP(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, channels)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """`condition` is `self.condition(hidden)`: it is the same for all times, so it is made once."""
-        code = scalar_code(time, cos_first=True).to(x.dtype)
-        activated = nn.functional.silu(self.time(code) + condition)
+    def embed_time(self, time: Tensor) -> Tensor:
+        """Times (...) from 0 to 1000 -> (..., M)."""
+        code = scalar_code(time, cos_first=True).to(self.embed.weight.dtype)
+        out: Tensor = self.time(code)
+        return out
+
+    def modulations(self, embedded: Tensor) -> list[Tensor]:
+        """Of the sum of embedded time and condition (..., M): 1 + scale, shift and gate (..., M) for each block, and
+        1 + scale and shift for the last norm."""
+        activated = F.silu(embedded)
+        found = []
+        for part in (*self.blocks, self):
+            scale, *others = part.modulation(activated).split(embedded.shape[-1], dim=-1)
+            found += [1 + scale, *others]
+        return found
+
+    def forward(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """The prediction for noisy tokens (..., C)."""
         x = self.embed(x)
-        for block in self.blocks:
-            x = block(x, activated)
-        scale, shift = self.modulation(activated).chunk(2, dim=-1)
-        out: Tensor = self.head(self.norm(x) * (1 + scale) + shift)
+        for i, block in enumerate(self.blocks):
+            x = block(x, *modulations[3 * i : 3 * i + 3])
+        scale, shift = modulations[-2:]
+        out: Tensor = self.head(torch.addcmul(shift, self.norm(x), scale))
         return out
 
 
@@ -73,9 +117,13 @@ class DiffusionHead(TokenHead):
     logit-normal. `shift` s moves them and the sampler's towards noise: σ becomes sσ / (1 + (s-1)σ). At 1 hardly one
     training time in a hundred has σ > 0.9, where a token must come from the hidden state alone, so that a short
     training hardly learns to use it.
+
+    With `rounded_noise` the noise level is rounded to the model's precision before its amplitude is taken, as the
+    released code does: in bf16 tokens then get no noise at all at the 21 smallest times of `ddpm`.
     """
 
-    alphas_cumprod: Tensor
+    _times: Tensor
+    _levels: Tensor
 
     def __init__(
         self,
@@ -84,9 +132,10 @@ class DiffusionHead(TokenHead):
         *,
         width: int,
         depth: int,
-        process: Literal["ddpm", "flow"] = "ddpm",
+        process: Process = "ddpm",
         shift: float = 1.0,
         repeats: int = 4,
+        rounded_noise: bool = False,
     ) -> None:
         super().__init__()
         if process == "ddpm" and shift != 1:
@@ -94,11 +143,25 @@ class DiffusionHead(TokenHead):
         self.channels = channels
         self.process = process
         self.repeats = repeats
-        self.net = DiffusionMLP(dim, channels, width, depth)
         self.shift = shift
-        self.scheduler = _scheduler(process, shift)
-        if process == "ddpm":
-            self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod, persistent=False)
+        self.rounded_noise = rounded_noise
+        self.net = DiffusionMLP(dim, channels, width, depth)
+        times, levels = training_table(process, shift)
+        # Bits of float32: a network that is moved to bf16 takes buffers of floats along, and ᾱ must not be rounded.
+        self.register_buffer("_times", times.view(torch.int32), persistent=False)
+        self.register_buffer("_levels", levels.view(torch.int32), persistent=False)
+
+    @property
+    def train_times(self) -> Float[Tensor, " steps"]:
+        """The time of each training step, as the network is told."""
+        return self._times.view(torch.float32)
+
+    @property
+    def train_levels(self) -> Float[Tensor, " steps"]:
+        """The noise level of each training step, in float32 whatever the network's precision."""
+        return self._levels.view(torch.float32)
+
+    # Training
 
     def loss(
         self,
@@ -107,28 +170,45 @@ class DiffusionHead(TokenHead):
         weight: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n"]:
         """Squared error of each token's prediction, averaged over its numbers and the repeats."""
-        condition = self.net.condition(hidden)
-        target = target.expand(self.repeats, *target.shape)  # (R, B, N, C)
-        noisy, time, goal = self._corrupt(target)
-        predicted = self.net(noisy.to(hidden.dtype), time, condition)
+        condition = self.net.condition(hidden)  # the same for all repeats
+        target = target.float().expand(self.repeats, *target.shape)  # (R, B, N, C)
+        index = self._draw_times(target.shape[:-1], target.device)
+        noisy, goal = self._corrupt(target, torch.randn_like(target), index, hidden.dtype)
+        modulations = self.net.modulations(self._embed_times(index) + condition)
+        predicted = self.net(noisy.to(condition.dtype), modulations)
         loss = (predicted.float() - goal).square().mean((0, -1))  # (B, N)
         return loss if weight is None else loss * weight
 
-    def _corrupt(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy tokens, their times (0..1000) and what is to be predicted, in float32."""
-        tokens = tokens.float()
-        noise = torch.randn_like(tokens)
-        shape = tokens.shape[:-1]
+    def _draw_times(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Indices into the table of training times: uniform (ddpm) or logit-normal (flow)."""
         if self.process == "ddpm":
-            step = torch.randint(NUM_TRAIN_STEPS, shape, device=tokens.device)
-            signal = self.alphas_cumprod[step][..., None]
-            return signal.sqrt() * tokens + (1 - signal).sqrt() * noise, step.float(), noise
-        uniform = torch.randn(shape, device=tokens.device).sigmoid()
-        time = NUM_TRAIN_STEPS - (NUM_TRAIN_STEPS * uniform).floor()  # index into 1000..1
-        sigma = time / NUM_TRAIN_STEPS
-        sigma = self.shift * sigma / (1 + (self.shift - 1) * sigma)
-        time, sigma = NUM_TRAIN_STEPS * sigma, sigma[..., None]
-        return sigma * noise + (1 - sigma) * tokens, time, noise - tokens
+            return torch.randint(NUM_TRAIN_STEPS, shape, device=device)
+        uniform = torch.randn(shape, device=device).sigmoid()
+        return (NUM_TRAIN_STEPS * uniform).long().clamp_max(NUM_TRAIN_STEPS - 1)
+
+    def _corrupt(
+        self, tokens: Tensor, noise: Tensor, index: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy tokens and what is to be predicted, in float32."""
+        level = self.train_levels
+        if self.rounded_noise:
+            level = level.to(_autocast_dtype(tokens.device, dtype))
+        if self.process == "ddpm":  # level is the signal's share of the variance
+            signal, amplitude = level.sqrt(), (1 - level).sqrt()
+            goal = noise
+        else:  # level is σ
+            signal, amplitude = 1 - level, level
+            goal = noise - tokens
+        signal, amplitude = signal.float()[index][..., None], amplitude.float()[index][..., None]
+        return signal * tokens + amplitude * noise, goal
+
+    def _embed_times(self, index: Tensor) -> Tensor:
+        """Embedded times (..., M): all of the table's once and looked up, where there are more tokens than times."""
+        if index.numel() < NUM_TRAIN_STEPS:
+            return self.net.embed_time(self.train_times[index])
+        return F.embedding(index, self.net.embed_time(self.train_times))
+
+    # Sampling
 
     @torch.no_grad()
     def sample(
@@ -137,39 +217,65 @@ class DiffusionHead(TokenHead):
         *,
         options: SamplingOptions,
         null_hidden: Float[Tensor, "b n d"] | None = None,
+        image_hidden: Float[Tensor, "b n d"] | None = None,
         generator: torch.Generator | None = None,
+        frame: WholeFrame | None = None,
     ) -> Float[Tensor, "b n c"]:
+        """Draw a token per hidden state.
+
+        `image_hidden` has what the frames say without the text (see `SamplingOptions.image_guidance`). With `frame`
+        the noise is drawn for all tokens of a frame, of which the hidden states are some.
+        """
         batch, num, _ = hidden.shape
-        states = hidden if null_hidden is None else torch.cat([hidden, null_hidden])
-        condition = self.net.condition(states)
-        self.scheduler.set_timesteps(options.diffusion_steps)
-        x = torch.randn(
-            batch, num, self.channels, device=hidden.device, generator=generator
-        )  # float32: the scheduler's arithmetic is cheap beside the network
-        for time in self.scheduler.timesteps:
-            predicted = self._predict(x, time, condition, options.guidance)
-            x = self.scheduler.step(predicted, time, x, generator=generator).prev_sample
-        return x
+        given = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
+        condition = self.net.condition(torch.cat(given)).unflatten(0, (len(given), batch))
+        shape = (batch, num, self.channels)
 
-    def _predict(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        """The network's output at one time, guided if the condition has a null half."""
-        copies = len(condition) // len(x)
-        inputs = x.to(condition.dtype).repeat(copies, 1, 1)
-        times = time.to(x.device, torch.float32).expand(inputs.shape[:-1])
-        predicted: Tensor = self.net(inputs, times, condition).float()
-        if copies == 1:
+        def draw() -> Tensor:  # float32: the sampler's arithmetic is cheap beside the network
+            if frame is not None:
+                return frame.noise()
+            return torch.randn(shape, device=hidden.device, generator=generator)
+
+        x = draw()
+        steps = sampling_steps(
+            self.process, options.diffusion_steps, self.shift, options.flow_shift
+        )
+        guided = [step for step in steps if step.time >= options.guidance_trunc]
+        alone = steps[len(guided) :]
+        for part, passes in ((guided, condition), (alone, condition[:1])):
+            for step, modulations in self._modulated(part, passes):
+                predicted = guide(self._predict(x, modulations, frame), options)
+                x = step.keep * x + step.output * predicted
+                if step.noise:
+                    x = x + step.noise * draw()
+        return x if frame is None else gather_rows(x, frame.ids)
+
+    def _modulated(
+        self, steps: Sequence[Step], condition: Float[Tensor, "p b n m"]
+    ) -> Iterator[tuple[Step, list[Tensor]]]:
+        """Each step with its modulations (P, B, N, ...), made for several steps at a time."""
+        num_together = max(MAX_ROWS // condition[..., 0].numel(), 1)
+        for i in range(0, len(steps), num_together):
+            together = steps[i : i + num_together]
+            times = torch.tensor([step.time for step in together], device=condition.device)
+            embedded = self.net.embed_time(times)[:, None, None, None] + condition
+            for step, *modulations in zip(together, *self.net.modulations(embedded), strict=True):
+                yield step, modulations
+
+    def _predict(
+        self, x: Tensor, modulations: Sequence[Tensor], frame: WholeFrame | None
+    ) -> Float[Tensor, "p b n c"]:
+        """The network's predictions in float32; tokens of a frame that are not wanted stand for themselves."""
+        rows = x if frame is None else gather_rows(x, frame.ids)
+        predicted = self.net(rows.to(modulations[0].dtype), modulations).float()
+        if frame is None:
             return predicted
-        given, null = predicted.chunk(2)
-        return null + guidance * (given - null)
+        index = frame.ids[..., None].expand_as(predicted)
+        return x.expand(len(predicted), *x.shape).scatter(2, index, predicted)
 
 
-def _scheduler(process: str, shift: float) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
-    if process == "flow":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_STEPS, shift=shift)
-    return DDPMScheduler(
-        num_train_timesteps=NUM_TRAIN_STEPS,
-        beta_schedule="squaredcos_cap_v2",
-        clip_sample=False,
-        timestep_spacing="leading",
-        steps_offset=1,
-    )
+def _autocast_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The precision that matrix products have on a device, for activations of a dtype."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.evaluation.loading import load_batches
+from arvid.data.loading import load_batches
 
 
 class Clips(VideoDataset):

@@ -1,0 +1,45 @@
+"""Windows of another dataset's clips: what is trained on parts of clips can be asked to go on as the clips do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.files import sha256_json
+
+
+class Windows(VideoDataset):
+    """From each clip of a dataset so many frames in a row, at a random place; all else is the whole clip's.
+
+    Args:
+        dataset: the clips.
+        num_frames: of a window.
+        seed: of the places; window i is a pure function of (seed, i).
+
+    Raises UserError for windows that are longer than the clips.
+    """
+
+    def __init__(self, dataset: VideoDataset, *, num_frames: int, seed: int = 0) -> None:
+        if not 1 <= num_frames <= len(dataset[0].video):
+            raise UserError(
+                f"A window has 1 frame to those of the clips ({len(dataset[0].video)}), not {num_frames}."
+            )
+        self.dataset = dataset
+        self.num_frames = num_frames
+        self.seed = seed
+        self.classes = dataset.classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self.dataset[index]
+        rng = np.random.default_rng([self.seed, index])
+        start = int(rng.integers(len(clip.video) - self.num_frames + 1))
+        window = clip.video[start : start + self.num_frames]
+        return dataclasses.replace(clip, video=window, name=f"{clip.name}@{start}")
+
+    def fingerprint(self) -> str:
+        return sha256_json(["windows", self.dataset.fingerprint(), self.num_frames, self.seed])

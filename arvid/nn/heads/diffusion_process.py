@@ -1,0 +1,141 @@
+"""How noise comes into tokens and goes out again: training tables, the sampler's steps, guidance.
+
+The schedules are those of diffusers' schedulers. Their steps are linear in the noisy token, the prediction and fresh
+noise, so a step here is three numbers, and no tensor of a schedule is read while a model samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+from arvid.contracts import SamplingOptions
+
+NUM_TRAIN_STEPS = 1000
+Process = Literal["ddpm", "flow"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step: x becomes keep · x + output · prediction + noise · N(0, 1)."""
+
+    time: float
+    """0 to 1000, as the network is told."""
+    keep: float
+    output: float
+    noise: float
+
+
+def training_table(process: Process, shift: float) -> tuple[Tensor, Tensor]:
+    """Time and noise level of each training step (1000,) in float32: ᾱ for `ddpm`, σ for `flow` (falling)."""
+    if process == "ddpm":
+        levels = _ddpm().alphas_cumprod
+        return torch.arange(NUM_TRAIN_STEPS, dtype=torch.float32), levels
+    scheduler = _flow(shift)
+    return scheduler.timesteps, scheduler.sigmas[:NUM_TRAIN_STEPS]
+
+
+@lru_cache
+def sampling_steps(
+    process: Process, num_steps: int, shift: float = 1.0, new_shift: float | None = None
+) -> tuple[Step, ...]:
+    """The denoising steps from noise to token.
+
+    Args:
+        num_steps: how many. `ddpm` takes every (1000 // num_steps)-th of its steps, so a divisor of 1000 is best.
+        shift: of the flow process in training.
+        new_shift: another one for sampling.
+    """
+    return _ddpm_steps(num_steps) if process == "ddpm" else _flow_steps(num_steps, shift, new_shift)
+
+
+def _ddpm_steps(num_steps: int) -> tuple[Step, ...]:
+    """Ancestral sampling (arXiv 2006.11239, formulas 7 and 15) with the posterior's variance."""
+    scheduler = _ddpm()
+    scheduler.set_timesteps(num_steps)
+    times = scheduler.timesteps.tolist()
+    alphas = scheduler.alphas_cumprod.double().tolist()
+    steps = []
+    for time, after in zip(times, [*times[1:], None], strict=True):
+        alpha = alphas[time]
+        next_alpha = 1.0 if after is None else alphas[after]
+        ratio = alpha / next_alpha
+        of_token = math.sqrt(next_alpha) * (1 - ratio) / (1 - alpha)
+        of_noisy = math.sqrt(ratio) * (1 - next_alpha) / (1 - alpha)
+        variance = (1 - next_alpha) / (1 - alpha) * (1 - ratio)
+        steps.append(
+            Step(
+                time=float(time),
+                keep=of_token / math.sqrt(alpha) + of_noisy,
+                output=-of_token * math.sqrt((1 - alpha) / alpha),
+                noise=math.sqrt(max(variance, 1e-20)),
+            )
+        )
+    return tuple(steps)
+
+
+def _flow_steps(num_steps: int, shift: float, new_shift: float | None) -> tuple[Step, ...]:
+    """Euler steps along the predicted velocity."""
+    scheduler = _flow(shift)
+    if new_shift is not None:
+        scheduler.set_shift(new_shift)
+    scheduler.set_timesteps(num_steps)
+    sigmas = scheduler.sigmas.double().tolist()
+    return tuple(
+        Step(time=time, keep=1.0, output=after - sigma, noise=0.0)
+        for time, sigma, after in zip(
+            scheduler.timesteps.tolist(), sigmas[:-1], sigmas[1:], strict=True
+        )
+    )
+
+
+def guide(predictions: Float[Tensor, "p b n c"], options: SamplingOptions) -> Tensor:
+    """One prediction (B, N, C) of those with the condition, with the null one, and with the frames alone.
+
+    Any leading part of the three may be given. After the released code of NOVA (arXiv 2412.14169).
+    """
+    if len(predictions) == 1:
+        return predictions[0]
+    given, null = predictions[:2]
+    if len(predictions) == 2:
+        return _renormed(null + options.guidance * (given - null), given, options.guidance_renorm)
+    image = predictions[2]
+    guided = null + options.guidance * (given - image)
+    guided = _renormed(guided, given, options.guidance_renorm)
+    return guided + options.image_guidance * (image - null)
+
+
+def _renormed(guided: Tensor, given: Tensor, least: float) -> Tensor:
+    """Guided predictions, shrunk towards the norm of the conditional ones, at most by the factor `least`."""
+    if least >= 1:
+        return guided
+    ratio = given.flatten(1).norm(dim=1) / guided.flatten(1).norm(dim=1)
+    return guided * ratio.clamp(least, 1)[:, None, None]
+
+
+def diffusers_scheduler(
+    process: Process, shift: float
+) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
+    """The scheduler of diffusers that a process is defined by."""
+    return _ddpm() if process == "ddpm" else _flow(shift)
+
+
+def _ddpm() -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=NUM_TRAIN_STEPS,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=False,
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+
+
+def _flow(shift: float) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_STEPS, shift=shift)

@@ -1,0 +1,45 @@
+"""Generators that arvid did not train, in files that `load_generator` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvid.contracts import VideoTokenizer
+from arvid.files import atomic_write
+from arvid.training.export import describe
+from arvid.training.generator_module import CHECKPOINT_KEY
+from arvid.training.setting import describe_imported
+from arvid.training.tokenizer_module import TOKENIZER_KEY
+
+
+def save_generator(
+    path: str | Path,
+    *,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer: VideoTokenizer,
+    record: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint of a generator and its tokenizer.
+
+    Args:
+        path: the file.
+        config: arguments of GeneratorModule as plain data, without `tokenizers`.
+        tensors: state of the module without its tokenizer: names begin with "paradigm." or "conditioner.".
+        tokenizer: goes into the file too.
+        record: where the generator comes from.
+    """
+    state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
+    checkpoint = {
+        "state_dict": {**state, **{name: t.contiguous() for name, t in tensors.items()}},
+        TOKENIZER_KEY: describe(tokenizer),
+        CHECKPOINT_KEY: json.dumps(describe_imported(config, record)),
+    }
+    with atomic_write(path) as temporary:
+        torch.save(checkpoint, temporary)

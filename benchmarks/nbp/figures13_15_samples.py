@@ -1,0 +1,114 @@
+"""Figures 13 to 15 of Next-Block Prediction (arXiv 2502.07737): clips of the largest model, of sizes, of blocks.
+
+Goes on from five real frames, the same ones for all models: figure 13 shows clips of the largest model, figure 14
+the sizes, figure 15 the blocks 1x1x1, a row and a frame. The first line of each clip is the real one.
+
+--checkpoint NAME=PATH shows models that there are: those named like a block (1x1x16) in figure 15, the others in
+figure 14, and the last of these in figure 13.
+
+Writes figure13.png, figure14.png, figure15.png (and .mp4 of each: flicker shows in motion) and results.json to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from arvid.contracts import Clip
+from arvid.data.video import write_video
+from arvid.evaluation.protocols import Protocol
+from arvid.evaluation.variants import Variant, load_variant, scored_clips, train
+from arvid.files import atomic_write
+from arvid.paradigms.next_block import benchmarks as nbp
+from arvid.report.paper import write_page
+from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
+from arvid.sampling.sample import Conditions, sample
+
+NUM_CLIPS = 4
+SHOWN_FPS = 8.0
+NOTES = (
+    "Published: figures 13 to 15 do not name their data, nor what is given. Here five frames are, as on Kinetics-600; "
+    "which frames a picture shows is at equal distances from the first to the last.",
+)
+
+
+def main() -> None:
+    """Train, sample, write."""
+    options = nbp.read_arguments(nbp.parser(__doc__ or "", "runs/nbp-figures13-15"))
+    rows = nbp.given(options, "frames")
+    if not rows:
+        rows = variants(options)
+        train(rows, options.out, nbp.fit_options(options, "frames"))
+    scoring = nbp.scoring(options, ["frames"])
+    protocol = scoring.protocols[0]
+    first = load_variant(rows[0], options.out)
+    dataset = scored_clips(first, protocol, scoring.real.get(protocol.name))
+    clips = [dataset[i] for i in protocol.choose(dataset)[0][:NUM_CLIPS]]
+    videos = {row.name: continued(row, clips, protocol, options) for row in rows}
+    sizes = [name for name in videos if not is_block(name)]
+    shown = {
+        "figure13": sizes[-1:],
+        "figure14": sizes,
+        "figure15": [name for name in videos if is_block(name)],
+    }
+    real = np.stack([clip.video for clip in clips])
+    lines = []
+    for figure, names in shown.items():
+        if names:
+            write(figure, np.stack([real, *(videos[name] for name in names)], axis=1), options)
+            lines.append(f"- {figure}: real clip, {', '.join(names)}")
+    results = {"scale": options.scale, "shown": shown, "clips": [clip.name for clip in clips]}
+    write_page(options.out, "Figures 13 to 15 of NBP: samples", lines, NOTES, results)
+
+
+def is_block(name: str) -> bool:
+    """Whether it is like 1x1x16."""
+    return re.fullmatch(r"\d+x\d+x\d+", name) is not None
+
+
+def variants(options: argparse.Namespace) -> list[Variant]:
+    """Sizes with blocks of a row, and blocks at one of the sizes, which trains a row's only once."""
+    token, row, *_, frame = nbp.published_blocks(*nbp.frame_sides(options))
+    ablated = nbp.ABLATED[options.scale]
+    sizes = [
+        nbp.variant(size, options, "frames", size=size, block=row)
+        for size in nbp.SIZES[options.scale]
+    ]
+    others = [
+        nbp.variant(nbp.block_name(block), options, "frames", size=ablated, block=block)
+        for block in (token, frame)
+    ]
+    same = Variant(name=nbp.block_name(row), checkpoint=options.out / ablated)
+    return [*sizes, others[0], same, others[1]]
+
+
+def continued(
+    row: Variant, clips: Sequence[Clip], protocol: Protocol, options: argparse.Namespace
+) -> np.ndarray:
+    """What a model makes of the first frames, uint8 (clip, T, H, W, 3)."""
+    given = np.stack([clip.video[: protocol.condition_frames] for clip in clips])
+    model = load_variant(row, options.out)
+    return sample(
+        model,
+        Conditions.of_clips(clips),
+        num_frames=len(clips[0].video),
+        first_frames=given,
+        seed=protocol.seed,
+        progress=False,
+    )
+
+
+def write(figure: str, clips: np.ndarray, options: argparse.Namespace) -> None:
+    """A picture of clips (clip, row, T, H, W, 3), a line for each row of each clip, and the first clip as a video."""
+    scale = max(64 // clips.shape[3], 1)
+    sheet = contact_sheet(clips.reshape(-1, *clips.shape[2:]), num_frames=9, scale=scale)
+    with atomic_write(options.out / f"{figure}.png") as temporary:
+        temporary.write_bytes(encode_png(sheet))
+    write_video(options.out / f"{figure}.mp4", side_by_side(clips[0]), SHOWN_FPS)
+
+
+if __name__ == "__main__":
+    main()

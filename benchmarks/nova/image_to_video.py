@@ -1,0 +1,95 @@
+"""Image to video with NOVA, with and without text (arXiv 2412.14169, section 4.3, figure 6).
+
+A NOVA that was trained on text to video alone is given the first frame of real clips, once with their captions and once
+without, and goes on to the trained length. The paper shows pictures; here they come with what can be measured: PSNR,
+SSIM and LPIPS against the real clip (of which there are many possible continuations, all the more without text), how
+much the clips move, on sprites what they show.
+
+examples:
+  arvid bench nova/image_to_video
+  arvid bench nova/image_to_video --run runs/nova-tam/nova --data videos/
+
+Writes table.md, results.json, index.html and figure6.png: of each clip the real one, then with and without text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from arvid.contracts import Clip
+from arvid.data.sprites import Sprites
+from arvid.evaluation.harness import evaluate
+from arvid.evaluation.protocols import Protocol, get_protocol
+from arvid.evaluation.row_kinds import ModelRow, Videos
+from arvid.evaluation.rows import evaluate_references, validation_set
+from arvid.evaluation.variants import REFERENCES, folders, train, usable
+from arvid.files import sha256_file
+from arvid.paradigms.nova import benchmarks as nova
+from arvid.report import tables
+from arvid.report.page import write_report
+from arvid.report.paper import write_page
+from arvid.training.generator_module import checkpoint_path, load_generator
+
+NUM_CLIPS = 64
+NOTES = ("Published: pictures alone (figure 6).",)
+
+
+class WithoutText(ModelRow):
+    """The model with the given frame alone."""
+
+    def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
+        silent = [dataclasses.replace(clip, caption="", label=None) for clip in clips]
+        return super().generate(silent, protocol, batch)
+
+
+def main() -> None:
+    """Train, continue, write."""
+    parser = nova.parser(__doc__ or "", "runs/nova-image-to-video")
+    parser.add_argument("--run", type=Path, help="trained model: run folder or file (train one)")
+    options = nova.read_arguments(parser)
+    run = options.run or options.out / "nova"
+    if options.run is None:
+        train([nova.variant("nova", options)], options.out, nova.shared_options(options))
+    model = load_generator(run)
+    real = validation_set(model)
+    found = get_protocol(f"{nova.setting(options)}-prediction")
+    protocol, notes = usable(
+        dataclasses.replace(
+            found,
+            name="nova-image-to-video",
+            summary="The first frame continued to the trained length.",
+            num_clips=options.num_clips or NUM_CLIPS,
+            condition_frames=1,
+            metrics=(
+                *("psnr", "ssim", "lpips", "motion"),
+                *(("attributes",) if isinstance(real, Sprites) else ()),
+            ),
+        )
+    )
+    records = evaluate_references([run], protocol, options.out / REFERENCES)
+    for name, kind in (("with text", ModelRow), ("without text", WithoutText)):
+        checksum = sha256_file(checkpoint_path(run))
+        row = kind(model, name, run=run, checkpoint_sha256=checksum)
+        records.append(
+            evaluate(row, protocol, real, options.out / name, description=model.description)
+        )
+    comparison = write_report(folders(records), options.out, title="Image to video with NOVA")
+    clips = nova.generated_clips([r for r in records if r.row == "trained"], 4)
+    chosen = protocol.choose(real)[0][: len(clips)]
+    truth = np.stack([real[i].video for i in chosen])[:, None]
+    nova.write_picture(options.out / "figure6.png", np.concatenate([truth, clips], axis=1))
+    results = {
+        "scale": options.scale,
+        "protocol": protocol.describe(real),
+        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+    }
+    lines = [tables.markdown(comparison)]
+    write_page(options.out, "NOVA: image to video", lines, [*NOTES, *notes], results)
+
+
+if __name__ == "__main__":
+    main()

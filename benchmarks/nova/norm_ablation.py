@@ -1,0 +1,185 @@
+"""Where the norms of NOVA sit (arXiv 2412.14169, section 4.4, appendix B, figure 8b).
+
+Trains NOVA with its norms before the branches, after the residual sums, and on the branches before those sums (NOVA's
+own), one after another under one setting, and follows variance and largest value of what the blocks put out. The paper
+reports overflow and unsteady variance with the first. Numbers beyond 65,504 overflow in half precision; what has not
+come to that by the end of a short training shows how it goes. A training whose loss is not finite is a line, too.
+
+example:
+  arvid bench nova/norm_ablation --trainer.max_steps=600
+
+Writes table.md, results.json, index.html and figure8b.png: variance and largest value over training and over depth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from arvid.contracts import UserError
+from arvid.evaluation.curves import read_curve
+from arvid.evaluation.records import ResultRecord
+from arvid.evaluation.variants import Variant, folders, score, train
+from arvid.paradigms.nova import benchmarks as nova
+from arvid.report import tables
+from arvid.report.page import write_report
+from arvid.report.panels import colours, write_png
+from arvid.report.paper import Cell, headings, metric_cells, table, write_page
+from arvid.training.activations import FP16_MAX, LARGEST, VARIANCE, block_names
+
+ROWS = {
+    "before the branch": "pre",
+    "after the residual": "post",
+    "branch, before the residual": "branch",
+}
+"""The paper's figure 2 of the appendix from left to right; the last is NOVA's."""
+WATCH = "--trainer.callbacks+=arvid.training.activations.Activations"
+NOTES = (
+    "Published: figure 8b shows curves; their values are not given in words or tables. Variance and largest value are "
+    "those of the outputs of transformer blocks in the steps that are logged, in the precision of training.",
+)
+
+STACKS = ("temporal", "spatial.encoder", "spatial.decoder")
+"""Of blocks, in the order in which they are computed."""
+
+Series = dict[str, list[tuple[float, float]]]
+"""By block, in their order: (step, value)."""
+
+
+def main() -> None:
+    """Train, score, draw, write."""
+    options = nova.read_arguments(nova.parser(__doc__ or "", "runs/nova-norms"))
+    rows = [nova.variant(name, options, norm=norm) for name, norm in ROWS.items()]
+    failed = train_each(rows, options)
+    protocol, notes = nova.protocol(options)
+    finished = [row for row in rows if row.name not in failed]
+    records = score(finished, [protocol], options.out)
+    comparison = write_report(folders(records), options.out, title="Where NOVA's norms sit")
+    watched = {
+        row.name: {part: read_blocks(options.out / row.name, part) for part in (VARIANCE, LARGEST)}
+        for row in rows
+    }
+    palette = dict(zip(ROWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+    palette |= {
+        name: colour for name, colour in colours(comparison.rows).items() if name in palette
+    }
+    draw(options.out / "figure8b.png", watched, palette)
+    lines = [*our_table(records, watched, failed), "", tables.markdown(comparison)]
+    results = {
+        "scale": options.scale,
+        "blocks": watched,
+        "failed": failed,
+        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+    }
+    write_page(options.out, "NOVA: where the norms sit", lines, [*NOTES, *notes], results)
+
+
+def train_each(rows: Sequence[Variant], options: argparse.Namespace) -> dict[str, str]:
+    """Train one after another; why those failed that did. Raises UserError if all did."""
+    failed = {}
+    for row in rows:
+        try:
+            train([row], options.out, [WATCH, *nova.shared_options(options)])
+        except UserError as error:
+            if "not finite" not in str(error):
+                raise
+            print(f"{row.name}: {error}", file=sys.stderr)
+            failed[row.name] = str(error).splitlines()[-1]
+    if len(failed) == len(rows):
+        raise UserError("None of the trainings ended: lower --model.init_args.optimizer.lr.")
+    return failed
+
+
+def read_blocks(run: Path, part: str) -> Series:
+    """What a run's logs hold of its blocks."""
+    found: Series = {}
+    for name in sorted(block_names(run), key=place):
+        points = [(p["step"], p.get("train_loss")) for p in read_curve(run, part + name)]
+        found[name] = [(s, v) for s, v in points if s is not None and v is not None]
+    return found
+
+
+def place(block: str) -> tuple[int, int]:
+    """Where in the network a block is: `temporal.3`, `spatial.encoder.0`, `spatial.decoder.0`."""
+    stack, _, number = block.rpartition(".")
+    return STACKS.index(stack), int(number)
+
+
+def our_table(
+    records: Sequence[ResultRecord],
+    watched: Mapping[str, Mapping[str, Series]],
+    failed: Mapping[str, str],
+) -> list[str]:
+    """A line for each row: the blocks' extremes over training, and the scores."""
+    metrics = headings(records, {})
+    by_name = {record.name: record for record in records}
+    lines: list[list[Cell]] = []
+    for name in [*(r.name for r in records if r.row == "reference"), *ROWS]:
+        found = watched.get(name)
+        cells: list[Cell] = [None] * 4
+        if found:
+            first, final = (largest_at(found[VARIANCE], end) for end in (0, -1))
+            peak = max(value for points in found[LARGEST].values() for _, value in points)
+            cells = [first, final, peak, "no" if peak <= FP16_MAX else "yes"]
+        label = name if found else f"*{name}*"
+        note = f" (stopped: {failed[name]})" if name in failed else ""
+        lines.append([label + note, *cells, *metric_cells(by_name.get(name), list(metrics))])
+    watching = ("variance at first", "variance at last", "largest value", "beyond fp16")
+    return table(("", *watching, *metrics.values()), lines)
+
+
+def largest_at(series: Series, end: int) -> float:
+    """The largest of the blocks' values at the first (0) or last (-1) point."""
+    return max(points[end][1] for points in series.values())
+
+
+def draw(
+    path: Path, watched: Mapping[str, Mapping[str, Series]], palette: Mapping[str, str]
+) -> None:
+    """The largest over blocks against training, and each block's last against depth."""
+
+    def over_training(axis: Axes, part: str, title: str) -> None:
+        for name, found in watched.items():
+            columns = list(zip(*found[part].values(), strict=True))
+            steps = [column[0][0] for column in columns]
+            values = [max(value for _, value in column) for column in columns]
+            axis.plot(steps, values, color=palette[name], label=name)
+        axis.set(xlabel="training step", yscale="log", title=title)
+        plain_ticks(axis)
+
+    def peaks(axis: Axes) -> None:
+        over_training(axis, LARGEST, "Largest value, of all blocks")
+        axis.axhline(FP16_MAX, color="#c0392b", lw=1.2)
+        axis.annotate(
+            "fp16 overflows", (0, FP16_MAX), (2, -10), textcoords="offset points", fontsize=8
+        )
+        axis.legend(frameon=False, fontsize=8)
+
+    def over_depth(axis: Axes) -> None:
+        for name, found in watched.items():
+            ends = [points[-1][1] for points in found[VARIANCE].values()]
+            axis.plot(range(1, len(ends) + 1), ends, "o-", ms=3, color=palette[name], label=name)
+        axis.set(xlabel="block", yscale="log", title="Variance at the end, by block")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plain_ticks(axis)
+
+    variance = partial(over_training, part=VARIANCE, title="Variance, largest of all blocks")
+    write_png(path, [variance, peaks, over_depth])
+
+
+def plain_ticks(axis: Axes) -> None:
+    """Write powers of ten as numbers."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+if __name__ == "__main__":
+    main()

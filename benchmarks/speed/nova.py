@@ -1,0 +1,430 @@
+"""How long NOVA takes to draw a clip and to train a step, which part takes it, and how far that is from the bound.
+
+The bound is the time that the counted FLOPs would take at the throughput of one large product of matrices, measured on
+the same machine; the utilisation is its share of the time taken. FLOPs are counted on the meta device. Attention counts
+in full, also where a mask hides half of it. Weights are random, which does not change the time.
+
+  as it is   what `arvid sample` and `arvid fit` run
+  compiled   the blocks of the transformers and the diffusion MLP through torch.compile
+
+scales:
+  demo    width 256, 4 + 8 layers, 5 latent frames of 32x32, 16 sets, 10 diffusion steps, in float32 on one thread of a
+          CPU. Processor time counts, so that it matters less what else the machine does.
+  paper   the published video model of 0.6 billion parameters at 33 frames of 768x480, 64 sets, 25 diffusion steps, on a
+          GPU: sampling with weights in bfloat16, training in mixed precision
+
+examples:
+  arvid bench speed/nova
+  arvid bench speed/nova --scale paper --out runs/speed-nova-paper
+
+Writes table.md and results.json to --out. Some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenSpec,
+    UserError,
+)
+from arvid.evaluation.processes import best_device
+from arvid.evaluation.records import code_version, hardware
+from arvid.files import atomic_write, write_json
+from arvid.nn.attention import TransformerBlock
+from arvid.paradigms.nova import NOVA
+
+Result = dict[str, Any]
+Amounts = dict[str, float]
+"""Seconds or FLOPs of each part, and of all."""
+Read = Callable[[], float]
+"""Seconds or FLOPs that have passed so far."""
+
+SPEC = TokenSpec("continuous", 4, (4, 8, 8), True)
+GUIDANCE = 5.0
+MASKED = 0.85
+"""Share of the tokens that a training step masks, about the mean of the distribution it is drawn from."""
+PARTS = ("temporal layers", "spatial layers", "diffusion head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A model, what it draws, and where."""
+
+    device: str
+    dtype: str
+    size: Size
+    grid: TokenGrid
+    text: tuple[int, int]
+    """Numbers of a text feature, and features of a prompt."""
+    base_frames: int
+    num_sets: int
+    diffusion_steps: int
+    sampling_batches: tuple[int, ...]
+    training_batches: tuple[int, ...]
+    matrix: int
+    """Side of the matrices whose product gives the bound."""
+
+    def build(self) -> NOVA:
+        """The model, with random weights."""
+        torch.manual_seed(0)
+        dim, length = self.text
+        context = ContextSpec(text_dim=dim, text_len=length, motion=True)
+        return NOVA(
+            SPEC,
+            self.grid,
+            context,
+            self.size,
+            num_sets=self.num_sets,
+            base_frames=self.base_frames,
+            nulls="table",
+        )
+
+    def condition(self, batch: int, device: str) -> Condition:
+        """Prompts that fill all places."""
+        dim, length = self.text
+        return Condition(
+            text=torch.randn(batch, length, dim, device=device),
+            text_mask=torch.ones(batch, length, dtype=torch.bool, device=device),
+            motion=torch.full((batch,), 5.0, device=device),
+        )
+
+
+DEMO = Scale(
+    device="cpu",
+    dtype="float32",
+    size=Size(dim=256, depth=12, num_heads=4, head_dim=320, head_depth=3),
+    grid=TokenGrid(5, 32, 32),
+    text=(64, 16),
+    base_frames=8,
+    num_sets=16,
+    diffusion_steps=10,
+    sampling_batches=(1,),
+    training_batches=(2,),
+    matrix=1024,
+)
+PAPER = Scale(
+    device="cuda",
+    dtype="bfloat16",
+    size=Size(dim=1024, depth=48, num_heads=16, head_dim=1280, head_depth=3),
+    grid=TokenGrid(9, 60, 96),
+    text=(2560, 256),
+    base_frames=16,
+    num_sets=64,
+    diffusion_steps=25,
+    sampling_batches=(1, 24),
+    training_batches=(1, 4),
+    matrix=8192,
+)
+SCALES = {"demo": DEMO, "paper": PAPER}
+
+
+def main() -> None:
+    """Measure every case, print, write."""
+    options = parse_arguments()
+    scale = SCALES[options.scale]
+    if scale.device == "cuda" and str(best_device()) != "cuda":
+        raise UserError(f"Scale {options.scale} needs a GPU; --scale demo runs on a CPU.")
+    if scale.device == "cpu":
+        torch.set_num_threads(1)
+    torch._dynamo.config.recompile_limit = 64  # with and without a cache, for each number of passes
+    started = time.monotonic()
+    ways = ("as it is",) if options.no_compile else ("as it is", "compiled")
+    report = {
+        "scale": options.scale,
+        "model": asdict(scale),
+        "parameters": sum(p.numel() for p in on_meta(scale).parameters()),
+        "flops_per_second": throughput(scale),
+        "cases": [
+            case(scale, kind, batch, ways, options.rounds)
+            for kind, batches in (
+                ("sampling", scale.sampling_batches),
+                ("training", scale.training_batches),
+            )
+            for batch in batches
+        ],
+        "code_version": code_version(),
+        "torch": torch.__version__,
+        "hardware": hardware(),
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(options.out / "results.json", report)
+    page = markdown(report)
+    with atomic_write(options.out / "table.md") as temporary:
+        temporary.write_text(page)
+    print(page)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", choices=SCALES, default="demo")
+    parser.add_argument("--rounds", type=int, default=2, help="of timing; the best one counts")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiling out")
+    parser.add_argument("--out", type=Path, default=Path("runs/speed-nova"))
+    return parser.parse_args()
+
+
+def case(scale: Scale, kind: str, batch: int, ways: tuple[str, ...], rounds: int) -> Result:
+    """FLOPs of one clip drawn or one step trained, and the seconds of it in each way."""
+    flops = sampling_flops(scale, batch) if kind == "sampling" else training_flops(scale, batch)
+    found: Result = {"kind": kind, "batch": batch, "flops": flops, "ways": {}, "failed": {}}
+    for way in ways:
+        try:
+            found["ways"][way] = timed(scale, kind, batch, way, rounds)
+        except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+            # out of memory, or the compiler: a row of the table like others
+            found["failed"][way] = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return found
+
+
+def timed(scale: Scale, kind: str, batch: int, way: str, rounds: int) -> Result:
+    """Seconds of each part and in all, in the best of some rounds, and the peak memory of a GPU."""
+    model = scale.build().to(scale.device)
+    if way == "compiled":
+        compile_blocks(model)
+    if kind == "sampling":
+        model.eval().to(getattr(torch, scale.dtype))
+        work = partial(draw, model, scale, batch)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        work = partial(step, model, optimizer, scale, batch)
+    read = clock(scale.device)
+    work(read)  # warms up
+    if scale.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    best = min((work(read) for _ in range(rounds)), key=lambda seconds: seconds["all"])
+    found: Result = {"seconds": best}
+    if scale.device == "cuda":
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / 2**30
+    return found
+
+
+def compile_blocks(model: NOVA) -> None:
+    """Each block by itself, so that all of a stack share one compilation."""
+    for module in model.modules():
+        if isinstance(module, TransformerBlock):
+            module.compile(dynamic=True)
+    model.head.net.compile(dynamic=True)  # type: ignore[union-attr, operator]
+
+
+# The work
+
+
+def draw(
+    model: NOVA, scale: Scale, batch: int, read: Read, grid: TokenGrid | None = None, **options: int
+) -> Amounts:
+    """A batch of clips, with guidance: what passed in each part, the rest, and all of it."""
+    device = next(model.parameters()).device.type
+    wanted = {"diffusion_steps": scale.diffusion_steps, **options}
+    condition = scale.condition(batch, device)
+    with parts(model, "sample", read) as found:
+        begun = read()
+        model.generate(
+            condition,
+            grid or scale.grid,
+            options=SamplingOptions(guidance=GUIDANCE, **wanted),  # type: ignore[arg-type]
+        )
+        return with_rest(found, "rest", read() - begun)
+
+
+def step(
+    model: NOVA, optimizer: torch.optim.Optimizer | None, scale: Scale, batch: int, read: Read
+) -> Amounts:
+    """A training step: what passed in each part of the forward pass, in the backward pass and in the optimizer."""
+    device = next(model.parameters()).device.type
+    grid = scale.grid
+    tokens = torch.randn(batch, grid.t, grid.h, grid.w, SPEC.size, device=device)
+    condition = scale.condition(batch, device)
+    low = scale.dtype == "bfloat16" and device == "cuda"
+    with (
+        parts(model, "loss", read) as found,
+        mock.patch("arvid.paradigms.nova.paradigm.draw_mask_ratio", return_value=MASKED),
+    ):
+        begun = read()
+        with torch.autocast(device, torch.bfloat16) if low else torch.enable_grad():
+            loss = model.train().loss(tokens, condition)["loss"]
+        forward = read()
+        loss.backward()
+        backward = read()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        end = read()
+    found = with_rest(found, "rest of the forward pass", forward - begun)
+    return {
+        **found,
+        "backward": backward - forward,
+        "optimizer": end - backward,
+        "all": end - begun,
+    }
+
+
+def clock(device: str) -> Read:
+    """Seconds: of the processor on CPUs, of the wall on GPUs, when they have done what they were given."""
+    if device == "cpu":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return synchronised
+
+
+@contextmanager
+def parts(model: NOVA, use_of_head: str, read: Read) -> Iterator[Amounts]:
+    """Adds up what passes in temporal layers, spatial layers and head while the block runs."""
+    found = dict.fromkeys(PARTS, 0.0)
+    watched = [
+        ("temporal layers", model.temporal, "forward"),
+        ("temporal layers", model.temporal, "step"),
+        ("temporal layers", model.temporal, "indicator"),
+        ("spatial layers", model.spatial, "forward"),
+        ("diffusion head", model.head, use_of_head),
+    ]
+    with ExitStack() as stack:
+        for name, module, method in watched:
+            usual = getattr(module, method)
+            stack.enter_context(mock.patch.object(module, method, adding(usual, name, found, read)))
+        yield found
+
+
+def adding(
+    function: Callable[..., Any], name: str, found: Amounts, read: Read
+) -> Callable[..., Any]:
+    """The function, with what passes in it added to a part."""
+
+    def added(*args: Any, **kwargs: Any) -> Any:
+        begun = read()
+        result = function(*args, **kwargs)
+        found[name] += read() - begun
+        return result
+
+    return added
+
+
+def with_rest(found: Amounts, name: str, total: float) -> Amounts:
+    """The parts, what they leave of the total, and the total."""
+    return {**found, name: total - sum(found.values()), "all": total}
+
+
+# The bound
+
+
+def on_meta(scale: Scale) -> NOVA:
+    """The model without memory."""
+    with torch.device("meta"):
+        return scale.build()
+
+
+def sampling_flops(scale: Scale, batch: int) -> Amounts:
+    """FLOPs of a batch of clips. Frames differ in the temporal layers alone, so that one frame is counted in full."""
+    model = on_meta(scale).eval()
+    with FlopCounterMode(display=False) as counter:
+        one = TokenGrid(1, scale.grid.h, scale.grid.w)
+        frame = draw(model, scale, batch, counter.get_total_flops, one)
+        clip = draw(model, scale, batch, counter.get_total_flops, num_sets=1, diffusion_steps=1)
+    for name in ("spatial layers", "diffusion head"):
+        clip[name] = frame[name] * scale.grid.t
+    clip.pop("all")
+    return {**clip, "all": sum(clip.values())}
+
+
+def training_flops(scale: Scale, batch: int) -> Amounts:
+    """FLOPs of a training step; the optimizer's are not counted."""
+    with FlopCounterMode(display=False) as counter:
+        return step(on_meta(scale), None, scale, batch, counter.get_total_flops)
+
+
+def throughput(scale: Scale) -> float:
+    """FLOPs per second of a product of large matrices, at best."""
+    shape = (scale.matrix, scale.matrix)
+    x = torch.randn(shape, device=scale.device, dtype=getattr(torch, scale.dtype))
+    read = clock(scale.device)
+
+    def seconds() -> float:
+        begun = read()
+        for _ in range(5):
+            x @ x
+        return (read() - begun) / 5
+
+    return 2 * scale.matrix**3 / min(seconds() for _ in range(8))
+
+
+# The report
+
+
+def markdown(report: Result) -> str:
+    """The page: a table for each case."""
+    scale, rate = report["model"], report["flops_per_second"]
+    lines = [f"# Speed of NOVA, scale {report['scale']}", ""]
+    lines += [f"{report['parameters'] / 1e6:.3g}M parameters, {scale['dtype']}. ", ""]
+    lines[-2] += (
+        f"{scale['grid']['t']} latent frames of {scale['grid']['h']}x{scale['grid']['w']}; "
+    )
+    lines[-2] += (
+        f"sampling in {scale['num_sets']} sets with {scale['diffusion_steps']} diffusion steps and guidance."
+    )
+    lines += [f"The bound is {rate / 1e9:,.0f} GFLOP/s, which a product of matrices attains. "]
+    lines[-1] += (
+        f"On {report['hardware']}, torch {report['torch']}, arvid {report['code_version']}."
+    )
+    for case in report["cases"]:
+        lines += ["", *case_lines(case, rate)]
+    return "\n".join([*lines, ""])
+
+
+def case_lines(case: Result, rate: float) -> list[str]:
+    """One table: FLOPs and bound of each part; its seconds, share of all and utilisation in each way."""
+    what = "A batch of clips" if case["kind"] == "sampling" else "A training step"
+    lines = [f"## {what}: {case['batch']}", ""]
+    titles = [f"{way}: {cell}" for way in case["ways"] for cell in ("s", "share", "utilisation")]
+    lines += header("part", "GFLOP", "bound (s)", *titles)
+    for part, flops in case["flops"].items():
+        cells = [part, f"{flops / 1e9:,.1f}", f"{flops / rate:.3f}"]
+        for way in case["ways"].values():
+            seconds = way["seconds"][part]
+            share = seconds / way["seconds"]["all"]
+            used = f"{flops / rate / seconds:.0%}" if flops and seconds else ""
+            cells += [f"{seconds:.3f}", f"{share:.1%}", used]
+        lines.append(line(*cells))
+    notes = [f"{way}: failed, {why}." for way, why in case["failed"].items()]
+    notes += [
+        f"{name}: at most {way['peak_gb']:.1f} GB."
+        for name, way in case["ways"].items()
+        if "peak_gb" in way
+    ]
+    return [*lines, "", *notes] if notes else lines
+
+
+def header(first: str, *rest: str) -> list[str]:
+    """Titles of a table's columns, and the line below them."""
+    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
+
+
+def line(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""How NOVA draws a clip: frame after frame, or (the ablation without temporal autoregression) all frames at once.
+
+Inside a frame its tokens come in sets at random places. B clips, P passes of guidance, L tokens of a frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arvid.contracts import SamplingOptions, UserError
+from arvid.nn.attention import KVCache
+from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
+from arvid.nn.tokens import to_patches
+from arvid.paradigms.nova.schedule import random_orders, set_sizes
+from arvid.paradigms.nova.spatial import read_tokens, write_tokens
+
+if TYPE_CHECKING:
+    from arvid.paradigms.nova.paradigm import NOVA
+
+Indicators = Callable[[Tensor, Tensor], Tensor]
+"""Of the tokens so far and the places of those that are known: the indicators (P, B, L', D)."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a generation has in common over its frames."""
+
+    model: NOVA
+    context: Float[Tensor, "p b s d"]
+    num_frames: int
+    options: SamplingOptions
+    generator: torch.Generator | None
+    on_step: Callable[[], None] | None
+
+    def frame_by_frame(self, prefix: list[Tensor]) -> Iterator[Tensor]:
+        """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
+        frames, window = list(prefix), _Window(self)
+        orders: Tensor | None = None
+        while len(frames) < self.num_frames:
+            indicator = window.indicator(frames)
+            if orders is None or self.model.order == "frame":
+                orders = self._orders(self.context.shape[1])
+            tokens = self._fill(orders, lambda *_, indicator=indicator: indicator)
+            frames.append(self.model.to_frames(tokens))
+            yield frames[-1]
+
+    def all_at_once(self, prefix: list[Tensor]) -> Tensor:
+        """All frames (B, T', h, w[, C]) after the given ones, each set spread over all of them."""
+        model, batch, new = self.model, self.context.shape[1], self.num_frames - len(prefix)
+        given = torch.stack(prefix, dim=1) if prefix else None
+
+        def indicators(tokens: Tensor, known: Tensor) -> Tensor:
+            frames = model.to_frames(tokens).unflatten(0, (batch, new))
+            seen = model.known_places(known).unflatten(0, (batch, new))
+            if given is not None:
+                frames = torch.cat([given, frames], dim=1)
+                seen = torch.cat([seen.new_ones(given.shape[:4]), seen], dim=1)
+            out = model.temporal.whole_clip(self.context, frames, seen)
+            return out[:, :, -new:].flatten(1, 2)
+
+        if model.order == "video":
+            orders = self._orders(batch).repeat_interleave(new, dim=0)
+        else:
+            orders = self._orders(batch * new)
+        tokens = self._fill(orders, indicators)
+        return model.to_frames(tokens).unflatten(0, (batch, new))
+
+    def _orders(self, num: int) -> Tensor:
+        return random_orders(num, self.model.num_positions, self.context.device, self.generator)
+
+    def _fill(self, orders: Int[Tensor, "n l"], indicators: Indicators) -> Tensor:
+        """The tokens (N, L[, p·p·C]) of N frames, set by set."""
+        model, options = self.model, self.options
+        tokens = model.empty_tokens(len(orders), orders.device)
+        sizes = set_sizes(model.num_positions, options.num_sets or model.num_sets)
+        start = 0
+        for i, size in enumerate(sizes):
+            known, new = orders[:, :start], orders[:, start : start + size]
+            indicator = indicators(tokens, known)
+            hidden = model.spatial(indicator, read_tokens(tokens, known), known, new)
+            tokens = write_tokens(tokens, new, self._tokens(hidden, new, (i + 1) / len(sizes)))
+            start += size
+            if self.on_step is not None:
+                self.on_step()
+        return tokens
+
+    def _tokens(self, hidden: Float[Tensor, "p n m d"], places: Tensor, progress: float) -> Tensor:
+        """Draw the tokens of a set; `progress` is the share of sets done with it."""
+        options, head = self.options, self.model.head
+        if options.guidance_min is not None:  # a ramp
+            rise = options.guidance - options.guidance_min
+            guidance = options.guidance_min + rise * progress
+            options = dataclasses.replace(options, guidance=guidance, guidance_min=None)
+        null = hidden[1] if len(hidden) > 1 else None
+        if not isinstance(head, DiffusionHead):
+            return head.sample(
+                hidden[0], options=options, null_hidden=null, generator=self.generator
+            )
+        whole = WholeFrame(places, lambda: self._whole_noise(len(places)))
+        return head.sample(
+            hidden[0],
+            options=options,
+            null_hidden=null,
+            image_hidden=hidden[2] if len(hidden) > 2 else None,
+            generator=self.generator,
+            frame=whole if options.whole_noise else None,
+        )
+
+    def _whole_noise(self, num: int) -> Tensor:
+        """Noise for all tokens (N, L, p·p·C) of frames, drawn channel by channel as the released code does."""
+        spec, grid = self.model.spec, self.model.grid
+        shape = (num, spec.size, grid.h, grid.w)
+        noise = torch.randn(shape, generator=self.generator, device=self.context.device)
+        return to_patches(noise.movedim(1, -1), spec, self.model.patch)
+
+
+class _Window:
+    """Indicators of frames one after another, from a cache or anew from all frames of the window.
+
+    Without `overlap` the window is the whole clip, whose times are stretched over the trained ones however long it is
+    (released code). With it, a clip that is longer than trained is seen through a window of the trained length. When
+    that is full it moves on: context and BOV are put in front of the last `overlap` frames, which go in as given ones,
+    and times count from there. The paper says no more of it than "by shifting both the text and BOV embeddings".
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        trained, options = draw.model.grid.t, draw.options
+        self.temporal = draw.model.temporal
+        self.context = draw.context
+        self.use_cache = options.use_cache
+        self.length = draw.num_frames
+        self.overlap = 0
+        self.start = 0
+        self.anchor: Tensor | None = None
+        self.caches: list[KVCache] | None = None
+        if options.overlap is not None and draw.num_frames > trained:
+            if options.overlap >= trained:
+                raise UserError(
+                    f"An overlap of {options.overlap} latent frames leaves nothing to draw in a window of {trained}: "
+                    "make it smaller."
+                )
+            self.length, self.overlap = trained, options.overlap
+        self._begin(0)
+
+    def indicator(self, frames: list[Tensor]) -> Float[Tensor, "p b l d"]:
+        """Indicator of the frame after `frames`."""
+        if len(frames) - self.start >= self.length:
+            self._begin(len(frames) - self.overlap)
+        past = frames[self.start :]
+        if self.anchor is None or self.caches is None:
+            given = torch.stack(past, dim=1) if past else None
+            out = self.temporal(self.context, given, self.length, self.caches)
+            self.anchor, current = out[:, :, 0], out[:, :, -1]
+        else:
+            current = self.temporal.step(
+                len(self.context), past[-1], len(past), self.length, self.caches
+            )
+        return self.temporal.indicator(self.anchor, current) if past else current
+
+    def _begin(self, start: int) -> None:
+        self.start, self.anchor = start, None
+        if self.use_cache:
+            length = self.context.shape[2] + self.length * self.temporal.num_tokens
+            self.caches = self.temporal.layers.new_caches(length)

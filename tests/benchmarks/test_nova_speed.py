@@ -1,0 +1,109 @@
+"""The speed benchmark of NOVA: its parts add up, its FLOPs are those of the work, its page holds every case."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from arvid.contracts import Size, TokenGrid, UserError
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/speed/nova.py"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("speed_nova", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny(script: ModuleType) -> Any:
+    return dataclasses.replace(
+        script.DEMO,
+        size=Size(dim=32, depth=6, num_heads=2, head_dim=16, head_depth=1),
+        grid=TokenGrid(3, 8, 8),
+        text=(8, 4),
+        num_sets=3,
+        diffusion_steps=3,
+        matrix=64,
+    )
+
+
+def test_one_frame_counted_stands_for_all(script: ModuleType) -> None:
+    scale = tiny(script)
+    with FlopCounterMode(display=False) as counter:
+        script.draw(script.on_meta(scale).eval(), scale, 2, counter.get_total_flops)
+    counted = script.sampling_flops(scale, 2)
+    assert counted["all"] == counter.get_total_flops()
+    assert min(counted[name] for name in script.PARTS) > 0
+    one = script.sampling_flops(scale, 1)["all"]
+    assert counted["all"] == pytest.approx(2 * one, rel=0.01)  # embedded times serve all clips
+
+
+def test_the_way_back_costs_about_twice_the_way_forward(script: ModuleType) -> None:
+    counted = script.training_flops(tiny(script), 1)
+    forward = sum(v for k, v in counted.items() if k not in ("backward", "optimizer", "all"))
+    assert counted["all"] == forward + counted["backward"]
+    assert 1.7 < counted["backward"] / forward < 2.3
+
+
+def test_the_parts_add_up_and_the_model_is_left_as_it_was(script: ModuleType) -> None:
+    scale = tiny(script)
+    model = scale.build().eval()
+    seconds = script.draw(model, scale, 1, script.clock("cpu"))
+    assert seconds["all"] == pytest.approx(sum(v for k, v in seconds.items() if k != "all"))
+    assert all(v >= 0 for v in seconds.values())
+    assert max(seconds[name] for name in script.PARTS) > 0
+    assert "forward" not in vars(model.spatial)
+    assert "sample" not in vars(model.head)
+
+
+def test_the_published_model_has_its_size(script: ModuleType) -> None:
+    """Facts §1.12: 644,194,320 trainable numbers."""
+    model = script.on_meta(script.PAPER)
+    assert sum(p.numel() for p in model.parameters()) == 644_194_320
+
+
+def test_a_gpu_is_asked_for(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["nova", "--scale", "paper"])
+    with pytest.raises(UserError, match="GPU"):
+        script.main()
+
+
+def test_the_page(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(script.SCALES, "demo", tiny(script))
+    monkeypatch.setattr(sys, "argv", ["nova", "--no-compile", "--rounds=1", f"--out={tmp_path}"])
+    script.main()
+    page = (tmp_path / "table.md").read_text()
+    assert "## A batch of clips: 1" in page
+    assert "## A training step: 2" in page
+    for part in (*script.PARTS, "rest", "backward", "optimizer", "all"):
+        assert f"| {part} |" in page
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert [case["kind"] for case in report["cases"]] == ["sampling", "training"]
+    assert all(case["ways"]["as it is"]["seconds"]["all"] > 0 for case in report["cases"])
+    assert report["flops_per_second"] > 0
+
+
+def test_what_fails_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(script, "timed", out_of_memory)
+    found = script.case(tiny(script), "training", 1, ("as it is",), 1)
+    assert script.case_lines(found, 1.0)[-1] == "as it is: failed, RuntimeError out of memory."

@@ -1,0 +1,144 @@
+"""Long rows of logits on a CPU, which are drawn from without sorting them, and products with few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from arvid.contracts import SamplingOptions, UserError
+from arvid.nn.heads import categorical
+from arvid.nn.heads.categorical import CategoricalHead, candidates, draw
+
+LENGTH = 5000
+
+
+def rows(kind: str) -> Tensor:
+    """Logits (3, V): smooth, with many ties, peaked, or all the same."""
+    logits = torch.randn(3, LENGTH, generator=torch.Generator().manual_seed(0))
+    return {
+        "smooth": logits,
+        "tied": logits.bfloat16().float(),
+        "peaked": 8 * logits,
+        "equal": torch.zeros_like(logits),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "tied", "peaked", "equal"])
+@pytest.mark.parametrize("k", [1, 7, 1250, LENGTH - 1])
+def test_the_kth_largest_is_exact(kind: str, k: int) -> None:
+    for row in rows(kind):
+        assert categorical._kth_largest(row.numpy(), k) == row.topk(k).values[-1]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "tied", "peaked", "equal"])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(40, 0.5), (40, None), (None, 0.02), (3, 0.999), (1, 0.9)]
+)
+def test_only_candidates_are_drawn_and_each_of_them(
+    kind: str, top_k: int | None, top_p: float | None
+) -> None:
+    """A few are left in each case, but where many are tied with the last of them."""
+    logits = rows(kind)[:1]
+    kept = candidates(logits, top_k, top_p)
+    num = int(kept.num_kept)
+    options = SamplingOptions(top_k=top_k, top_p=top_p)
+    drawn = draw(logits.expand(300, -1), options, torch.Generator().manual_seed(1))
+    values = logits[0][kept.ids[0, :num]]  # which of equal ids are kept is open
+    assert set(logits[0][drawn].tolist()) <= set(values.tolist())
+    assert len(drawn.unique()) <= num
+    if num <= 30 and kind != "peaked":
+        assert len(drawn.unique()) == num
+
+
+class Wanted:
+    """Random numbers of which the first leads to a wanted id, and the next ones to the likeliest."""
+
+    def __init__(self, values: np.ndarray, wanted: int) -> None:
+        mass = np.exp(values - values.max()).astype(np.float64).cumsum() / np.exp(
+            values - values.max()
+        ).sum(dtype=np.float64)
+        edges = [(mass[i] + (mass[i - 1] if i else 0.0)) / 2 for i in (wanted, values.argmax())]
+        self.numbers = iter(edges)
+
+    def random(self) -> float:
+        return float(next(self.numbers))
+
+
+@pytest.mark.parametrize(("scale", "top_p"), [(0.02, 0.95), (0.3, 0.9), (3.0, 0.5)])
+def test_the_last_candidate_is_drawn_and_the_next_id_is_not(
+    scale: float, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 64,000 ids two neighbours differ by less than sums in float32 are exact to."""
+    for seed in range(6):
+        logits = scale * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(seed))
+        kept = candidates(logits, None, top_p)
+        num, row = int(kept.num_kept), logits[0].numpy()
+        for rank in (num - 1, num):
+            wanted = int(kept.ids[0, rank])
+            numbers = Wanted(row, wanted)
+            monkeypatch.setattr(np.random, "Generator", lambda bits, numbers=numbers: numbers)
+            drawn = categorical._draw_of_row(row, None, top_p, 0)
+            assert (drawn == wanted) is (rank < num)
+
+
+def test_long_rows_follow_the_probabilities() -> None:
+    logits = torch.full((LENGTH,), -20.0)
+    logits[[17, 4000, 4999]] = torch.tensor([0.2, 0.5, 0.3]).log()
+    options = SamplingOptions(top_k=3, top_p=0.75)  # 0.5, then 0.3
+    drawn = draw(logits.expand(1500, -1), options, torch.Generator().manual_seed(0))
+    shares = drawn.bincount(minlength=LENGTH) / len(drawn)
+    torch.testing.assert_close(
+        shares[[17, 4000, 4999]], torch.tensor([0.0, 0.625, 0.375]), atol=0.04, rtol=0
+    )
+
+
+@pytest.mark.parametrize("length", [100, LENGTH])
+@pytest.mark.parametrize("options", [{}, {"top_k": 20}, {"top_k": 20, "top_p": 0.9}])
+def test_a_seed_decides(length: int, options: dict[str, float]) -> None:
+    logits = torch.randn(16, length)
+
+    def drawn(seed: int) -> list[int]:
+        chosen = SamplingOptions(temperature=0.7, **options)  # type: ignore[arg-type]
+        return draw(logits, chosen, torch.Generator().manual_seed(seed)).tolist()
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_refused(broken: float) -> None:
+    logits = torch.randn(1, LENGTH)
+    logits[0, 7] = broken
+    with pytest.raises(UserError, match="not finite"):
+        draw(logits, SamplingOptions(top_k=40, top_p=0.9))
+
+
+def test_many_rows_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(categorical, "SORTED_ROWS", 3)
+    logits = torch.randn(8, 50)
+    assert torch.equal(draw(logits, SamplingOptions(top_k=1)), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 40])
+def test_packed_weights_give_the_same_logits(num_rows: int) -> None:
+    head = CategoricalHead(16, 700, num_other_ids=9)
+    hidden = torch.randn(1, num_rows, 16)
+    with torch.no_grad():
+        expected = head.logits(hidden)[..., :700]
+        found = head.packed()._product(hidden)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        low = head.bfloat16().packed()._product(hidden.bfloat16())
+    torch.testing.assert_close(low.float(), expected, rtol=0, atol=2e-2)
+
+
+def test_packing_leaves_the_head_alone() -> None:
+    head = CategoricalHead(16, 64)
+    twin = head.packed()
+    hidden, greedy = torch.randn(2, 3, 16), SamplingOptions(temperature=0)
+    before = twin.sample(hidden, options=greedy)
+    with torch.no_grad():
+        head.logits.weight.neg_()
+    assert torch.equal(head.sample(hidden, options=greedy), head.logits(hidden).argmax(-1))
+    assert not torch.equal(head.sample(hidden, options=greedy), before)
+    assert list(head.state_dict()) == ["logits.weight"]
