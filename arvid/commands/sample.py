@@ -20,8 +20,7 @@ from arvid.commands._sampling import add_sampling_arguments, sampling_options
 from arvid.contracts import UserError
 from arvid.data.clips import resize_frames
 from arvid.data.video import read_video, write_video
-from arvid.files import atomic_write
-from arvid.sampling.contact_sheet import contact_sheet, encode_png
+from arvid.sampling.contact_sheet import write_png, write_sheet
 from arvid.sampling.sample import Conditions, clip_grid, sample
 from arvid.training.generator_module import GeneratorModule, load_generator
 
@@ -113,14 +112,8 @@ def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.nda
 def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
     for i, video in enumerate(videos):
         if len(video) == 1:
-            _write_png(options.out / f"{i:03d}.png", video[0])
+            write_png(options.out / f"{i:03d}.png", video[0])
         else:
             write_video(options.out / f"{i:03d}.mp4", video, options.fps)
-    scale = max(96 // videos.shape[2], 1)
-    _write_png(options.out / "sheet.png", contact_sheet(videos, scale=scale))
+    write_sheet(options.out / "sheet.png", videos)
     print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encode_png(picture))

@@ -44,7 +44,7 @@ from arvid.evaluation.row_kinds import Row, Videos
 from arvid.evaluation.scores import Measured, scores_for
 from arvid.files import atomic_write, sha256_json
 from arvid.metrics.rollout import StepCurve, step_curve
-from arvid.sampling.contact_sheet import encode_png
+from arvid.sampling.contact_sheet import write_png
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +224,8 @@ class _Evaluation:
             entry = self._entry(batch.start + i, clip)
             write_video(self.folder / entry.file, video, fps)
             if entry.first_frame:
-                with atomic_write(self.folder / entry.first_frame) as temporary:
-                    frame = clip.video[self.protocol.condition_frames - 1]
-                    temporary.write_bytes(encode_png(frame))
+                last_given = clip.video[self.protocol.condition_frames - 1]
+                write_png(self.folder / entry.first_frame, last_given)
 
     def _entry(self, number: int, clip: Clip) -> ClipEntry:
         name = f"{self.stem}/{number:03d}"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
+
+from arvid.files import atomic_write
+
+LEGIBLE = 96
+"""Frames of fewer rows are enlarged by a whole number, up to about so many."""
 
 
 def side_by_side(
@@ -26,6 +33,22 @@ def contact_sheet(
     padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     sheet = rearrange(padded, "b t h w c -> (b h) (t w) c")
     return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
+
+
+def write_sheet(
+    path: Path, videos: UInt8[np.ndarray, "*n t h w 3"], *, num_frames: int = 9
+) -> None:
+    """A PNG of clips, a row for each, in their order."""
+    clips = videos.reshape(-1, *videos.shape[-4:])
+    write_png(
+        path, contact_sheet(clips, num_frames=num_frames, scale=max(LEGIBLE // clips.shape[2], 1))
+    )
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    """A PNG file of an RGB picture, written whole or not at all. Raises as `arvid.files.atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encode_png(picture))
 
 
 def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -13,13 +13,10 @@ from torch import Tensor
 
 from arvid.data.collate import to_uint8
 from arvid.data.video import write_video
-from arvid.files import atomic_write
-from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
+from arvid.sampling.contact_sheet import side_by_side, write_sheet
 
 NUM_CLIPS = 4
 FPS = 8.0
-LEGIBLE = 96
-"""Rows of pixels to which small frames are enlarged in pictures."""
 
 
 def show_video(
@@ -52,6 +49,4 @@ def show_reconstructions(
     stacked = np.concatenate([side_by_side(clips), white, side_by_side(made)], axis=1)
     path = show_video(trainer, "reconstructions", stacked, FPS)
     rows = np.stack([clips, made], axis=1).reshape(-1, *clips.shape[1:])
-    sheet = contact_sheet(rows, scale=max(1, LEGIBLE // clips.shape[2]))
-    with atomic_write(path.with_suffix(".png")) as temporary:
-        temporary.write_bytes(encode_png(sheet))
+    write_sheet(path.with_suffix(".png"), rows)

@@ -21,10 +21,9 @@ from arvid.contracts import Clip
 from arvid.data.video import write_video
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.variants import Variant, load_variant, scored_clips, train
-from arvid.files import atomic_write
 from arvid.paradigms.next_block import benchmarks as nbp
 from arvid.report.paper import write_page
-from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
+from arvid.sampling.contact_sheet import side_by_side, write_sheet
 from arvid.sampling.sample import Conditions, sample
 
 NUM_CLIPS = 4
@@ -103,10 +102,7 @@ def continued(
 
 def write(figure: str, clips: np.ndarray, options: argparse.Namespace) -> None:
     """A picture of clips (clip, row, T, H, W, 3), a line for each row of each clip, and the first clip as a video."""
-    scale = max(64 // clips.shape[3], 1)
-    sheet = contact_sheet(clips.reshape(-1, *clips.shape[2:]), num_frames=9, scale=scale)
-    with atomic_write(options.out / f"{figure}.png") as temporary:
-        temporary.write_bytes(encode_png(sheet))
+    write_sheet(options.out / f"{figure}.png", clips)
     write_video(options.out / f"{figure}.mp4", side_by_side(clips[0]), SHOWN_FPS)
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from arvid import registry
 from arvid.contracts import UserError, VideoDataset, VideoTokenizer
 from arvid.data.clips import ClipSpec
 from arvid.data.collate import normalise, to_uint8
@@ -49,9 +47,10 @@ from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord, code_version, hardware
 from arvid.evaluation.row_kinds import ReconstructionRow
+from arvid.evaluation.variants import usable
 from arvid.files import atomic_write, write_json
 from arvid.metrics.codebook import CodebookUse
-from arvid.sampling.contact_sheet import contact_sheet, encode_png
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.export import embedded, load_tokenizer
 
 METRICS = ("rfvd", "psnr-pooled", "ssim", "lpips-nbp", "lpips-vgg")
@@ -264,26 +263,12 @@ def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
         preprocessing="tats",
         batch_size=BATCH_SIZE,
     )
-    usable, notes = available(protocol)
-    protocol = dataclasses.replace(protocol, metrics=usable)
+    protocol, notes = usable(protocol)
     if options.data:
         clips: VideoDataset = real_clips(protocol, options.data)
         protocol = dataclasses.replace(protocol, num_clips=min(num, len(clips)))
         return [RealSet(options.data.name, protocol, clips)], notes
     return [RealSet("Sprites", protocol, Sprites(num, seed=1))], notes
-
-
-def available(protocol: Protocol) -> tuple[tuple[str, ...], list[str]]:
-    """The protocol's metrics whose weights are there, and what the others lack."""
-    usable, notes = [], []
-    for name in protocol.metrics:
-        try:
-            registry.get("metrics", name).for_protocol(protocol)
-            usable.append(name)
-        except UserError as error:
-            print(f"No {name}: {error}", file=sys.stderr)
-            notes.append(f"No {name}: {str(error).split(' Get it from ')[0]}")
-    return tuple(usable), notes
 
 
 def score(real: RealSet, name: str, tokenizer: VideoTokenizer, out: Path) -> ResultRecord:
@@ -346,10 +331,7 @@ def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Pa
     video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
     made = [to_uint8(t.decode(t.encode(video))).cpu().numpy() for t in tokenizers.values()]
     rows = np.stack([np.stack(clips), *made], axis=1)  # (clip, row, T, H, W, 3)
-    scale = max(96 // video.shape[3], 1)
-    sheet = contact_sheet(rows.reshape(-1, *rows.shape[2:]), scale=scale)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encode_png(sheet))
+    write_sheet(path, rows)
 
 
 def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:

@@ -46,6 +46,7 @@ from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import DASHED, colours, write_png
 from arvid.report.paper import Cell, table, write_page
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
 from arvid.training.instantiate import instantiate
 
@@ -243,7 +244,7 @@ def draw_clips(
     clips = nova.generated_clips(shown, 4)
     chosen = protocol.choose(real)[0][: len(clips)]
     truth = np.stack([real[i].video for i in chosen])[:, None]
-    nova.write_picture(path, np.concatenate([truth, clips], axis=1), num_frames=12)
+    write_sheet(path, np.concatenate([truth, clips], axis=1), num_frames=12)
 
 
 def step_tables(records: Sequence[ResultRecord], model: GeneratorModule) -> list[str]:

@@ -32,6 +32,7 @@ from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.paper import write_page
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import checkpoint_path, load_generator
 
 NUM_CLIPS = 64
@@ -81,7 +82,7 @@ def main() -> None:
     clips = nova.generated_clips([r for r in records if r.row == "trained"], 4)
     chosen = protocol.choose(real)[0][: len(clips)]
     truth = np.stack([real[i].video for i in chosen])[:, None]
-    nova.write_picture(options.out / "figure6.png", np.concatenate([truth, clips], axis=1))
+    write_sheet(options.out / "figure6.png", np.concatenate([truth, clips], axis=1))
     results = {
         "scale": options.scale,
         "protocol": protocol.describe(real),

@@ -29,6 +29,7 @@ from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
 from arvid.report.paper import Cell, headings, metric_cells, table, write_page
+from arvid.sampling.contact_sheet import write_sheet
 
 RANKS = (8, 24)
 PARTS = {"image": "first frames", "video": "later frames"}
@@ -63,7 +64,7 @@ def main() -> None:
     }
     draw(options.out / "figure8a.png", losses, colours(comparison.rows))
     trained = [record for record in records if record.row == "trained"]
-    nova.write_sheet(options.out / "figure9.png", trained)
+    write_sheet(options.out / "figure9.png", nova.generated_clips(trained, 4))
     lines = [*our_table(records, losses), "", tables.markdown(comparison)]
     results = {
         "scale": options.scale,

@@ -41,6 +41,7 @@ from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import write_png
 from arvid.report.paper import Cell, headings, metric_cells, table, write_page
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import GeneratorModule
 
@@ -66,7 +67,7 @@ def main() -> None:
     comparison = write_report(folders(records), options.out, title="NOVA without TAM")
     draw(options.out / "tam.png", seconds)
     shown = [r for name in ("real", WITH, WITHOUT) for r in records if r.name == name]
-    nova.write_sheet(options.out / "clips.png", shown)
+    write_sheet(options.out / "clips.png", nova.generated_clips(shown, 4))
     results = {
         "scale": options.scale,
         "published": PUBLISHED,

@@ -46,6 +46,7 @@ from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.paper import write_page
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import load_generator
 
 COLUMNS = {
@@ -245,7 +246,7 @@ def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], li
     comparison = write_report(folders(records), options.out, title="NOVA: images")
     shown = [r for r in records if r.name == "real" or r.row == "trained"]
     clips = nova.generated_clips(shown, 8)[:, :, 0]  # (prompt, row, H, W, 3)
-    nova.write_picture(options.out / "images.png", clips.swapaxes(0, 1)[None])
+    write_sheet(options.out / "images.png", clips.swapaxes(0, 1)[None])
     return records, [tables.markdown(comparison)], notes
 
 

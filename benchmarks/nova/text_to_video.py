@@ -35,6 +35,7 @@ from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.paper import write_page
+from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import load_generator
 
 COLUMNS = {
@@ -171,7 +172,7 @@ def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], li
     records = score(nova.guided(run), [protocol], options.out)
     comparison = write_report(folders(records), options.out, title="NOVA: guidance")
     shown = [r for r in records if r.name == "real" or r.row == "trained"]
-    nova.write_sheet(options.out / "clips.png", shown)
+    write_sheet(options.out / "clips.png", nova.generated_clips(shown, 4))
     return records, [tables.markdown(comparison)], notes
 
 

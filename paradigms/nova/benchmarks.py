@@ -23,9 +23,7 @@ from arvid.data.video import read_video
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.variants import Variant, data_options, tokenizer_option, usable
-from arvid.files import atomic_write
 from arvid.report.paper import Cell, table
-from arvid.sampling.contact_sheet import contact_sheet, encode_png
 
 PARADIGM = "--model.init_args.paradigm.init_args"
 PAPER = "nova-paper-video"
@@ -130,21 +128,6 @@ def generated_clips(records: Sequence[ResultRecord], num: int) -> np.ndarray:
     """The first clips that records keep, (clip, row, T, H, W, 3): of each clip the rows' in their order."""
     kept = [[read_video(r.path(entry.file)).frames for entry in r.clips[:num]] for r in records]
     return np.stack([np.stack(clips) for clips in kept], axis=1)
-
-
-def write_sheet(
-    path: Path, records: Sequence[ResultRecord], *, num: int = 4, num_frames: int = 9
-) -> None:
-    """A picture of the first clips of some rows: of each clip a line for every record, in their order."""
-    write_picture(path, generated_clips(records, num), num_frames=num_frames)
-
-
-def write_picture(path: Path, clips: np.ndarray, *, num_frames: int = 9) -> None:
-    """A picture of clips uint8 (clip, row, T, H, W, 3): a line for each row of each clip."""
-    scale = max(64 // clips.shape[3], 1)
-    lines = clips.reshape(-1, *clips.shape[2:])
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(lines, num_frames=num_frames, scale=scale)))
 
 
 # Guidance, in the demos of the tables

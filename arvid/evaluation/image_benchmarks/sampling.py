@@ -21,7 +21,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.image_benchmarks.benchmark import Batch, Part
 from arvid.evaluation.manifest import claim
 from arvid.files import atomic_write, sha256_json
-from arvid.sampling.contact_sheet import encode_png
+from arvid.sampling.contact_sheet import write_png
 
 DEFAULT_SEED = 42
 
@@ -107,8 +107,7 @@ def _write(batch: Batch, images: Images) -> None:
     if len(batch.files) == 1:
         images = _grid(images)
     for path, image in zip(batch.files, images, strict=True):
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(encode_png(image))
+        write_png(path, image)
 
 
 def _grid(images: Images) -> Images:
