@@ -6,6 +6,7 @@ A cached dataset is a folder of token shards, named by the hash of tokenizer and
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from arvid.contracts import Clip, VideoDataset, VideoTokenizer
 from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
-from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, write_shard
+from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, shard_name, write_shard
 from arvid.files import sha256_json
 
 CLIPS_PER_SHARD = 256
@@ -45,7 +46,7 @@ def encode_dataset(
     share: tuple[int, int] = (0, 1),
     posterior: bool = False,
 ) -> list[int]:
-    """Encode a dataset into a folder of token shards; those that are there are not made again.
+    """Encode a dataset into a folder of token shards; those that are there, or that others make, are not made again.
 
     Args:
         device: where the tokenizer is moved to.
@@ -69,11 +70,15 @@ def encode_dataset(
     begin(folder, manifest)
     part, num_parts = share
     mine = [n for n in missing_shards(folder, manifest) if n % num_parts == part]
+    random.Random().shuffle(mine)  # runs that are started side by side fill one folder together
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
     hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar for each terminal
     bar = tqdm(desc="encoding", total=num_clips, unit="clip", leave=False, disable=hidden)
     with bar:
         for shard in mine:
+            if (folder / shard_name(shard)).is_file():
+                bar.update(len(manifest.clips_of(shard)))
+                continue
             batches = _batches(manifest, shard)
             encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar)
             write_shard(folder, manifest, shard, *encoded)

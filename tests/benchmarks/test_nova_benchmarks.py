@@ -85,7 +85,7 @@ def test_tam(tmp_path: Path) -> None:
     assert rows["nova"]["setting_hash"] == rows["without-TAM"]["setting_hash"]
     assert {m["name"] for m in rows["nova"]["metrics"]} >= {"fd-sprites", "motion"}
     assert (
-        height(tmp_path / "clips.png") == 2 * 3 * (64 + 2) - 2
+        height(tmp_path / "clips.png") == 2 * 3 * (96 + 2) - 2
     )  # two captions: real, with, without
     assert (tmp_path / "tam.png").is_file()
     assert (tmp_path / "index.html").is_file()
@@ -103,7 +103,7 @@ def test_extrapolation_on_sprites(tmp_path: Path) -> None:
     assert min(ceiling) > max(curves["psnr"]["mean"])
     assert "| step 1 | step 2 (1x) | step 5 (2x) | step 8 (3x) |" in page
     assert (
-        height(tmp_path / "figure4.png") == 2 * 4 * (64 + 2) - 2
+        height(tmp_path / "figure4.png") == 2 * 4 * (96 + 2) - 2
     )  # real, reconstruction, two ways to go on
 
 

@@ -35,7 +35,8 @@ class Broken(Sprites):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five shards of four clips and one of two, each encoded in batches of three."""
+    """Five shards of four clips and one of two, each encoded in batches of three, in their order."""
+    monkeypatch.setattr("random.Random.shuffle", lambda self, shards: None)
     monkeypatch.setattr("arvid.data.token_cache.CLIPS_PER_SHARD", 4)
     monkeypatch.setattr("arvid.data.token_cache.MAX_BATCH", 3)
 
@@ -109,6 +110,24 @@ def test_shards_can_be_sent_to_worker_processes(folder: Path) -> None:
 
 
 # What is finished is not lost, and not done again
+
+
+def test_what_another_process_makes_meanwhile_is_not_made_again(
+    tmp_path: Path, corners: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one, at the other end of the folder, finishes its share while this one is at its first shard."""
+    other, tokenizer = corners(), corners()
+    encode = tokenizer.encode
+
+    def encode_and_let_the_other_work(video: torch.Tensor) -> torch.Tensor:
+        encode_dataset(other, "hash", CLIPS, tmp_path, share=(1, 2))
+        return encode(video)
+
+    monkeypatch.setattr(tokenizer, "encode", encode_and_let_the_other_work)
+    assert encode_dataset(tokenizer, "hash", CLIPS, tmp_path) == []
+    assert other.num_encoded == 4 + 4 + 2
+    assert tokenizer.num_encoded == 22 - other.num_encoded
+    assert TokenShards(str(tmp_path)).example(21)["caption"] == CLIPS[21].caption
 
 
 def test_an_interrupted_encoding_goes_on(tmp_path: Path, corners: Build) -> None:

@@ -56,30 +56,24 @@ class Wanted:
     """Random numbers of which the first leads to a wanted id, and the next ones to the likeliest."""
 
     def __init__(self, values: np.ndarray, wanted: int) -> None:
-        mass = np.exp(values - values.max()).astype(np.float64).cumsum() / np.exp(
-            values - values.max()
-        ).sum(dtype=np.float64)
-        edges = [(mass[i] + (mass[i - 1] if i else 0.0)) / 2 for i in (wanted, values.argmax())]
-        self.numbers = iter(edges)
+        weights = np.exp(values - values.max()).astype(np.float64)
+        middles = (weights.cumsum() - weights / 2) / weights.sum()
+        self.numbers = iter(middles[[wanted, values.argmax()]])
 
     def random(self) -> float:
         return float(next(self.numbers))
 
 
 @pytest.mark.parametrize(("scale", "top_p"), [(0.02, 0.95), (0.3, 0.9), (3.0, 0.5)])
-def test_the_last_candidate_is_drawn_and_the_next_id_is_not(
-    scale: float, top_p: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_candidate_is_drawn_and_the_next_id_is_not(scale: float, top_p: float) -> None:
     """With 64,000 ids two neighbours differ by less than sums in float32 are exact to."""
-    for seed in range(6):
+    for seed in (0, 4):  # of the second case 4 is decided by rounding
         logits = scale * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(seed))
         kept = candidates(logits, None, top_p)
         num, row = int(kept.num_kept), logits[0].numpy()
         for rank in (num - 1, num):
             wanted = int(kept.ids[0, rank])
-            numbers = Wanted(row, wanted)
-            monkeypatch.setattr(np.random, "Generator", lambda bits, numbers=numbers: numbers)
-            drawn = categorical._draw_of_row(row, None, top_p, 0)
+            drawn = categorical._draw_of_row(row, None, top_p, Wanted(row, wanted))  # type: ignore[arg-type]
             assert (drawn == wanted) is (rank < num)
 
 

@@ -134,9 +134,10 @@ def draw(
     if options.temperature != 1:
         logits = logits / options.temperature
     if long_on_cpu:
-        seeds = torch.randint(2**62, (len(logits),), generator=generator).tolist()
-        rows = zip(logits.numpy(), seeds, strict=True)
-        return torch.tensor([_draw_of_row(r, options.top_k, options.top_p, s) for r, s in rows])
+        seed = int(torch.randint(2**62, (), generator=generator))
+        random = np.random.Generator(np.random.SFC64(seed))
+        ids = [_draw_of_row(r, options.top_k, options.top_p, random) for r in logits.numpy()]
+        return torch.tensor(ids)
     if options.top_k is None and options.top_p is None:
         return _place(logits.softmax(-1).cumsum(-1, dtype=torch.float64), generator)
     parts = logits.split(SORTED_ROWS)
@@ -187,7 +188,9 @@ def _draw_of_sorted(
     return kept.ids.gather(-1, rank[:, None])[:, 0]
 
 
-def _draw_of_row(row: Row, top_k: int | None, top_p: float | None, seed: int) -> int:
+def _draw_of_row(
+    row: Row, top_k: int | None, top_p: float | None, random: np.random.Generator
+) -> int:
     """Draws from the top k until what comes out is in the nucleus too: one of `candidates`, without sorting.
 
     Of equal logits the first count as likelier. Raises UserError for logits that are not finite.
@@ -204,7 +207,6 @@ def _draw_of_row(row: Row, top_k: int | None, top_p: float | None, seed: int) ->
         )  # a mask as index: four times as long
     weights = np.exp(values - largest).astype(np.float64)
     mass = torch.from_numpy(weights).cumsum(0).numpy()  # numpy's takes three times as long
-    random = np.random.Generator(np.random.SFC64(seed))
     while True:
         place = np.searchsorted(mass, random.random() * mass[-1])
         value = values[place]
@@ -222,7 +224,7 @@ def _kth_largest(row: Row, k: int) -> np.floating[Any]:
     """Looks only between two values that a sample of the row suggests, or at the whole row if it is not there."""
     sample = row[::SAMPLE_STRIDE]
     share = 1 - k / len(row)
-    margin = 4 * math.sqrt(share * (1 - share) * len(sample)) + 1
+    margin = 3 * math.sqrt(share * (1 - share) * len(sample)) + 1
     low = max(int(share * len(sample) - margin), 0)
     high = min(int(share * len(sample) + margin), len(sample) - 1)
     bounds = np.partition(sample, [low, high])
