@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -52,16 +54,12 @@ def test_only_candidates_are_drawn_and_each_of_them(
         assert len(drawn.unique()) == num
 
 
-class Wanted:
-    """Random numbers of which the first leads to a wanted id, and the next ones to the likeliest."""
-
-    def __init__(self, values: np.ndarray, wanted: int) -> None:
-        weights = np.exp(values - values.max()).astype(np.float64)
-        middles = (weights.cumsum() - weights / 2) / weights.sum()
-        self.numbers = iter(middles[[wanted, values.argmax()]])
-
-    def random(self) -> float:
-        return float(next(self.numbers))
+def leading_to(wanted: int, values: np.ndarray) -> Callable[[], float]:
+    """Random numbers of which the first leads to a wanted id, and the next one to the likeliest."""
+    weights = np.exp(values - values.max()).astype(np.float64)
+    middles = (weights.cumsum() - weights / 2) / weights.sum()
+    numbers = iter(middles[[wanted, values.argmax()]].tolist())
+    return lambda: next(numbers)
 
 
 @pytest.mark.parametrize(("scale", "top_p"), [(0.02, 0.95), (0.3, 0.9), (3.0, 0.5)])
@@ -73,7 +71,7 @@ def test_the_last_candidate_is_drawn_and_the_next_id_is_not(scale: float, top_p:
         num, row = int(kept.num_kept), logits[0].numpy()
         for rank in (num - 1, num):
             wanted = int(kept.ids[0, rank])
-            drawn = categorical._draw_of_row(row, None, top_p, Wanted(row, wanted))  # type: ignore[arg-type]
+            drawn = categorical._draw_of_row(row, None, top_p, leading_to(wanted, row))
             assert (drawn == wanted) is (rank < num)
 
 

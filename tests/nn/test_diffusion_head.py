@@ -20,9 +20,10 @@ from arvid.nn.heads.diffusion_process import (
 @pytest.mark.parametrize(("process", "shift"), [("ddpm", 1.0), ("flow", 1.0), ("flow", 4.0)])
 def test_a_trained_head_draws_its_data(process: Process, shift: float) -> None:
     """Tokens are N(2·h, 0.3²) given the hidden state h: mean and spread come back."""
+    torch.manual_seed(0)
     head = DiffusionHead(1, 1, width=32, depth=2, process=process, shift=shift, repeats=8)
-    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
-    for _ in range(400):
+    optimizer = torch.optim.Adam(head.parameters(), 6e-3)
+    for _ in range(200):
         hidden = torch.randint(-1, 2, (64, 4, 1)).float()
         target = 2 * hidden + 0.3 * torch.randn_like(hidden)
         loss = head.loss(hidden, target).mean()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,8 +136,8 @@ def draw(
         logits = logits / options.temperature
     if long_on_cpu:
         seed = int(torch.randint(2**62, (), generator=generator))
-        random = np.random.Generator(np.random.SFC64(seed))
-        ids = [_draw_of_row(r, options.top_k, options.top_p, random) for r in logits.numpy()]
+        uniform = np.random.Generator(np.random.SFC64(seed)).random
+        ids = [_draw_of_row(r, options.top_k, options.top_p, uniform) for r in logits.numpy()]
         return torch.tensor(ids)
     if options.top_k is None and options.top_p is None:
         return _place(logits.softmax(-1).cumsum(-1, dtype=torch.float64), generator)
@@ -189,7 +190,7 @@ def _draw_of_sorted(
 
 
 def _draw_of_row(
-    row: Row, top_k: int | None, top_p: float | None, random: np.random.Generator
+    row: Row, top_k: int | None, top_p: float | None, uniform: Callable[[], float]
 ) -> int:
     """Draws from the top k until what comes out is in the nucleus too: one of `candidates`, without sorting.
 
@@ -208,7 +209,7 @@ def _draw_of_row(
     weights = np.exp(values - largest).astype(np.float64)
     mass = torch.from_numpy(weights).cumsum(0).numpy()  # numpy's takes three times as long
     while True:
-        place = np.searchsorted(mass, random.random() * mass[-1])
+        place = np.searchsorted(mass, uniform() * mass[-1])
         value = values[place]
         number = np.count_nonzero(values[:place] == value)
         before = (weights @ (values > value) + number * weights[place]) / mass[-1]
