@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +63,12 @@ _TABLES = ("position", "positions", "logits.weight")
 def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
     """FLOPs of one clip's forward and backward pass."""
     tokens = _any_tokens(model)
-    with torch.random.fork_rng(), torch.enable_grad(), _trainable(model), _counter() as counter:
+    with (
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+        _gradients(model, True),
+        _counter() as counter,
+    ):
         torch.manual_seed(0)  # a paradigm may draw how many tokens it masks
         condition = conditions.encode(model)
         model.paradigm.loss(tokens, condition)["loss"].backward()
@@ -75,7 +81,7 @@ def generation_flops(
 ) -> float:
     """FLOPs of generating one clip, decoding included."""
     prefix = _any_tokens(model)[:, :prefix_frames] if prefix_frames else None
-    with torch.no_grad(), _counter() as counter:
+    with torch.no_grad(), _gradients(model, False), _counter() as counter:
         condition: Condition = conditions.encode(model)
         tokens = model.paradigm.generate(
             condition, clip_grid(model), prefix=prefix, options=model.sampling
@@ -92,12 +98,15 @@ def _any_tokens(model: GeneratorModule) -> Tensor:
 
 
 @contextmanager
-def _trainable(model: GeneratorModule) -> Iterator[None]:
-    """Gradients on for conditioner and paradigm inside the block, as in training."""
+def _gradients(model: GeneratorModule, wanted: bool) -> Iterator[None]:
+    """Gradients on for conditioner and paradigm inside the block, as in training, or off, as in sampling.
+
+    (The counter stumbles over slices of parameters with gradients, even where none are recorded.)
+    """
     parts = nn.ModuleList([model.conditioner, model.paradigm])
     before = [(p, p.requires_grad) for p in parts.parameters()]
     for parameter, _ in before:
-        parameter.requires_grad_(parameter.numel() > 0)
+        parameter.requires_grad_(wanted and parameter.numel() > 0)
     try:
         yield
     finally:
@@ -106,15 +115,19 @@ def _trainable(model: GeneratorModule) -> Iterator[None]:
 
 
 def _counter() -> FlopCounterMode:
-    """Torch's counter, which does not know the CPU's attention kernel by itself."""
+    """Torch's counter, which does not know the CPU's attention and packed products by itself."""
     aten = torch.ops.aten
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-        },
-    )
+    known: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        known[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def _linear_flops(x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:

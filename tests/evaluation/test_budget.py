@@ -139,7 +139,7 @@ def test_the_budget_of_a_trained_run(trained_run: Path) -> None:
     text, paradigm = trained.conditioner.text, trained.paradigm
     assert isinstance(text, WordTextEncoder)
     tables = [text.table.weight, text.position, paradigm.embed.project.weight]
-    tables += [paradigm.positions, paradigm.head.logits.weight]
+    tables += [paradigm.places.positions, paradigm.head.logits.weight]
     assert budget.parameters_without_embeddings == budget.parameters - sum(
         table.numel() for table in tables
     )
