@@ -223,7 +223,7 @@ def compile_blocks(model: NOVA) -> None:
     for module in model.modules():
         if isinstance(module, TransformerBlock):
             module.compile(dynamic=True)
-    model.head.net.compile(dynamic=True)  # type: ignore[union-attr, operator]
+    model.head.net.compile(dynamic=True)  # type: ignore[union-attr]
 
 
 # The work
