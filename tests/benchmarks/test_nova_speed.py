@@ -61,9 +61,12 @@ def test_the_way_back_costs_about_twice_the_way_forward(script: ModuleType) -> N
     assert 1.5 < counted["backward"] / forward < 2.3
 
 
-def test_the_parts_add_up_and_the_model_is_left_as_it_was(script: ModuleType) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parts_add_up_and_the_model_is_left_as_it_was(
+    script: ModuleType, dtype: torch.dtype
+) -> None:
     scale = tiny(script)
-    model = scale.build().eval()
+    model = scale.build().eval().to(dtype)
     seconds = script.draw(model, scale, 1, script.clock("cpu"))
     assert seconds["all"] == pytest.approx(sum(v for k, v in seconds.items() if k != "all"))
     assert all(v >= 0 for v in seconds.values())
