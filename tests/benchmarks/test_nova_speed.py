@@ -103,10 +103,20 @@ def test_the_page(script: ModuleType, tmp_path: Path, monkeypatch: pytest.Monkey
     assert report["flops_per_second"] > 0
 
 
+def test_the_ways_share_their_weights(script: ModuleType) -> None:
+    works = script.build_works(tiny(script), "training", 1, ("as it is", "compiled"))
+    models = [work.args[0] for work in works.values()]
+    assert models[0] is not models[1]
+    for one, other in zip(*(m.parameters() for m in models), strict=True):
+        assert one is other
+
+
 def test_what_fails_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*_: object) -> None:
         raise RuntimeError("out of memory\nand more")
 
-    monkeypatch.setattr(script, "timed", out_of_memory)
+    monkeypatch.setattr(script, "step", out_of_memory)
+    monkeypatch.setattr(script, "training_flops", lambda *_: {"all": 1.0})
     found = script.case(tiny(script), "training", 1, ("as it is",), 1)
+    assert not found["ways"]
     assert script.case_lines(found, 1.0)[-1] == "as it is: failed, RuntimeError out of memory."
