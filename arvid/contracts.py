@@ -401,18 +401,23 @@ class Paradigm(_Checked, nn.Module, ABC):
     """An order of factorisation and the network that follows it.
 
     Built as `Paradigm(spec, grid, context, size, **own options)`, where `grid` is the largest grid it is trained on.
+    Of `generate` and `stream` a paradigm defines one: the other is made from it.
     """
 
-    _required = ("loss", "generate", "num_evaluations")
+    _required = ("loss", "num_evaluations")
     spec: TokenSpec
     grid: TokenGrid
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.generate is Paradigm.generate and cls.stream is Paradigm.stream:
+            raise TypeError(f"{cls.__name__} must define generate or stream")
 
     @abstractmethod
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
         """Training loss of a batch: `loss` (scalar), `per_token` (mean over the tokens predicted, which curves
         show) and named parts."""
 
-    @abstractmethod
     def generate(
         self,
         condition: Condition,
@@ -430,6 +435,16 @@ class Paradigm(_Checked, nn.Module, ABC):
         `batch_size` counts only when the condition is empty. `on_step` is called after each evaluation of
         the main network, as often as `num_evaluations(...)` says for it.
         """
+        pieces = self.stream(
+            condition,
+            grid,
+            batch_size=batch_size,
+            prefix=prefix,
+            options=options,
+            generator=generator,
+            on_step=on_step,
+        )
+        return torch.cat(list(pieces), dim=1)
 
     def stream(
         self,
@@ -444,7 +459,7 @@ class Paradigm(_Checked, nn.Module, ABC):
     ) -> Iterator[Tokens]:
         """What `generate` draws, in pieces (B, n, h, w[, C]) of latent frames as they are finished, given ones first.
 
-        A paradigm that finishes all frames at once has this default: everything in one piece.
+        By default everything in one piece, for a paradigm that finishes all frames at once.
         """
         yield self.generate(
             condition,

@@ -271,3 +271,10 @@ def test_tokenizer_survives_saving(name: str, tmp_path: Any) -> None:
     loaded = load_tokenizer(tmp_path / "t.safetensors")
     video = some_video(tokenizer)
     assert torch.equal(tokenizer.encode(video), loaded.encode(video))
+
+
+def test_a_paradigm_that_generates_nothing_is_refused_when_it_is_defined() -> None:
+    methods = dict.fromkeys(("loss", "num_evaluations"), Paradigm.generate)
+    type("Speaking", (Paradigm,), {**methods, "stream": Paradigm.generate})
+    with pytest.raises(TypeError, match="Silent must define generate or stream"):
+        type("Silent", (Paradigm,), methods)

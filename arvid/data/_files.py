@@ -56,6 +56,7 @@ class FileOptions:
     val_fraction: float
     clips_per_video: int
     seed: int
+    mirror: bool
     motion: bool
     strict: bool
 
@@ -128,6 +129,8 @@ class FileDataset(VideoDataset):
         )
         if options.clip.short == "black":
             video[frames_there(probe.num_frames, probe.fps, options.clip) :] = 0
+        if options.mirror and rng.random() < 0.5:
+            video = np.ascontiguousarray(video[:, :, ::-1])
         return Clip(
             video=video,
             caption=entry.caption,

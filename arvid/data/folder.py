@@ -29,6 +29,7 @@ class VideoFolder(FileDataset):
             as small letters. The list's numbers are not used. `split` then divides what is listed.
         clips_per_video: clips cut from each video, evenly spread over it.
         seed: of the random windows.
+        mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
 
@@ -46,6 +47,7 @@ class VideoFolder(FileDataset):
         split_list: str | Path | None = None,
         clips_per_video: int = 1,
         seed: int = 0,
+        mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
     ) -> None:
@@ -55,6 +57,7 @@ class VideoFolder(FileDataset):
             val_fraction=val_fraction,
             clips_per_video=clips_per_video,
             seed=seed,
+            mirror=mirror,
             motion=motion,
             strict=strict,
         )

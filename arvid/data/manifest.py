@@ -30,6 +30,7 @@ class VideoManifest(FileDataset):
         val_fraction: share of the videos that belong to "val".
         clips_per_video: clips cut from each video, evenly spread over it.
         seed: of the random windows.
+        mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
 
@@ -47,6 +48,7 @@ class VideoManifest(FileDataset):
         val_fraction: float = 0.1,
         clips_per_video: int = 1,
         seed: int = 0,
+        mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
     ) -> None:
@@ -56,6 +58,7 @@ class VideoManifest(FileDataset):
             val_fraction=val_fraction,
             clips_per_video=clips_per_video,
             seed=seed,
+            mirror=mirror,
             motion=motion,
             strict=strict,
         )

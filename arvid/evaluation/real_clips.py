@@ -39,6 +39,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
         val_fraction=0.0,
         clips_per_video=1,
         seed=protocol.seed,
+        mirror=False,
         motion=False,
         strict=False,
     )

@@ -9,7 +9,7 @@ examples:
   python benchmarks/fvd/sensitivity.py --data videos/
   python benchmarks/fvd/sensitivity.py --data videos/ --weights i3d_pretrained_400.pt --num-clips 256
 
-Writes OUT.json and the table OUT.md: 11 passes over the clips of a half, on a CPU some seconds for each clip.
+Writes table.md and results.json to --out: 11 passes over the clips of a half, on a CPU some seconds for each clip.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from tqdm import tqdm
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
-from arvid.evaluation.records import code_version, hardware
-from arvid.files import atomic_write, write_json
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features
 from arvid.metrics.preprocessing import PREPROCESSINGS
+from arvid.report.paper import table, write_page
 
 Videos = UInt8[Tensor, "b t h w 3"]
 BATCH_SIZE = 4
@@ -98,15 +97,9 @@ def main() -> None:
         "ddof": 1,
         "rows": rows,
         "monotone": is_monotone(rows),
-        "code_version": code_version(),
-        "hardware": hardware(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_json(options.out.with_suffix(".json"), result)
-    table = markdown(result)
-    with atomic_write(options.out.with_suffix(".md")) as temporary:
-        temporary.write_text(table)
-    print(table)
+    write_page(options.out, "FVD against spoilt clips", page(result), (), result)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -120,9 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-clips", type=int, default=16, help="clips of each half")
     parser.add_argument("--num-frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=64, help="height and width of the clips")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/fvd-sensitivity"), help="where, without ending"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/fvd-sensitivity"))
     return parser.parse_args()
 
 
@@ -168,22 +159,23 @@ def is_monotone(rows: list[Row]) -> bool:
     return True
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table with its protocol above it."""
-    lines = [
-        "# FVD against spoilt clips",
-        "",
+def page(result: dict[str, Any]) -> list[str]:
+    """The protocol, and the table below it."""
+    amounts = (
+        "" if row["amount"] is None else f"{row['amount']:g} {row['unit']}"
+        for row in result["rows"]
+    )
+    rows = [
+        (row["spoilt by"], amount, f"{row['distance']:.2f}")
+        for row, amount in zip(result["rows"], amounts, strict=True)
+    ]
+    return [
         f"Feature network {result['feature_network']}, two disjoint halves of {result['clips_per_half']} real "
         f"clips, {result['clip']} (frames, height, width), ddof {result['ddof']}. "
         f"Monotone: {'yes' if result['monotone'] else 'NO'}.",
         "",
-        "| spoilt by | how much | distance |",
-        "| :-- | --: | --: |",
+        *table(("spoilt by", "how much", "distance"), rows),
     ]
-    for row in result["rows"]:
-        amount = "" if row["amount"] is None else f"{row['amount']:g} {row['unit']}"
-        lines.append(f"| {row['spoilt by']} | {amount} | {row['distance']:.2f} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -45,17 +45,23 @@ from arvid.evaluation.harness import evaluate
 from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
-from arvid.evaluation.records import ResultRecord, code_version, hardware
+from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.evaluation.variants import usable
-from arvid.files import atomic_write, write_json
 from arvid.metrics.codebook import CodebookUse
+from arvid.report.paper import Cell, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.export import embedded, load_tokenizer
 
-METRICS = ("rfvd", "psnr-pooled", "ssim", "lpips-nbp", "lpips-vgg")
-"""The paper's four, and LPIPS as others compute it, over the same network."""
-HEADINGS = ("rFVD ↓", "PSNR ↑", "SSIM ↑", "LPIPS, NBP's ↓", "LPIPS (VGG) ↓")
+COLUMNS = {
+    "rfvd": "rFVD ↓",
+    "psnr-pooled": "PSNR ↑",
+    "ssim": "SSIM ↑",
+    "lpips-nbp": "LPIPS, NBP's ↓",
+    "lpips-vgg": "LPIPS (VGG) ↓",
+}
+"""The paper's four metrics, and LPIPS as others compute it, over the same network."""
+METRICS = tuple(COLUMNS)
 FORMATS = (".4g", ".2f", ".3f", ".4f", ".4f")
 TRAINING_CLIPS = 10_000
 LAB_CLIPS = 1_000
@@ -152,16 +158,10 @@ def main() -> None:
         "costs": {name: dataclasses.asdict(found) for name, found in costs.items()},
         "costs_measured_on": first.title,
         "published": [dataclasses.asdict(row) for row in PUBLISHED],
-        "notes": notes,
-        "code_version": code_version(),
-        "hardware": hardware(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_json(options.out / "results.json", result)
-    page = markdown(options.scale, sets, scored, costs, notes)
-    with atomic_write(options.out / "table.md") as temporary:
-        temporary.write_text(page)
-    print(page)
+    lines = page(sets, scored, costs)
+    write_page(options.out, "Table 1 of NBP: video reconstruction", lines, notes, result)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -339,103 +339,94 @@ def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:
     return {name: [dataclasses.asdict(m) for m in row.metrics] for name, row in rows.items()}
 
 
-def markdown(
-    scale: str,
-    sets: list[RealSet],
-    scored: dict[str, dict[str, ResultRecord]],
-    costs: dict[str, Cost],
-    notes: list[str],
-) -> str:
-    """The page."""
-    lines = ["# Table 1 of NBP: video reconstruction", ""]
-    lines += [f"Scale {scale}, arvid {code_version()}, {hardware()}.", ""]
-    lines += [f"> {note}" for note in notes] + [""] * bool(notes)
-    for real in sets:
-        lines += set_table(real, scored[real.title], costs)
+def page(
+    sets: list[RealSet], scored: dict[str, dict[str, ResultRecord]], costs: dict[str, Cost]
+) -> list[str]:
+    """Lines below the title and the notes."""
+    lines = [line for real in sets for line in set_table(real, scored[real.title], costs)]
     if not any(real.published for real in sets):
         lines += ["## As published (UCF-101 | Kinetics-600)", "", *published_table(), ""]
-    lines += [f"## Cost, over the clips of {sets[0].title}", "", *cost_table(costs), ""]
-    return "\n".join(lines)
+    return [*lines, f"## Cost, over the clips of {sets[0].title}", "", *cost_table(costs)]
 
 
 def set_table(real: RealSet, rows: dict[str, ResultRecord], costs: dict[str, Cost]) -> list[str]:
     """One set's rows: the paper's and ours. Published LPIPS stands in NBP's column; how others took it is not said."""
     found = {name: {m.name: m for m in record.metrics} for name, record in rows.items()}
-    others = sorted({m for metrics in found.values() for m in metrics} - set(METRICS))
+    others = sorted({m for metrics in found.values() for m in metrics} - COLUMNS.keys())
     extra = [f"{next(iter(found.values()))[name].heading} ↓" for name in others]
     protocol = real.protocol.describe(real.dataset)
-    lines = [
-        f"## {real.title}",
-        "",
-        f"Protocol {protocol['name']} ({protocol['hash']}), {protocol['num_clips']} clips.",
-        "",
-        *header("method", "parameters", "bits", *HEADINGS, *extra),
-    ]
+    cells: list[list[Cell]] = []
     for row in PUBLISHED if real.published else ():
         values = getattr(row, str(real.published))
         name = f"{row.method} ({row.backbone}, {row.quantizer}), published"
         blank = [""] * (1 + len(others))
-        lines.append(line(name, row.parameters, str(row.bits), *numbers(values), *blank))
+        cells.append([name, row.parameters, str(row.bits), *numbers(values), *blank])
     for name, metrics in found.items():
-        values = [metrics[m].value if m in metrics else None for m in METRICS]
-        cells = [*numbers(values), *(f"{metrics[m].value:.4g}" for m in others)]
-        lines.append(line(name, f"{costs[name].parameters / 1e6:.3g}M", bits(costs[name]), *cells))
-    return [*lines, ""]
+        values = [metrics[m].value if m in metrics else None for m in COLUMNS]
+        size = f"{costs[name].parameters / 1e6:.3g}M"
+        more = [metrics[m].value for m in others]
+        cells.append([name, size, costs[name].bits_per_token, *numbers(values), *more])
+    return [
+        f"## {real.title}",
+        "",
+        f"Protocol {protocol['name']} ({protocol['hash']}), {protocol['num_clips']} clips.",
+        "",
+        *table(("method", "parameters", "bits", *COLUMNS.values(), *extra), cells),
+        "",
+    ]
 
 
 def published_table() -> list[str]:
     """The paper's rows alone: for clips that they cannot stand beside."""
-    lines = header("method", "parameters", "bits", *(HEADINGS[:4] * 2))
-    for row in PUBLISHED:
-        name = f"{row.method} ({row.backbone}, {row.quantizer})"
-        cells = (*numbers(row.ucf101), *numbers(row.k600))
-        lines.append(line(name, row.parameters, str(row.bits), *cells))
-    return lines
+    rows = [
+        [
+            f"{row.method} ({row.backbone}, {row.quantizer})",
+            row.parameters,
+            str(row.bits),
+            *numbers(row.ucf101),
+            *numbers(row.k600),
+        ]
+        for row in PUBLISHED
+    ]
+    return table(("method", "parameters", "bits", *([*COLUMNS.values()][:4] * 2)), rows)
 
 
 def cost_table(costs: dict[str, Cost]) -> list[str]:
     """What each tokenizer costs and uses."""
-    titles = ("bits / pixel", "encode frames / s", "decode frames / s", "codes used", "perplexity")
-    lines = header("tokenizer", "tokens", "parameters", "bits / token", *titles, "tokens counted")
-    for name, c in costs.items():
-        pixel = f"{c.bits_per_pixel:.4g}" if c.bits_per_pixel else ""
-        share = f"{c.codebook_share:.1%}" if c.codebook_share else ""
-        perplexity = f"{c.codebook_perplexity:.4g}" if c.codebook_perplexity else ""
-        speeds = (f"{c.encode_frames_per_second:.4g}", f"{c.decode_frames_per_second:.4g}")
-        size = f"{c.parameters:,}"
-        cells = (
+    rows = [
+        [
+            name,
             c.tokens,
-            size,
-            bits(c),
-            pixel,
-            *speeds,
-            share,
-            perplexity,
+            f"{c.parameters:,}",
+            c.bits_per_token,
+            c.bits_per_pixel,
+            c.encode_frames_per_second,
+            c.decode_frames_per_second,
+            f"{c.codebook_share:.1%}" if c.codebook_share else None,
+            c.codebook_perplexity,
             f"{c.tokens_counted:,}",
-        )
-        lines.append(line(name, *cells))
-    return lines
+        ]
+        for name, c in costs.items()
+    ]
+    headings = (
+        "tokenizer",
+        "tokens",
+        "parameters",
+        "bits / token",
+        "bits / pixel",
+        "encode frames / s",
+        "decode frames / s",
+        "codes used",
+        "perplexity",
+        "tokens counted",
+    )
+    return table(headings, rows)
 
 
 def numbers(values: Sequence[float | None]) -> list[str]:
     """Cells of the paper's metrics, in their order; blank where there is none."""
     pairs = zip(values, FORMATS, strict=False)
     return [format(value, kind) if value is not None else "" for value, kind in pairs]
-
-
-def bits(found: Cost) -> str:
-    """Bits of a token, blank for continuous ones."""
-    return f"{found.bits_per_token:.4g}" if found.bits_per_token else ""
-
-
-def header(first: str, *rest: str) -> list[str]:
-    """Titles of a table's columns, and the line below them."""
-    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
-
-
-def line(*cells: str) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

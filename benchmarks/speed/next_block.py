@@ -54,11 +54,10 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.evaluation.records import code_version, hardware
-from arvid.files import atomic_write, write_json
 from arvid.nn.heads import categorical
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.order import Block
+from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
 
@@ -133,16 +132,10 @@ def main() -> None:
         "rows": rows,
         "transformers": beside,
         "checks": checks(options.scale, rows, beside),
-        "code_version": code_version(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "hardware": hardware(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_json(options.out / "results.json", report)
-    page = markdown(report)
-    with atomic_write(options.out / "table.md") as temporary:
-        temporary.write_text(page)
-    print(page)
+    write_page(options.out, "Speed of next-block prediction", page(report), (), report)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -356,48 +349,57 @@ def check(name: str, value: float, target: float, at_least: bool) -> Result:
     return {"check": name, "value": value, "target": target, "least": at_least, "holds": holds}
 
 
-def markdown(report: Result) -> str:
-    """The page."""
+def page(report: Result) -> list[str]:
+    """Lines below the title."""
     compiled = ", steps compiled" if report["compiled"] else ""
-    lines = [
-        "# Speed of next-block prediction",
-        "",
-        f"{report['network']}, {report['vocabulary']:,} ids, {report['dtype']}{compiled}, "
-        f"`--scale {report['scale']}`. Times are {report['clock']}.",
-        f"{report['hardware']}; copies {report['copy_gigabytes_per_second']:.1f} GB/s; "
-        f"torch {report['versions']['torch']}, transformers {report['versions']['transformers']}, "
-        f"arvid {report['code_version']}.",
-        "",
-        line("block", "clips", "steps", "tokens / s", "forward", "sampler", "bound", "steps' time"),
-        line(":--", *["--:"] * 7),
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    speeds = [
+        [
+            str(r["block"]),
+            str(r["batch"]),
+            str(r["steps"]),
+            f"{r['tokens_per_second']:,.0f}",
+            f"{r['forward_share']:.0%}",
+            f"{r['sampler_share']:.0%}",
+            f"{r['bound_tokens_per_second']:,.0f}",
+            f"{r['times_bound']:.1f}",
+        ]
+        for r in report["rows"]
     ]
-    for r in report["rows"]:
-        shares = (f"{r['forward_share']:.0%}", f"{r['sampler_share']:.0%}")
-        bound = (f"{r['bound_tokens_per_second']:,.0f}", f"{r['times_bound']:.1f}")
-        speed = f"{r['tokens_per_second']:,.0f}"
-        lines.append(line(r["block"], r["batch"], r["steps"], speed, *shares, *bound))
-    lines += [
+    beside = [
+        [
+            f"{r['sampling']}; its cache is {r['cache']}",
+            f"{r['tokens_per_second']:,.0f}",
+            f"{r['transformers_tokens_per_second']:,.0f}",
+            f"{r['ratio']:.2f}",
+        ]
+        for r in report["transformers"]
+    ]
+    checked = [
+        [
+            c["check"],
+            f"{c['value']:.2f}",
+            f"{'≥' if c['least'] else '≤'} {c['target']:g}",
+            "yes" if c["holds"] else "NO",
+        ]
+        for c in report["checks"]
+    ]
+    return [
+        f"{report['network']}, {report['vocabulary']:,} ids, {report['dtype']}{compiled}, "
+        f"`--scale {report['scale']}`; {versions}. Copies {report['copy_gigabytes_per_second']:.1f} GB/s. "
+        f"Times are {report['clock']}.",
+        "",
+        *table(
+            ("block", "clips", "steps", "tokens / s", "forward", "sampler", "bound", "steps' time"),
+            speeds,
+        ),
         "",
         "One token at a time, one clip, beside a GPT-2 of the same shape in transformers:",
         "",
+        *table(("sampling", "tokens / s", "its tokens / s", "ratio"), beside),
+        "",
+        *table(("check", "measured", "target", "holds"), checked),
     ]
-    lines += [line("sampling", "its cache", "tokens / s", "its tokens / s", "ratio")]
-    lines += [line(":--", ":--", *["--:"] * 3)]
-    for r in report["transformers"]:
-        speeds = (r["tokens_per_second"], r["transformers_tokens_per_second"])
-        cells = (f"{value:,.0f}" for value in speeds)
-        lines.append(line(r["sampling"], r["cache"], *cells, f"{r['ratio']:.2f}"))
-    lines += ["", line("check", "measured", "target", "holds"), line(":--", *["--:"] * 3)]
-    for c in report["checks"]:
-        target = f"{'≥' if c['least'] else '≤'} {c['target']:g}"
-        holds = "yes" if c["holds"] else "NO"
-        lines.append(line(c["check"], f"{c['value']:.2f}", target, holds))
-    return "\n".join([*lines, ""])
-
-
-def line(*cells: object) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

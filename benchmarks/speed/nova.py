@@ -46,10 +46,9 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.evaluation.processes import best_device
-from arvid.evaluation.records import code_version, hardware
-from arvid.files import atomic_write, write_json
 from arvid.nn.attention import TransformerBlock
 from arvid.paradigms.nova import NOVA
+from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
 Amounts = dict[str, float]
@@ -160,16 +159,10 @@ def main() -> None:
             )
             for batch in batches
         ],
-        "code_version": code_version(),
         "torch": torch.__version__,
-        "hardware": hardware(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_json(options.out / "results.json", report)
-    page = markdown(report)
-    with atomic_write(options.out / "table.md") as temporary:
-        temporary.write_text(page)
-    print(page)
+    write_page(options.out, f"Speed of NOVA, scale {options.scale}", page(report), (), report)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -383,32 +376,27 @@ def throughput(scale: Scale) -> float:
 # The report
 
 
-def markdown(report: Result) -> str:
-    """The page: a table for each case."""
+def page(report: Result) -> list[str]:
+    """Lines below the title: what was measured, and a table for each case."""
     scale, rate = report["model"], report["flops_per_second"]
-    lines = [f"# Speed of NOVA, scale {report['scale']}", ""]
-    lines += [f"{report['parameters'] / 1e6:.3g}M parameters, {scale['dtype']}. ", ""]
-    lines[-2] += (
-        f"{scale['grid']['t']} latent frames of {scale['grid']['h']}x{scale['grid']['w']}; "
-    )
-    lines[-2] += (
-        f"sampling in {scale['num_sets']} sets with {scale['diffusion_steps']} diffusion steps and guidance."
-    )
-    lines += [f"The bound is {rate / 1e9:,.0f} GFLOP/s, which a product of matrices attains. "]
-    lines[-1] += (
-        f"On {report['hardware']}, torch {report['torch']}, arvid {report['code_version']}."
-    )
+    grid = scale["grid"]
+    lines = [
+        f"{report['parameters'] / 1e6:.3g}M parameters, {scale['dtype']}, torch {report['torch']}. "
+        f"{grid['t']} latent frames of {grid['h']}x{grid['w']}; sampling in {scale['num_sets']} sets with "
+        f"{scale['diffusion_steps']} diffusion steps and guidance. "
+        f"The bound is {rate / 1e9:,.0f} GFLOP/s, which a product of matrices attains."
+    ]
     for case in report["cases"]:
         lines += ["", *case_lines(case, rate)]
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def case_lines(case: Result, rate: float) -> list[str]:
     """One table: FLOPs and bound of each part; its seconds, share of all and utilisation in each way."""
     what = "A batch of clips" if case["kind"] == "sampling" else "A training step"
-    lines = [f"## {what}: {case['batch']}", ""]
-    titles = [f"{way}: {cell}" for way in case["ways"] for cell in ("s", "share", "utilisation")]
-    lines += header("part", "GFLOP", "bound (s)", *titles)
+    ways = [f"{way}: {cell}" for way in case["ways"] for cell in ("s", "share", "utilisation")]
+    headings = ("part", "GFLOP", "bound (s)", *ways)
+    rows = []
     for part, flops in case["flops"].items():
         cells = [part, f"{flops / 1e9:,.1f}", f"{flops / rate:.3f}"]
         for way in case["ways"].values():
@@ -416,24 +404,15 @@ def case_lines(case: Result, rate: float) -> list[str]:
             share = seconds / way["seconds"]["all"]
             used = f"{flops / rate / seconds:.0%}" if flops > 1e-3 * case["flops"]["all"] else ""
             cells += [f"{seconds:.3f}", f"{share:.1%}", used]
-        lines.append(line(*cells))
+        rows.append(cells)
     notes = [f"{way}: failed, {why}." for way, why in case["failed"].items()]
     notes += [
         f"{name}: at most {way['peak_gb']:.1f} GB."
         for name, way in case["ways"].items()
         if "peak_gb" in way
     ]
+    lines = [f"## {what}: {case['batch']}", "", *table(headings, rows)]
     return [*lines, "", *notes] if notes else lines
-
-
-def header(first: str, *rest: str) -> list[str]:
-    """Titles of a table's columns, and the line below them."""
-    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
-
-
-def line(*cells: str) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

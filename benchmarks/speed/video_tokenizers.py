@@ -45,9 +45,8 @@ import arvid
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.evaluation.processes import best_device
-from arvid.evaluation.records import code_version, hardware
-from arvid.files import atomic_write, write_json
 from arvid.nn import causal_conv
+from arvid.report.paper import Cell, table, write_page
 from arvid.training.export import embedded, load_tokenizer
 from arvid.training.instantiate import instantiate
 
@@ -115,16 +114,10 @@ def main() -> None:
         "memory": [r for r in results if r["job"] == "memory"],
         "streams": [r for r in results if r["job"] in ("stream", "equal")],
         "stream_checks": checks,
-        "code_version": code_version(),
         "torch": torch.__version__,
-        "hardware": hardware(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_json(options.out / "results.json", report)
-    page = markdown(report)
-    with atomic_write(options.out / "table.md") as temporary:
-        temporary.write_text(page)
-    print(page)
+    write_page(options.out, "Speed and memory of the tokenizers", page(report), (), report)
     if not all(check["holds"] for check in checks):
         sys.exit(1)
 
@@ -476,60 +469,86 @@ def stream_check(name: str, results: list[Result]) -> Result:
     }
 
 
-def markdown(report: Result) -> str:
-    """The page."""
-    lines = ["# Speed and memory of the tokenizers", ""]
-    lines += [f"On {report['device']}: {report['hardware']}, torch {report['torch']}, "]
-    lines[-1] += f"arvid {report['code_version']}."
-    lines += ["", "## Speed", "", "Times the speed of the first way, in parentheses.", ""]
-    titles = ("tokenizer", "clips", "parameters", "way", "encode frames / s", "decode frames / s")
-    lines += header(*titles, "largest difference")
-    for case in report["speed"]:
-        lines += speed_lines(case)
-    lines += ["", "## Memory, above what the process had before", ""]
-    lines += header("tokenizer", "clips", "encode (MB)", "decode (MB)")
-    for case in report["memory"]:
-        cells = (f"{case['encode_mb']:.0f}", f"{case['decode_mb']:.0f}")
-        lines.append(line(case["tokenizer"], shape_of(case), *cells))
-    lines += ["", "## Long clips in chunks", ""]
-    peaks = ("short (MB)", "long (MB)", "ratio", "long, at once (MB)")
-    lines += header("tokenizer", "frames", *peaks, "tokens differ", "pixels differ", "holds")
-    for check in report["stream_checks"]:
-        short, long, whole = (f"{mb:.0f}" for mb in check["peak_mb"])
-        differences = (f"{check['tokens']:.1g}", f"{check['pixels']:.1g}")
-        found = (short, long, f"{check['ratio']:.2f}", whole, *differences)
-        frames = f"{check['frames'][0]}, {check['frames'][1]}"
-        lines.append(line(check["tokenizer"], frames, *found, "yes" if check["holds"] else "NO"))
-    return "\n".join([*lines, ""])
+def page(report: Result) -> list[str]:
+    """Lines below the title."""
+    speeds = [row for case in report["speed"] for row in speed_rows(case)]
+    memories = [
+        (r["tokenizer"], shape_of(r), f"{r['encode_mb']:.0f}", f"{r['decode_mb']:.0f}")
+        for r in report["memory"]
+    ]
+    speed_headings = (
+        "tokenizer",
+        "clips",
+        "parameters",
+        "way",
+        "encode frames / s",
+        "decode frames / s",
+        "largest difference",
+    )
+    stream_headings = (
+        "tokenizer",
+        "frames",
+        "short (MB)",
+        "long (MB)",
+        "ratio",
+        "long, at once (MB)",
+        "tokens differ",
+        "pixels differ",
+        "holds",
+    )
+    return [
+        f"On {report['device']}, torch {report['torch']}.",
+        "",
+        "## Speed",
+        "",
+        "Times the speed of the first way, in parentheses.",
+        "",
+        *table(speed_headings, speeds),
+        "",
+        "## Memory, above what the process had before",
+        "",
+        *table(("tokenizer", "clips", "encode (MB)", "decode (MB)"), memories),
+        "",
+        "## Long clips in chunks",
+        "",
+        *table(stream_headings, [stream_row(check) for check in report["stream_checks"]]),
+    ]
 
 
-def speed_lines(case: Result) -> list[str]:
-    """One line for each way of a tokenizer."""
+def stream_row(check: Result) -> list[Cell]:
+    """The cells of a check."""
+    short, long, whole = (f"{mb:.0f}" for mb in check["peak_mb"])
+    return [
+        check["tokenizer"],
+        f"{check['frames'][0]}, {check['frames'][1]}",
+        short,
+        long,
+        f"{check['ratio']:.2f}",
+        whole,
+        f"{check['tokens']:.1g}",
+        f"{check['pixels']:.1g}",
+        "yes" if check["holds"] else "NO",
+    ]
+
+
+def speed_rows(case: Result) -> list[list[Cell]]:
+    """One row for each way of a tokenizer."""
     known = (case["tokenizer"], shape_of(case), f"{case['parameters'] / 1e6:.3g}M")
-    found = []
+    rows: list[list[Cell]] = []
     first: Result = next(iter(case["ways"].values()), {})
     for way, measured in case["ways"].items():
-        cells = []
-        for key in ("encode_frames_per_second", "decode_frames_per_second"):
-            cells.append(f"{measured[key]:.4g} ({measured[key] / first[key]:.2f})")
-        found.append(line(*known, way, *cells, f"{measured['largest_difference']:.1g}"))
-    return found + [line(*known, way, "failed", why, "") for way, why in case["failed"].items()]
+        speeds = [
+            f"{measured[key]:.4g} ({measured[key] / first[key]:.2f})"
+            for key in ("encode_frames_per_second", "decode_frames_per_second")
+        ]
+        rows.append([*known, way, *speeds, f"{measured['largest_difference']:.1g}"])
+    return rows + [[*known, way, "failed", why, ""] for way, why in case["failed"].items()]
 
 
 def shape_of(case: Result) -> str:
     """'8 x 17x32x32'."""
     batch, *rest = case["shape"]
     return f"{batch} x {'x'.join(map(str, rest))}"
-
-
-def header(first: str, *rest: str) -> list[str]:
-    """Titles of a table's columns, and the line below them."""
-    return [line(first, *rest), line(":--", *["--:"] * len(rest))]
-
-
-def line(*cells: str) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

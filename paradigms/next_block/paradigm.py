@@ -284,29 +284,6 @@ class NextBlock(Paradigm):
             return {"transformer": steps}
         return {"transformer": steps, "diffusion head": steps * options.diffusion_steps}
 
-    def generate(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Tokens:
-        """Raises UserError for a prefix that is no whole number of blocks, or is missing where there is no start."""
-        pieces = self.stream(
-            condition,
-            grid,
-            batch_size=batch_size,
-            prefix=prefix,
-            options=options,
-            generator=generator,
-            on_step=on_step,
-        )
-        return torch.cat(list(pieces), dim=1)
-
     @torch.no_grad()
     def stream(
         self,
@@ -319,6 +296,8 @@ class NextBlock(Paradigm):
         generator: torch.Generator | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Iterator[Tokens]:
+        """As `Paradigm.stream`. Raises UserError for a prefix that is no whole number of blocks, or is missing where
+        there is no start."""
         batch = condition.batch_size or batch_size
         layout = self.clip_layout(grid.t)
         tokens, given = self._given(prefix, layout, batch)  # (B, N[, C]) in block-major order

@@ -61,6 +61,7 @@ class NOVA(Paradigm):
             the released video model.
         frozen: parts that are not trained. The released trainers freeze text_norm and motion, for images also time
             and temporal_patch.
+        dropout: on the transformers' residual branches (none in the released code).
         condition_dropout: probability that a clip's condition is dropped in training.
         diffusion: the diffusion head's process (continuous tokens only).
     """
@@ -81,6 +82,7 @@ class NOVA(Paradigm):
         nulls: Literal["learned", "table"] = "learned",
         base_frames: int | None = None,
         frozen: Sequence[Part] = (),
+        dropout: float = 0.0,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
@@ -109,12 +111,19 @@ class NOVA(Paradigm):
             depth=size.depth // 3,
             patch=2 * patch,
             norm=norm,
+            dropout=dropout,
             scale_shift=scale_shift,
             base_frames=base_frames or grid.t,
             causal=tam,
         )
         self.spatial = SpatialLayers(
-            spec, grid, size, depth=size.depth - size.depth // 3, patch=patch, norm=norm
+            spec,
+            grid,
+            size,
+            depth=size.depth - size.depth // 3,
+            patch=patch,
+            norm=norm,
+            dropout=dropout,
         )
         self.head = build_head(spec, size, diffusion, patch)
         for part in frozen:
@@ -184,28 +193,6 @@ class NOVA(Paradigm):
         if self.spec.type == "continuous":
             counts["diffusion head"] = sets * options.diffusion_steps
         return counts
-
-    def generate(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Tokens:
-        pieces = self.stream(
-            condition,
-            grid,
-            batch_size=batch_size,
-            prefix=prefix,
-            options=options,
-            generator=generator,
-            on_step=on_step,
-        )
-        return torch.cat(list(pieces), dim=1)
 
     @torch.no_grad()
     def stream(

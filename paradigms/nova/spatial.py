@@ -26,12 +26,16 @@ class SpatialLayers(nn.Module):
         depth: int,
         patch: int,
         norm: NormPlacement,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.patch = PatchEmbedding(spec, size.dim, patch)
         self.mask_token = nn.Parameter(torch.randn(size.dim) * 0.02)
-        self.encoder = Transformer(size.dim, depth // 2, size.num_heads, norm=norm)
-        self.decoder = Transformer(size.dim, depth - depth // 2, size.num_heads, norm=norm)
+        halves = depth // 2, depth - depth // 2
+        self.encoder, self.decoder = (
+            Transformer(size.dim, layers, size.num_heads, norm=norm, dropout=dropout)
+            for layers in halves
+        )
         self.norm = nn.LayerNorm(size.dim)
         code = grid_code(grid.h // patch, grid.w // patch, size.dim)
         self.register_buffer("grid_code", code, persistent=False)

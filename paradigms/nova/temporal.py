@@ -59,6 +59,7 @@ class TemporalLayers(nn.Module):
         depth: int,
         patch: int,
         norm: NormPlacement,
+        dropout: float,
         scale_shift: ScaleShift,
         base_frames: int,
         causal: bool = True,
@@ -70,7 +71,7 @@ class TemporalLayers(nn.Module):
         self.patch = PatchEmbedding(spec, size.dim, patch)
         self.bov = nn.Parameter(torch.randn(size.dim) * 0.02)
         self.time = nn.Sequential(ScalarEmbedding(size.dim), nn.LayerNorm(size.dim))
-        self.layers = Transformer(size.dim, depth, size.num_heads, norm=norm)
+        self.layers = Transformer(size.dim, depth, size.num_heads, norm=norm, dropout=dropout)
         self.norm = nn.LayerNorm(size.dim)
         self.scaling_shift = None if scale_shift == "off" else ScalingShift(size.dim, scale_shift)
         self._last_mask: tuple[object, BlockCausal] | None = None

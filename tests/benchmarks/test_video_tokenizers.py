@@ -91,9 +91,9 @@ def test_a_way_that_fails_is_a_row(script: ModuleType, monkeypatch: pytest.Monke
     monkeypatch.setattr(script, "ways", ways)
     case = {"tokenizer": "sprites-vae3d", "shape": [1, 5, 16, 16], "device": "cpu"}
     case |= {"rounds": 1, "compiled": False}
-    lines = script.speed_lines({**case, **script.speed(case)})
-    assert len(lines) == 3
-    assert lines[2].endswith("| huge | failed | RuntimeError out of memory |  |")
+    rows = script.speed_rows({**case, **script.speed(case)})
+    assert len(rows) == 3
+    assert rows[2][3:] == ["huge", "failed", "RuntimeError out of memory", ""]
 
 
 def results(ratio: float, pixels: float) -> list[dict[str, Any]]:

@@ -87,6 +87,25 @@ def test_several_windows_are_spread(root: Path) -> None:
     assert second > first
 
 
+def test_half_of_the_clips_are_mirrored_where_that_is_asked(tmp_path: Path) -> None:
+    frames = np.zeros((12, 16, 16, 3), np.uint8)
+    frames[:, :, :8] = 200
+    write_video(tmp_path / "left" / "left.mp4", frames, 8)
+    plain, mirrored, again = (
+        VideoFolder(tmp_path, CLIP, clips_per_video=32, mirror=mirror)
+        for mirror in (False, True, True)
+    )
+    is_left = [bool(clip.video[0, 0, 2, 0] > 100) for clip in mirrored]
+    assert 8 <= sum(is_left) <= 24
+    for i, left in enumerate(is_left):
+        before = plain[i].video
+        np.testing.assert_array_equal(
+            mirrored[i].video, before if left else before[:, :, ::-1], strict=True
+        )
+        np.testing.assert_array_equal(again[i].video, mirrored[i].video)
+    assert plain.fingerprint() != mirrored.fingerprint()
+
+
 def test_frames_of_a_clip_follow_each_other(root: Path) -> None:
     dataset = VideoFolder(root, ClipSpec(num_frames=4, size=16, stride=2, window="center"))
     steps = np.diff(dataset[0].video.mean((1, 2, 3)))

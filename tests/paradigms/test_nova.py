@@ -152,6 +152,20 @@ def test_a_grid_that_patches_do_not_tile_is_refused() -> None:
         NOVA(SPEC, TokenGrid(3, 6, 8), ContextSpec(), SIZE)
 
 
+def test_dropout_is_for_training_alone() -> None:
+    net = model(dropout=0.5)
+    indicator = torch.randn(1, 2, net.temporal.num_tokens, 32)
+    places = torch.arange(8).expand(2, -1)
+    for layers in (
+        lambda: net.spatial(indicator, torch.zeros(2, 4, 16), places[:, :4], places[:, 4:]),
+        lambda: net.temporal(torch.zeros(1, 2, 0, 32), None, 3),
+    ):
+        net.eval()
+        assert torch.equal(layers(), layers())
+        net.train()
+        assert not torch.equal(layers(), layers())
+
+
 @pytest.mark.parametrize("part", ["text_norm", "motion", "time", "temporal_patch"])
 @pytest.mark.parametrize("nulls", ["learned", "table"])
 def test_frozen_parts_are_not_trained(part: Part, nulls: str) -> None:

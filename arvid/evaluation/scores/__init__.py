@@ -6,7 +6,7 @@ interrupted, and its result is the same for any number of processes.
 
 A new metric is a subclass of `Score` in one file, named in the registry or by an entry point of the group
 `arvid.metrics`. The built-in ones are the modules beside: `distances` between sets of clips, `paired` comparisons
-frame by frame, `attributes` that a clip shows.
+frame by frame, `attributes` that a clip shows, `changes` from frame to frame.
 """
 
 from __future__ import annotations
