@@ -19,27 +19,36 @@ from arvid.training.generator_module import GeneratorModule
 Shape = tuple[int, ...]
 
 
-def count_budget(model: GeneratorModule, conditions: Conditions, *, prefix_frames: int) -> Budget:
+def count_budget(
+    model: GeneratorModule,
+    conditions: Conditions,
+    *,
+    num_frames: int | None = None,
+    prefix_frames: int,
+) -> Budget:
     """What a model cost and costs, without the frames per second, which are measured while it generates.
 
     Args:
         model: the generator.
         conditions: of one clip.
-        prefix_frames: latent frames given in the generation that is counted.
+        num_frames: of the clip whose generation is counted, by default the trained number.
+        prefix_frames: latent frames given in that generation.
     """
-    grid = clip_grid(model)
+    grid = clip_grid(model, num_frames)
     trained = model.trained
     return Budget(
         parameters=count_parameters(model),
         parameters_without_embeddings=count_parameters(model, embeddings=False),
         flops_per_training_clip=training_flops(model, conditions),
-        flops_per_generated_clip=generation_flops(model, conditions, prefix_frames=prefix_frames),
+        flops_per_generated_clip=generation_flops(
+            model, conditions, num_frames=num_frames, prefix_frames=prefix_frames
+        ),
         evaluations=model.paradigm.num_evaluations(
             grid, prefix_frames=prefix_frames, options=model.sampling
         ),
         training_seconds=trained.seconds if trained else None,
         training_steps=trained.steps if trained else None,
-        tokens_seen=trained.clips * grid.num_tokens if trained else None,
+        tokens_seen=trained.clips * clip_grid(model).num_tokens if trained else None,
     )
 
 
@@ -77,22 +86,25 @@ def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
 
 
 def generation_flops(
-    model: GeneratorModule, conditions: Conditions, *, prefix_frames: int = 0
+    model: GeneratorModule,
+    conditions: Conditions,
+    *,
+    num_frames: int | None = None,
+    prefix_frames: int = 0,
 ) -> float:
     """FLOPs of generating one clip, decoding included."""
-    prefix = _any_tokens(model)[:, :prefix_frames] if prefix_frames else None
+    grid = clip_grid(model, num_frames)
+    prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
     with torch.no_grad(), _gradients(model, False), _counter() as counter:
         condition: Condition = conditions.encode(model)
-        tokens = model.paradigm.generate(
-            condition, clip_grid(model), prefix=prefix, options=model.sampling
-        )
+        tokens = model.paradigm.generate(condition, grid, prefix=prefix, options=model.sampling)
         model.tokenizer.decode(tokens)
     return float(counter.get_total_flops())
 
 
-def _any_tokens(model: GeneratorModule) -> Tensor:
+def _any_tokens(model: GeneratorModule, num_frames: int | None = None) -> Tensor:
     frames, height, width = model.clip_shape
-    video = torch.zeros(1, 3, frames, height, width, device=model.device)
+    video = torch.zeros(1, 3, num_frames or frames, height, width, device=model.device)
     with torch.no_grad():
         return model.tokenizer.encode(video)
 

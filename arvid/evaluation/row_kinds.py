@@ -108,16 +108,18 @@ class ModelRow(Row):
         videos = sample(
             self.model,
             Conditions.of_clips(clips),
-            num_frames=None if length is None else self._whole(length),
+            num_frames=self._num_frames(protocol),
             first_frames=first,
             seed=protocol.seed + batch,
             progress=False,
         )
         return videos[:, :length]
 
-    def _whole(self, num_frames: int) -> int:
-        """The shortest clip of at least `num_frames` that the tokenizer can do: it takes 1 + n·F_T or n·F_T."""
-        spec = self.model.tokenizer.spec
+    def _num_frames(self, protocol: Protocol) -> int | None:
+        """Of the shortest clip that the tokenizer can do (1 + n·F_T or n·F_T) and that is as long as the protocol's."""
+        if protocol.clip is None:
+            return None
+        num_frames, spec = protocol.clip.num_frames, self.model.tokenizer.spec
         rest = (num_frames - 1) % spec.strides[0] if spec.causal else num_frames % spec.strides[0]
         return num_frames + (spec.strides[0] - rest if rest else 0)
 
@@ -128,7 +130,12 @@ class ModelRow(Row):
         spec, (_, height, width) = self.model.tokenizer.spec, self.model.clip_shape
         frames = protocol.condition_frames
         prefix = spec.grid(frames, height, width).t if frames else 0
-        return count_budget(self.model, Conditions.of_clips([clip]), prefix_frames=prefix)
+        return count_budget(
+            self.model,
+            Conditions.of_clips([clip]),
+            num_frames=self._num_frames(protocol),
+            prefix_frames=prefix,
+        )
 
     def curve(self) -> tuple[dict[str, float | None], ...]:
         return read_curve(self.run) if self.run else ()

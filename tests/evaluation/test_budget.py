@@ -125,9 +125,14 @@ def test_frozen_parameters_count_and_stay_frozen(model: GeneratorModule) -> None
 
 def test_the_budget_of_a_trained_run(trained_run: Path) -> None:
     trained = load_generator(trained_run)
-    budget = count_budget(
-        trained, Conditions(num_clips=1, captions=["a red square"]), prefix_frames=1
-    )
+    conditions = Conditions(num_clips=1, captions=["a red square"])
+    budget = count_budget(trained, conditions, prefix_frames=1)
+    shorter = count_budget(trained, conditions, num_frames=9, prefix_frames=1)
+    assert shorter.evaluations == {"transformer": 16}
+    assert shorter.tokens_seen == budget.tokens_seen
+    assert shorter.flops_per_generated_clip is not None
+    assert budget.flops_per_generated_clip is not None
+    assert shorter.flops_per_generated_clip < 0.6 * budget.flops_per_generated_clip
     assert budget.training_steps == 3
     assert budget.tokens_seen == 3 * 4 * NUM_TOKENS
     assert budget.evaluations == {"transformer": 32}  # 4 latent frames of 8 rows
