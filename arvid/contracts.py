@@ -126,6 +126,7 @@ class Condition:
     motion: Float[Tensor, " b"] | None = None
     """Motion score: mean displacement in pixels per frame."""
     fps: Float[Tensor, " b"] | None = None
+    """Frames per second."""
     negative_text: Float[Tensor, "b s d"] | None = None
     """What guidance leads away from, instead of the null condition."""
     negative_text_mask: Bool[Tensor, "b s"] | None = None
@@ -212,7 +213,9 @@ class SamplingOptions:
     guidance_trunc: float = 0.0
     """Diffusion head: no guidance at times (1000 to 0) below this one."""
     guidance_renorm: float = 1.0
-    """Diffusion head: guided predictions are shrunk towards the norm of the conditional ones, at most to this share."""
+    """Diffusion head: guided predictions are shrunk towards the norm of the conditional ones, at most to this share.
+    Norms are of the tokens that are drawn; in the published code they count the noise in the others' places too, so
+    that it shrinks less: `whole_noise` does as it does."""
     image_guidance: float = 0.0
     """Diffusion head: guidance by the frames before, with a third pass that sees them without the text."""
     flow_shift: float | None = None
@@ -261,6 +264,8 @@ class Clip:
     caption: str = ""
     label: int | None = None
     motion: float | None = None
+    fps: float | None = None
+    """Frames per second."""
     name: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
 
@@ -407,6 +412,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     _required = ("loss", "num_evaluations")
     spec: TokenSpec
     grid: TokenGrid
+    required_frames: int = 0
+    """Latent frames that have to be given, for a paradigm that only goes on from others."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

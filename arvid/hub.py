@@ -96,8 +96,8 @@ def _locate(source: str, file: str) -> Path:
         if (folder / file).is_file():
             return folder / file
         raise UserError(
-            f"{folder} has no {file}. Name the folder that holds {CONFIG} and {WEIGHTS}: "
-            "in a pipeline it is the subfolder vae."
+            f"{folder} has no {file}. A model's folder (in a pipeline a subfolder, as vae or transformer) holds "
+            f"{CONFIG} and {WEIGHTS} or {PICKLED_WEIGHTS}."
         )
     match = _HUB_NAME.fullmatch(source)
     if match is None:

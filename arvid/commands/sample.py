@@ -24,6 +24,8 @@ from arvid.sampling.contact_sheet import write_png, write_sheet
 from arvid.sampling.sample import Conditions, clip_grid, sample
 from arvid.training.generator_module import GeneratorModule, load_generator
 
+FILE_FPS = 8.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -41,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, help="frames per clip (default: as trained)")
     parser.add_argument("--count", type=int, default=4, help="number of clips")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fps", type=float, default=8.0, help="of the written videos")
+    parser.add_argument(
+        "--fps", type=float, help=f"of the videos ({FILE_FPS:g}); told to models that know rates"
+    )
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
     add_sampling_arguments(parser)
 
@@ -87,6 +91,7 @@ def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditio
         captions=None if options.prompt is None else [options.prompt] * num,
         labels=[-1 if options.label is None else options.label] * num,
         motion=[math.nan if options.motion is None else options.motion] * num,
+        fps=[math.nan if options.fps is None else options.fps] * num,
         negatives=None if options.negative_prompt is None else [options.negative_prompt] * num,
     )
 
@@ -114,6 +119,6 @@ def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
         if len(video) == 1:
             write_png(options.out / f"{i:03d}.png", video[0])
         else:
-            write_video(options.out / f"{i:03d}.mp4", video, options.fps)
+            write_video(options.out / f"{i:03d}.mp4", video, options.fps or FILE_FPS)
     write_sheet(options.out / "sheet.png", videos)
     print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")

@@ -136,6 +136,7 @@ class FileDataset(VideoDataset):
             caption=entry.caption,
             label=entry.label,
             motion=self._motion_of(entry, indices, video),
+            fps=options.clip.clip_fps(probe.fps),
             name=entry.name if options.clips_per_video == 1 else f"{entry.name}#{window}",
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 Example = dict[str, Any]
 """`video` float (3, T, H, W) in [-1, 1] or `tokens` (with `spread`, if they are drawn around their means), with caption
-(str), label (int) and motion (float)."""
+(str), label (int), motion and fps (float)."""
 
 
 def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
@@ -27,11 +27,14 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:
-    """Stack tensors, keep captions as a list, numbers as int64 (label) and float32 (motion)."""
+    """Stack tensors, keep captions as a list, numbers as int64 (label) and float32 (motion, fps)."""
     batch: dict[str, Any] = {
         "caption": [example["caption"] for example in examples],
         "label": torch.tensor([example["label"] for example in examples]),
-        "motion": torch.tensor([example["motion"] for example in examples], dtype=torch.float32),
+        **{
+            key: torch.tensor([example[key] for example in examples], dtype=torch.float32)
+            for key in ("motion", "fps")
+        },
     }
     for key in ("video", "tokens", "spread"):
         if key in examples[0]:

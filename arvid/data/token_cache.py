@@ -117,9 +117,10 @@ def _encode(
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
-    """What a batch says of a clip beside its frames: -1 and NaN where label and motion are unknown."""
+    """What a batch says of a clip beside its frames: -1 (label) and NaN (motion, fps) where unknown."""
     return {
         "caption": clip.caption,
         "label": -1 if clip.label is None else clip.label,
         "motion": math.nan if clip.motion is None else clip.motion,
+        "fps": math.nan if clip.fps is None else clip.fps,
     }

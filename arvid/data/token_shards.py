@@ -1,7 +1,7 @@
 """Token shards: encoded clips in a folder, on a disk or in object storage, without the videos they come from.
 
     FOLDER/manifest.json            what the tokens are and what they are of; written first
-    FOLDER/00000.safetensors        the tokens, labels, motion scores and captions of the first clips
+    FOLDER/00000.safetensors        the tokens, labels, motion scores, rates and captions of the first clips
     FOLDER/00001.safetensors        of the next ones, and so on
 
 Clip i lies in shard i // clips_per_shard, so each is at hand without looking at the others. A shard is whole or absent
@@ -33,9 +33,9 @@ from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import Example
 from arvid.files import atomic_write, sha256_json, write_json
 
-FORMAT = "arvid tokens 1"
+FORMAT = "arvid tokens 2"
 MANIFEST = "manifest.json"
-_NUMBERS = ("label", "motion")
+_NUMBERS = ("label", "motion", "fps")
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -100,7 +100,7 @@ def write_shard(
     Args:
         tokens: (n, t, h, w[, C]) of the n clips.
         spread: their standard deviations, if these are to be stored.
-        facts: caption, label and motion score of each clip.
+        facts: caption, label, motion score and fps of each clip.
     """
     tensors = {
         "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
@@ -152,11 +152,13 @@ class EncodedClip(Clip):
     _where: str
 
     def __init__(self, facts: Mapping[str, Any], *, where: str) -> None:
-        label, motion = facts["label"], facts["motion"]
+        label = facts["label"]
         values = {
             "caption": facts["caption"],
             "label": None if label < 0 else label,
-            "motion": None if math.isnan(motion) else motion,
+            **{
+                name: None if math.isnan(facts[name]) else facts[name] for name in ("motion", "fps")
+            },
             "attributes": {},
             "_where": where,
         }
@@ -216,7 +218,8 @@ class TokenShards(VideoDataset):
         return self.manifest.data
 
     def example(self, index: int) -> Example:
-        """Tokens (int64 or float32), caption, label and motion score of a clip: -1 and NaN where unknown.
+        """Tokens (int64 or float32), caption, label, motion score and fps of a clip: -1 (label) and NaN where
+        unknown.
 
         Shards of a posterior have the key `spread` beside them: standard deviations of the tokens (float32).
         """
@@ -292,6 +295,7 @@ class _Shard:
             "caption": self._captions[row],
             "label": int(self._numbers["label"][row]),
             "motion": float(self._numbers["motion"][row]),
+            "fps": float(self._numbers["fps"][row]),
         }
         if self._spread is not None:
             example["spread"] = torch.from_numpy(np.array(self._spread[row])).float()

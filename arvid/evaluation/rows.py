@@ -114,7 +114,10 @@ def validation_set(model: GeneratorModule) -> VideoDataset:
     """
     config = model.description["validation"]
     if config is None:
-        raise UserError("This model was not trained by arvid: name real clips with --real.")
+        raise UserError(
+            "This model was not trained by arvid, so there is no validation set to take real clips from: "
+            "`arvid evaluate --real` names some."
+        )
     what = "The run's validation set"
     return instantiate(VideoDataset, config, what=what, subclass=True)  # type: ignore[type-abstract]
 

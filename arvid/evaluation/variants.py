@@ -249,26 +249,24 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def data_options(data: Path | None) -> list[str]:
-    """Options of `arvid fit` that put one's own clips into a setting: a folder of class folders, or a manifest.
+def data_options(data: Path, val: Path | None = None) -> list[str]:
+    """Options of `arvid fit` that put one's own clips into a setting: folders of class folders, or manifests.
 
-    Raises UserError if there is no such thing. Without `data` none.
+    Without `val` the data are divided into training and validation. Raises UserError if there is no such thing.
     """
-    if data is None:
-        return []
-    if not data.exists():
-        raise UserError(f"{data}: there is no such folder or manifest.")
-    kind, place = (
-        ("folder.VideoFolder", "root") if data.is_dir() else ("manifest.VideoManifest", "path")
-    )
-    return [
-        option
-        for part in ("train", "val")
-        for option in (
-            f"--data.{part}.class_path=arvid.data.{kind}",
-            f"--data.{part}.init_args.{place}={data}",
+    found = []
+    for part, path in (("train", data), ("val", val or data)):
+        if not path.exists():
+            raise UserError(f"{path}: there is no such folder or manifest.")
+        kind, place = (
+            ("folder.VideoFolder", "root") if path.is_dir() else ("manifest.VideoManifest", "path")
         )
-    ]
+        found += [
+            f"--data.{part}.class_path=arvid.data.{kind}",
+            f"--data.{part}.init_args.{place}={path}",
+            f"--data.{part}.init_args.split={'all' if val else part}",
+        ]
+    return found
 
 
 def tokenizer_option(*, continuous: str | None = None, discrete: str | None = None) -> str:

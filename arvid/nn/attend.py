@@ -58,8 +58,8 @@ class BlockCausal:
             return self
         other = BlockCausal(self.blocks, padding=padding)
         other._visible, other._flex = self.visible(), self._flex
-        if self.blocks.device.type != "cpu":
-            self._flex = other._flex = self.flex()
+        if self.blocks.is_cuda and _has_triton():
+            other._flex = self.flex()
         return other
 
     def visible(self) -> Bool[Tensor, "n n"]:
@@ -86,14 +86,15 @@ class BlockCausal:
         if self._flex is None:
             blocks = self.blocks
             num = len(blocks)
-            self._flex = create_block_mask(
-                lambda b, h, q, k: blocks[q] >= blocks[k],
-                B=None,
-                H=None,
-                Q_LEN=num,
-                KV_LEN=num,
-                device=str(blocks.device),
-            )
+            with torch.inference_mode(False):  # a validation may make it, and training saves it
+                self._flex = create_block_mask(
+                    lambda b, h, q, k: blocks[q] >= blocks[k],
+                    B=None,
+                    H=None,
+                    Q_LEN=num,
+                    KV_LEN=num,
+                    device=str(blocks.device),
+                )
         return self._flex
 
     def score(self) -> Any:

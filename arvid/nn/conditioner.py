@@ -19,12 +19,13 @@ from arvid.nn.text import TextEncoder
 
 
 class Conditioner(nn.Module):
-    """Which of a clip's captions, labels and motion scores the model sees.
+    """Which of a clip's captions, labels, motion scores and frame rates the model sees.
 
     Args:
         text: encoder of the captions, or None to ignore them.
         label: whether the class label is a condition.
         motion: whether the motion score is one.
+        fps: whether the frames per second are one.
         num_classes: number of class labels in the data (0: none).
     """
 
@@ -34,6 +35,7 @@ class Conditioner(nn.Module):
         text: TextEncoder | None = None,
         label: bool = False,
         motion: bool = False,
+        fps: bool = False,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
@@ -42,6 +44,7 @@ class Conditioner(nn.Module):
         self.text = text
         self.label = label
         self.motion = motion
+        self.fps = fps
         self.num_classes = num_classes
 
     @property
@@ -52,6 +55,7 @@ class Conditioner(nn.Module):
             text_vocab=self.text.vocab_size if self.text else None,
             num_classes=self.num_classes if self.label else None,
             motion=self.motion,
+            fps=self.fps,
         )
 
     def forward(
@@ -60,11 +64,12 @@ class Conditioner(nn.Module):
         caption: Sequence[str] | None = None,
         label: Tensor | None = None,
         motion: Tensor | None = None,
+        fps: Tensor | None = None,
         negative: Sequence[str] | None = None,
     ) -> Condition:
         """The condition of a batch; what is not given, or not a condition here, is absent.
 
-        `label` is -1 and `motion` NaN where unknown. Guidance leads away from the `negative` prompts.
+        `label` is -1, `motion` and `fps` are NaN where unknown. Guidance leads away from the `negative` prompts.
         """
         condition = Condition()
         if self.text is not None and caption is not None:
@@ -80,11 +85,13 @@ class Conditioner(nn.Module):
             condition.label = label
         if self.motion and motion is not None:
             condition.motion = motion
+        if self.fps and fps is not None:
+            condition.fps = fps
         return condition
 
     def from_batch(self, batch: dict[str, Any]) -> Condition:
         """The condition of a batch of the datamodule."""
-        return self(caption=batch["caption"], label=batch["label"], motion=batch["motion"])
+        return self(**{key: batch[key] for key in ("caption", "label", "motion", "fps")})
 
 
 class ContextEmbedder(nn.Module):

@@ -19,18 +19,20 @@ class CudaGraph:
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
         self.inputs = [x.clone() for x in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_RUNS):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = function(*self.inputs)
+        with torch.cuda.device(inputs[0].device):  # which need not be the current one
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_RUNS):
+                    function(*self.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.output = function(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
-        self.graph.replay()
+        with torch.cuda.device(self.output.device):
+            self.graph.replay()
         return self.output

@@ -184,10 +184,11 @@ class HuggingFaceTextEncoder(TextEncoder):
         seen = [[1] * max(len(prompt), 1) for prompt in prompts]  # at least one, whatever it is
         mask = [[*ones, *[0] * (length - len(ones))] for ones in seen]
         model, device = self.model, self._device.device
-        states = model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-        ).last_hidden_state.float()
+        with torch.autocast(device.type, enabled=False):  # features do not depend on who asks
+            states = model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+            ).last_hidden_state.float()
         return [rows[: len(prompt)] for rows, prompt in zip(states, prompts, strict=True)]
 
 

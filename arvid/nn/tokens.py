@@ -19,6 +19,8 @@ class TokenEmbedding(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if isinstance(self.project, nn.Linear):
+            tokens = tokens.to(self.project.weight.dtype)
         out: Tensor = self.project(tokens)
         return out
 

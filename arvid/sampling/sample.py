@@ -26,6 +26,7 @@ class Conditions:
     captions: Sequence[str] | None = None
     labels: Sequence[int] | None = None
     motion: Sequence[float] | None = None
+    fps: Sequence[float] | None = None
     negatives: Sequence[str] | None = None
     """Prompts that guidance leads away from."""
 
@@ -37,6 +38,7 @@ class Conditions:
             captions=[clip.caption for clip in clips],
             labels=[-1 if clip.label is None else clip.label for clip in clips],
             motion=[math.nan if clip.motion is None else clip.motion for clip in clips],
+            fps=[math.nan if clip.fps is None else clip.fps for clip in clips],
         )
 
     def encode(self, model: GeneratorModule) -> Condition:
@@ -45,6 +47,7 @@ class Conditions:
             caption=self.captions,
             label=None if self.labels is None else torch.tensor(self.labels, device=device),
             motion=None if self.motion is None else torch.tensor(self.motion, device=device),
+            fps=None if self.fps is None else torch.tensor(self.fps, device=device),
             negative=self.negatives,
         )
 
@@ -64,7 +67,7 @@ def sample(
 
     Args:
         model: see `arvid.training.generator_module.load_generator`.
-        conditions: captions, labels, motion scores.
+        conditions: captions, labels, motion scores, frame rates.
         num_frames: frames per clip, 1 + F_T·n; the trained length by default.
         first_frames: given frames (also 1 + F_T·n) to go on from. They come back as the tokenizer
             reconstructs them.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -147,7 +149,8 @@ def _rates(
 class SampleVideos(Callback):
     """Generates clips for the first captions of the validation set while a generator trains.
 
-    They go to RUN/samples/step-*.mp4 and to TensorBoard and wandb where these log.
+    They go to RUN/samples/step-*.mp4 and to TensorBoard and wandb where these log. A paradigm that only goes on from
+    frames is given those of the validation clips.
 
     Args:
         every_n_steps: optimiser steps between two rounds.
@@ -160,21 +163,32 @@ class SampleVideos(Callback):
         self.num_clips = num_clips
         self.fps = fps
         self._sampled_at = 0
+        self._given: tuple[Conditions, np.ndarray | None] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads what clips are made from. Raises UserError here, and not hours later, if that cannot be had."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, GeneratorModule)
+        dataset = trainer.datamodule.val  # type: ignore[attr-defined]
+        clips = [dataset[i % len(dataset)] for i in range(self.num_clips)]
+        first, required = None, pl_module.paradigm.required_frames
+        if required:
+            grid = dataclasses.replace(pl_module.paradigm.grid, t=required)
+            num_frames = pl_module.tokenizer.spec.num_frames(grid)
+            first = np.stack([clip.video[:num_frames] for clip in clips])
+        self._given = Conditions.of_clips(clips), first
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps or step == self._sampled_at or not trainer.is_global_zero:
+        if step % self.every_n_steps or step == self._sampled_at or self._given is None:
             return
         self._sampled_at = step
         assert isinstance(pl_module, GeneratorModule)
-        conditions = Conditions.of_clips([self._clip(trainer, i) for i in range(self.num_clips)])
+        conditions, first = self._given
         pl_module.eval()
-        videos = sample(pl_module, conditions, progress=False)
+        videos = sample(pl_module, conditions, first_frames=first, progress=False)
         pl_module.train()
         show_video(trainer, "samples", side_by_side(videos), self.fps)
-
-    def _clip(self, trainer: Trainer, index: int) -> Any:
-        dataset = trainer.datamodule.val  # type: ignore[attr-defined]
-        return dataset[index % len(dataset)]

@@ -70,6 +70,7 @@ class GeneratorModule(LightningModule):
         text: encoder of the captions, or null to ignore them.
         label: whether the class label is a condition.
         motion: whether the motion score is one.
+        fps: whether the frames per second are one.
         optimizer: AdamW and its schedule.
         sampling: how this model is sampled unless a command says otherwise.
     """
@@ -88,6 +89,7 @@ class GeneratorModule(LightningModule):
         text: TextEncoder | None = None,
         label: bool = False,
         motion: bool = False,
+        fps: bool = False,
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
         sampling: SamplingOptions = SamplingOptions(),
     ) -> None:
@@ -98,7 +100,7 @@ class GeneratorModule(LightningModule):
         self.sampling = sampling
         self.optimizer_config = optimizer
         self.conditioner = Conditioner(
-            text=text, label=label, motion=motion, num_classes=num_classes
+            text=text, label=label, motion=motion, fps=fps, num_classes=num_classes
         )
         spec = self.tokenizer.spec
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)

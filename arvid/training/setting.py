@@ -20,6 +20,7 @@ TRAINER_KEYS = (
     "gradient_clip_val",
     "gradient_clip_algorithm",
 )
+CONDITIONS = ("text", "label", "motion", "fps")
 AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
 
 
@@ -43,7 +44,8 @@ def describe_run(
         "data.seed": config["data"]["seed"],
         "seed": config["seed_everything"],
         **_tokenizers(model["tokenizers"]),
-        **flatten({key: model[key] for key in ("text", "label", "motion", "optimizer")}, "model"),
+        **flatten({key: model[key] for key in CONDITIONS}, "model"),
+        **flatten(model["optimizer"], "model.optimizer"),
         **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
         **flatten(_averaging(config["trainer"].get("callbacks") or []), "averaging"),
     }

@@ -57,7 +57,7 @@ def main() -> None:
     options = parse_arguments()
     scale = SCALES[options.scale]
     started = time.monotonic()
-    data = [*data_options(options.data), *scale.options]
+    data = [*(data_options(options.data) if options.data else []), *scale.options]
     if options.data:
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)

@@ -62,10 +62,11 @@ def main() -> None:
     finished = [row for row in rows if row.name not in failed]
     records = score(finished, [protocol], options.out)
     comparison = write_report(folders(records), options.out, title="Where NOVA's norms sit")
-    watched = {
+    logged = {
         row.name: {part: read_blocks(options.out / row.name, part) for part in (VARIANCE, LARGEST)}
         for row in rows
     }
+    watched = {name: found for name, found in logged.items() if all(found.values())}
     palette = dict(zip(ROWS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
     palette |= {
         name: colour for name, colour in colours(comparison.rows).items() if name in palette

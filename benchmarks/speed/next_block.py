@@ -195,7 +195,7 @@ def measure(
     """Speed, shares and bound of a block and batch size."""
     model = build(scale, block)
     num_frames = scale.grid.t
-    generate(model, scale, batch, sampling, GIVEN + 1)  # warms up, captures graphs
+    generate(model, scale, batch, sampling, num_frames)  # warms up, captures graphs
     with timed_draws(watch) as drawing:
         seconds = watch.time(lambda: generate(model, scale, batch, sampling, num_frames))
     share = sum(drawing) / seconds

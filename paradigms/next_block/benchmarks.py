@@ -112,11 +112,21 @@ def _add_models(group: argparse._ArgumentGroup, prefix: str) -> None:
 
 
 def read_arguments(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; `fit_options` is what it does not know and `arvid fit` should."""
+    """The command line; `fit_options` is what it does not know and `arvid fit` should.
+
+    Raises UserError for options of another scale, which would do nothing.
+    """
     options, unknown = made.parse_known_args()
     options.fit_options = unknown
-    if options.scale != "demo" and options.data:
-        raise UserError("--data is for the scale demo; the others take the paper's sets.")
+    sets = ("k600_", "ucf101", "llama_")
+    demo = options.scale == "demo"
+    for name, value in vars(options).items():
+        of_sets, of_demo = name.startswith(sets), name in ("data", "tokenizer", "checkpoint")
+        if value and (of_sets if demo else of_demo):
+            raise UserError(
+                f"--{name.replace('_', '-')} is no option of the scale {options.scale}: that one takes "
+                f"{'--data, --tokenizer and --checkpoint' if demo else 'those of the published sets (--help)'}."
+            )
     return options
 
 
@@ -180,9 +190,7 @@ def _data_options(options: argparse.Namespace, task: Task) -> list[str]:
         frames = [f"--data.{part}.init_args.num_frames=17" for part in ("train", "val")]
         return data_options(options.data) if options.data else frames
     if RECIPES[task][0] == "k600":
-        train = data_options(_required(options, "k600_train"))
-        val = data_options(_required(options, "k600_val"))
-        return [o for o in train if ".train." in o] + [o for o in val if ".val." in o]
+        return data_options(_required(options, "k600_train"), _required(options, "k600_val"))
     root, lists = _required(options, "ucf101"), _required(options, "ucf101_lists")
     found = [f"--model.init_args.text.init_args.tokenizer={_required(options, 'llama_tokenizer')}"]
     for part, file in (("train", "trainlist01.txt"), ("val", "testlist01.txt")):

@@ -131,9 +131,10 @@ class Decoder:
         self.fixed = self.caches = None
 
     def _kind(self) -> object:
-        """What captured steps depend on."""
+        """What captured steps depend on. Memory made under inference mode may not be written to outside of it."""
         weights = [p.data_ptr() for p in self.model.transformer.parameters()]
-        return len(self.context), self.context.dtype, self.options.compiled, weights
+        modes = self.options.compiled, self.model.training, torch.is_inference_mode_enabled()
+        return len(self.context), self.context.dtype, self.shown is None, modes, weights
 
     def hidden(
         self, tokens: Tensor, known: int, hint: Float[Tensor, "b p d"] | None = None
@@ -223,11 +224,13 @@ def draw_block(
             given, options=options, null_hidden=null, generator=generator
         )
         block = torch.where(stays, block, drawn)
+        _tell(on_step)
+        if i == options.rounds - 1:
+            break
         num = -(-count * (i + 1) // options.rounds)
         likeliest = confidence.masked_fill(stays, torch.inf).topk(num, dim=1).indices
         stays = torch.zeros_like(stays).scatter(1, likeliest, True)
         hint = model.hint(block, stays).repeat(len(decoder.context) // len(tokens), 1, 1)
-        _tell(on_step)
     return block
 
 

@@ -41,7 +41,7 @@ class Layout:
     def __post_init__(self) -> None:
         if self.start != "block" and self.num_tokens < 2 * self.block_len:
             raise UserError(
-                f"A clip of one block has nothing to predict with start: {self.start}. "
+                f"A clip of one block has no next block to predict, which start: {self.start} needs. "
                 "Take a smaller block, or start: block."
             )
 

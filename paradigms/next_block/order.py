@@ -17,7 +17,7 @@ def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
     Raises UserError if the block does not tile the grid.
     """
     sizes = (grid.t, grid.h, grid.w)
-    if any(size % b for size, b in zip(sizes, block, strict=True)):
+    if min(block) < 1 or any(size % b for size, b in zip(sizes, block, strict=True)):
         raise UserError(
             f"A block of {'x'.join(map(str, block))} tokens does not tile the grid "
             f"{'x'.join(map(str, sizes))}: each side must divide the grid's."

@@ -89,11 +89,18 @@ class NextBlock(Paradigm):
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
+        if style == "llama" and (positions != "sequence" or num_positions is not None):
+            raise UserError(
+                "Rotary positions have no table: leave out positions and num_positions."
+            )
+        if spec.type == "continuous" and num_other_ids:
+            raise UserError("Continuous tokens have no ids: leave out num_other_ids.")
         self.spec = spec
         self.grid = grid
         self.block: Block = (block[0], block[1], block[2])
         self.mask_pads = mask_pads
         self.condition_dropout = condition_dropout
+        self.required_frames = self.block[0] if start == "none" else 0
         order = block_order(grid, self.block)
         self.layout = Layout(context.num_tokens, len(order), self.block_len, start)
         self.register_buffer("order", order, persistent=False)
@@ -216,7 +223,7 @@ class NextBlock(Paradigm):
         revealed = self._revealed(wanted, layout)
         hidden = self.hidden_states(context, padding, target, layout, revealed)
         losses = self.head.loss(hidden, wanted)  # (B, M)
-        return self._means(losses, order[layout.first_predicted :], revealed)
+        return self._means(losses, layout, revealed)
 
     def hidden_states(
         self,
@@ -257,13 +264,14 @@ class NextBlock(Paradigm):
             revealed[:, : layout.block_len] = False
         return revealed
 
-    def _means(self, losses: Tensor, order: Tensor, revealed: Tensor | None) -> dict[str, Tensor]:
+    def _means(self, losses: Tensor, layout: Layout, revealed: Tensor | None) -> dict[str, Tensor]:
         counted = torch.ones_like(losses) if revealed is None else (~revealed).to(losses.dtype)
         loss = (losses * counted).sum() / counted.sum().clamp_min(1)
         means = {"loss": loss, "per_token": loss.detach()}
-        later = (order >= self.grid.tokens_per_frame).to(losses.dtype)
-        if self.grid.t > 1:
-            counted = counted * later
+        frame = self.grid.tokens_per_frame
+        if layout.num_tokens > frame:
+            predicted = self.order[layout.first_predicted : layout.num_tokens]
+            counted = counted * (predicted >= frame)
             means["common"] = ((losses * counted).sum() / counted.sum().clamp_min(1)).detach()
         return means
 
@@ -328,14 +336,11 @@ class NextBlock(Paradigm):
             )
         if prefix is None:
             return tokens, 0
-        expected = (batch, prefix.shape[1], self.grid.h, self.grid.w, *channels)
+        expected = (batch, max(prefix.shape[1], 1), self.grid.h, self.grid.w, *channels)
         if tuple(prefix.shape) != expected:
             raise UserError(f"The prefix is {tuple(prefix.shape)}, not {expected}.")
-        if self.spec.type == "discrete" and (largest := int(prefix.max())) >= self.spec.size:
-            raise UserError(
-                f"The prefix has the id {largest}; this model knows 0 to {self.spec.size - 1}. "
-                "Was it encoded by another tokenizer?"
-            )
+        if self.spec.type == "discrete":
+            self._check_ids(prefix)
         known = self._num_tokens(prefix.shape[1])
         if known >= layout.num_tokens:
             raise UserError(
@@ -344,6 +349,14 @@ class NextBlock(Paradigm):
             )
         tokens[:, :known] = prefix.flatten(1, 3)[:, self.order[:known]]
         return tokens, known
+
+    def _check_ids(self, prefix: Tensor) -> None:
+        low, high = (int(x) for x in prefix.aminmax())
+        if low < 0 or high >= self.spec.size:
+            raise UserError(
+                f"The prefix has ids from {low} to {high}; this model knows 0 to {self.spec.size - 1}. "
+                "Was it encoded by another tokenizer?"
+            )
 
     def _frames(self, tokens: Tensor, first: int, known: int) -> tuple[Tokens, int]:
         """The whole frames among the known tokens from `first` on, in raster order; how many frames there are now."""

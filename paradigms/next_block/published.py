@@ -302,7 +302,11 @@ def _stand_ins(file: Path) -> Iterator[tuple[type, str]]:
 
 
 class _StandIn:
-    """Holds the attributes of an object whose class is not needed."""
+    """Holds the attributes of an object whose class is not needed; other states of it (numpy's are tuples) are lost."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)

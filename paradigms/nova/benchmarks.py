@@ -95,7 +95,8 @@ def setting(options: argparse.Namespace) -> str:
 
 def shared_options(options: argparse.Namespace) -> list[str]:
     """Options of `arvid fit` that all variants share; the user's own come last and win."""
-    given = [*data_options(options.data), *SCALES[options.scale].options]
+    data = data_options(options.data) if options.data else []
+    given = [*data, *SCALES[options.scale].options]
     if options.tokenizer:
         given.append(tokenizer_option(continuous=options.tokenizer))
     return [*given, *options.fit_options]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arvid.contracts import Condition, ContextSpec
+from arvid.contracts import Condition, ContextSpec, UserError
 from arvid.nn.conditioner import negative_condition
 from arvid.nn.positions import ScalarEmbedding
 
@@ -24,7 +24,7 @@ class PublishedContext(nn.Module):
     """Condition -> context tokens (B, S, D).
 
     Args:
-        spec: which conditions there are. With motion there is always a token for fps.
+        spec: which conditions there are. With motion there is always a token for fps, and the other way round.
         dim: D.
     """
 
@@ -35,6 +35,11 @@ class PublishedContext(nn.Module):
         super().__init__()
         if spec.text_len > TABLE_ROWS:
             raise ValueError(f"NOVA's null table has {TABLE_ROWS} rows, not {spec.text_len}")
+        if spec.text_vocab is not None:
+            raise UserError(
+                "NOVA's null table holds features of a text encoder, and this one gives ids of words: "
+                "take nulls: learned, or an encoder with features."
+            )
         self.spec = spec
         self.dim = dim
         self.register_buffer("_device", torch.empty(0), persistent=False)
@@ -45,7 +50,7 @@ class PublishedContext(nn.Module):
             self.label = nn.Embedding(spec.num_classes + 1, dim)
             nn.init.normal_(self.label.weight, std=0.02)
             self.label_norm = nn.LayerNorm(dim)
-        if spec.motion:
+        if spec.motion or spec.fps:
             self.motion = ScalarEmbedding(dim)
             self.fps = ScalarEmbedding(dim)
 
@@ -58,7 +63,7 @@ class PublishedContext(nn.Module):
             parts.append(self.text(self._features(condition, batch_size, drop)))
         if self.spec.num_classes is not None:
             parts.append(self._label(condition, batch_size, drop)[:, None])
-        if self.spec.motion:
+        if self.spec.motion or self.spec.fps:
             for embed, value, default in (
                 (self.motion, condition.motion, DEFAULT_MOTION),
                 (self.fps, condition.fps, DEFAULT_FPS),

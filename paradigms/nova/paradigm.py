@@ -222,6 +222,8 @@ class NOVA(Paradigm):
 
     def _contexts(self, condition: Condition, batch: int, options: SamplingOptions) -> Tensor:
         """Context (P, B, S, D) of each pass of guidance."""
+        if options.overlap is not None and not self.tam:
+            raise UserError("Without temporal autoregression no window moves: leave out overlap.")
         context = self.context(condition, batch)
         passes = 1 + (options.guided and context.shape[1] > 0)
         if options.image_guidance:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -131,9 +132,25 @@ def _check_counterpart(net: NOVA) -> None:
         "it has no temporal autoregression": net.tam,
         "its norms are not on the branches": net.norm == "branch",
     }
-    faults = [fault for fault, holds in released.items() if not holds]
+    faults = [fault for fault, holds in released.items() if not holds] or _unlike_its_config(net)
     if faults:
         raise UserError(f"The released NOVA has no such model: {'; '.join(faults)}.")
+
+
+def _unlike_its_config(net: NOVA) -> list[str]:
+    """What a model that is built from `write_config` has otherwise: its code knows no option for that."""
+    try:
+        published = read_config(write_config(net), "ddpm")
+        with torch.device("meta"):
+            other = published.build(net.spec)
+    except UserError as error:
+        return [str(error).removesuffix(".")]
+    heads, others = (n.temporal.layers.blocks[0].attn.num_heads for n in (net, other))  # type: ignore[union-attr]
+    if heads != others:
+        return [f"one of width {published.size.dim} has {others} heads, not {heads}"]
+    own, its = ({name: x.shape for name, x in n.state_dict().items()} for n in (net, other))
+    unlike = [name for name in {**own, **its} if own.get(name) != its.get(name)]
+    return [f"its configuration does not tell the shapes of {', '.join(unlike)}"] if unlike else []
 
 
 @dataclass(frozen=True)
@@ -198,7 +215,8 @@ def write_config(net: NOVA) -> dict[str, Any]:
     stride = net.spec.strides[1]
     fine = [net.grid.h // net.patch, net.grid.w // net.patch]
     rank = {"off": None, "full": -1}.get(net.scale_shift, net.scale_shift)  # type: ignore[arg-type]
-    depths = (len(net.temporal.layers.blocks), 2 * len(net.spatial.encoder.blocks))
+    spatial = len(net.spatial.encoder.blocks) + len(net.spatial.decoder.blocks)
+    depths = (len(net.temporal.layers.blocks), spatial)
     width = net.context.dim
     assert isinstance(net.head, DiffusionHead)  # to_published refuses others
     head = net.head.net

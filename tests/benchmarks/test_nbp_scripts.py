@@ -165,7 +165,9 @@ def test_samples(bench: Bench, tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (["--scale=paper"], "needs --k600-train here"),
-        (["--scale=lab", "--data=."], "--data is for the scale demo"),
+        (["--scale=lab", "--data=."], "--data is no option of the scale lab"),
+        (["--scale=paper", "--checkpoint=a=b"], "--checkpoint is no option of the scale paper"),
+        (["--k600-checkpoint=a=b"], "--k600-checkpoint is no option of the scale demo"),
         (["--data=."], "need a tokenizer of their own"),
         (["--checkpoint=runs/a"], "NAME=PATH"),
     ],

@@ -92,6 +92,7 @@ def test_what_is_unknown_of_a_clip_is_marked() -> None:
     assert batch["caption"] == [""]
     assert batch["label"].tolist() == [-1]
     assert batch["motion"].isnan().all()
+    assert batch["fps"].isnan().all()
 
 
 def test_clips_of_unlike_shape_are_refused() -> None:

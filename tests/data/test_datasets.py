@@ -51,7 +51,8 @@ def test_folder(root: Path) -> None:
     assert len(dataset) == 6
     clip = dataset[5]
     assert clip.video.shape == (5, 16, 16, 3)
-    assert (clip.label, clip.caption, clip.motion) == (2, "yo yo", None)
+    assert (clip.label, clip.caption, clip.motion, clip.fps) == (2, "yo yo", None, 8)
+    assert VideoFolder(root, ClipSpec(num_frames=5, size=16, stride=2))[0].fps == 4
     assert clip.name == "YoYo/v_YoYo_g01_c01.mp4"
     assert [len({c.name for c in dataset}), len(list(dataset))] == [6, 6]
     with pytest.raises(IndexError):

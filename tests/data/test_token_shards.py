@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import pickle
@@ -92,6 +93,15 @@ def test_shards_stand_for_their_dataset(folder: Path) -> None:
         shards.example(22)
 
 
+def test_rates_are_kept(tmp_path: Path, corners: Build) -> None:
+    class Filmed(Sprites):
+        def __getitem__(self, index: int) -> Clip:
+            return dataclasses.replace(super().__getitem__(index), fps=12.5)
+
+    encode_dataset(corners(), "hash", Filmed(3, num_frames=5, size=16), tmp_path)
+    assert TokenShards(str(tmp_path))[1].fps == 12.5
+
+
 def test_what_is_unknown_of_a_clip_stays_unknown(tmp_path: Path, corners: Build) -> None:
     class Bare(Sprites):
         def __getitem__(self, index: int) -> Clip:
@@ -100,7 +110,7 @@ def test_what_is_unknown_of_a_clip_stays_unknown(tmp_path: Path, corners: Build)
     encode_dataset(corners(), "hash", Bare(3, num_frames=5, size=16), tmp_path)
     example, clip = TokenShards(str(tmp_path)).example(1), TokenShards(str(tmp_path))[1]
     assert (example["label"], example["motion"] == example["motion"]) == (-1, False)
-    assert (clip.caption, clip.label, clip.motion) == ("", None, None)
+    assert (clip.caption, clip.label, clip.motion, clip.fps) == ("", None, None, None)
 
 
 def test_shards_can_be_sent_to_worker_processes(folder: Path) -> None:

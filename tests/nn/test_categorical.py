@@ -99,11 +99,16 @@ def test_a_seed_decides(length: int, options: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
-def test_logits_that_are_not_finite_are_refused(broken: float) -> None:
-    logits = torch.randn(1, LENGTH)
+@pytest.mark.parametrize("length", [20, LENGTH])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_logits_that_are_not_finite_are_refused(
+    broken: float, length: int, temperature: float, top_k: int | None
+) -> None:
+    logits = torch.randn(1, length)
     logits[0, 7] = broken
     with pytest.raises(UserError, match="not finite"):
-        draw(logits, SamplingOptions(top_k=40, top_p=0.9))
+        draw(logits, SamplingOptions(temperature=temperature, top_k=top_k))
 
 
 def test_many_rows_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

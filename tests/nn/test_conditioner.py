@@ -31,6 +31,16 @@ def test_unknown_values_are_null() -> None:
     assert not torch.equal(tokens[1, 4], null[1, 4])
 
 
+def test_rates_are_conditions_where_a_model_is_built_for_them() -> None:
+    given = {"motion": torch.tensor([1.0]), "fps": torch.tensor([12.0])}
+    assert Conditioner(motion=True)(**given).fps is None
+    with_fps = Conditioner(fps=True)
+    assert with_fps.spec == ContextSpec(fps=True)
+    embedder = ContextEmbedder(with_fps.spec, 16)
+    slow, fast = (embedder(with_fps(fps=torch.tensor([x])), 1) for x in (8.0, 12.0))
+    assert not torch.equal(slow, fast)
+
+
 def test_padding_is_null_whatever_its_features() -> None:
     embedder = ContextEmbedder(SPEC, 16)
     text = torch.randn(1, 3, 8)
@@ -165,3 +175,15 @@ def test_a_long_prompt_is_cut_where_that_is_asked(
 def test_a_missing_encoder_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No text encoder at"):
         HuggingFaceTextEncoder(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_features_do_not_depend_on_the_precision_of_training(
+    local_encoder: Path, dtype: torch.dtype
+) -> None:
+    encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6)
+    encoder.model.to(dtype)
+    plain, _ = encoder(["a cat"])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = encoder(["a cat"])
+    assert torch.equal(plain, mixed)

@@ -213,3 +213,11 @@ def test_published_head_counts_32_844_816_parameters() -> None:
     with torch.device("meta"):
         head = DiffusionHead(1024, 16, width=1280, depth=3)
     assert sum(p.numel() for p in head.parameters()) == 32_844_816
+
+
+def test_steps_that_a_process_cannot_do_are_refused() -> None:
+    assert len(sampling_steps("ddpm", 500)) == 500
+    with pytest.raises(UserError, match="at most 500 diffusion steps, not 501"):
+        sampling_steps("ddpm", 501)
+    with pytest.raises(UserError, match="flow_shift is for the flow process"):
+        sampling_steps("ddpm", 25, 1.0, 3.0)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -218,7 +219,7 @@ def write_file(
             "epoch": 3,
             "pytorch-lightning_version": "1.5.4",
             "state_dict": state,
-            "callbacks": {"ModelCheckpoint": {"best": torch.tensor(1.0)}},
+            "callbacks": {"ModelCheckpoint": {"best": torch.tensor(1.0), "score": np.float64(1)}},
             "hyper_parameters": {"args": args, "ckpt_path": None, "ignore_keys": ["mask"]},
         },
         path,

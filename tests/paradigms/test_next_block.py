@@ -116,7 +116,7 @@ def test_the_hybrid_sequence_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("start", ["none", "hybrid"])
 def test_a_clip_of_one_block_needs_a_begin_of_video_block(start: str) -> None:
-    with pytest.raises(UserError, match="nothing to predict"):
+    with pytest.raises(UserError, match="no next block to predict"):
         model(block=(4, 4, 4), start=start)
     assert model(block=(4, 4, 4), start="block").num_evaluations(GRID) == {"transformer": 1}
 
@@ -256,16 +256,22 @@ def test_prefix_must_fit_the_grid_and_leave_something() -> None:
     net = model(block=(1, 1, 4))
     with pytest.raises(UserError, match=r"prefix is \(1, 1, 4, 8\), not \(1, 1, 4, 4\)"):
         net.generate(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 8, dtype=torch.long))
+    with pytest.raises(UserError, match=r"prefix is \(1, 0, 4, 4\), not \(1, 1, 4, 4\)"):
+        net.generate(Condition(), GRID, prefix=torch.zeros(1, 0, 4, 4, dtype=torch.long))
     with pytest.raises(UserError, match="leave nothing to generate in a clip of 4"):
         net.generate(Condition(), GRID, prefix=torch.zeros(1, 4, 4, 4, dtype=torch.long))
 
 
 def test_a_prefix_of_another_vocabulary_is_refused() -> None:
-    with pytest.raises(UserError, match="id 7; this model knows 0 to 6"):
+    with pytest.raises(UserError, match="ids from 7 to 7; this model knows 0 to 6"):
         model(block=(1, 1, 4)).generate(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), 7))
+    with pytest.raises(UserError, match="ids from -1 to -1"):
+        model(block=(1, 1, 4)).generate(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), -1))
 
 
 def test_without_a_start_frames_must_be_given() -> None:
+    assert model(block=(2, 2, 2), start="none").required_frames == 2
+    assert model(block=(2, 2, 2)).required_frames == 0
     with pytest.raises(UserError, match="Give first frames"):
         model(block=(1, 1, 4), start="none").generate(Condition(), GRID)
 
@@ -273,3 +279,38 @@ def test_without_a_start_frames_must_be_given() -> None:
 def test_a_table_of_positions_must_be_long_enough() -> None:
     with pytest.raises(UserError, match="table of 65 places, not 64"):
         model(block=(1, 1, 4), num_positions=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": (0, 1, 4)}, "0x1x4 tokens does not tile"),
+        ({"style": "llama", "positions": "grid"}, "have no table"),
+        ({"style": "llama", "num_positions": 99}, "have no table"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model(**{"block": (1, 1, 4), **options})
+
+
+def test_continuous_tokens_in_bf16_train_and_sample() -> None:
+    spec = TokenSpec("continuous", 3, (4, 8, 8), True)
+    net = NextBlock(spec, GRID, ContextSpec(), SIZE, block=(1, 1, 4)).to(torch.bfloat16)
+    net.loss(torch.randn(2, 4, 4, 4, 3), Condition())["loss"].backward()
+    drawn = net.eval().generate(Condition(), GRID, batch_size=2)
+    assert drawn.shape == (2, 4, 4, 4, 3)
+    assert drawn.isfinite().all()
+
+
+def test_the_loss_over_common_tokens_is_left_out_where_there_are_none() -> None:
+    net = model(block=(1, 1, 4))
+    assert "common" in net.loss(torch.zeros(1, 2, 4, 4, dtype=torch.long), Condition())
+    assert "common" not in net.loss(torch.zeros(1, 1, 4, 4, dtype=torch.long), Condition())
+
+
+def test_a_mask_made_in_a_validation_serves_training() -> None:
+    with torch.inference_mode():
+        mask = model(block=(1, 1, 4)).mask(9)
+        flex = mask.flex()
+    assert not flex.kv_indices.is_inference()

@@ -100,6 +100,17 @@ def test_captured_steps_serve_the_next_clip_of_the_same_kind(graphs: type[Replay
     assert graphs.captured == 2
 
 
+def test_captured_steps_do_not_serve_clips_of_another_kind(graphs: type[Replayed]) -> None:
+    net, given = model(block=(1, 2, 2)), condition()
+    for i, other in enumerate((Condition(text=given.text, text_mask=None), given)):
+        net.generate(other, GRID, batch_size=2, options=GREEDY)
+        assert graphs.captured == i + 1
+    with torch.inference_mode():
+        net.generate(given, GRID, options=GREEDY)
+    net.generate(given, GRID, options=GREEDY)
+    assert graphs.captured == 4
+
+
 def test_clips_at_once_do_not_share_a_cache(graphs: type[Replayed]) -> None:
     net = model(block=(1, 2, 2))
     given = [condition(), condition()]
@@ -157,9 +168,10 @@ def test_each_round_keeps_what_the_last_one_kept() -> None:
     net.hint = hint  # type: ignore[method-assign]
     drawn = net.generate(condition(), GRID, options=SamplingOptions(rounds=4))
     ordered = drawn.flatten(1, 3)[:, net.order]
+    assert len(shown) == 3 * GRID.t  # after the last round nothing is left to show
     for i, (tokens, revealed) in enumerate(shown):
-        assert (revealed.sum(1) == 4 * (i % 4 + 1)).all()
-        block = ordered[:, i // 4 * 16 :][:, :16]
+        assert (revealed.sum(1) == 4 * (i % 3 + 1)).all()
+        block = ordered[:, i // 3 * 16 :][:, :16]
         assert torch.equal(tokens[revealed], block[revealed])
 
 

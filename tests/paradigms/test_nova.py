@@ -219,6 +219,11 @@ def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
     assert len(steps) == 4
 
 
+def test_without_tam_there_is_no_window_to_move() -> None:
+    with pytest.raises(UserError, match="no window moves"):
+        model(tam=False).generate(Condition(), GRID, options=SamplingOptions(overlap=1))
+
+
 def test_bf16_loss_is_near_that_in_float32() -> None:
     net, tokens = model(), torch.randn(2, 3, 4, 8, 4)
     losses = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -255,6 +256,28 @@ def test_models_that_the_release_has_not_are_not_exported(
     published.options.update(options)
     with pytest.raises(UserError, match=message):
         to_published(published.build(FOUR_FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "message"),
+    [
+        ({"num_heads": 4}, {}, "width 64 has 1 heads, not 4"),
+        ({"depth": 4}, {}, "twice as many"),
+        ({}, {"motion": False}, "shapes of context.motion"),
+        ({}, {"text_dim": None, "num_classes": 7}, "shapes of context.label.weight"),
+    ],
+)
+def test_models_that_their_configuration_does_not_tell_are_not_exported(
+    size: dict[str, int], context: dict[str, Any], message: str
+) -> None:
+    published = read_config(SMALL, "ddpm")
+    changed = dataclasses.replace(
+        published,
+        size=dataclasses.replace(published.size, **size),
+        context=dataclasses.replace(published.context, **context),
+    )
+    with pytest.raises(UserError, match=message):
+        to_published(changed.build(FOUR_FRAMES))
 
 
 # Folders

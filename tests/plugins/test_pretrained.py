@@ -440,7 +440,7 @@ def test_a_tokenizer_that_is_not_published_this_way() -> None:
 
 
 def test_folders_that_are_none(published: Path) -> None:
-    with pytest.raises(UserError, match=r"has no config.json.*subfolder vae"):
+    with pytest.raises(UserError, match=r"has no config.json.*a subfolder, as vae"):
         load_tokenizer(f"pretrained:{published.parent}")
     with pytest.raises(UserError, match="no folder '/nowhere/at/all'"):
         load_tokenizer("pretrained:/nowhere/at/all")

@@ -127,8 +127,15 @@ def _can_pack(x: Tensor) -> bool:
 def draw(
     logits: Float[Tensor, "r v"], options: SamplingOptions, generator: torch.Generator | None = None
 ) -> Int[Tensor, " r"]:
-    """An id for each row: temperature, then top-k, then top-p (see `candidates`), then one of those that are left."""
+    """An id for each row: temperature, then top-k, then top-p (see `candidates`), then one of those that are left.
+
+    Raises UserError for logits that are not finite, on CPUs: GPUs would have to be waited for.
+    """
     logits = logits.detach()
+    if logits.device.type == "cpu" and not np.isfinite(logits.numpy().max(-1)).all():
+        raise UserError(
+            "The network's logits are not finite. Compute in a wider type, or look at its training."
+        )
     long_on_cpu = logits.device.type == "cpu" and logits.shape[-1] > LONG_ROW
     if options.temperature == 0:  # torch's argmax takes ten times as long on CPUs
         return torch.from_numpy(logits.numpy().argmax(-1)) if long_on_cpu else logits.argmax(-1)
@@ -194,19 +201,14 @@ def _draw_of_row(
 ) -> int:
     """Draws from the top k until what comes out is in the nucleus too: one of `candidates`, without sorting.
 
-    Of equal logits the first count as likelier. Raises UserError for logits that are not finite.
+    Of equal logits the first count as likelier.
     """
-    largest = row.max()
-    if not np.isfinite(largest):
-        raise UserError(
-            "The network's logits are not finite. Compute in a wider type, or look at its training."
-        )
     values = row
     if top_k is not None and top_k < len(row):
         values = np.compress(
             row >= _kth_largest(row, top_k), row
         )  # a mask as index: four times as long
-    weights = np.exp(values - largest).astype(np.float64)
+    weights = np.exp(values - row.max()).astype(np.float64)
     mass = torch.from_numpy(weights).cumsum(0).numpy()  # numpy's takes three times as long
     while True:
         place = np.searchsorted(mass, uniform() * mass[-1])

@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.contracts import SamplingOptions
+from arvid.contracts import SamplingOptions, UserError
 
 NUM_TRAIN_STEPS = 1000
 Process = Literal["ddpm", "flow"]
@@ -52,12 +52,21 @@ def sampling_steps(
         num_steps: how many. `ddpm` takes every (1000 // num_steps)-th of its steps, so a divisor of 1000 is best.
         shift: of the flow process in training.
         new_shift: another one for sampling.
+
+    Raises UserError for `ddpm` with so many steps that they would not begin with noise, or with a new shift.
     """
+    if process == "ddpm" and new_shift is not None:
+        raise UserError("flow_shift is for the flow process; this model's is ddpm, which has none.")
     return _ddpm_steps(num_steps) if process == "ddpm" else _flow_steps(num_steps, shift, new_shift)
 
 
 def _ddpm_steps(num_steps: int) -> tuple[Step, ...]:
     """Ancestral sampling (arXiv 2006.11239, formulas 7 and 15) with the posterior's variance."""
+    if num_steps > NUM_TRAIN_STEPS // 2:  # k would be 1, and the first of the steps not noise
+        raise UserError(
+            f"DDPM takes every k-th of {NUM_TRAIN_STEPS} times, so at most {NUM_TRAIN_STEPS // 2} diffusion steps, "
+            f"not {num_steps}."
+        )
     scheduler = _ddpm()
     scheduler.set_timesteps(num_steps)
     times = scheduler.timesteps.tolist()
