@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from arvid.commands._sampling import add_dtype_argument
 from arvid.evaluation.processes import launched
 
 
@@ -18,12 +19,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
     )
-    group.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float16", "bfloat16"),
-        help="numbers that it computes with",
-    )
+    add_dtype_argument(parser)
 
 
 def add_download_argument(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--flow-shift", type=float, help="flow matching: shift of the times")
 
 
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    """The numbers that a model or pipeline is given its weights in."""
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16"),
+        help="numbers that generators and pipelines compute with; tokenizers keep float32",
+    )
+
+
 def sampling_options(options: argparse.Namespace, default: SamplingOptions) -> SamplingOptions:
     """The model's options with those given on the command line put in."""
     names = {field.name for field in dataclasses.fields(SamplingOptions)}

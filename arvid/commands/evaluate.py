@@ -140,7 +140,7 @@ def _records(
     options: argparse.Namespace, protocol: Protocol, real: FileDataset | None
 ) -> list[ResultRecord]:
     if options.runs:
-        return [evaluate_run(folder, protocol, real) for folder in options.runs]
+        return [evaluate_run(run, protocol, real, dtype=options.dtype) for run in options.runs]
     if real is None:
         raise UserError(f"Name the real clips with --real: {protocol.real_split}.")
     source = options.videos or Path(options.pipeline)

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.commands._sampling import (
+    add_dtype_argument,
+    add_sampling_arguments,
+    sampling_options,
+)
 from arvid.contracts import UserError
 from arvid.data.clips import resize_frames
 from arvid.data.video import read_video, write_video
@@ -47,12 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fps", type=float, help=f"of the videos ({FILE_FPS:g}); told to models that know rates"
     )
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
+    add_dtype_argument(parser)
     add_sampling_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    model = load_generator(options.checkpoint)
+    model = load_generator(options.checkpoint, dtype=options.dtype)
     conditions = _conditions(options, model)
     first = _first_frames(options, model) if options.first_frames else None
     drawn = sampling_options(options, model.sampling)

@@ -32,12 +32,14 @@ from arvid.training.instantiate import instantiate
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(run: Path, protocol: Protocol, real: VideoDataset | None = None) -> ResultRecord:
+def evaluate_run(
+    run: Path, protocol: Protocol, real: VideoDataset | None = None, *, dtype: str = "float32"
+) -> ResultRecord:
     """Score a trained run (for a reconstruction: its tokenizer, or that of a tokenizer's training).
 
     The record lies in the run's folder. `real` are the protocol's real clips (see `arvid.evaluation.real_clips`);
-    without it they are the run's own validation set. Raises UserError if the protocol cuts its clips itself and
-    there are none.
+    without it they are the run's own validation set. `dtype` is what the generator computes with. Raises UserError
+    if the protocol cuts its clips itself and there are none.
     """
     path = checkpoint_path(run)
     folder = path.parents[1] if path.parent.name == LAST_CHECKPOINT.parent.name else path.parent
@@ -45,7 +47,7 @@ def evaluate_run(run: Path, protocol: Protocol, real: VideoDataset | None = None
         tokenizer = load_tokenizer(path).to(best_device())
         row: Row = ReconstructionRow(tokenizer, f"reconstruction ({folder.name})")
         return evaluate(row, protocol, _given(real, protocol), folder, description=NO_SETTING)
-    model = load_generator(path)
+    model = load_generator(path, dtype=dtype)
     row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=sha256_file(path))
     dataset = _given(real, protocol) if protocol.clip else validation_set(model)
     return evaluate(row, protocol, dataset, folder, description=model.description)

@@ -87,9 +87,9 @@ def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, s
     axis.legend(frameon=False, fontsize=8)
 
 
-def last_loss(curve: Curve) -> float | None:
-    """The last validation loss; None without any."""
-    return next((loss for p in reversed(curve) if (loss := p.get("val_loss"))), None)
+def validation_losses(curve: Curve) -> list[float]:
+    """In the order of training."""
+    return [loss for point in curve if (loss := point.get("val_loss")) is not None]
 
 
 def write_page(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, UserError
+from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.training.generator_module import GeneratorModule
 
@@ -80,7 +80,7 @@ def sample(
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         tokens = model.paradigm.generate(**asked, on_step=on_step)
-    return to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
+    return to_uint8(model.tokenizer.decode(_for_decoder(tokens))).cpu().numpy()
 
 
 @torch.no_grad()
@@ -101,8 +101,13 @@ def stream(
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         pieces = model.paradigm.stream(**asked, on_step=on_step)
-        for video in model.tokenizer.decode_stream(pieces):
+        for video in model.tokenizer.decode_stream(map(_for_decoder, pieces)):
             yield to_uint8(video).cpu().numpy()
+
+
+def _for_decoder(tokens: Tokens) -> Tokens:
+    """Numbers in the decoder's type, whatever the network's is; ids as they are."""
+    return tokens.float() if tokens.is_floating_point() else tokens
 
 
 def _asked(

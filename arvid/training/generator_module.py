@@ -163,11 +163,14 @@ def build_generator(config: dict[str, Any]) -> GeneratorModule:
     return instantiate(GeneratorModule, config, what="The model")
 
 
-def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule:
+def load_generator(
+    path: str | Path, *, trained: bool = True, dtype: str = "float32"
+) -> GeneratorModule:
     """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them, on the GPU if
     there is one.
 
     With `trained=False` only tokenizer and configuration come from the checkpoint: the model is as before training.
+    `dtype` ("float32", "bfloat16", "float16") is of the paradigm's weights, and one of the options that rows bear.
 
     Raises UserError naming the file if it is missing, damaged or another kind of checkpoint.
     """
@@ -183,6 +186,9 @@ def load_generator(path: str | Path, *, trained: bool = True) -> GeneratorModule
             module.trained = _trained(checkpoint, description)
     except (UserError, RuntimeError) as error:
         raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
+    if dtype != "float32":
+        module.paradigm.to(getattr(torch, dtype))
+        description = {**description, "options": {**description["options"], "dtype": dtype}}
     module.description = description
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return module.requires_grad_(False).eval().to(device)

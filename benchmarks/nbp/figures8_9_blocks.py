@@ -46,11 +46,11 @@ from arvid.report.paper import (
     Curve,
     draw_losses,
     headings,
-    last_loss,
     metric_cells,
     row_name,
     speed_cells,
     table,
+    validation_losses,
     write_page,
 )
 
@@ -198,15 +198,16 @@ def our_table(
 ) -> list[str]:
     """A line for each row under one protocol."""
     metrics = headings(records, nbp.METRICS)
-    first = ("", "tokens / block", "loss ↓", *metrics.values())
+    first = ("", "tokens / block", "loss ↓", "lowest on the way", *metrics.values())
     lines: list[list[Cell]] = []
     for record in records:
         tokens = block_tokens(record)
+        curve = validation_losses(losses.get(record.name, ()))
         lines.append(
             [
                 row_name(record),
                 str(tokens) if tokens else None,
-                last_loss(losses.get(record.name, ())),
+                *((curve[-1], min(curve)) if curve else (None, None)),
                 *metric_cells(record, list(metrics)),
                 *speed_cells(record, speeds),
             ]

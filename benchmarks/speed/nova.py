@@ -7,6 +7,8 @@ in full, also where a mask hides half of it. Weights are random, which does not 
   as it is   what `arvid sample` and `arvid fit` run
   compiled   the blocks of the transformers and the diffusion MLP through torch.compile
 
+Then single clips of other lengths and sizes, as it is.
+
 scales:
   demo    width 256, 4 + 8 layers, 5 latent frames of 32x32, 16 sets, 10 diffusion steps, in float32 on one thread of a
           CPU. Processor time counts, so that it matters less what else the machine does.
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,6 +79,8 @@ class Scale:
     base_frames: int
     num_sets: int
     diffusion_steps: int
+    other_grids: tuple[TokenGrid, ...]
+    """Of the clips that are timed beside."""
     sampling_batches: tuple[int, ...]
     training_batches: tuple[int, ...]
     matrix: int
@@ -115,6 +120,7 @@ DEMO = Scale(
     base_frames=8,
     num_sets=16,
     diffusion_steps=10,
+    other_grids=tuple(TokenGrid(*g) for g in ((1, 32, 32), (3, 32, 32), (5, 16, 16), (5, 24, 24))),
     sampling_batches=(1,),
     training_batches=(2,),
     matrix=1024,
@@ -128,8 +134,9 @@ PAPER = Scale(
     base_frames=16,
     num_sets=64,
     diffusion_steps=25,
+    other_grids=tuple(TokenGrid(*g) for g in ((1, 60, 96), (3, 60, 96), (9, 32, 32), (9, 64, 64))),
     sampling_batches=(1, 24),
-    training_batches=(1, 4),
+    training_batches=(1, 4, 24),
     matrix=8192,
 )
 SCALES = {"demo": DEMO, "paper": PAPER}
@@ -158,6 +165,9 @@ def main() -> None:
                 ("training", scale.training_batches),
             )
             for batch in batches
+        ],
+        "clips": [
+            one_clip(scale, grid, options.rounds) for grid in (*scale.other_grids, scale.grid)
         ],
         "torch": torch.__version__,
         "wall_seconds": round(time.monotonic() - started, 1),
@@ -197,6 +207,13 @@ def case(scale: Scale, kind: str, batch: int, ways: tuple[str, ...], rounds: int
             if i <= 1 or not slower:  # round 0 warms up
                 found["ways"][way] = measured
     return found
+
+
+def one_clip(scale: Scale, grid: TokenGrid, rounds: int) -> Result:
+    """Seconds of each part of a clip of another length or size, as it is."""
+    works = build_works(dataclasses.replace(scale, grid=grid), "sampling", 1, ("as it is",))
+    found = [measure(works["as it is"], scale.device)["seconds"] for _ in range(rounds + 1)]
+    return {"grid": asdict(grid), "seconds": min(found[1:], key=lambda seconds: seconds["all"])}
 
 
 def build_works(
@@ -388,7 +405,17 @@ def page(report: Result) -> list[str]:
     ]
     for case in report["cases"]:
         lines += ["", *case_lines(case, rate)]
-    return lines
+    parts = (*PARTS, "rest", "all")
+    clips = [
+        [
+            f"{clip['grid']['t']} x {clip['grid']['h']}x{clip['grid']['w']}",
+            *(f"{clip['seconds'][part]:.3f}" for part in parts),
+            f"{clip['seconds']['temporal layers'] / clip['seconds']['all']:.1%}",
+        ]
+        for clip in report["clips"]
+    ]
+    headings = ("latent frames", *(f"{part} (s)" for part in parts), "temporal share")
+    return [*lines, "", "## One clip, by length and size", "", *table(headings, clips)]
 
 
 def case_lines(case: Result, rate: float) -> list[str]:

@@ -36,6 +36,7 @@ def tiny(script: ModuleType) -> Any:
         script.DEMO,
         size=Size(dim=32, depth=3, num_heads=2, head_dim=16, head_depth=1),
         grid=TokenGrid(3, 8, 8),
+        other_grids=(TokenGrid(1, 4, 8),),
         text=(8, 4),
         num_sets=2,
         diffusion_steps=2,
@@ -101,6 +102,8 @@ def test_the_page(script: ModuleType, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [case["kind"] for case in report["cases"]] == ["sampling", "training"]
     assert all(case["ways"]["as it is"]["seconds"]["all"] > 0 for case in report["cases"])
     assert report["flops_per_second"] > 0
+    assert "| 1 x 4x8 |" in page
+    assert [clip["grid"]["t"] for clip in report["clips"]] == [1, 3]
 
 
 def test_the_ways_share_their_weights(script: ModuleType) -> None:

@@ -13,7 +13,7 @@ from arvid.contracts import SamplingOptions, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
-from arvid.sampling.sample import Conditions, clip_grid, sample
+from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training.generator_module import GeneratorModule, load_generator
 
 CLIPS = list(Sprites(2))
@@ -80,6 +80,17 @@ def test_options_of_the_call_win_over_the_models_own(model: GeneratorModule) -> 
     greedy = SamplingOptions(temperature=0)
     videos = [draw(model, options=greedy, seed=seed) for seed in (0, 1)]
     np.testing.assert_array_equal(videos[0], videos[1])
+
+
+def test_a_generator_in_bf16_draws_and_its_rows_say_so(trained_run: Path) -> None:
+    model = load_generator(trained_run, dtype="bfloat16")
+    assert model.description["options"]["dtype"] == "bfloat16"
+    assert next(model.tokenizer.parameters()).dtype == torch.float32
+    conditions = Conditions(num_clips=2, captions=["a red square", "a blue circle"])
+    videos = sample(model, conditions, progress=False)
+    assert (videos.shape[0], videos.dtype) == (2, np.uint8)
+    pieces = list(stream(model, conditions, progress=False))
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1).astype(int), videos, atol=1)
 
 
 def test_contact_sheet_shows_first_to_last_frame_of_each_clip() -> None:

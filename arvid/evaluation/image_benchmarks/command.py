@@ -174,7 +174,7 @@ def _sample(options: argparse.Namespace, benchmark: ImageBenchmark) -> None:
 
 def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]:
     if options.checkpoint:
-        model = load_generator(options.checkpoint)
+        model = load_generator(options.checkpoint, dtype=options.dtype)
         how = sampling_options(options, model.sampling)
         clips = CheckpointSampler(model, num_frames=1, options=how)
         return as_images(clips), clips.describe(options.checkpoint)

@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from arvid.commands._evaluation import add_download_argument, add_shard_argument
-from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.commands._sampling import (
+    add_dtype_argument,
+    add_sampling_arguments,
+    sampling_options,
+)
 from arvid.contracts import UserError
 from arvid.evaluation.checkpoint_sampler import CheckpointSampler
 from arvid.evaluation.manifest import claim
@@ -103,6 +107,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=8.0, help="of the files (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
     add_shard_argument(parser, "video")
+    add_dtype_argument(parser)
     add_sampling_arguments(parser)
 
 
@@ -142,7 +147,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
     wanted = takes(suite, names, flickering_samples=options.flickering_samples)
     texts = load_rewritten(options.rewritten, suite) if options.rewritten else None
     take_own_gpu()
-    model = load_generator(options.checkpoint)
+    model = load_generator(options.checkpoint, dtype=options.dtype)
     sampler = CheckpointSampler(
         model,
         num_frames=options.frames,
