@@ -6,7 +6,9 @@ the `ContextEmbedder` belongs to a paradigm and turns that into context tokens o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from arvid.contracts import Condition, ContextSpec, UserError
 from arvid.nn.positions import ScalarEmbedding
 from arvid.nn.text import TextEncoder
+
+logger = logging.getLogger(__name__)
 
 
 class Conditioner(nn.Module):
@@ -137,7 +141,10 @@ class ContextEmbedder(nn.Module):
     ) -> Float[Tensor, "gb s d"]:
         """Context for sampling: (B, S, D), or (2B, S, D) with the null half behind if there is guidance."""
         context: Tensor = self(condition, batch_size)
-        if guidance == 1 or not self.spec.num_tokens:
+        if guidance == 1:
+            return context
+        if not self.spec.num_tokens:
+            warn_once("Guidance has no effect: this model has no conditions.")
             return context
         return torch.cat([context, self.negative(condition, batch_size)])
 
@@ -176,6 +183,12 @@ class ContextEmbedder(nn.Module):
         if self.spec.fps:
             parts.append(_single(self.fps, condition.fps, torch.isfinite))
         return parts
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Tell what would not be noticed, the first time only."""
+    logger.warning("%s", message)
 
 
 def negative_condition(condition: Condition) -> Condition:

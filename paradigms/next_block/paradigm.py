@@ -31,7 +31,7 @@ from arvid.contracts import (
 )
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import BlockStyle, Transformer, build_norm
-from arvid.nn.conditioner import ContextEmbedder
+from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.initialise import initialise_gpt
 from arvid.nn.positions import Rotation
@@ -309,6 +309,11 @@ class NextBlock(Paradigm):
         batch = condition.batch_size or batch_size
         layout = self.clip_layout(grid.t)
         tokens, given = self._given(prefix, layout, batch)  # (B, N[, C]) in block-major order
+        if options.guidance != 1 and not self.condition_dropout and condition.negative_text is None:
+            warn_once(
+                "Guidance leads away from a null condition that this model never learned: it was trained with "
+                "condition_dropout 0. Give a negative prompt, or guidance 1."
+            )
         context = self.context.guided(condition, batch, options.guidance)
         padding = self._padding_of_passes(condition, context)
         decoder = Decoder(self, context, padding, layout, options)

@@ -29,7 +29,7 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.nn.attention import NormPlacement
-from arvid.nn.conditioner import ContextEmbedder
+from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
@@ -226,6 +226,8 @@ class NOVA(Paradigm):
             raise UserError("Without temporal autoregression no window moves: leave out overlap.")
         context = self.context(condition, batch)
         passes = 1 + (options.guided and context.shape[1] > 0)
+        if options.guided and passes == 1:
+            warn_once("Guidance has no effect: this model has no conditions.")
         if options.image_guidance:
             if self.spec.type == "discrete" or not self.tam:
                 raise UserError(

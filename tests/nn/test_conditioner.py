@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arvid.contracts import Condition, ContextSpec, UserError
-from arvid.nn.conditioner import Conditioner, ContextEmbedder
+from arvid.nn.conditioner import Conditioner, ContextEmbedder, warn_once
 from arvid.nn.positions import grid_code, scalar_code
 from arvid.nn.text import HuggingFaceTextEncoder, WordTextEncoder
 
@@ -57,6 +57,13 @@ def test_dropping_gives_the_null_condition() -> None:
     tokens = embedder(condition, 2, drop=torch.tensor([True, False]))
     assert torch.equal(tokens[0], embedder(Condition(), 1)[0])
     assert not torch.equal(tokens[1], embedder(Condition(), 1)[0])
+
+
+def test_guidance_without_conditions_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    for _ in range(2):
+        assert ContextEmbedder(ContextSpec(), 16).guided(Condition(), 2, 3.0).shape == (2, 0, 16)
+    assert caplog.text.count("Guidance has no effect") == 1
 
 
 def test_word_encoder_reads_any_script_and_ignores_case() -> None:

@@ -1,0 +1,93 @@
+"""What only a GPU has: FlexAttention's masks, captured and compiled steps, bf16 weights. Skipped without one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from arvid.contracts import Condition, ContextSpec, SamplingOptions, Size, TokenGrid, TokenSpec
+from arvid.nn import attend
+from arvid.paradigms.next_block import NextBlock
+from arvid.paradigms.nova import NOVA
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+
+GRID = TokenGrid(3, 8, 8)
+CONTEXT = ContextSpec(text_dim=8, text_len=5)
+SIZE = Size(dim=128, depth=2, num_heads=2, head_dim=32, head_depth=1)
+IDS, LATENTS = (TokenSpec(kind, 70, (4, 8, 8), True) for kind in ("discrete", "continuous"))
+
+
+def condition(batch: int = 2) -> Condition:
+    mask = torch.tensor([[True, True, False, False, False], [True] * 5])
+    text = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    return Condition(text=text[:batch], text_mask=mask[:batch]).to("cuda")
+
+
+def model(**options: object) -> NextBlock:
+    torch.manual_seed(0)
+    net = NextBlock(IDS, GRID, CONTEXT, SIZE, dropout=0.0, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net.cuda().eval()
+
+
+def test_blocks_train_as_with_a_dense_mask_also_after_a_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = torch.randint(70, (2, 3, 8, 8), device="cuda")
+    net, losses, gradients = model(block=(1, 2, 4)), [], []
+    for flex in (True, False):
+        monkeypatch.setattr(attend, "_has_triton", lambda flex=flex: flex)
+        net._mask = None
+        with torch.inference_mode():
+            net.loss(tokens, condition())
+        net.zero_grad()
+        loss = net.loss(tokens, condition())["loss"]
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("block", [(1, 1, 1), (1, 1, 8), (1, 8, 8)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_captured_steps_draw_what_steps_without_a_cache_do(
+    block: tuple[int, int, int], compiled: bool
+) -> None:
+    net = model(block=block)
+    captured = SamplingOptions(temperature=0, guidance=2.0, compiled=compiled)
+    plain = SamplingOptions(temperature=0, guidance=2.0, use_cache=False)
+    for given in (condition(), condition(1), condition()):
+        drawn = net.generate(given, GRID, options=captured)
+        assert (drawn == net.generate(given, GRID, options=plain)).float().mean() > 0.98  # ties
+
+
+def test_nova_computes_on_a_gpu_what_it_does_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    on_cpu = NOVA(LATENTS, GRID, CONTEXT, SIZE, num_sets=4).eval()
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    tokens = torch.randn(2, 3, 8, 8, 70)
+    outs = [
+        net.temporal(net.context(given, 2)[None], frames[:, :-1], 3).cpu()
+        for net, given, frames in (
+            (on_cpu, condition().to("cpu"), tokens),
+            (on_gpu, condition(), tokens.cuda()),
+        )
+    ]
+    torch.testing.assert_close(*outs, rtol=1e-3, atol=1e-3)
+
+
+def test_nova_in_bf16_draws_clips_on_a_gpu() -> None:
+    net = NOVA(LATENTS, GRID, CONTEXT, SIZE, num_sets=4).cuda().to(torch.bfloat16).eval()
+    options = SamplingOptions(guidance=3.0, diffusion_steps=4)
+    clips = net.generate(condition(), GRID, options=options)
+    assert clips.shape == (2, 3, 8, 8, 70)
+    assert clips.isfinite().all()
