@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from arvid.contracts import UserError, VideoDataset
-from arvid.files import sha256_json
+from arvid.files import sha256_file, sha256_json
 from arvid.training.export import fingerprint, load_tokenizer
+from arvid.training.generator_module import checkpoint_path
 
 TRAINER_KEYS = (
     "max_steps",
@@ -22,6 +23,7 @@ TRAINER_KEYS = (
 )
 CONDITIONS = ("text", "label", "motion", "fps")
 AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
+START_FROM = "arvid.training.start_from.StartFrom"
 
 
 def describe_run(
@@ -47,7 +49,7 @@ def describe_run(
         **flatten({key: model[key] for key in CONDITIONS}, "model"),
         **flatten(model["optimizer"], "model.optimizer"),
         **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
-        **flatten(_averaging(config["trainer"].get("callbacks") or []), "averaging"),
+        **_of_callbacks(config["trainer"].get("callbacks") or []),
     }
     description = {
         "setting": setting,
@@ -103,11 +105,19 @@ def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:
     }
 
 
-def _averaging(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    found = [c.get("init_args", {}) for c in callbacks if c.get("class_path") == AVERAGING]
-    if len(found) > 1:
-        raise UserError("The configuration averages weights twice: keep one EMAWeightAveraging.")
-    return dict(found[0]) if found else {}
+def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """How weights are averaged, and what they began as (its content, not its place)."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for callback in callbacks:
+        name = callback.get("class_path", "")
+        if name in (AVERAGING, START_FROM) and name in found:
+            raise UserError(f"The configuration has two of {name.rpartition('.')[2]}: keep one.")
+        found[name] = callback.get("init_args", {})
+    setting = flatten(found.get(AVERAGING, {}), "averaging")
+    if START_FROM in found:
+        file = checkpoint_path(found[START_FROM]["checkpoint"])
+        setting["start_from"] = sha256_file(file)[:16]
+    return setting
 
 
 def _factors(model: Mapping[str, Any]) -> dict[str, str]:

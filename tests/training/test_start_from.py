@@ -11,6 +11,7 @@ import torch
 from arvid.cli import main
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
+from arvid.files import sha256_file
 from arvid.training.generator_module import load_generator
 
 SIZE = [
@@ -67,6 +68,8 @@ def test_text_to_video_begins_with_text_to_image(
     before, after = (load_generator(run).state_dict() for run in (first, tmp_path / "video"))
     name = "paradigm.spatial.encoder.blocks.0.attn.qkv.weight"
     torch.testing.assert_close(after[name], before[name])
+    setting = load_generator(tmp_path / "video").description["setting"]
+    assert setting["start_from"] == sha256_file(first / "checkpoints/last.ckpt")[:16]
 
 
 def test_it_must_come_before_averages(
