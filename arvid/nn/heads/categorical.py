@@ -214,9 +214,8 @@ def _draw_of_row(
         place = np.searchsorted(mass, uniform() * mass[-1])
         value = values[place]
         number = np.count_nonzero(values[:place] == value)
-        above = np.compress(
-            values > value, weights
-        ).sum()  # no BLAS: its threads and torch's wait for each other
+        # A product would go to BLAS, whose threads and torch's wait for each other.
+        above = np.compress(values > value, weights).sum()
         before = (above + number * weights[place]) / mass[-1]
         inside = top_p is None or before <= top_p
         if top_p is not None and abs(before - top_p) < ROUNDING:
