@@ -209,7 +209,8 @@ class NextBlock(Paradigm):
         """Loss over the predicted tokens.
 
         `per_token` and `common` are means: of all predicted tokens, and of those after the first latent frame, which
-        all blocks of up to a frame predict, with a start or without. So `common` compares blocks.
+        all blocks of up to a frame predict, with a start or without. So `common` compares blocks; clips of one latent
+        frame have none.
         """
         layout = self.clip_layout(tokens.shape[1])
         order = self.order[: layout.num_tokens]
