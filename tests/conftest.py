@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -74,6 +75,36 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         return (yield)
     with seeded_state():
         return (yield)
+
+
+Rounding = Callable[..., dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def rounding() -> Rounding:
+    """`rounding(expected, terms=n)`: tolerances for `assert_close` between two ways to compute the same sums.
+
+    The order of a sum differs between instruction sets, numbers of threads and batch sizes. Each of its n terms
+    rounds the sum so far by up to half of the dtype's eps, at random: together eps / 2 * sqrt(n / 3) of its
+    magnitude. Two such sums differ by sqrt(2) of that, and the largest of 10^5 differences has 4.4 deviations.
+    That makes 1.8 * eps * sqrt(n), here doubled.
+
+    Arguments of the function:
+        expected: the result; its largest value is the magnitude of the sums.
+        terms: of the longest sum. For products in bf16 or fp16 this is 1: they are summed in float32, and only
+            what goes in and comes out is rounded.
+        layers: how many such sums follow each other.
+        dtype: what was computed in, where it is not that of `expected`.
+    """
+
+    def tolerances(
+        expected: torch.Tensor, *, terms: int, layers: int = 1, dtype: torch.dtype | None = None
+    ) -> dict[str, float]:
+        eps = torch.finfo(dtype or expected.dtype).eps
+        magnitude = expected.detach().abs().max().item()
+        return {"rtol": 0, "atol": 4 * eps * math.sqrt(terms) * layers * magnitude}
+
+    return tolerances
 
 
 @pytest.fixture(autouse=True)
