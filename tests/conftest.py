@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import arvid  # noqa: F401  # makes torchvision importable beside a torch of another build
 
@@ -82,7 +83,7 @@ Rounding = Callable[..., dict[str, float]]
 
 @pytest.fixture(scope="session")
 def rounding() -> Rounding:
-    """`rounding(expected, terms=n)`: tolerances for `assert_close` between two ways to compute the same sums.
+    """`rounding(expected, terms)`: tolerances for `assert_close` between two ways to compute the same sums.
 
     The order of a sum differs between instruction sets, numbers of threads and batch sizes. Each of its n terms
     rounds the sum so far by up to half of the dtype's eps, at random: together eps / 2 * sqrt(n / 3) of its
@@ -90,19 +91,22 @@ def rounding() -> Rounding:
     That makes 1.8 * eps * sqrt(n), here doubled.
 
     Arguments of the function:
-        expected: the result; its largest value is the magnitude of the sums.
-        terms: of the longest sum. For products in bf16 or fp16 this is 1: they are summed in float32, and only
-            what goes in and comes out is rounded.
-        layers: how many such sums follow each other.
+        expected: the result; its largest value is the magnitude of the sums. Integers must be equal.
+        terms: number of terms of the sum, or the network whose layers sum up one after another. For products in
+            bf16 or fp16 this is 1: they are summed in float32, and only what goes in and comes out is rounded.
         dtype: what was computed in, where it is not that of `expected`.
     """
 
     def tolerances(
-        expected: torch.Tensor, *, terms: int, layers: int = 1, dtype: torch.dtype | None = None
+        expected: torch.Tensor, terms: int | nn.Module, dtype: torch.dtype | None = None
     ) -> dict[str, float]:
-        eps = torch.finfo(dtype or expected.dtype).eps
+        if not expected.is_floating_point():
+            return {"rtol": 0, "atol": 0}
+        if isinstance(terms, nn.Module):
+            terms = sum(w[:1].numel() for w in terms.parameters() if w.ndim > 1)
         magnitude = expected.detach().abs().max().item()
-        return {"rtol": 0, "atol": 4 * eps * math.sqrt(terms) * layers * magnitude}
+        eps = torch.finfo(dtype or expected.dtype).eps
+        return {"rtol": 0, "atol": 4 * eps * math.sqrt(terms) * magnitude}
 
     return tolerances
 

@@ -23,7 +23,7 @@ def test_cached_equals_masked(
     whole = net(x, BlockCausal(ids))
     caches = net.new_caches(6)
     parts = [net(part, caches=caches) for part in x.split(chunks, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, 1), whole, **rounding(whole, terms=64, layers=8))
+    torch.testing.assert_close(torch.cat(parts, 1), whole, **rounding(whole, net))
 
 
 def test_numbered_slots_and_a_mask_are_as_good_as_a_growing_cache(
@@ -40,7 +40,7 @@ def test_numbered_slots_and_a_mask_are_as_good_as_a_growing_cache(
     for _ in range(2):  # a second time changes nothing
         found = net(x[:, 4:], shown, fixed)
     expected = net(x[:, 4:], caches=caches)
-    torch.testing.assert_close(found, expected, **rounding(expected, terms=64, layers=8))
+    torch.testing.assert_close(found, expected, **rounding(expected, net))
 
 
 def test_a_full_cache_refuses_more() -> None:

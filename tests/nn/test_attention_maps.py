@@ -30,7 +30,7 @@ def test_weights_times_values_are_the_output(rotary: bool, rounding: Callable[..
     values = first.attn.qkv(normed)[..., 64:].unflatten(-1, (2, 16)).transpose(1, 2)
     made = first.attn.proj((weights @ values).transpose(1, 2).flatten(2))
     expected = first.attn(normed, mask, rotation=codes)
-    tolerance = rounding(expected, terms=32, layers=4)  # keys, scores, values, output
+    tolerance = rounding(expected, first)
     torch.testing.assert_close(made, expected, **tolerance)
     with recording(model) as maps:
         model(x, mask, rotation=codes)

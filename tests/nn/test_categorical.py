@@ -125,9 +125,9 @@ def test_packed_weights_give_the_same_logits(num_rows: int, rounding: Callable[.
     with torch.no_grad():
         expected = head.logits(hidden)[..., :700]
         found = head.packed()._product(hidden)
-        torch.testing.assert_close(found, expected, **rounding(expected, terms=16))
+        torch.testing.assert_close(found, expected, **rounding(expected, 16))
         low = head.bfloat16().packed()._product(hidden.bfloat16())
-    tolerance = rounding(expected, terms=1, dtype=torch.bfloat16)
+    tolerance = rounding(expected, 1, torch.bfloat16)
     torch.testing.assert_close(low.float(), expected, **tolerance)
 
 

@@ -48,7 +48,7 @@ def test_filter_at_the_size_of_nbps_vocabulary(
     logits = scale * torch.randn(3, 64_000)
     if levels is not None:
         logits = (logits * levels).round() / levels
-    rounding_of_mass = rounding(torch.ones(1), terms=16_000)["atol"]
+    rounding_of_mass = rounding(torch.ones(1), 16_000)["atol"]
     for row, num in zip(logits, candidates(logits, 16_000, 0.9).num_kept.tolist(), strict=True):
         survivors = row[row >= row.topk(16_000).values[-1]]
         mass = survivors.double().softmax(0).sort(descending=True).values.cumsum(0)
