@@ -15,17 +15,19 @@ from arvid.contracts import Clip, UserError
 from arvid.evaluation.processes import best_device
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
-from arvid.metrics.frechet import (
-    FeatureNetwork,
-    bootstrap_spread,
-    frechet_distance_from_features,
+from arvid.metrics.bootstrap import (
+    NUM_DRAWS,
+    SPREAD_DRAWS,
+    bootstrap_distances,
+    bootstrap_interval,
 )
+from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features
 from arvid.metrics.inference import full_precision
 from arvid.metrics.jedi import jedi_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
-from arvid.metrics.sample_count import bootstrap_interval, sample_count_curve
+from arvid.metrics.sample_count import sample_count_curve
 from arvid.metrics.sprites_net import load_sprites_net
 from arvid.metrics.videomae import videomae_features
 
@@ -115,10 +117,11 @@ class Frechet(Distance):
         return float(frechet_distance_from_features(real, generated, self.ddof))
 
     def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
-        found = bootstrap_interval(real, generated, ddof=self.ddof)
+        draws = bootstrap_distances(real, generated, num=NUM_DRAWS, ddof=self.ddof)
+        found = bootstrap_interval(value.value, draws)
         return dataclasses.replace(
             value,
-            spread=bootstrap_spread(real, generated, ddof=self.ddof),
+            spread=float(draws[:SPREAD_DRAWS].std()),
             spread_kind="bootstrap",
             interval=(found.low, found.high),
         )
