@@ -117,8 +117,15 @@ def check_devices() -> Iterator[Row]:
     """Processor, memory and accelerators. A missing accelerator is no fault: the CPU is the default."""
     import torch
 
+    from arvid.hardware import RATE_DIM, instruction_set, product_rate
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Row(name="cpu", status="ok", detail=f"{cores} cores, {_memory()}")
+    yield Row(name="instructions", status="ok", detail=instruction_set())
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        detail = f"{product_rate(dtype) / 1e9:.1f} GFLOP/s ({RATE_DIM} x {RATE_DIM} product)"
+        yield Row(name=name, status="ok", detail=detail)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

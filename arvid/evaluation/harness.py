@@ -35,7 +35,6 @@ from arvid.evaluation.records import (
     ResultRecord,
     code_identity,
     code_version,
-    hardware,
     load,
     over_repeats,
     save,
@@ -43,6 +42,7 @@ from arvid.evaluation.records import (
 from arvid.evaluation.row_kinds import Row, Videos
 from arvid.evaluation.scores import Measured, scores_for
 from arvid.files import atomic_write, sha256_json
+from arvid.hardware import hardware
 from arvid.metrics.rollout import StepCurve, step_curve
 from arvid.sampling.contact_sheet import write_png
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
-
-import torch
 
 import arvid
 from arvid.contracts import UserError
@@ -258,19 +254,6 @@ def load_run(run_dir: str | Path) -> list[ResultRecord]:
     return [load(path) for path in paths]
 
 
-def hardware() -> str:
-    """The machine in words: CPU model and cores, or the GPUs, e.g. `2 cores of Xeon E5-2670`."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    cpu = f"{_cpu_model()}, {cores} core{'s' if cores != 1 else ''}"
-    if not torch.cuda.is_available():
-        return cpu
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    gpus = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    return f"{gpus}; {cpu}"
-
-
 def code_version() -> str:
     """Version of the package, with the commit and `-dirty` when it runs from a git checkout."""
     source = Path(arvid.__file__).resolve()
@@ -316,15 +299,6 @@ def _refuse_constant(name: str) -> None:
 def _stays_inside(path: str) -> bool:
     pure = PurePosixPath(path)
     return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _git(folder: Path, *args: str) -> str | None:

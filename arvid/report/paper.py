@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from arvid.evaluation.records import ResultRecord, code_version, hardware
+from arvid.evaluation.records import ResultRecord, code_version
 from arvid.evaluation.variants import Speed
 from arvid.files import atomic_write, write_json
+from arvid.hardware import hardware
 
 Cell = str | float | None
 """None is blank; numbers get four digits."""

@@ -7,6 +7,7 @@ logs as CSV whatever else it logs to, and goes on where it was when the same com
 from __future__ import annotations
 
 import difflib
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ from arvid.evaluation.processes import best_device
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+from arvid.training.precision import slow_precision
 from arvid.training.setting import describe_run
+
+logger = logging.getLogger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, as shells count."""
@@ -65,6 +69,10 @@ class ArvidCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        if self.trainer.strategy.root_device.type == "cpu":
+            slow = slow_precision(self.trainer.precision)
+            if slow:
+                logger.warning(slow)
         if isinstance(self.model, GeneratorModule):
             plain = self._config.clone().as_dict()
             plain["model"]["init_args"].update(

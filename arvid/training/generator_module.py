@@ -19,7 +19,7 @@ from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.instantiate import instantiate
-from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.step import log_step
 from arvid.training.tokenizer_module import TOKENIZER_KEY
 
@@ -130,7 +130,8 @@ class GeneratorModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        return build_optimizer(self, self.optimizer_config, max_steps=steps)
+        fused = may_fuse(self.trainer.precision)
+        return build_optimizer(self, self.optimizer_config, max_steps=steps, fused=fused)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)

@@ -57,12 +57,13 @@ class OptimizerConfig:
 
 
 def build_optimizer(
-    module: nn.Module, config: OptimizerConfig, max_steps: int | float
+    module: nn.Module, config: OptimizerConfig, max_steps: int | float, *, fused: bool = False
 ) -> dict[str, Any]:
     """What a LightningModule's `configure_optimizers` returns: optimizer and schedule, which advances each step.
 
-    Frozen parameters are left out. Raises UserError if the schedule needs to know its length and `max_steps` is not
-    positive (Lightning's sign for endless), and if Muon would have nothing to train.
+    Frozen parameters are left out. `fused` is for AdamW, see `may_fuse`. Raises UserError if the schedule needs to
+    know its length and `max_steps` is not positive (Lightning's sign for endless), and if Muon would have nothing to
+    train.
     """
     needs_length = config.schedule != "constant" or config.warms_up_by_share
     if needs_length and not 0 < max_steps < math.inf:
@@ -70,12 +71,17 @@ def build_optimizer(
             f"The {config.schedule} schedule must know its length: "
             "set trainer.max_steps, or schedule: constant with a warm-up in steps."
         )
-    optimizer = _optimizer(module, config)
+    optimizer = _optimizer(module, config, fused)
     schedule = LambdaLR(optimizer, lambda step: config.factor(step, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+def may_fuse(precision: str) -> bool:
+    """Whether AdamW may run as one fused call: Lightning refuses to clip gradients for it in mixed precision."""
+    return not precision.endswith("-mixed")
+
+
+def _optimizer(module: nn.Module, config: OptimizerConfig, fused: bool) -> Optimizer:
     matrices = stacked_matrices(module) if config.muon else []
     taken = {id(p) for p in matrices}
     trained = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
@@ -86,15 +92,19 @@ def _optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if not config.muon:
-        # not fused: Lightning refuses to clip gradients for a fused optimizer in mixed precision
-        return AdamW(groups, lr=config.lr, betas=config.betas)
+        return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     if not matrices:
         raise UserError(
             f"Muon trains the linear maps in a network's blocks; {type(module).__name__} has none. "
             "Leave out muon in the optimizer's settings."
         )
     return MuonAdamW(
-        matrices, groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        matrices,
+        groups,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=fused,
     )
 
 

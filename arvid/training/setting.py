@@ -22,7 +22,9 @@ TRAINER_KEYS = (
     "gradient_clip_algorithm",
 )
 CONDITIONS = ("text", "label", "motion", "fps")
-AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
+AVERAGING = "arvid.training.averaging.EMAWeightAveraging"
+LIGHTNING_AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
+"""What settings named before; it averages the same and counts as the same."""
 START_FROM = "arvid.training.start_from.StartFrom"
 
 
@@ -110,6 +112,7 @@ def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Mapping[str, Any]] = {}
     for callback in callbacks:
         name = callback.get("class_path", "")
+        name = AVERAGING if name == LIGHTNING_AVERAGING else name
         if name in (AVERAGING, START_FROM) and name in found:
             raise UserError(f"The configuration has two of {name.rpartition('.')[2]}: keep one.")
         found[name] = callback.get("init_args", {})

@@ -22,7 +22,7 @@ from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
 from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite
 from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
-from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.pictures import show_reconstructions
 from arvid.training.step import log_step
 
@@ -155,7 +155,10 @@ class TokenizerModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
-        generator = build_optimizer(self.tokenizer, self.optimizer_config, max_steps=steps)
+        fused = may_fuse(self.trainer.precision)
+        generator = build_optimizer(
+            self.tokenizer, self.optimizer_config, max_steps=steps, fused=fused
+        )
         if self.adversary is None:
             return generator
         options = self.adversary.options
@@ -167,7 +170,9 @@ class TokenizerModule(LightningModule):
         config = options.optimizer or self.optimizer_config
         return [
             generator,
-            build_optimizer(self.adversary, config, max_steps=steps - options.start_step),
+            build_optimizer(
+                self.adversary, config, max_steps=steps - options.start_step, fused=fused
+            ),
         ]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

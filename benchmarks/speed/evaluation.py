@@ -26,7 +26,8 @@ from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
 from arvid.data.loading import load_batches
-from arvid.evaluation.records import code_version, hardware
+from arvid.evaluation.records import code_version
+from arvid.hardware import hardware
 from arvid.metrics.frechet import FeatureNetwork
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features
 from arvid.metrics.preprocessing import PREPROCESSINGS

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
@@ -20,6 +19,7 @@ from arvid.data.sprites import Sprites
 from arvid.nn.causal_conv import Backbone
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
+from arvid.training.averaging import EMAWeightAveraging
 from arvid.training.callbacks import SeedEachStep
 from arvid.training.export import load_tokenizer
 from arvid.training.losses import Perceptual

@@ -25,7 +25,7 @@ SIZE = [
     "--model.init_args.optimizer.lr=1e-12",
 ]
 START = "arvid.training.start_from.StartFrom"
-AVERAGE = "lightning.pytorch.callbacks.EMAWeightAveraging"
+AVERAGE = "arvid.training.averaging.EMAWeightAveraging"
 
 
 VIDEOS = [f"--data.{part}.init_args.num_clips=2" for part in ("train", "val")]

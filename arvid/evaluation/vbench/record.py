@@ -15,13 +15,13 @@ from arvid.evaluation.records import (
     MetricValue,
     ResultRecord,
     code_version,
-    hardware,
     standard_error,
 )
 from arvid.evaluation.vbench.aggregate import DIMENSIONS, Totals, aggregate
 from arvid.evaluation.vbench.results import DimensionResult
 from arvid.evaluation.vbench.suite import FLICKERING
 from arvid.files import sha256_json
+from arvid.hardware import hardware
 
 PROTOCOL = "vbench"
 PERCENT = 100.0
