@@ -30,7 +30,8 @@ class FeatureNetwork(nn.Module, ABC):
     """uint8 video (B, T, H, W, 3) -> features (B, num_features), preprocessing included."""
 
     name: str
-    """Short name, written beside every number that comes of it."""
+    """Short name, written beside every number that comes of it. Networks of one name and equal weights give equal
+    features: their features of real clips are kept under both (see `arvid.evaluation.real_measurements`)."""
     num_features: int
     sha256: str | None = None
     """Hash of the file the weights came from; None for a network without weights."""

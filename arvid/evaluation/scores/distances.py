@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from arvid.metrics.bootstrap import (
 )
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features
+from arvid.metrics.hashing import sha256_tensors
 from arvid.metrics.inference import full_precision
 from arvid.metrics.jedi import jedi_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
@@ -53,6 +54,16 @@ class Features:
                 raise UserError(f"{self.network.name} gave features that are not finite.")
             self._last = videos, features
         return self._last[1]
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The network's class, name and weights, as plain data: what the features depend on besides the clips."""
+        cls = type(self.network)
+        return {
+            "network": self.network.name,
+            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "weights": sha256_tensors(self.network.state_dict()),
+        }
 
 
 @cache
@@ -87,6 +98,9 @@ class Distance(Score):
 
     def measure_real(self, real: Tensor) -> Measured:
         return {"real": self.features(real)}
+
+    def real_identity(self) -> Mapping[str, Any]:
+        return self.features.identity
 
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         value = MetricValue(
@@ -230,6 +244,9 @@ class FvdOverTime(Score):
 
     def measure_real(self, real: Tensor) -> Measured:
         return {"real": self._features(real)}
+
+    def real_identity(self) -> Mapping[str, Any]:
+        return {"window": self.WINDOW, **self.windows.features.identity}
 
     def _features(self, videos: Tensor) -> Tensor:
         """(B, W, d). Raises UserError for clips shorter than a window."""
