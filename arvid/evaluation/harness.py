@@ -28,6 +28,7 @@ from arvid.data.video import write_video
 from arvid.evaluation.parts import Measurements, Parts
 from arvid.evaluation.processes import rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
+from arvid.evaluation.real_measurements import RealMeasurements
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     Budget,
@@ -85,13 +86,15 @@ def evaluate(
     """
     started = time.monotonic()
     stated = protocol.describe(dataset)
-    known = [stated["hash"], row.identity(), description["setting_hash"], code_identity()]
+    code = code_identity()
+    known = [stated["hash"], row.identity(), description["setting_hash"], code]
     identity = sha256_json(known)
     path = _record_path(folder / EVALUATION_FOLDER, stated, row.name)
     if (found := _readable(path)) is not None and found.identity == identity:
         logger.info("%s is already scored: %s", row.name, path)
         return found
-    work = _Evaluation(row, protocol, dataset, path, identity)
+    kept = RealMeasurements(dataset, protocol.scored, code)
+    work = _Evaluation(row, protocol, dataset, path, identity, kept)
     rank, num_processes = rank_and_count()
     work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
     wait_for_all()
@@ -151,7 +154,13 @@ class _Evaluation:
     """One row under one protocol: its batches, and the numbers that come of them."""
 
     def __init__(
-        self, row: Row, protocol: Protocol, dataset: VideoDataset, path: Path, identity: str
+        self,
+        row: Row,
+        protocol: Protocol,
+        dataset: VideoDataset,
+        path: Path,
+        identity: str,
+        kept: RealMeasurements,
     ) -> None:
         self.row = row
         self.protocol = protocol
@@ -162,6 +171,7 @@ class _Evaluation:
         self.chosen = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
         self.batches = [*self._plan(self.chosen, fold_names=True), *self._plan_real()]
         self.parts = Parts(path.parent, path.stem, identity)
+        self.kept = kept
 
     def _plan_real(self) -> list[_Batch]:
         real = self.protocol.real(self.dataset)
@@ -179,17 +189,29 @@ class _Evaluation:
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
         """Make and measure batches."""
+        batches = [batch for batch in batches if not self._take_kept(batch)]
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
         for batch, clips in zip(batches, bar, strict=True):
             measured, seconds = self._measure(batch, clips)
             self.parts.write(batch.name, measured, seconds)
 
+    def _take_kept(self, batch: _Batch) -> bool:
+        """Whether all of a batch of real clips is known from another row, so that nobody has to decode them."""
+        if batch.fold is not None:
+            return False
+        found = {name: self.kept.read(s, batch.indices) for name, s in self.scores.items()}
+        measured = {name: m for name, m in found.items() if m is not None}
+        if len(measured) < len(found):
+            return False
+        self.parts.write(batch.name, measured, 0.0)
+        return True
+
     def _measure(self, batch: _Batch, clips: list[Clip]) -> tuple[dict[str, Measured], float]:
         self.protocol.require_whole_steps(len(clips[0].video))
         real = self._scored(np.stack([clip.video for clip in clips]))
         if batch.fold is None:
-            return {name: s.measure_real(real) for name, s in self.scores.items()}, 0.0
+            return self._measure_real(batch, real), 0.0
         before = time.monotonic()
         videos = self.row.generate(clips, self.protocol, batch.number)
         seconds = time.monotonic() - before
@@ -198,9 +220,12 @@ class _Evaluation:
         generated, asked = self._scored(videos), self.row.shown(clips)
         measured = {n: dict(s.measure(generated, real, asked)) for n, s in self.scores.items()}
         if self.protocol.num_real is None:
-            for name, score in self.scores.items():
-                measured[name].update(score.measure_real(real))
+            for name, found in self._measure_real(batch, real).items():
+                measured[name].update(found)
         return dict(measured), seconds
+
+    def _measure_real(self, batch: _Batch, real: Tensor) -> dict[str, Measured]:
+        return {n: self.kept.measure(s, batch.indices, real) for n, s in self.scores.items()}
 
     def _scored(self, videos: Videos) -> Tensor:
         return torch.from_numpy(videos[:, self.protocol.scored].copy())

@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from arvid.metrics.videos import check_videos
+from arvid.metrics.bootstrap import SPREAD_DRAWS, bootstrap_spread
+from arvid.metrics.videos import check_num_clips, check_videos
 
 
 class FeatureNetwork(nn.Module, ABC):
     """uint8 video (B, T, H, W, 3) -> features (B, num_features), preprocessing included."""
 
     name: str
-    """Short name, written beside every number that comes of it."""
+    """Short name, written beside every number that comes of it. Networks of one name and equal weights give equal
+    features: their features of real clips are kept under both (see `arvid.evaluation.real_measurements`)."""
     num_features: int
     sha256: str | None = None
     """Hash of the file the weights came from; None for a network without weights."""
@@ -129,7 +131,7 @@ class FrechetDistance(Metric):
                     features.append(self.reference.new_zeros(0, self.network.num_features))
         super().sync(*args, **kwargs)
 
-    def bootstrap(self, num: int = 100, seed: int = 0) -> float:
+    def bootstrap(self, num: int = SPREAD_DRAWS, seed: int = 0) -> float:
         """Spread of the distance: `bootstrap_spread` over the kept features."""
         if not self.keep_features:
             raise ValueError("The bootstrap needs FrechetDistance(keep_features=True).")
@@ -157,7 +159,7 @@ class FrechetDistance(Metric):
 
     def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
         count = self._count(kind)
-        _require_clips(count, self.ddof)
+        check_num_clips(count, self.ddof)
         mean = getattr(self, f"{kind}_sum") / count
         products = getattr(self, f"{kind}_products") - count * torch.outer(mean, mean)
         return mean + self.reference, products / (count - self.ddof)
@@ -172,7 +174,7 @@ def frechet_distance_from_features(
     """
     factors = []
     for features in (a, b):
-        _require_clips(len(features), ddof)
+        check_num_clips(len(features), ddof)
         features = features.double()
         factors.append((features - features.mean(0)) / math.sqrt(len(features) - ddof))
     means = (a.double().mean(0), b.double().mean(0))
@@ -195,34 +197,6 @@ def frechet_distance_from_moments(
     ranks = (None, None) if counts is None else (counts[0] - 1, counts[1] - 1)
     factors = (_factor(covariance_a.double(), ranks[0]), _factor(covariance_b.double(), ranks[1]))
     return _distance(mean_a.double(), factors[0], mean_b.double(), factors[1])
-
-
-def bootstrap_spread(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
-    *,
-    num: int = 100,
-    seed: int = 0,
-    ddof: int = 1,
-) -> float:
-    """Standard deviation of the `bootstrap_distances`, for the spread of a number of few clips."""
-    return float(bootstrap_distances(a, b, num=num, seed=seed, ddof=ddof).std())
-
-
-def bootstrap_distances(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], *, num: int, seed: int, ddof: int
-) -> Float64[Tensor, " num"]:
-    """The distance when the clips of both sets are drawn anew, with replacement, `num` times.
-
-    Their mean is no estimate of the distance: repeated clips make it larger.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(num):
-        rows = (torch.randint(len(x), (len(x),), generator=generator) for x in (a, b))
-        i, j = (index.to(a.device) for index in rows)
-        draws.append(frechet_distance_from_features(a[i], b[j], ddof))
-    return torch.stack(draws)
 
 
 def _distance(mean_a: Tensor, factor_a: Tensor, mean_b: Tensor, factor_b: Tensor) -> Tensor:
@@ -251,10 +225,3 @@ def _in_order(features: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(features.shape[1], generator=generator, dtype=features.dtype)
     return features[(features @ direction.to(features)).argsort()]
-
-
-def _require_clips(count: int, ddof: int) -> None:
-    if count <= ddof:
-        raise ValueError(
-            f"A Fréchet distance with ddof={ddof} needs at least {ddof + 1} clips in each set, got {count}."
-        )

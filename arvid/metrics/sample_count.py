@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.metrics.frechet import bootstrap_distances, frechet_distance_from_features
+from arvid.metrics.frechet import frechet_distance_from_features
 
 _POINTS = 8
 _FEWEST_POINTS = 3  # fewer make no line that could be seen to be wrong
@@ -34,15 +34,6 @@ class SampleCountCurve:
     bias is not linear."""
     slope: float | None
     """C of limit + C / N."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Bounds that hold `level` of the draws."""
-
-    low: float
-    high: float
-    level: float
 
 
 def sample_count_curve(
@@ -90,34 +81,6 @@ def default_counts(most: int, num_features: int) -> list[int]:
     fewest = max(num_features, most // 4) if most > num_features else most // 2
     inverse = np.linspace(1 / max(fewest, 2), 1 / max(most, 2), _POINTS)
     return sorted({round(1 / x) for x in inverse})
-
-
-def bootstrap_interval(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
-    *,
-    level: float = 0.95,
-    num: int = 200,
-    seed: int = 0,
-    ddof: int = 1,
-) -> Interval:
-    """Percentile interval of the distance when the clips of both sets are drawn anew, with replacement.
-
-    Repeated clips make every draw larger than the distance itself, all the more the fewer clips there are. So
-    the percentiles are moved by what lies between the draws' median and the distance: the interval says how far
-    the number could be another by chance, and holds the number. Its low end is at least 0.
-
-    Raises ValueError for a level that is not between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level lies between 0 and 1, got {level}.")
-    draws = bootstrap_distances(a, b, num=num, seed=seed, ddof=ddof)
-    tail = (1 - level) / 2
-    low, middle, high = np.quantile(draws.cpu().numpy(), (tail, 0.5, 1 - tail))
-    value = float(frechet_distance_from_features(a, b, ddof))
-    return Interval(
-        low=max(0.0, value + float(low - middle)), high=value + float(high - middle), level=level
-    )
 
 
 def _draw(a: Tensor, b: Tensor, count: int, generator: torch.Generator, ddof: int) -> float:

@@ -26,6 +26,14 @@ def check_pairs(generated: Tensor, reference: Tensor) -> None:
         )
 
 
+def check_num_clips(count: int, ddof: int) -> None:
+    """Raise ValueError unless a covariance can be made of `count` clips."""
+    if count <= ddof:
+        raise ValueError(
+            f"A Fréchet distance with ddof={ddof} needs at least {ddof + 1} clips in each set, got {count}."
+        )
+
+
 def unit_frames(videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """All frames of all clips in [0, 1], clip after clip: (B * T, 3, H, W)."""
     return rearrange(videos, "b t h w c -> (b t) c h w").float() / 255

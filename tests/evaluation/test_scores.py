@@ -18,6 +18,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import over_repeats
 from arvid.evaluation.scores import Score, distances, paired, scores_for
+from arvid.metrics.bootstrap import bootstrap_distances, bootstrap_interval, bootstrap_spread
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
 from arvid.metrics.paired import Psnr, Ssim
@@ -102,6 +103,25 @@ def test_an_interval_holds_the_value() -> None:
     assert value.interval[0] <= value.value <= value.interval[1]
     assert value.spread_kind == "bootstrap"
     assert (value.count, value.feature_network, value.feature_sha256) == (30, "cells", "ce11")
+
+
+def test_spread_and_interval_are_of_one_set_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = scores_for(PROTOCOL)["fvd"]
+    found = measured(score, videos(30, 1), videos(30, 0))
+    asked: list[int] = []
+
+    def counted(*args: Tensor, num: int, ddof: int) -> Tensor:
+        asked.append(num)
+        return bootstrap_distances(*args, num=num, ddof=ddof)
+
+    monkeypatch.setattr(distances, "bootstrap_distances", counted)
+    (value,) = score.values(found, "p")
+    assert asked == [200]
+    sets = found["real"], found["generated"]
+    # as records of before have them: the spread of 100 draws, the interval of 200
+    assert value.spread == bootstrap_spread(*sets, num=100, ddof=0)
+    interval = bootstrap_interval(value.value, bootstrap_distances(*sets, num=200, ddof=0))
+    assert value.interval == (interval.low, interval.high)
 
 
 def test_rfvd_is_of_reconstructions_only() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.sample_count import (
-    bootstrap_interval,
     default_counts,
     sample_count_curve,
 )
@@ -68,27 +67,3 @@ def test_counts_are_even_in_their_inverse() -> None:
     for wrong in ((1, 8), (8, 41)):
         with pytest.raises(ValueError, match="between 2 and 40"):
             sample_count_curve(gaussian(40, 0), gaussian(40, 1), counts=wrong)
-
-
-def test_interval_holds_the_number_and_the_spread_of_fresh_draws() -> None:
-    a, b = gaussian(300, 0, shift=0.5), gaussian(300, 1)
-    found = bootstrap_interval(a, b, level=0.9, num=100)
-    value = float(frechet_distance_from_features(a, b))
-    assert found.low < value < found.high
-    fresh = torch.tensor(
-        [
-            float(
-                frechet_distance_from_features(
-                    gaussian(300, 100 + 2 * i, shift=0.5), gaussian(300, 101 + 2 * i)
-                )
-            )
-            for i in range(100)
-        ]
-    )
-    width = float(fresh.quantile(0.95) - fresh.quantile(0.05))
-    assert found.high - found.low == pytest.approx(width, rel=0.4)
-    assert found == bootstrap_interval(a, b, level=0.9, num=100)
-    narrow = bootstrap_interval(a, b, level=0.5, num=100)
-    assert narrow.high - narrow.low < found.high - found.low
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        bootstrap_interval(a, b, level=1.0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -56,6 +56,14 @@ class Score(ABC):
     def measure_real(self, real: Tensor) -> Measured:
         """Measure clips uint8 (B, T, H, W, 3) of the real set, for a metric between sets."""
         return {}
+
+    def real_identity(self) -> Mapping[str, Any] | None:
+        """What `measure_real` depends on besides the clips, as plain data: metrics for which it is equal measure the
+        same, once for all rows (see `arvid.evaluation.real_measurements`).
+
+        None, as by default: each row measures anew.
+        """
+        return None
 
     @abstractmethod
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,17 +15,20 @@ from arvid.contracts import Clip, UserError
 from arvid.evaluation.processes import best_device
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
-from arvid.metrics.frechet import (
-    FeatureNetwork,
-    bootstrap_spread,
-    frechet_distance_from_features,
+from arvid.metrics.bootstrap import (
+    NUM_DRAWS,
+    SPREAD_DRAWS,
+    bootstrap_distances,
+    bootstrap_interval,
 )
+from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features
+from arvid.metrics.hashing import sha256_tensors
 from arvid.metrics.inference import full_precision
 from arvid.metrics.jedi import jedi_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
-from arvid.metrics.sample_count import bootstrap_interval, sample_count_curve
+from arvid.metrics.sample_count import sample_count_curve
 from arvid.metrics.sprites_net import load_sprites_net
 from arvid.metrics.videomae import videomae_features
 
@@ -51,6 +54,16 @@ class Features:
                 raise UserError(f"{self.network.name} gave features that are not finite.")
             self._last = videos, features
         return self._last[1]
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The network's class, name and weights, as plain data: what the features depend on besides the clips."""
+        cls = type(self.network)
+        return {
+            "network": self.network.name,
+            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "weights": sha256_tensors(self.network.state_dict()),
+        }
 
 
 @cache
@@ -86,6 +99,9 @@ class Distance(Score):
     def measure_real(self, real: Tensor) -> Measured:
         return {"real": self.features(real)}
 
+    def real_identity(self) -> Mapping[str, Any]:
+        return self.features.identity
+
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         value = MetricValue(
             name=self.name,
@@ -115,10 +131,11 @@ class Frechet(Distance):
         return float(frechet_distance_from_features(real, generated, self.ddof))
 
     def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
-        found = bootstrap_interval(real, generated, ddof=self.ddof)
+        draws = bootstrap_distances(real, generated, num=NUM_DRAWS, ddof=self.ddof)
+        found = bootstrap_interval(value.value, draws)
         return dataclasses.replace(
             value,
-            spread=bootstrap_spread(real, generated, ddof=self.ddof),
+            spread=float(draws[:SPREAD_DRAWS].std()),
             spread_kind="bootstrap",
             interval=(found.low, found.high),
         )
@@ -227,6 +244,9 @@ class FvdOverTime(Score):
 
     def measure_real(self, real: Tensor) -> Measured:
         return {"real": self._features(real)}
+
+    def real_identity(self) -> Mapping[str, Any]:
+        return {"window": self.WINDOW, **self.windows.features.identity}
 
     def _features(self, videos: Tensor) -> Tensor:
         """(B, W, d). Raises UserError for clips shorter than a window."""

@@ -1,0 +1,19 @@
+"""Hash of tensors, for what is kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, types, shapes and values, independent of order and device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
