@@ -6,6 +6,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
+# A worker a core, up to four: each holds about 1 GB. With one thread each they do not fight for cores; ARGS="-n 0" is
+# one process, to which OMP_NUM_THREADS=2 gives two threads.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=20
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint types format bench clean
 
@@ -16,10 +21,10 @@ demo: $(INSTALLED) ## Compare NOVA, next-block and next-token prediction on spri
 	@$(BIN)/arvid bench demo $(ARGS)
 
 test: $(INSTALLED) ## Run the tests (all but those marked slow; no network needed)
-	@$(BIN)/python -m pytest -m "not slow" --durations=20 $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED) ## Run every test
-	@$(BIN)/python -m pytest --durations=20 $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: $(INSTALLED) types ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import arvid  # noqa: F401  # makes torchvision importable beside a torch of another build
+
+SEED = 0
+
+GLOBAL_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (random.getstate, random.setstate),
+    (np.random.get_state, np.random.set_state),
+    (torch.get_rng_state, torch.set_rng_state),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (
+        torch.get_deterministic_debug_mode,  # of the deterministic algorithms: off, warn, error
+        torch.set_deterministic_debug_mode,
+    ),
+]
+"""How to read and to write what holds for the whole process."""
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +44,71 @@ def shared() -> Path:
     return folder.resolve()
 
 
+@contextmanager
+def seeded_state() -> Iterator[None]:
+    """Seeds the generators of Python, NumPy and torch, and puts all global state back afterwards."""
+    environment = dict(os.environ)  # Lightning keeps its seed there
+    kept = [(put, get()) for get, put in GLOBAL_STATE]
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  # what the code under test may draw from
+    torch.manual_seed(SEED)
+    try:
+        yield
+    finally:
+        for put, value in kept:
+            put(value)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
 @pytest.fixture(autouse=True)
-def restore_global_state() -> Iterator[None]:
-    """Undo what a test did to the random state and the default dtype."""
-    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
-    torch.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
-    torch.set_default_dtype(dtype)
+def global_state() -> Iterator[None]:
+    """Every test begins from the same state, whichever tests ran before it, and leaves no trace in it."""
+    with seeded_state():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+    """A fixture that several tests share is made before `global_state` of the first: it is seeded by itself."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with seeded_state():
+        return (yield)
+
+
+Rounding = Callable[..., dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def rounding() -> Rounding:
+    """`rounding(expected, terms)`: tolerances for `assert_close` between two ways to compute the same sums.
+
+    The order of a sum differs between instruction sets, numbers of threads and batch sizes. Each of its n terms
+    rounds the sum so far by up to half of the dtype's eps, at random: together eps / 2 * sqrt(n / 3) of its
+    magnitude. Two such sums differ by sqrt(2) of that, and the largest of 10^5 differences has 4.4 deviations.
+    That makes 1.8 * eps * sqrt(n), here doubled.
+
+    Arguments of the function:
+        expected: the result; its largest value is the magnitude of the sums. Integers must be equal.
+        terms: number of terms of the sum, or the network whose layers sum up one after another. For products in
+            bf16 or fp16 this is 1: they are summed in float32, and only what goes in and comes out is rounded.
+        dtype: what was computed in, where it is not that of `expected`.
+    """
+
+    def tolerances(
+        expected: torch.Tensor, terms: int | nn.Module, dtype: torch.dtype | None = None
+    ) -> dict[str, float]:
+        if not expected.is_floating_point():
+            return {"rtol": 0, "atol": 0}
+        if isinstance(terms, nn.Module):
+            terms = sum(w[:1].numel() for w in terms.parameters() if w.ndim > 1)
+        magnitude = expected.detach().abs().max().item()
+        eps = torch.finfo(dtype or expected.dtype).eps
+        return {"rtol": 0, "atol": 4 * eps * math.sqrt(terms) * magnitude}
+
+    return tolerances
 
 
 @pytest.fixture(autouse=True)

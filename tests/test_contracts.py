@@ -79,18 +79,16 @@ def test_loss_is_finite_and_reaches_every_parameter(
     build: Any, name: str, token_type: TokenType
 ) -> None:
     model = build(name, token_type)
-    gradients: dict[str, float] = {}
-    for _ in range(4):  # a mask may leave out a part once
+    unreached = [name for name, p in model.named_parameters() if p.requires_grad]
+    for _ in range(64):  # a mask leaves out a part, and few conditions are dropped
         losses = model.loss(random_tokens(token_type), some_condition())
         assert torch.isfinite(losses["loss"])
         losses["loss"].backward()
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, f"{key} has no gradient"
-            gradients[key] = float(parameter.grad.abs().sum())
-    assert all(value > 0 for value in gradients.values()), [
-        k for k, v in gradients.items() if not v
-    ]
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        unreached = [n for n in unreached if gradients[n] is None or not gradients[n].any()]
+        if not unreached:
+            break
+    assert unreached == []
 
 
 @paradigms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,15 +39,17 @@ def vae() -> VideoTokenizer:
     return load_tokenizer("sprites-vae3d")
 
 
-def test_shards_hold_means_and_standard_deviations(tmp_path: Path, vae: VideoTokenizer) -> None:
+def test_shards_hold_means_and_standard_deviations(
+    tmp_path: Path, vae: VideoTokenizer, rounding: Callable[..., Any]
+) -> None:
     encode_dataset(vae, "hash", CLIPS, tmp_path, posterior=True)
     shards = TokenShards(str(tmp_path))
     assert shards.manifest.posterior
     with torch.no_grad():
         mean, spread = vae.encode_posterior(normalise(CLIPS[1].video)[None])
     example = shards.example(1)
-    torch.testing.assert_close(example["tokens"], mean[0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(example["spread"], spread[0], atol=1e-6, rtol=2e-3)  # float16
+    torch.testing.assert_close(example["tokens"], mean[0], **rounding(mean, vae))
+    torch.testing.assert_close(example["spread"], spread[0], atol=1e-5, rtol=2e-3)  # float16
     assert example["spread"].dtype == torch.float32
     assert example["spread"].min() > 0
 

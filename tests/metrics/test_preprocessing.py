@@ -155,7 +155,10 @@ def test_antialias_averages_shrinking_frames_only() -> None:
     assert float(smooth.mean()) == pytest.approx(-0.5, abs=0.01)
     assert not torch.allclose(aliased(stripes)[..., 8:-8].mean(), torch.tensor(-0.5), atol=0.1)
     small = videos(64, 64)
-    torch.testing.assert_close(PREPROCESSINGS["antialiased"](small), aliased(small))
+    tolerance = 4 * 64 * torch.finfo().eps  # weights are differences of coordinates up to 64
+    torch.testing.assert_close(
+        PREPROCESSINGS["antialiased"](small), aliased(small), rtol=0, atol=tolerance
+    )
 
 
 def test_unknown_names_and_impossible_combinations_are_refused() -> None:

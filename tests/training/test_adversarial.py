@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +95,17 @@ def test_lecam_counts_what_lies_beyond_the_other_sides_mean() -> None:
     assert adversary.anchors[0].item() == pytest.approx(-1 + 0.001 * 10)
 
 
-def test_r1_is_the_gradient_at_real_clips_now_and_then() -> None:
+def test_r1_is_the_gradient_at_real_clips_now_and_then(rounding: Callable[..., Any]) -> None:
     options = dataclasses.replace(SMALL, r1=4.0, r1_every=3)
     adversary = of_means(options, factor=2.0)
     pixels = 3 * 5 * 8 * 8
+    rel = rounding(torch.ones(1), pixels)["atol"]
     loss, parts = adversary.discriminator_loss(clips(9.0, 9.0), clips(-9.0, -9.0), step=3)
-    assert parts["r1"].item() == pytest.approx(4 / pixels)
-    assert loss.item() == pytest.approx(4.0 / 2 * 3 * 4 / pixels)
+    assert parts["r1"].item() == pytest.approx(4 / pixels, rel=rel)
+    assert loss.item() == pytest.approx(4.0 / 2 * 3 * 4 / pixels, rel=rel)
     loss.backward()
     (network,) = adversary.discriminators
-    assert network.factor.grad.item() == pytest.approx(4.0 / 2 * 3 * 2 * 2 / pixels)
+    assert network.factor.grad.item() == pytest.approx(4.0 / 2 * 3 * 2 * 2 / pixels, rel=rel)
     assert "r1" not in adversary.discriminator_loss(clips(9.0), clips(-9.0), step=4)[1]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim import Muon
 
-from arvid.contracts import UserError
-from arvid.training.muon import MuonAdamW, stacked_matrices
+from arvid.contracts import ContextSpec, Size, TokenGrid, TokenSpec, UserError
+from arvid.paradigms.nova import NOVA
+from arvid.training.muon import BatchedMuon, MuonAdamW, orthogonal, stacked_matrices
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 
 
@@ -62,7 +64,9 @@ def test_a_stack_in_a_stack_counts_once_and_frozen_weights_do_not() -> None:
     net = nn.ModuleList([network(), network()])
     for p in net[1].parameters():
         p.requires_grad_(False)
-    assert len(stacked_matrices(net)) == 4  # embed, two blocks and head of the network that learns
+    assert (
+        len(stacked_matrices(net, heads=True)) == 4
+    )  # embed, two blocks and head of the network that learns
 
 
 def test_one_schedule_moves_both_learning_rates() -> None:
@@ -104,3 +108,51 @@ def test_resumed_training_equals_training_straight_through() -> None:
 def test_muon_without_blocks_is_refused() -> None:
     with pytest.raises(UserError, match="Muon trains the linear maps in a network's blocks"):
         build_optimizer(nn.Linear(2, 2), MUON, max_steps=10)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4)])
+def test_stacked_matrices_are_made_orthogonal_as_torchs_muon_does(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape)
+    group = Muon([nn.Parameter(torch.zeros(shape))]).param_groups[0]
+    found = orthogonal(matrices, group)
+    a, b, c = group["ns_coefficients"]
+    for matrix, ours in zip(matrices.double(), found, strict=True):
+        x = matrix / matrix.norm()
+        for _ in range(group["ns_steps"]):  # the textbook's form, in float64
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        # 30 products of sums of at most 16, each an error of some eps, and slopes of up to 3.4 a step
+        torch.testing.assert_close(ours.double(), x, rtol=0, atol=1e-4)
+    assert found.dtype == torch.float32
+
+
+def test_a_checkpoint_of_torchs_muon_goes_on() -> None:
+    torch.manual_seed(0)
+    matrix = nn.Parameter(torch.randn(4, 8))
+    before, gradient = matrix.detach().clone(), torch.randn(4, 8)
+    theirs = Muon([matrix], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    matrix.grad = gradient
+    theirs.step()
+    state = theirs.state_dict()
+    theirs.step()
+    expected = matrix.detach() - before
+    again = nn.Parameter(before.clone())
+    ours = BatchedMuon([again], lr=0.01, weight_decay=0.0)
+    again.grad = gradient
+    ours.step()
+    ours.load_state_dict(state)
+    ours.step()
+    error = (again.detach() - before - expected).norm() / expected.norm()
+    assert error < 30 * 2**-8  # torch's products are in bfloat16
+
+
+def test_muon_may_leave_token_heads_to_adamw() -> None:
+    spec, context = TokenSpec("continuous", 4, (4, 4, 4), True), ContextSpec()
+    size = Size(dim=16, depth=2, num_heads=2, head_dim=16, head_depth=2)
+    paradigm = NOVA(spec, TokenGrid(2, 4, 4), context, size)
+    every = stacked_matrices(paradigm, heads=True)
+    some = stacked_matrices(paradigm, heads=False)
+    in_head = {id(p) for p in paradigm.head.parameters()}
+    assert {id(p) for p in every} - {id(p) for p in some} == {id(p) for p in every} & in_head
+    assert len(every) > len(some) > 0
