@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -15,5 +17,6 @@ def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        digest.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+        values: NDArray[np.uint8] = value.flatten().view(torch.uint8).numpy()
+        digest.update(values.data)
     return digest.hexdigest()
