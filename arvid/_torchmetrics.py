@@ -69,7 +69,9 @@ class _Loader(Loader):
 
         vars(module).update({_LATER: later, "__getattr__": import_now})
         exec(compile(tree, str(module.__file__), "exec"), vars(module))
-        importlib.import_module(f"{PACKAGES[0]}.utilities")  # whose circle with .metric has one way in
+        importlib.import_module(
+            f"{PACKAGES[0]}.utilities"
+        )  # whose circle with .metric has one way in
 
 
 class _PutOff(ast.NodeTransformer):
