@@ -1,10 +1,9 @@
-"""Makes `import torchmetrics` cheap: it imports each of its metrics when that is first asked for.
+"""Makes torchmetrics cheap to import: it imports each of its metrics when that is first asked for.
 
 Lightning needs one class of torchmetrics, `Metric`. Its `__init__` imports all metrics, and with them torchvision,
-transformers and scipy: two thirds of what `import lightning` takes. A hook reads the two outermost `__init__` files and
-puts off their imports of torchmetrics' own modules. `from torchmetrics import X` finds what it found before.
-
-A torchmetrics that was imported before arvid stays as it is.
+transformers and scipy: half of what `import lightning` takes. Here a hook loads the two outermost `__init__` files and
+puts off their imports of torchmetrics' own modules. `from torchmetrics import X` finds what it found before. A
+torchmetrics that was imported before arvid stays as it is.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from types import ModuleType
 from typing import Any
 
 PACKAGES = ("torchmetrics", "torchmetrics.functional")
-"""The packages inside these import no more than they define, and have modules with the names of functions."""
+"""Not those inside, which have modules with the names of functions: Python sets such a name to the module as soon as
+that is imported."""
 _LATER = "_imported_later"
 
 
 def defer_torchmetrics() -> None:
     """Have the imports of torchmetrics' `__init__` files put off."""
-    if "torchmetrics" not in sys.modules:
-        sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds the two packages where they are, and has them loaded in the other way."""
+    """Finds the packages where they are, and has them loaded in the other way."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -44,7 +43,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Runs the source without its imports, and puts a `__getattr__` in their place."""
+    """Runs an `__init__` without its imports, and puts a `__getattr__` in their place."""
 
     def __init__(self, loader: InspectLoader) -> None:
         self.loader = loader
@@ -53,23 +52,23 @@ class _Loader(Loader):
         tree = ast.parse(self.loader.get_source(module.__name__) or "")
         tree = ast.fix_missing_locations(_PutOff(tree).visit(tree))
         later: dict[str, tuple[str, str]] = {}
-
-        def import_now(name: str) -> Any:
-            submodule = f"{module.__name__}.{name}"
-            if (module.__name__, name) in later.values() or any(
-                f"{source}.".startswith(f"{submodule}.") for source, _ in later.values()
-            ):
-                return importlib.import_module(submodule)
-            if name not in later:
-                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            source, attribute = later[name]
-            value = getattr(importlib.import_module(source), attribute)
-            setattr(module, name, value)
-            return value
-
-        vars(module).update({_LATER: later, "__getattr__": import_now})
+        vars(module).update({_LATER: later, "__getattr__": lambda n: _import_now(module, later, n)})
         exec(compile(tree, str(module.__file__), "exec"), vars(module))
-        importlib.import_module(f"{PACKAGES[0]}.utilities")  # whose circle with .metric has one way in
+        if module.__name__ == PACKAGES[0]:  # whose modules import each other in a circle with one way in
+            importlib.import_module(f"{PACKAGES[0]}.utilities")
+
+
+def _import_now(module: ModuleType, later: dict[str, tuple[str, str]], name: str) -> Any:
+    """A module's attribute that has not been imported, from where `later` says."""
+    if name in later and later[name][0] != module.__name__:
+        source, attribute = later[name]
+        value = getattr(importlib.import_module(source), attribute)
+        setattr(module, name, value)
+        return value
+    submodule = f"{module.__name__}.{name}"
+    if any(f"{source}.{what}.".startswith(f"{submodule}.") for source, what in later.values()):
+        return importlib.import_module(submodule)  # which sets the attribute
+    raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
 
 class _PutOff(ast.NodeTransformer):
@@ -80,7 +79,7 @@ class _PutOff(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
         names = {alias.asname or alias.name: alias.name for alias in node.names}
-        own = node.level == 0 and (node.module or "").split(".")[0] == PACKAGES[0]
+        own = node.level == 0 and (node.module or "").partition(".")[0] == PACKAGES[0]
         if not own or "*" in names or names.keys() & self.used:  # the file itself needs it
             return node
         lines = [f"{_LATER}[{name!r}] = {(node.module, names[name])!r}" for name in names]
