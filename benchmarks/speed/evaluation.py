@@ -248,7 +248,9 @@ def of_common_metrics(job: Result) -> Callable[[], dict[str, float]]:
     from fvd.videogpt import fvd, pytorch_i3d  # type: ignore[import-not-found]
 
     network = pytorch_i3d.InceptionI3d(400, in_channels=3).eval().to(best_device())
-    network.load_state_dict(torch.load(job["weights"], map_location=best_device()))
+    network.load_state_dict(
+        torch.load(job["weights"], map_location=best_device(), weights_only=True)
+    )
     fvd.load_i3d_pretrained = lambda device: network
 
     def work() -> dict[str, float]:
