@@ -5,8 +5,8 @@ what the numbers mean. Without --data on the embedded sprites with their embedde
 of videos (a folder per class) or a manifest, for which the two tokenizers are trained first.
 
 scales:
-  demo    two million parameters and 1,400 steps: about ten minutes on two CPU cores
-  quick   a quarter of a million parameters and 500 steps: under three minutes; shows how it all works, and models that
+  demo    two million parameters and 1,400 steps: 10 to 30 minutes on two CPU cores, depending on what else they do
+  quick   a quarter of a million parameters and 500 steps: some minutes; shows how it all works, and models that
           have learned colours and motions but hardly outlines
   smoke   three steps: whether it runs
 
