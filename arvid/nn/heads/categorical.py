@@ -143,14 +143,16 @@ def draw(
         ids = [_draw_of_row(r, options.top_k, options.top_p, uniform) for r in logits.numpy()]
         return torch.tensor(ids)
     if options.top_k is None and options.top_p is None:
-        return _place(logits.softmax(-1).cumsum(-1, dtype=torch.float64), generator)
+        mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+        return _place(mass, mass[:, -1:], generator)
     parts = logits.split(SORTED_ROWS)
     return torch.cat([_draw_of_sorted(part, options, generator) for part in parts])
 
 
-def _place(mass: Float[Tensor, "r v"], generator: torch.Generator | None) -> Int[Tensor, " r"]:
-    """Where a uniform share of the last of the cumulated masses is reached."""
-    total = mass[:, -1:]
+def _place(
+    mass: Float[Tensor, "r v"], total: Float[Tensor, "r 1"], generator: torch.Generator | None
+) -> Int[Tensor, " r"]:
+    """Where a uniform share of the total, itself one of the cumulated masses, is reached."""
     uniform = torch.rand(total.shape, dtype=mass.dtype, device=mass.device, generator=generator)
     return torch.searchsorted(mass, uniform * total)[:, 0]
 
@@ -175,9 +177,8 @@ def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | N
     """
     values, ids = _sorted(logits)
     kth = values[:, min(top_k or values.shape[-1], values.shape[-1]) - 1, None]
-    values = values.masked_fill(values < kth, -math.inf)
-    mass = values.softmax(-1).cumsum(-1, dtype=torch.float64)
     kept = values >= kth
+    mass = values.where(kept, -math.inf).softmax(-1).cumsum(-1, dtype=torch.float64)
     if top_p is not None and top_p < 1:
         kept[:, 1:] &= mass[:, :-1].float() <= top_p
     return Candidates(ids, mass, kept.sum(-1))
@@ -198,7 +199,7 @@ def _draw_of_sorted(
 ) -> Tensor:
     kept = candidates(logits, options.top_k, options.top_p)
     most = kept.mass.gather(-1, kept.num_kept[:, None] - 1)
-    rank = _place(kept.mass.minimum(most), generator)
+    rank = _place(kept.mass, most, generator)
     return kept.ids.gather(-1, rank[:, None])[:, 0]
 
 
