@@ -28,11 +28,15 @@ def linear(
     """F.linear. Without gradients, in float32 on CPUs, few rows and a large matrix are a batch of products."""
     if weight.numel() < LARGE or x.numel() > FEW_ROWS * x.shape[-1] or not _is_plain(x):
         return F.linear(x, weight, bias)
-    num_parts = math.gcd(len(weight), MOST_PARTS)
-    parts = weight.view(num_parts, -1, weight.shape[1])
-    columns = x.reshape(-1, x.shape[-1]).T.expand(num_parts, -1, -1)  # (p, D, R)
-    out = torch.bmm(parts, columns).flatten(0, 1).T.contiguous().view(*x.shape[:-1], -1)
-    return out if bias is None else out.add_(bias)
+    num_parts, dim = math.gcd(len(weight), MOST_PARTS), x.shape[-1]
+    parts = weight.view(num_parts, -1, dim)
+    # The transpose matters: with other strides, of equal meaning for one row, another kernel takes six times as long.
+    columns = x.reshape(-1, dim).T.expand(num_parts, -1, -1)  # (p, D, R)
+    if bias is None:
+        out = torch.bmm(parts, columns)
+    else:
+        out = torch.baddbmm(bias.view(num_parts, -1, 1), parts, columns)  # (p, V / p, R)
+    return out.flatten(0, 1).T.contiguous().view(*x.shape[:-1], -1)
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +23,14 @@ assert LARGE_MAP[0] * LARGE_MAP[1] >= LARGE
 def batched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Filled with the matrix of each product that is computed as a batch."""
     found: list[Tensor] = []
-    usual = torch.bmm
+    for name in ("bmm", "baddbmm"):
+        usual = getattr(torch, name)
 
-    def bmm(parts: Tensor, columns: Tensor) -> Tensor:
-        found.append(parts)
-        return usual(parts, columns)
+        def product(*given: Tensor, usual: Callable[..., Tensor] = usual) -> Tensor:
+            found.append(given[-2])
+            return usual(*given)
 
-    monkeypatch.setattr(torch, "bmm", bmm)
+        monkeypatch.setattr(torch, name, product)
     return found
 
 
