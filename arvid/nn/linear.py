@@ -32,10 +32,8 @@ def linear(
     parts = weight.view(num_parts, -1, dim)
     # The transpose matters: with other strides, of equal meaning for one row, another kernel takes six times as long.
     columns = x.reshape(-1, dim).T.expand(num_parts, -1, -1)  # (p, D, R)
-    if bias is None:
-        out = torch.bmm(parts, columns)
-    else:
-        out = torch.baddbmm(bias.view(num_parts, -1, 1), parts, columns)  # (p, V / p, R)
+    added = weight.new_zeros(1, 1, 1) if bias is None else bias.view(num_parts, -1, 1)
+    out = torch.baddbmm(added, parts, columns)  # (p, V / p, R)
     return out.flatten(0, 1).T.contiguous().view(*x.shape[:-1], -1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,14 +22,13 @@ assert LARGE_MAP[0] * LARGE_MAP[1] >= LARGE
 def batched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Filled with the matrix of each product that is computed as a batch."""
     found: list[Tensor] = []
-    for name in ("bmm", "baddbmm"):
-        usual = getattr(torch, name)
+    usual = torch.baddbmm
 
-        def product(*given: Tensor, usual: Callable[..., Tensor] = usual) -> Tensor:
-            found.append(given[-2])
-            return usual(*given)
+    def baddbmm(added: Tensor, parts: Tensor, columns: Tensor) -> Tensor:
+        found.append(parts)
+        return usual(added, parts, columns)
 
-        monkeypatch.setattr(torch, name, product)
+    monkeypatch.setattr(torch, "baddbmm", baddbmm)
     return found
 
 
