@@ -19,6 +19,7 @@ from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import KVCache, Transformer
 from arvid.nn.cuda_graph import CudaGraph
 from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.plain import PlainSteps
 from arvid.nn.positions import Rotation
 from arvid.paradigms.next_block.layout import Layout
 
@@ -109,6 +110,9 @@ class Decoder:
         self.length = len(model.blocks)  # L
         self.shown = None if padding is None else ~_padded(padding, self.length)  # (B, 1, 1, L)
         self.hints: Tensor | None = None  # (B, L, D) of the places that were fed with one
+        on_cpu = context.device.type == "cpu" and not model.training
+        transformer = model.transformer
+        self.step: Transformer | PlainSteps = PlainSteps(transformer) if on_cpu else transformer
         self.fixed: FixedSteps | None = None
         self.caches: list[KVCache] | None = None
         if options.use_cache and has_graphs(context):
@@ -164,7 +168,9 @@ class Decoder:
             x = self.fixed(x, slots, self._filled(end, x.device), rotation)
         else:
             shown = None if self.shown is None else self.shown[..., :end]
-            x = self.model.transformer(x, shown, self._rewound(start), rotation=rotation)
+            caches = self._rewound(start)
+            assert caches is not None  # without any all is fed anew, from place 0
+            x = self.step(x, shown, caches, rotation=rotation)
         self.fed = end
         hidden: Tensor = self.model.norm(x[:, -count:])
         return hidden

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -88,6 +89,7 @@ class Layout:
         middle = torch.where(token >= self.block_len, self.num_special - self.lead, 0)
         return self.num_context + self.lead + token + middle
 
+    @cached_property
     def pieces(self) -> list[tuple[str, int]]:
         """The sequence in order: what each piece is cut from, and its length."""
         return [

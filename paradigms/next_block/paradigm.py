@@ -142,7 +142,7 @@ class NextBlock(Paradigm):
         """Input vectors of the places start..end-1. `tokens` are in block-major order, and may be of a part of the
         clips, which is repeated."""
         parts, offset, taken = [], 0, {"context": 0, "special": 0, "tokens": 0}
-        for kind, length in self.layout.pieces():
+        for kind, length in self.layout.pieces:
             low, high = max(start - offset, 0), min(end - offset, length)
             if low < high:
                 first = taken[kind]

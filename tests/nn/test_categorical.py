@@ -30,7 +30,11 @@ def rows(kind: str) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["smooth", "tied", "peaked", "equal"])
 @pytest.mark.parametrize("k", [1, 7, 1250, LENGTH - 1])
-def test_the_kth_largest_is_exact(kind: str, k: int) -> None:
+@pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
+def test_the_kth_largest_is_exact(
+    monkeypatch: pytest.MonkeyPatch, instructions: str, kind: str, k: int
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     for row in rows(kind):
         assert categorical._kth_largest(row.numpy(), k) == row.topk(k).values[-1]
 
