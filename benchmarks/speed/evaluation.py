@@ -166,7 +166,8 @@ def in_process(job: Result) -> Result:
         check=True,
         env={**os.environ, "ARVID_CACHE": job["cache"]},
     )
-    return {**job, **json.loads(done.stdout.splitlines()[-1])}
+    told = {key: job[key] for key in ("program", "num_clips", "num_frames", "size")}
+    return {**told, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def run_job(job: Result) -> Result:
@@ -387,9 +388,9 @@ def page(report: Result) -> list[str]:
         "## From files to the number",
         "",
         "arvid's time holds the spread and the interval, which the others do not give. With fewer clips than the 400 "
-        "features the covariances are singular, where the others' square roots lose digits. On one thread, seconds above "
-        "the CPU seconds are those of other work on the same core: then CPU seconds compare, and both product rates "
-        "above are low.",
+        "features the covariances are singular, where the others' square roots lose digits. On one thread, seconds "
+        "above the CPU seconds are those of other work on the same core: then CPU seconds compare, and both product "
+        "rates above are low.",
         "",
         *table(headings, [program_row(case, arvids[case["num_clips"]]) for case in cases]),
         "",
