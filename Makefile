@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-# A worker a core, up to four: each holds about 1 GB. With one thread each they do not fight for cores; ARGS="-n 0" is
+# A worker a core, up to four: each holds about 1.2 GB. With one thread each they do not fight for cores; ARGS="-n 0" is
 # one process, to which OMP_NUM_THREADS=2 gives two threads.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=20

@@ -7,13 +7,11 @@ same names do; they are imported when first used.
 from importlib import import_module
 from typing import Any
 
-from arvid._torchmetrics import defer_torchmetrics
 from arvid._torchvision import prepare_torchvision
 
 __version__ = "0.1.0"
 
 prepare_torchvision()
-defer_torchmetrics()
 
 _SHORT = {
     "load": ("arvid.training.generator_module", "load_generator"),

@@ -26,10 +26,6 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 from torchmetrics.utilities.data import dim_zero_cat
 
 from arvid.contracts import UserError
@@ -153,8 +149,10 @@ class Ssim(PairedMetric):
     higher_is_better = True
 
     def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        from torchmetrics.functional import image  # slow to import, with torchvision
+
         require_size("SSIM", generated, SSIM_WINDOW)
-        _, similarity = structural_similarity_index_measure(
+        _, similarity = image.structural_similarity_index_measure(
             generated,
             reference,
             sigma=1.5,
@@ -172,8 +170,10 @@ class MsSsim(PairedMetric):
     higher_is_better = True
 
     def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        from torchmetrics.functional import image  # slow to import, with torchvision
+
         require_size("MS-SSIM", generated, MS_SSIM_MIN_SIZE)
-        scores = multiscale_structural_similarity_index_measure(
+        scores = image.multiscale_structural_similarity_index_measure(
             generated, reference, sigma=1.5, data_range=1.0, reduction="none"
         )
         return scores.reshape(len(generated))

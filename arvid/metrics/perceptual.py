@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
-import lpips
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -110,10 +109,12 @@ def _find(net: str, backbone: str | Path | None) -> Path:
 
 
 def _build(net: str, path: Path) -> nn.Module:
+    from lpips import LPIPS  # slow to import, with scipy and torchvision
+
     with warnings.catch_warnings():
         # The package calls torchvision in a way that is out of date there.
         warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*")
-        network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        network = LPIPS(net=net, pnet_rand=True, verbose=False)
     _load_backbone(network.net, path)
     frozen: nn.Module = network.eval().requires_grad_(False)
     return frozen

@@ -29,7 +29,7 @@ class BatchedMuon(Muon):
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step. `closure` is not supported: `MuonAdamW` calls it."""
         assert closure is None
         for group in self.param_groups:
@@ -45,7 +45,7 @@ class BatchedMuon(Muon):
 
     def _momenta(self, matrices: list[Tensor], group: dict[str, Any]) -> Float[Tensor, "k m n"]:
         """Nesterov momenta of K matrices, after their gradients are taken in."""
-        gradients = [matrix.grad for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         states = [self.state[matrix] for matrix in matrices]
         for state, matrix in zip(states, matrices, strict=True):
             if not state:

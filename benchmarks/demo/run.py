@@ -4,8 +4,15 @@ NOVA on continuous tokens, next-block and next-token prediction on discrete ones
 what the numbers mean. Without --data on the embedded sprites with their embedded tokenizers; with --data on a folder
 of videos (a folder per class) or a manifest, for which the two tokenizers are trained first.
 
+scales:
+  demo    two million parameters and 1,400 steps: 10 to 30 minutes on two CPU cores, depending on what else they do
+  quick   a quarter of a million parameters and 500 steps: some minutes; shows how it all works, and models that
+          have learned colours and motions but hardly outlines
+  smoke   three steps: whether it runs
+
 examples:
   arvid bench demo
+  arvid bench demo --scale quick
   arvid bench demo --data videos/ --out runs/mine
 
 An interrupted demo goes on where it was when the same command is given again.
@@ -47,6 +54,11 @@ SCALES = {
         size="debug",
         options=("--trainer.max_steps=3", "--trainer.val_check_interval=3", "--data.batch_size=4"),
         num_clips=4,
+    ),
+    "quick": Scale(
+        size="d4w64",
+        options=("--trainer.max_steps=500", "--trainer.val_check_interval=250"),
+        num_clips=64,
     ),
     "demo": Scale(size="tiny"),
 }

@@ -37,9 +37,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arvid.contracts import Size
+from arvid.contracts import ParadigmFactory, Size
 from arvid.hardware import cpu_summary
-from arvid.nn.heads import CategoricalHead
+from arvid.nn.heads.categorical import CategoricalHead
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_token import NextToken
 from arvid.report.paper import table, write_page
@@ -57,7 +57,7 @@ BATCH = 8
 WARM_UP = 5
 """Steps of a round that are not timed."""
 ROWS = ("plain", "paradigm", "lightning", "callbacks", "averages")
-PARADIGMS = {
+PARADIGMS: dict[str, ParadigmFactory] = {
     "next_token": partial(NextToken, dropout=0.0),
     "next_block": partial(NextBlock, block=(1, 1, 8), dropout=0.0),
 }
@@ -275,7 +275,8 @@ def fit(module: GeneratorModule, batches: list[dict[str, Any]], row: str) -> lis
             enable_progress_bar=row != "lightning",
             enable_model_summary=False,
         )
-        trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+        data: Any = batches  # a list is a dataset, which its type does not say
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     return times.seconds
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -129,14 +128,14 @@ def _renormed(guided: Tensor, given: Tensor, least: float) -> Tensor:
     return guided * ratio.clamp(least, 1)[:, None, None]
 
 
-def diffusers_scheduler(
-    process: Process, shift: float
-) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
+def diffusers_scheduler(process: Process, shift: float) -> Any:
     """The scheduler of diffusers that a process is defined by."""
     return _ddpm() if process == "ddpm" else _flow(shift)
 
 
-def _ddpm() -> DDPMScheduler:
+def _ddpm() -> Any:
+    from diffusers import DDPMScheduler  # slow to import
+
     return DDPMScheduler(
         num_train_timesteps=NUM_TRAIN_STEPS,
         beta_schedule="squaredcos_cap_v2",
@@ -146,5 +145,7 @@ def _ddpm() -> DDPMScheduler:
     )
 
 
-def _flow(shift: float) -> FlowMatchEulerDiscreteScheduler:
+def _flow(shift: float) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler  # slow to import, with scipy
+
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_STEPS, shift=shift)
