@@ -54,7 +54,9 @@ class _Loader(Loader):
         later: dict[str, tuple[str, str]] = {}
         vars(module).update({_LATER: later, "__getattr__": lambda n: _import_now(module, later, n)})
         exec(compile(tree, str(module.__file__), "exec"), vars(module))
-        if module.__name__ == PACKAGES[0]:  # whose modules import each other in a circle with one way in
+        if (
+            module.__name__ == PACKAGES[0]
+        ):  # whose modules import each other in a circle with one way in
             importlib.import_module(f"{PACKAGES[0]}.utilities")
 
 

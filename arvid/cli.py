@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something is broken (doctor), 2 wrong use or bad input, 13
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import keyword
 import logging
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from arvid.commands._suites import SUITES, run_suite
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
@@ -50,11 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("arvid: interrupted", file=sys.stderr)
         return 130
+    finally:
+        gc.enable()
 
 
 def _run(arguments: list[str]) -> int:
     _quieten()
     if arguments and arguments[0] in LIGHTNING_COMMANDS:
+        gc.disable()  # imports make a million objects that stay; on again before training
         from arvid.training.cli import run_lightning
 
         run_lightning(arguments)

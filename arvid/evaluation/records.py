@@ -19,10 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import torch
-
 import arvid
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation._parsing import ParseError, parse
 from arvid.files import sha256_json, write_json
 from arvid.metrics.rollout import StepCurve
@@ -264,6 +262,8 @@ def hardware() -> str:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     cpu = f"{_cpu_model()}, {cores} core{'s' if cores != 1 else ''}"
+    import torch  # slow to import
+
     if not torch.cuda.is_available():
         return cpu
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

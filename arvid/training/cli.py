@@ -7,6 +7,7 @@ logs as CSV whatever else it logs to, and goes on where it was when the same com
 from __future__ import annotations
 
 import difflib
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -82,9 +83,11 @@ class ArvidCLI(LightningCLI):
             )
 
     def before_fit(self) -> None:
+        _collect_garbage_again()
         self._go_on()
 
     def before_validate(self) -> None:
+        _collect_garbage_again()
         self._go_on()
 
     @property
@@ -121,6 +124,12 @@ def run_lightning(arguments: Sequence[str]) -> None:
         raise SystemExit(TERMINATED) from error
     except FloatingPointError as error:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
+
+
+def _collect_garbage_again() -> None:
+    """End what `arvid.cli` began: what has been imported by now is not looked through again while training."""
+    gc.freeze()
+    gc.enable()
 
 
 def encode_clips(
