@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something is broken (doctor), 2 wrong use or bad input, 13
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import importlib
 import keyword
@@ -39,6 +40,7 @@ LIGHTNING_COMMANDS = ("fit", "validate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bad input gives one line on stderr, no traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    atexit.register(gc.freeze)  # Python would look through all of torch for garbage before it ends
     try:
         return _run(arguments)
     except UserError as error:
