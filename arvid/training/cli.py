@@ -83,11 +83,11 @@ class ArvidCLI(LightningCLI):
             )
 
     def before_fit(self) -> None:
-        _collect_garbage_again()
+        gc.enable()  # which `arvid.cli` had switched off while all was imported
         self._go_on()
 
     def before_validate(self) -> None:
-        _collect_garbage_again()
+        gc.enable()  # which `arvid.cli` had switched off while all was imported
         self._go_on()
 
     @property
@@ -124,12 +124,6 @@ def run_lightning(arguments: Sequence[str]) -> None:
         raise SystemExit(TERMINATED) from error
     except FloatingPointError as error:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
-
-
-def _collect_garbage_again() -> None:
-    """End what `arvid.cli` began: what has been imported by now is not looked through again while training."""
-    gc.freeze()
-    gc.enable()
 
 
 def encode_clips(
