@@ -39,8 +39,10 @@ LIGHTNING_COMMANDS = ("fit", "validate")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bad input gives one line on stderr, no traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    atexit.register(gc.freeze)  # Python would look through all of torch for garbage before it ends
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _spare_the_collector(arguments)
+    arguments = list(arguments)
     try:
         return _run(arguments)
     except UserError as error:
@@ -53,14 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("arvid: interrupted", file=sys.stderr)
         return 130
-    finally:
-        gc.enable()
 
 
 def _run(arguments: list[str]) -> int:
     _quieten()
     if arguments and arguments[0] in LIGHTNING_COMMANDS:
-        gc.disable()  # imports make a million objects that stay; on again before training
         from arvid.training.cli import run_lightning
 
         run_lightning(arguments)
@@ -86,6 +85,16 @@ def _run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     code: int = _module(options.command).run(options)
     return code
+
+
+def _spare_the_collector(arguments: Sequence[str]) -> None:
+    """Do not look for garbage among a million imported objects that stay: not while `fit` imports them, nor at the end.
+
+    For a program that is this command alone, since the garbage of others would be kept as well.
+    """
+    if arguments[:1] and arguments[0] in LIGHTNING_COMMANDS:
+        gc.disable()  # until ArvidCLI starts to train
+    atexit.register(gc.freeze)
 
 
 def _leave(number: int, _frame: object) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,12 @@ HELPS = [
     *(("evaluate", suite) for suite in SUITES),
     *(("evaluate", "vbench", step) for step in ("sample", "score", "aggregate")),
     *(("evaluate", s, step) for s in IMAGE_SUITES for step in ("sample", "score", "aggregate")),
+]
+
+FIT = [
+    *("--config", "settings/sprites", "--config", "paradigms/nova", "--config", "sizes/debug"),
+    *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"),
+    *("--data.train.init_args.num_clips", "4", "--data.val.init_args.num_clips", "4"),
 ]
 
 PROGRAM = """
@@ -74,6 +81,20 @@ def test_help_imports_none(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("command", LIGHTNING_COMMANDS)
 def test_help_of_training_imports_what_its_options_are_read_from(command: str) -> None:
     assert imported_by_command(command, "--help") <= NEEDED_TO_TRAIN
+
+
+def test_garbage_is_collected_while_training(tmp_path: Path) -> None:
+    """Each step of the program `arvid fit` asks whether the collector, which is off while it imports, is on."""
+    program = (
+        "import gc, sys; from arvid.cli import main; from arvid.training.callbacks import StepBar;"
+        "StepBar.on_train_batch_end = lambda *_, **__: print('collected', gc.isenabled());"
+        f"sys.argv = ['arvid', 'fit', *{FIT!r}, '--run', {str(tmp_path)!r}];"
+        "off = []; gc.disable = lambda disable=gc.disable: (off.append(True), disable());"
+        "sys.exit(main() or off != [True])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "collected True" in done.stdout
 
 
 def test_names_are_listed_without_importing_the_parts() -> None:

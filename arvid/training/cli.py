@@ -83,11 +83,11 @@ class ArvidCLI(LightningCLI):
             )
 
     def before_fit(self) -> None:
-        gc.enable()  # which `arvid.cli` had switched off while all was imported
+        _collect_garbage_again()
         self._go_on()
 
     def before_validate(self) -> None:
-        gc.enable()  # which `arvid.cli` had switched off while all was imported
+        _collect_garbage_again()
         self._go_on()
 
     @property
@@ -124,6 +124,13 @@ def run_lightning(arguments: Sequence[str]) -> None:
         raise SystemExit(TERMINATED) from error
     except FloatingPointError as error:
         raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
+
+
+def _collect_garbage_again() -> None:
+    """End what `arvid.cli` began when the program started; what is there by now is never looked through again."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def encode_clips(
