@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from arvid.commands._suites import SUITES, run_suite
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 COMMANDS = {
     "fit": "train a tokenizer or a generator",

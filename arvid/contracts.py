@@ -23,13 +23,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from arvid.errors import (
+    UserError as UserError,  # also from here: all that implement a contract raise it
+)
+
 TokenType = Literal["discrete", "continuous"]
 Tokens = Tensor
 """Discrete: int64 (B, t, h, w). Continuous: float (B, t, h, w, C) of about unit variance."""
-
-
-class UserError(ValueError):
-    """Something the user can mend. The command line prints its message alone, without a traceback."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 Kind = Literal["paradigms", "tokenizers", "datasets", "metrics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

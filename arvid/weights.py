@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.request import urlopen
 
-import torch
 from tqdm import tqdm
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.files import atomic_write, sha256_file
 
 TIMEOUT = 30
@@ -58,6 +57,8 @@ def weights_dir() -> Path:
 
 def torch_hub_dir() -> Path:
     """Folder where torchvision looks for its weights (TORCH_HOME moves it)."""
+    import torch  # slow to import
+
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 

@@ -11,12 +11,12 @@ from einops import rearrange
 from torch import Tensor
 
 from arvid.cli import main
-from arvid.commands.reconstruct import plan, reconstruct
 from arvid.contracts import TokenSpec, VideoTokenizer
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.data.video import probe_video, read_video, write_video
 from arvid.metrics.paired import MAX_PSNR, PairedMetric, Psnr, Ssim
+from arvid.sampling.reconstruction import plan, reconstruct
 from arvid.training.export import load_tokenizer
 
 
@@ -88,7 +88,7 @@ def test_chunks_give_what_the_whole_gives(
     for metric in expected.values():
         metric.update(made, torch.from_numpy(frames)[None])
     for pixels in (1 << 20, 1):
-        monkeypatch.setattr("arvid.commands.reconstruct.CHUNK_PIXELS", pixels)
+        monkeypatch.setattr("arvid.sampling.reconstruction.CHUNK_PIXELS", pixels)
         scores = reconstruct(clip, tokenizer, work, tmp_path / "out.mp4", metrics())
         assert float(scores["PSNR"].split()[0]) == pytest.approx(
             expected["PSNR"].compute().value, abs=0.01

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
-from arvid.contracts import SamplingOptions
+if TYPE_CHECKING:
+    from arvid.contracts import SamplingOptions
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,6 @@ def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
 
 def sampling_options(options: argparse.Namespace, default: SamplingOptions) -> SamplingOptions:
     """The model's options with those given on the command line put in."""
-    names = {field.name for field in dataclasses.fields(SamplingOptions)}
+    names = {field.name for field in dataclasses.fields(default)}
     given = {name: value for name, value in vars(options).items() if name in names}
     return dataclasses.replace(default, **{k: v for k, v in given.items() if v is not None})

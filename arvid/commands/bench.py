@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import arvid
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

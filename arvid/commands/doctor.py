@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 
-from arvid.doctor import main
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Takes none."""
@@ -17,4 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from arvid.doctor import main
+
     return main()

@@ -19,9 +19,8 @@ import argparse
 import re
 from pathlib import Path
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.processes import launched, take_own_gpu
-from arvid.training.cli import encode_clips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from arvid.training.cli import encode_clips
+
     take_own_gpu()
     share = _share(options.shard) if options.shard else launched()
     missing = encode_clips(options.config, out=options.out, share=share)

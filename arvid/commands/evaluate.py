@@ -24,23 +24,16 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 from arvid.commands._evaluation import add_download_argument, add_pipeline_arguments
-from arvid.contracts import UserError
-from arvid.data._files import FileDataset
+from arvid.errors import UserError
 from arvid.evaluation.processes import rank_and_count, sharing_processes
-from arvid.evaluation.protocols import Protocol, get_protocol, protocols
-from arvid.evaluation.real_clips import real_clips
-from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.rows import (
-    evaluate_pipeline,
-    evaluate_references,
-    evaluate_run,
-    evaluate_videos,
-)
-from arvid.weights import downloading
+
+if TYPE_CHECKING:
+    from arvid.data._files import FileDataset
+    from arvid.evaluation.protocols import Protocol
+    from arvid.evaluation.records import ResultRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    import yaml
+
+    from arvid.evaluation.protocols import get_protocol, protocols
+    from arvid.weights import downloading
+
     if options.list_protocols:
         listed = {name: asdict(p) for name, p in protocols().items()}
         print(yaml.safe_dump(json.loads(json.dumps(listed)), sort_keys=False, width=120), end="")
@@ -129,6 +127,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace, protocol: Protocol) -> None:
+    from arvid.evaluation.rows import evaluate_references
+
     real = _real(options, protocol)
     for record in _records(options, protocol, real):
         _show(record)
@@ -139,6 +139,8 @@ def _evaluate(options: argparse.Namespace, protocol: Protocol) -> None:
 def _records(
     options: argparse.Namespace, protocol: Protocol, real: FileDataset | None
 ) -> list[ResultRecord]:
+    from arvid.evaluation.rows import evaluate_pipeline, evaluate_run, evaluate_videos
+
     if options.runs:
         return [evaluate_run(run, protocol, real, dtype=options.dtype) for run in options.runs]
     if real is None:
@@ -166,6 +168,8 @@ def _real(options: argparse.Namespace, protocol: Protocol) -> FileDataset | None
         if options.real_list is not None:
             raise UserError("--real-list chooses among the videos of --real: name that too.")
         return None
+    from arvid.evaluation.real_clips import real_clips
+
     return real_clips(protocol, options.real, options.real_list)
 
 

@@ -14,8 +14,6 @@ import argparse
 import importlib
 from pathlib import Path
 
-from arvid.training.generator_module import checkpoint_path
-
 EXPORTERS = {"nova": "arvid.paradigms.nova.pipeline"}
 """Module of each exporter, by what it writes; its function `export_file` returns what it wrote."""
 
@@ -30,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from arvid.training.generator_module import checkpoint_path
+
     exporter = importlib.import_module(EXPORTERS[options.kind])
     checkpoint = checkpoint_path(options.checkpoint)
     written = exporter.export_file(checkpoint, options.out, half=options.half)

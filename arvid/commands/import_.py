@@ -20,9 +20,12 @@ import argparse
 import importlib
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arvid.contracts import UserError
-from arvid.importing import Imported
+from arvid.errors import UserError
+
+if TYPE_CHECKING:
+    from arvid.importing import Imported
 
 IMPORTERS = {
     "nbp-tokenizer": "arvid.tokenizers.magvit_fsq.published",

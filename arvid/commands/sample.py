@@ -13,20 +13,20 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from arvid.commands._sampling import (
     add_dtype_argument,
     add_sampling_arguments,
     sampling_options,
 )
-from arvid.contracts import UserError
-from arvid.data.clips import resize_frames
-from arvid.data.video import read_video, write_video
-from arvid.sampling.contact_sheet import write_png, write_sheet
-from arvid.sampling.sample import Conditions, clip_grid, sample
-from arvid.training.generator_module import GeneratorModule, load_generator
+from arvid.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from arvid.sampling.sample import Conditions
+    from arvid.training.generator_module import GeneratorModule
 
 FILE_FPS = 8.0
 
@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from arvid.sampling.sample import clip_grid, sample
+    from arvid.training.generator_module import load_generator
+
     model = load_generator(options.checkpoint, dtype=options.dtype)
     conditions = _conditions(options, model)
     first = _first_frames(options, model) if options.first_frames else None
@@ -79,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditions:
+    from arvid.sampling.sample import Conditions
+
     spec = model.conditioner.spec
     for given, known, name in (
         (options.prompt, spec.text_dim is not None, "--prompt"),
@@ -103,6 +108,11 @@ def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditio
 
 def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.ndarray:
     """(count, k, H, W, 3): the video's first frames at the model's size, for each clip."""
+    import numpy as np
+
+    from arvid.data.clips import resize_frames
+    from arvid.data.video import read_video
+
     video = read_video(options.first_frames, max_frames=options.num_first_frames)
     if len(video.frames) < options.num_first_frames:
         raise UserError(
@@ -120,6 +130,9 @@ def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.nda
 
 
 def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
+    from arvid.data.video import write_video
+    from arvid.sampling.contact_sheet import write_png, write_sheet
+
     for i, video in enumerate(videos):
         if len(video) == 1:
             write_png(options.out / f"{i:03d}.png", video[0])

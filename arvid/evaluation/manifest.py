@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.files import write_json
 
 MANIFEST = "sampling.json"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 
 def read_text(path: Path, what: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import arvid
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation._parsing import ParseError, parse
 from arvid.files import sha256_json, write_json
 from arvid.metrics.rollout import StepCurve

@@ -14,7 +14,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,13 +24,11 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arvid.evaluation.protocols import get_protocol
-from arvid.evaluation.variants import Variant, data_options, fit_job, folders, score, train
-from arvid.report import tables
-from arvid.report.page import write_report
-from arvid.training.generator_module import LAST_CHECKPOINT
-from arvid.training.side_by_side import Job, run_side_by_side
+if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
+    from arvid.evaluation.variants import Variant
+    from arvid.training.side_by_side import Job
 
 PARADIGMS = ("nova", "next_block", "next_token")
 TASKS = ("generation", "prediction")
@@ -67,6 +65,12 @@ SCALES = {
 def main() -> None:
     """Train, evaluate, compare."""
     options = parse_arguments()
+    from arvid.evaluation.protocols import get_protocol
+    from arvid.evaluation.variants import data_options, folders, score, train
+    from arvid.report import tables
+    from arvid.report.page import write_report
+    from arvid.training.side_by_side import run_side_by_side
+
     scale = SCALES[options.scale]
     started = time.monotonic()
     data = [*(data_options(options.data) if options.data else []), *scale.options]
@@ -112,6 +116,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Job:
     """Train a tokenizer on the user's clips."""
+    from arvid.evaluation.variants import fit_job
+
     steps = options.tokenizer_steps if options.scale != "smoke" else 3
     configs = [f"tokenizers/clips-{name}", "settings/clips-tokenizers"]
     given = [*data, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
@@ -120,6 +126,8 @@ def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Jo
 
 def tokenizer_options(options: argparse.Namespace) -> list[str]:
     """The options of `arvid fit` that name the trained tokenizers."""
+    from arvid.training.generator_module import LAST_CHECKPOINT
+
     return [
         f"--model.init_args.tokenizers.{kind}={tokenizer_run(options, name) / LAST_CHECKPOINT}"
         for name, kind in TOKENIZERS.items()
@@ -133,6 +141,8 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
 
 def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
     """The paradigms."""
+    from arvid.evaluation.variants import Variant
+
     return [
         Variant(
             name=name,

@@ -18,8 +18,8 @@ from arvid.contracts import SamplingOptions, UserError
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import KVCache, Transformer
 from arvid.nn.cuda_graph import CudaGraph
+from arvid.nn.functional import FunctionalTransformer
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.nn.plain import PlainSteps
 from arvid.nn.positions import Rotation
 from arvid.paradigms.next_block.layout import Layout
 
@@ -112,7 +112,9 @@ class Decoder:
         self.hints: Tensor | None = None  # (B, L, D) of the places that were fed with one
         on_cpu = context.device.type == "cpu" and not model.training
         transformer = model.transformer
-        self.step: Transformer | PlainSteps = PlainSteps(transformer) if on_cpu else transformer
+        self.step: Transformer | FunctionalTransformer = (
+            FunctionalTransformer(transformer) if on_cpu else transformer
+        )
         self.fixed: FixedSteps | None = None
         self.caches: list[KVCache] | None = None
         if options.use_cache and has_graphs(context):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arvid.nn.attention import BlockStyle, Transformer
+from arvid.nn.functional import FunctionalTransformer
 from arvid.nn.linear import LARGE, Linear, linear
-from arvid.nn.plain import PlainSteps
 from arvid.nn.positions import rotation
 
 LARGE_MAP = (640, 320)
@@ -82,7 +82,7 @@ def test_plain_steps_are_those_of_the_modules(style: BlockStyle, num: int) -> No
     x, usual, plain = torch.randn(2, 4 + num, 24), net.new_caches(8), net.new_caches(8)
     for caches in (usual, plain):
         net(x[:, :4], caches=caches)
-    found = PlainSteps(net)(x[:, 4:], mask, plain, rotation=codes)
+    found = FunctionalTransformer(net)(x[:, 4:], mask, plain, rotation=codes)
     assert torch.equal(found, net(x[:, 4:], mask, usual, rotation=codes))
     assert all(cache.length == 4 + num for cache in plain)
 
@@ -90,4 +90,4 @@ def test_plain_steps_are_those_of_the_modules(style: BlockStyle, num: int) -> No
 def test_plain_steps_are_of_pre_norm_networks_in_eval_mode() -> None:
     for net in (Transformer(8, 1, 1, norm="post").eval(), Transformer(8, 1, 1, norm="pre")):
         with pytest.raises(AssertionError):
-            PlainSteps(net)
+            FunctionalTransformer(net)

@@ -5,28 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
 from arvid.commands._sampling import add_sampling_arguments, sampling_options
-from arvid.evaluation.checkpoint_sampler import CheckpointSampler
 from arvid.evaluation.image_benchmarks.benchmark import ImageBenchmark
 from arvid.evaluation.image_benchmarks.dpg_bench import DpgBench
 from arvid.evaluation.image_benchmarks.geneval import GenEval
 from arvid.evaluation.image_benchmarks.record import write_record
-from arvid.evaluation.image_benchmarks.samplers import PipelineSampler, as_images
-from arvid.evaluation.image_benchmarks.sampling import (
-    DEFAULT_SEED,
-    ImageSampler,
-    rewritten,
-    sample_part,
-)
+from arvid.evaluation.image_benchmarks.sampling import DEFAULT_SEED, rewritten, sample_part
 from arvid.evaluation.image_benchmarks.scorer import run_scorer
 from arvid.evaluation.image_benchmarks.t2i_compbench import CATEGORIES, T2ICompBench
-from arvid.evaluation.pipelines import load_pipeline
 from arvid.evaluation.processes import take_own_gpu
 from arvid.evaluation.prompts import read_rewritten
-from arvid.training.generator_module import load_generator
+
+if TYPE_CHECKING:
+    from arvid.evaluation.image_benchmarks.sampling import ImageSampler
 
 _PROMPTS = {
     "geneval": "evaluation_metadata.jsonl",
@@ -173,6 +167,11 @@ def _sample(options: argparse.Namespace, benchmark: ImageBenchmark) -> None:
 
 
 def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]:
+    from arvid.evaluation.checkpoint_sampler import CheckpointSampler
+    from arvid.evaluation.image_benchmarks.samplers import PipelineSampler, as_images
+    from arvid.evaluation.pipelines import load_pipeline
+    from arvid.training.generator_module import load_generator
+
     if options.checkpoint:
         model = load_generator(options.checkpoint, dtype=options.dtype)
         how = sampling_options(options, model.sampling)

@@ -21,10 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.image_benchmarks.benchmark import Batch, ImageBenchmark, Part, ScorerRun
 from arvid.evaluation.prompts import read_text
 from arvid.evaluation.records import MetricValue, standard_error
@@ -154,6 +153,8 @@ class DpgBench(ImageBenchmark):
         return _metric_values(scores)
 
     def _tile_size(self) -> int:
+        import cv2
+
         first = min(self.images.glob("*.png"), default=None)
         picture = None if first is None else cv2.imread(str(first))
         if picture is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.image_benchmarks.benchmark import ImageBenchmark
 from arvid.evaluation.manifest import read_manifest
 from arvid.evaluation.records import (

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.image_benchmarks.benchmark import Batch, Part
 from arvid.evaluation.manifest import claim
 from arvid.files import atomic_write, sha256_json

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.image_benchmarks.benchmark import ScorerRun
 from arvid.evaluation.manifest import read_manifest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.image_benchmarks.benchmark import Batch, ImageBenchmark, Part, ScorerRun
 from arvid.evaluation.manifest import read_manifest
 from arvid.evaluation.prompts import read_text

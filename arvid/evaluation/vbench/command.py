@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_download_argument, add_shard_argument
 from arvid.commands._sampling import (
@@ -27,19 +27,13 @@ from arvid.commands._sampling import (
     add_sampling_arguments,
     sampling_options,
 )
-from arvid.contracts import UserError
-from arvid.evaluation.checkpoint_sampler import CheckpointSampler
+from arvid.errors import UserError
 from arvid.evaluation.manifest import claim
 from arvid.evaluation.processes import take_own_gpu
 from arvid.evaluation.records import save as save_record
 from arvid.evaluation.vbench import results
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
-from arvid.evaluation.vbench.dimensions import BUILDERS, WeightsOptions, build
-from arvid.evaluation.vbench.external import score_external
-from arvid.evaluation.vbench.networks import CLIP_B32, CLIP_L14, DINO
 from arvid.evaluation.vbench.record import Layout, format_table, make_record
-from arvid.evaluation.vbench.sampling import sample_suite
-from arvid.evaluation.vbench.scoring import score_dimension
 from arvid.evaluation.vbench.suite import (
     FLICKERING,
     FLICKERING_SAMPLES,
@@ -53,8 +47,10 @@ from arvid.evaluation.vbench.suite import (
     takes,
 )
 from arvid.files import sha256_file
-from arvid.training.generator_module import load_generator
 from arvid.weights import downloading
+
+if TYPE_CHECKING:
+    from arvid.evaluation.checkpoint_sampler import CheckpointSampler
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,15 +129,17 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     )
     add_download_argument(parser)
     group = parser.add_argument_group("weights (folders or hub names; files)")
-    group.add_argument("--dino", default=DINO, metavar="NAME")
-    group.add_argument("--clip-b32", default=CLIP_B32, metavar="NAME")
-    group.add_argument("--clip-l14", default=CLIP_L14, metavar="NAME")
-    group.add_argument("--laion-head", type=Path, metavar="FILE")
-    group.add_argument("--raft", type=Path, metavar="FILE")
-    group.add_argument("--musiq", type=Path, metavar="FILE")
+    for name in ("--dino", "--clip-b32", "--clip-l14"):
+        group.add_argument(name, metavar="NAME")
+    for name in ("--laion-head", "--raft", "--musiq"):
+        group.add_argument(name, type=Path, metavar="FILE")
 
 
 def _sample(options: argparse.Namespace, layout: Layout) -> None:
+    from arvid.evaluation.checkpoint_sampler import CheckpointSampler
+    from arvid.evaluation.vbench.sampling import sample_suite
+    from arvid.training.generator_module import load_generator
+
     suite = load_suite(options.suite)
     names = check_dimensions(options.dimension or DIMENSIONS)
     wanted = takes(suite, names, flickering_samples=options.flickering_samples)
@@ -170,6 +168,10 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
 
 
 def _score(options: argparse.Namespace, layout: Layout) -> None:
+    from arvid.evaluation.vbench.dimensions import BUILDERS, WeightsOptions, build
+    from arvid.evaluation.vbench.external import score_external
+    from arvid.evaluation.vbench.scoring import score_dimension
+
     suite = load_suite(options.suite)
     videos = options.videos or layout.videos
     python = options.vbench_python
@@ -181,9 +183,8 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
             "environment that has it with --vbench-python."
         )
     chosen = {name: _present(suite, name, videos, options) for name in names}
-    weights = WeightsOptions(
-        **{f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
-    )
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
+    weights = WeightsOptions(**{name: path for name, path in given.items() if path is not None})
     with downloading(options.download):
         built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
     for name in names:

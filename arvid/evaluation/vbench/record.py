@@ -21,7 +21,6 @@ from arvid.evaluation.vbench.aggregate import DIMENSIONS, Totals, aggregate
 from arvid.evaluation.vbench.results import DimensionResult
 from arvid.evaluation.vbench.suite import FLICKERING
 from arvid.files import sha256_json
-from arvid.hardware import hardware
 
 PROTOCOL = "vbench"
 PERCENT = 100.0
@@ -57,6 +56,8 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
     The protocol says which dimensions were measured and with what, so that rows of other dimensions have another
     hash; totals that lack some say so in their headings.
     """
+    from arvid.hardware import hardware  # imports torch
+
     model = read_manifest(layout.benchmark) or {}
     totals = aggregate({name: result.score for name, result in results.items()})
     metrics = [_metric(result) for result in results.values()]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
 from arvid.files import sha256_json, write_json
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arvid.contracts import UserError
+from arvid.errors import UserError
 from arvid.evaluation.prompts import read_json, read_rewritten, read_text
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
 

@@ -77,7 +77,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, dtype: str) -> Any:
         return lambda prompt, **_: SimpleNamespace(images=np.full((len(prompt), 8, 8, 3), 0.5))
 
-    monkeypatch.setattr(command, "load_pipeline", load)
+    monkeypatch.setattr("arvid.evaluation.pipelines.load_pipeline", load)
 
 
 @pytest.fixture

@@ -1,0 +1,169 @@
+"""What a tokenizer makes of a video: original and reconstruction side by side, and how near they are.
+
+Videos stream through in chunks, padded to what the tokenizer takes; what that adds is cut off again behind it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.data.clips import resize_frames
+from arvid.data.collate import normalise, to_uint8
+from arvid.data.video import Frames, iter_frames, probe_video, write_frames
+from arvid.evaluation.processes import best_device
+from arvid.metrics.paired import PairedMetric, Psnr, Ssim
+from arvid.metrics.perceptual import Lpips
+from arvid.sampling.contact_sheet import side_by_side
+
+FORMATS = {"PSNR": "{:.2f} dB", "SSIM": "{:.4f}", "LPIPS": "{:.4f}"}
+CHUNK_PIXELS = 1 << 20
+"""Frames go through the tokenizer in chunks of about so many pixels, but of one latent frame at least."""
+
+
+def available_metrics() -> dict[str, PairedMetric]:
+    """PSNR, SSIM and, where its weights are, LPIPS."""
+    metrics: dict[str, PairedMetric] = {"PSNR": Psnr(), "SSIM": Ssim()}
+    try:
+        metrics["LPIPS"] = Lpips()
+    except UserError as error:
+        print(f"No LPIPS: {error}", file=sys.stderr)
+    return {name: metric.to(best_device()) for name, metric in metrics.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How a video goes through a tokenizer."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    padded: tuple[int, int, int]
+    """Frames, height and width that the tokenizer sees."""
+    source: tuple[int, int]
+    """Height and width of the file."""
+
+    def told(self, spec: TokenSpec) -> str:
+        """What is done, in words."""
+        said = f"{self.num_frames} frames of {self.width}x{self.height}"
+        if self.source != (self.height, self.width):
+            said += f" (resized from {self.source[1]}x{self.source[0]})"
+        frames, height, width = self.padded
+        if self.padded != (self.num_frames, self.height, self.width):
+            said += f", padded to {frames} of {width}x{height} and cut again"
+        grid = spec.grid(*self.padded)
+        kind = f"{spec.size} ids" if spec.type == "discrete" else f"{spec.size} channels"
+        return f"{said}: {grid.t}x{grid.h}x{grid.w} tokens of {kind}."
+
+
+def plan(
+    path: Path, spec: TokenSpec, *, size: int | None = None, max_frames: int | None = None
+) -> Work:
+    """Look at a video. Raises UserError if it cannot be read."""
+    probe = probe_video(path)
+    factor = size / min(probe.height, probe.width) if size else 1.0
+    height, width = (max(1, round(side * factor)) for side in (probe.height, probe.width))
+    num_frames = min(probe.num_frames, max_frames or probe.num_frames)
+    ft, fh, fw = spec.strides
+    first = 1 if spec.causal else 0
+    frames = first + math.ceil((num_frames - first) / ft) * ft
+    padded = frames, math.ceil(height / fh) * fh, math.ceil(width / fw) * fw
+    return Work(
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=probe.fps,
+        padded=padded,
+        source=(probe.height, probe.width),
+    )
+
+
+def reconstruct(
+    path: Path,
+    tokenizer: VideoTokenizer,
+    work: Work,
+    target: Path,
+    metrics: dict[str, PairedMetric],
+) -> dict[str, str]:
+    """Write original and reconstruction side by side; the value of each metric in words, or why it has none.
+
+    Raises UserError as reading, the tokenizer and writing do.
+    """
+    scores: dict[str, str] = {}
+    for metric in metrics.values():
+        metric.reset()
+    with tqdm(desc=path.name, total=work.num_frames, unit="frame", leave=False) as bar:
+        write_frames(target, _pairs(path, tokenizer, work, metrics, scores, bar), work.fps)
+    for name in metrics.keys() - scores.keys():
+        scores[name] = FORMATS[name].format(metrics[name].compute().value)
+    return {name: scores[name] for name in metrics}
+
+
+def _pairs(
+    path: Path,
+    tokenizer: VideoTokenizer,
+    work: Work,
+    metrics: dict[str, PairedMetric],
+    scores: dict[str, str],
+    bar: tqdm[NoReturn],
+) -> Iterator[Frames]:
+    """Each frame (H, 2W, 3) beside its reconstruction; metrics look at them on the way."""
+    originals: deque[Frames] = deque()
+    chunks = _chunks(path, tokenizer.spec, work, originals)
+    for video in tokenizer.decode_stream(tokenizer.encode_stream(chunks)):
+        made = to_uint8(video)[0].cpu().numpy()[:, : work.height, : work.width]
+        given = [originals.popleft() for _ in range(min(len(made), len(originals)))]
+        if not given:  # the repeated last frame
+            continue
+        both = np.stack([np.stack(given), made[: len(given)]])  # (2, T, H, W, 3)
+        _measure(both, metrics, scores)
+        bar.update(len(given))
+        yield from side_by_side(both, gap=4)
+
+
+def _measure(both: np.ndarray, metrics: dict[str, PairedMetric], scores: dict[str, str]) -> None:
+    """Show frames (2, T, H, W, 3) to the metrics, each as a clip of its own, so that chunks may differ in length."""
+    original, made = torch.from_numpy(both)[:, :, None].to(best_device())
+    for name, metric in metrics.items():
+        if name not in scores:
+            try:
+                metric.update(made, original)
+            except UserError as error:  # frames too small for it
+                scores[name] = f"- ({error})"
+
+
+def _chunks(path: Path, spec: TokenSpec, work: Work, originals: deque[Frames]) -> Iterator[Tensor]:
+    """The video (1, 3, T, H, W) in chunks, padded; its frames go into `originals` too."""
+    frames = islice(_frames(path, work), work.num_frames)
+    total, height, width = work.padded
+    latent_pixels = spec.strides[0] * height * width
+    latent_frames = max(1, CHUNK_PIXELS // latent_pixels)
+    bottom, right = height - work.height, width - work.width
+    last = None
+    for count in spec.chunk_frames(total, latent_frames):
+        chunk = list(islice(frames, count))
+        originals.extend(chunk)
+        last = chunk[-1] if chunk else last
+        assert last is not None, "the file was looked at before"
+        clip = np.stack(chunk + [last] * (count - len(chunk)))
+        clip = np.pad(clip, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        yield normalise(clip)[None].to(best_device())
+
+
+def _frames(path: Path, work: Work) -> Iterator[Frames]:
+    size = work.height, work.width
+    for frame in iter_frames(path):
+        yield frame if size == work.source else resize_frames(frame[None], size, "squash")[0]
