@@ -55,7 +55,7 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.hardware import cpu_summary, instruction_set, product_rate
+from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.order import Block
@@ -115,7 +115,6 @@ def main() -> None:
     watch = Watch(scale.device, options.threads)
     started = time.monotonic()
     bandwidth = copy_bandwidth(scale.device, watch)
-    on_cpu = scale.device == "cpu"
     cases = [(block, batch) for block in scale.blocks for batch in options.batch or scale.batches]
     rows = [
         measure(scale, block, batch, sampling, bandwidth, watch)
@@ -132,14 +131,13 @@ def main() -> None:
         "threads": options.threads,
         "clock": watch.name,
         "copy_gigabytes_per_second": bandwidth / 1e9,
-        "cpu": cpu_rates() if on_cpu else None,
         "rows": rows,
         "transformers": beside,
         "checks": checks(options.scale, rows, beside),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    notes = [cpu_summary()] if on_cpu else []
+    notes = [cpu_summary()] if scale.device == "cpu" else []
     write_page(options.out, "Speed of next-block prediction", page(report), notes, report)
 
 
@@ -183,16 +181,6 @@ def copy_bandwidth(device: str, watch: Watch) -> float:
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source).copy_(source)
     return 2 * COPIED_BYTES / min(watch.time(lambda: target.copy_(source)) for _ in range(5))
-
-
-def cpu_rates() -> Result:
-    """Instructions that torch uses, and its rates of a product in float32 and bfloat16."""
-    rates = [product_rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
-    return {
-        "instructions": instruction_set(),
-        "float32_gigaflops_per_second": rates[0],
-        "bfloat16_gigaflops_per_second": rates[1],
-    }
 
 
 # One row

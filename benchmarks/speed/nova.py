@@ -49,6 +49,7 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.evaluation.processes import best_device
+from arvid.hardware import cpu_summary
 from arvid.nn.attention import TransformerBlock
 from arvid.paradigms.nova import NOVA
 from arvid.report.paper import table, write_page
@@ -172,7 +173,8 @@ def main() -> None:
         "torch": torch.__version__,
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_page(options.out, f"Speed of NOVA, scale {options.scale}", page(report), (), report)
+    notes = [cpu_summary()] if scale.device == "cpu" else []
+    write_page(options.out, f"Speed of NOVA, scale {options.scale}", page(report), notes, report)
 
 
 def parse_arguments() -> argparse.Namespace:

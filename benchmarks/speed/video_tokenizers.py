@@ -45,6 +45,7 @@ import arvid
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.evaluation.processes import best_device
+from arvid.hardware import cpu_summary
 from arvid.nn import causal_conv
 from arvid.report.paper import Cell, table, write_page
 from arvid.training.export import embedded, load_tokenizer
@@ -117,7 +118,8 @@ def main() -> None:
         "torch": torch.__version__,
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    write_page(options.out, "Speed and memory of the tokenizers", page(report), (), report)
+    notes = [cpu_summary()] if device == "cpu" else []
+    write_page(options.out, "Speed and memory of the tokenizers", page(report), notes, report)
     if not all(check["holds"] for check in checks):
         sys.exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import mmap
 import os
@@ -15,23 +14,16 @@ import torch
 
 from arvid.evaluation.scores import distances
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/speed/evaluation.py"
+SCRIPT = "speed/evaluation"
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The script as a module, which runs its cases in this process."""
-    spec = importlib.util.spec_from_file_location("evaluation_speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+@pytest.fixture(autouse=True)
+def in_this_process(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The script's cases run in this process."""
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "in_process", lambda job: {**job, **module.run_job(job)})
+    monkeypatch.setattr(script, "in_process", lambda job: {**job, **script.run_job(job)})
     monkeypatch.setattr(distances.Fvd, "build", distances.Fvd.build)  # put back what a case sets
     distances._shared.cache_clear()
-    return module
 
 
 def test_the_page(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

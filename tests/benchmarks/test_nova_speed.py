@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,19 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arvid.contracts import Size, TokenGrid, UserError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/speed/nova.py"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("speed_nova", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "speed/nova"
 
 
 def tiny(script: ModuleType) -> Any:

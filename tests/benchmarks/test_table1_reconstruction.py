@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,19 +15,7 @@ from arvid.contracts import UserError
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/nbp/table1_reconstruction.py"
-
-
-@pytest.fixture
-def table1(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("table1_reconstruction", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "nbp/table1_reconstruction"
 
 
 def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -82,13 +69,13 @@ def ucf101(tmp_path: Path) -> list[str]:
 
 
 def test_both_variants_of_a_set_stand_beside_the_published_rows(
-    table1: ModuleType, ucf101: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, ucf101: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table1, "METRICS", ("psnr-pooled", "ssim"))  # those without weights
-    monkeypatch.setattr(table1, "TRAINING_CLIPS", 3)
+    monkeypatch.setattr(script, "METRICS", ("psnr-pooled", "ssim"))  # those without weights
+    monkeypatch.setattr(script, "TRAINING_CLIPS", 3)
     out = tmp_path / "out"
     tokenizer = "--tokenizer=ours=sprites-magvit_fsq"
-    run(table1, monkeypatch, "--scale=paper", *ucf101, tokenizer, f"--out={out}")
+    run(script, monkeypatch, "--scale=paper", *ucf101, tokenizer, f"--out={out}")
     page = (out / "table.md").read_text()
     assert page.count("| NBP (causal 3D CNN, FSQ), published | 370M | 16 | 15.5 | 29.30 |") == 2
     assert page.count("| ours | 0.459M | 11.61 |") == 2
@@ -101,12 +88,12 @@ def test_both_variants_of_a_set_stand_beside_the_published_rows(
 
 
 def test_the_paper_scale_leaves_no_metric_out(
-    table1: ModuleType, ucf101: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, ucf101: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path / "nothing"))
     given = ["--scale=paper", *ucf101, "--tokenizer=sprites-vae3d", f"--out={tmp_path / 'out'}"]
     with pytest.raises(UserError, match=r"needs i3d_pretrained_400\.pt, which is missing"):
-        run(table1, monkeypatch, *given)
+        run(script, monkeypatch, *given)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +105,14 @@ def test_the_paper_scale_leaves_no_metric_out(
     ],
 )
 def test_what_it_cannot_do_without(
-    table1: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
     with pytest.raises(UserError, match=reason):
-        run(table1, monkeypatch, *arguments)
+        run(script, monkeypatch, *arguments)
 
 
 def test_a_scale_with_real_clips_needs_tokenizers_by_name(
-    table1: ModuleType, ucf101: list[str], monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, ucf101: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="Name the tokenizers"):
-        run(table1, monkeypatch, "--scale=lab", *ucf101)
+        run(script, monkeypatch, "--scale=lab", *ucf101)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,20 +12,8 @@ import torch
 
 from arvid.contracts import Size
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/speed/training.py"
+SCRIPT = "speed/training"
 SIZE = Size(name="w16", dim=16, depth=2, num_heads=2)
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("speed_training", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_plain_network_has_the_paradigms_parameters(script: ModuleType) -> None:
