@@ -23,7 +23,7 @@ def test_arvid_can_run_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main() == 0
     text = capsys.readouterr().out
     assert text.endswith("arvid can run here.\n")
-    for word in ("torch", "H.264", "VP9", "arvid/tokenizers", "i3d_torchscript.pt"):
+    for word in ("torch", "H.264", "VP9", "arvid/tokenizers", "i3d_torchscript.pt", "GFLOP/s"):
         assert word in text
 
 
