@@ -82,7 +82,7 @@ def _by_gram(x: Float[Tensor, "k m n"], group: dict[str, Any]) -> Float[Tensor, 
     """The same steps on G alone: X changes only by factors P = a I + b G + c G^2 from the left, and G by P G P.
 
     All products but the first and the last are of m x m matrices, which takes two thirds of the time where n is 3 to 4
-    times m. In bfloat16 the errors of G would grow.
+    times m. GPUs keep torch's form, which was made for bfloat16.
     """
     a, b, c = group["ns_coefficients"]
     gram = x @ x.mT

@@ -24,7 +24,7 @@ TRAINER_KEYS = (
 CONDITIONS = ("text", "label", "motion", "fps")
 AVERAGING = "arvid.training.averaging.EMAWeightAveraging"
 LIGHTNING_AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
-"""Lightning's class, which older settings name. It computes the same averages, so a setting has the same hash with it."""
+"""Lightning's class, which older settings name. The averages are the same, and so is the setting's hash."""
 START_FROM = "arvid.training.start_from.StartFrom"
 
 
