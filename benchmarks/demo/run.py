@@ -5,9 +5,9 @@ what the numbers mean. Without --data on the embedded sprites with their embedde
 of videos (a folder per class) or a manifest, for which the two tokenizers are trained first.
 
 scales:
-  demo    two million parameters and 1,400 steps: 10 to 30 minutes on two CPU cores, depending on what else they do
-  quick   a quarter of a million parameters and 500 steps: some minutes; shows how it all works, and models that
-          have learned colours and motions but hardly outlines
+  demo    two million parameters, 1,400 steps, 8,192 clips: some ten minutes on two CPU cores
+  quick   a quarter of a million parameters, 500 steps, 2,048 clips: under three minutes. All rows draw the colour that
+          was asked for, NOVA moves it as it was asked for, none knows outlines.
   smoke   three steps: whether it runs
 
 examples:
@@ -43,6 +43,8 @@ class Scale:
     """Size of the paradigms: a file of configs/sizes."""
     options: tuple[str, ...] = ()
     """Options of `arvid fit`, for tokenizers and generators alike."""
+    sprites: int | None = None
+    """Training clips, without --data; None for what the setting says."""
     num_clips: int | None = None
     """Clips per protocol; None for what the protocols say."""
 
@@ -56,6 +58,7 @@ SCALES = {
     "quick": Scale(
         size="d4w64",
         options=("--trainer.max_steps=500", "--trainer.val_check_interval=250"),
+        sprites=2048,
         num_clips=64,
     ),
     "demo": Scale(size="tiny"),
@@ -78,6 +81,8 @@ def main() -> None:
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)
+    elif scale.sprites:
+        data.append(f"--data.train.init_args.num_clips={scale.sprites}")
     rows = variants(options, scale)
     print(f"Training {', '.join(PARADIGMS)} ...", flush=True)
     train(rows, options.out, [*data, *options.fit_options])

@@ -49,7 +49,7 @@ def test_shards_hold_means_and_standard_deviations(
         mean, spread = vae.encode_posterior(normalise(CLIPS[1].video)[None])
     example = shards.example(1)
     torch.testing.assert_close(example["tokens"], mean[0], **rounding(mean, vae))
-    torch.testing.assert_close(example["spread"], spread[0], atol=1e-5, rtol=2e-3)  # float16
+    torch.testing.assert_close(example["spread"], spread[0], atol=1e-6, rtol=2e-3)  # float16
     assert example["spread"].dtype == torch.float32
     assert example["spread"].min() > 0
 
