@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
+from arvid.trust import trusting
 
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
@@ -78,7 +79,8 @@ def _run(arguments: list[str]) -> int:
             subparser.description = module.__doc__
             module.add_arguments(subparser)
     options = parser.parse_args(arguments)
-    code: int = _module(options.command).run(options)
+    with trusting(getattr(options, "trust", ())):
+        code: int = _module(options.command).run(options)
     return code
 
 

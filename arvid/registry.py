@@ -1,11 +1,13 @@
-"""Short name -> class, for everything that a configuration or a command can name.
+"""Short name -> class, for everything that a configuration, a command or a file can name.
 
 Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
 the short name, and its package exposes exactly one class that fulfils the contract (among the names in `__all__`,
-or among all public ones). Built-in datasets and metrics stand in the tables below. Other packages add theirs by
-entry points of the groups `arvid.paradigms`, `arvid.tokenizers`, `arvid.datasets` and `arvid.metrics`.
+or among all public ones). Built-in text encoders, datasets and metrics stand in the tables below. Other packages add
+theirs by entry points of the groups `arvid.paradigms`, `arvid.tokenizers`, `arvid.text_encoders`, `arvid.datasets` and
+`arvid.metrics`.
 
-Listing names imports none of them; getting a class imports one module.
+Listing names imports none of them; getting a class imports one module. A class that nobody registered is only imported
+from a package that the user trusts (see `arvid.trust`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from arvid.errors import UserError
+from arvid.trust import is_trusted
 
-Kind = Literal["paradigms", "tokenizers", "datasets", "metrics"]
+Kind = Literal["paradigms", "tokenizers", "text_encoders", "datasets", "metrics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 CONTRACTS: dict[Kind, str] = {
     "paradigms": "arvid.contracts:Paradigm",
     "tokenizers": "arvid.contracts:VideoTokenizer",
+    "text_encoders": "arvid.nn.text:TextEncoder",
     "datasets": "arvid.contracts:VideoDataset",
     "metrics": "arvid.evaluation.scores:Score",
 }
@@ -37,6 +41,10 @@ TABLES: dict[Kind, dict[str, str]] = {
         "video_folder": "arvid.data.folder:VideoFolder",
         "video_manifest": "arvid.data.manifest:VideoManifest",
         "windows": "arvid.data.windows:Windows",
+    },
+    "text_encoders": {
+        "huggingface": "arvid.nn.text:HuggingFaceTextEncoder",
+        "words": "arvid.nn.text:WordTextEncoder",
     },
     "metrics": {
         "attributes": "arvid.evaluation.scores.attributes:Attributes",
@@ -71,18 +79,47 @@ def names(kind: Kind) -> list[str]:
 
 
 def get(kind: Kind, name: str) -> type[Any]:
-    """The class behind a short name ('nova'), or behind a dotted path ('package.module.Class').
+    """The class behind a short name ('nova') or the dotted path of a class ('arvid.paradigms.nova.NOVA').
 
-    Raises UserError for an unknown name (with a suggestion and the known names), for a plug-in that cannot be
-    imported and for a class that does not fulfil the contract of its kind.
+    The path must be that of a registered class, or lie in a trusted package. Raises UserError for an unknown name
+    (with a suggestion and the known names), for a path that is not trusted, for a plug-in that cannot be imported and
+    for a class that does not fulfil the contract of its kind.
     """
     known = _known(kind)
     if name in known:
-        module_name, _, attribute = known[name].partition(":")
-    elif "." in name:
-        module_name, _, attribute = name.replace(":", ".").rpartition(".")
-    else:
+        return _load(kind, name, known[name])
+    if "." not in name:
         raise UserError(_unknown(kind, name, sorted(known)))
+    registered = _registered(kind, name, known)
+    if registered is not None:
+        return registered
+    if not is_trusted(name):
+        raise UserError(_untrusted(kind, name))
+    return _load(kind, name, ":".join(name.replace(":", ".").rsplit(".", 1)))
+
+
+def is_registered(kind: Kind, path: str) -> bool:
+    """Whether the dotted path of a class is that of a registered one, so that files may name it."""
+    return _registered(kind, path, _known(kind)) is not None
+
+
+def _registered(kind: Kind, path: str, known: dict[str, str]) -> type[Any] | None:
+    """The registered class that a dotted path means. Imports nothing but what is registered."""
+    package, _, attribute = path.replace(":", ".").rpartition(".")
+    for name, target in known.items():
+        home, _, cls = target.partition(":")
+        if cls:  # named wherever its package shows it
+            likely = cls == attribute and package.split(".")[0] == home.split(".")[0]
+        else:
+            likely = f"{package}.".startswith(f"{home}.")
+        if likely and (found := _load(kind, name, target)).__name__ == attribute:
+            return found
+    return None
+
+
+def _load(kind: Kind, name: str, target: str) -> type[Any]:
+    """The class at 'module:Class', or the only one of its kind in 'module'."""
+    module_name, _, attribute = target.partition(":")
     module = _import(module_name, name)
     contract = _contract(kind)
     found = _attribute(module, attribute) if attribute else _only_class(module, contract)
@@ -118,9 +155,20 @@ def _folders(kind: Kind) -> dict[str, str]:
 def _unknown(kind: Kind, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.lower(), known, n=1)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    return f"There is no {_singular(kind)} called {name!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+
+
+def _untrusted(kind: Kind, path: str) -> str:
+    package = path.split(".")[0]
     return (
-        f"There is no {kind[:-1]} called {name!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+        f"{path!r} is no {_singular(kind)} that arvid or an installed package registers, so it is not imported. If you "
+        f"know what is in the package {package!r}, trust it: --trust {package}, in Python trust=[{package!r}]. "
+        "Or register the class by an entry point (docs/extending.md)."
     )
+
+
+def _singular(kind: Kind) -> str:
+    return kind[:-1].replace("_", " ")
 
 
 def _import(module_name: str, name: str) -> ModuleType:

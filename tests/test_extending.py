@@ -40,6 +40,7 @@ SPRITES = ["--data.train.init_args.num_clips=4", "--data.val.init_args.num_clips
 PARTS = {
     "paradigms": "frame_wise",
     "tokenizers": "patches",
+    "text_encoders": "letters",
     "datasets": "arrays",
     "metrics": "brightness",
 }

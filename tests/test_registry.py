@@ -12,6 +12,7 @@ import pytest
 
 from arvid import registry
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.trust import trusting
 
 
 class EmptyDataset(VideoDataset):
@@ -82,6 +83,9 @@ def test_third_party_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     _announce(monkeypatch, "empty", "third_party:EmptyDataset")
     assert "empty" in registry.names("datasets")
     assert registry.get("datasets", "empty") is EmptyDataset
+    assert registry.get("datasets", "third_party.EmptyDataset") is EmptyDataset
+    with pytest.raises(UserError, match="--trust other_party"):
+        registry.get("datasets", "other_party.EmptyDataset")
 
 
 def test_name_of_a_built_in_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +95,11 @@ def test_name_of_a_built_in_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("third_party")
-def test_dotted_path() -> None:
-    assert registry.get("datasets", "third_party.EmptyDataset") is EmptyDataset
+def test_dotted_path_of_a_trusted_package() -> None:
+    with pytest.raises(UserError, match="--trust third_party"):
+        registry.get("datasets", "third_party.EmptyDataset")
+    with trusting(["third_party"]):
+        assert registry.get("datasets", "third_party.EmptyDataset") is EmptyDataset
 
 
 @pytest.mark.usefixtures("third_party")
@@ -105,7 +112,7 @@ def test_dotted_path() -> None:
     ],
 )
 def test_wrong_dotted_path_is_an_error_for_the_user(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with trusting([name.split(".")[0]]), pytest.raises(UserError, match=message):
         registry.get("datasets", name)
 
 
@@ -114,7 +121,10 @@ def test_missing_dependency_of_a_plug_in_is_named(
 ) -> None:
     (tmp_path / "needs_more.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="needs the package 'no_such_package'"):
+    with (
+        trusting(["needs_more"]),
+        pytest.raises(UserError, match="needs the package 'no_such_package'"),
+    ):
         registry.get("datasets", "needs_more.Class")
 
 

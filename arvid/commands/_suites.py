@@ -6,6 +6,8 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
+from arvid.trust import trusting
+
 _IMAGES = "arvid.evaluation.image_benchmarks.command"
 SUITES = {
     "vbench": "arvid.evaluation.vbench.command",
@@ -22,5 +24,7 @@ def run_suite(suite: str, arguments: Sequence[str]) -> int:
     name = [suite] if SUITES[suite] == _IMAGES else []
     parser = argparse.ArgumentParser(prog=f"arvid evaluate {suite}")
     module.add_arguments(parser, *name)
-    code: int = module.run(parser.parse_args(arguments), *name)
+    options = parser.parse_args(arguments)
+    with trusting(getattr(options, "trust", ())):
+        code: int = module.run(options, *name)
     return code

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arvid.commands._evaluation import add_download_argument, add_pipeline_arguments
+from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.processes import rank_and_count, sharing_processes
 
@@ -81,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="measure this in the place of the protocol's own metrics; may be repeated",
+        help="measure this in the place of the protocol's own metrics: a name, or package.module.Class of your own; "
+        "may be repeated",
     )
     where = parser.add_argument_group("what is written")
     where.add_argument(
@@ -98,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder for the record of --videos or --pipeline (default: runs/<name>)",
     )
     where.add_argument("--name", help="of the row of --videos or --pipeline in tables")
+    add_trust_argument(parser)
     add_download_argument(parser)
     add_pipeline_arguments(parser)
 
@@ -107,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
     import yaml
 
     from arvid.evaluation.protocols import get_protocol, protocols
+    from arvid.trust import trusting
     from arvid.weights import downloading
 
     if options.list_protocols:
@@ -119,9 +123,9 @@ def run(options: argparse.Namespace) -> int:
             "Name what is scored (run folders, --videos or --pipeline) and at least one --protocol."
         )
     asked = {"num_clips": options.num_clips, "metrics": options.metric}
-    found = [get_protocol(name, **asked) for name in options.protocol]
-    with sharing_processes(), downloading(options.download):
-        for protocol in found:
+    named = [metric.rpartition(".")[0] for metric in options.metric if "." in metric]
+    with trusting(named), sharing_processes(), downloading(options.download):
+        for protocol in [get_protocol(name, **asked) for name in options.protocol]:
             _evaluate(options, protocol)
     return 0
 

@@ -14,6 +14,8 @@ import argparse
 import importlib
 from pathlib import Path
 
+from arvid.commands._trust import add_trust_argument
+
 EXPORTERS = {"nova": "arvid.paradigms.nova.pipeline"}
 """Module of each exporter, by what it writes; its function `export_file` returns what it wrote."""
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="run folder or file")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--half", action="store_true", help="store weights in fp16")
+    add_trust_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.processes import best_device
 
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, help="bring the shorter side to so many pixels (default: as it is)"
     )
     parser.add_argument("--frames", type=int, help="take the first so many (default: all)")
+    add_trust_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:

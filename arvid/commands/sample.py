@@ -20,6 +20,7 @@ from arvid.commands._sampling import (
     add_sampling_arguments,
     sampling_options,
 )
+from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fps", type=float, help=f"of the videos ({FILE_FPS:g}); told to models that know rates"
     )
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
+    add_trust_argument(parser)
     add_dtype_argument(parser)
     add_sampling_arguments(parser)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,34 @@ from arvid.training.generator_module import (
     differing,
     load_generator,
 )
-from arvid.training.instantiate import instantiate
+from arvid.training.instantiate import build
+from arvid.trust import trusting
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_run(
-    run: Path, protocol: Protocol, real: VideoDataset | None = None, *, dtype: str = "float32"
+    run: Path,
+    protocol: Protocol,
+    real: VideoDataset | None = None,
+    *,
+    dtype: str = "float32",
+    trust: Iterable[str] = (),
 ) -> ResultRecord:
     """Score a trained run (for a reconstruction: its tokenizer, or that of a tokenizer's training).
 
     The record lies in the run's folder. `real` are the protocol's real clips (see `arvid.evaluation.real_clips`);
-    without it they are the run's own validation set. `dtype` is what the generator computes with. Raises UserError
-    if the protocol cuts its clips itself and there are none.
+    without it they are the run's own validation set. `dtype` is what the generator computes with; `trust` names
+    packages whose classes the checkpoint may name (see `arvid.trust`). Raises UserError if the protocol cuts its clips
+    itself and there are none.
     """
+    with trusting(trust):
+        return _evaluate_run(run, protocol, real, dtype)
+
+
+def _evaluate_run(
+    run: Path, protocol: Protocol, real: VideoDataset | None, dtype: str
+) -> ResultRecord:
     path = checkpoint_path(run)
     folder = path.parents[1] if path.parent.name == LAST_CHECKPOINT.parent.name else path.parent
     if protocol.task == "reconstruction":
@@ -114,14 +128,14 @@ def validation_set(model: GeneratorModule) -> VideoDataset:
 
     Raises UserError if its files are not there any more, and for an imported model.
     """
-    config = model.description["validation"]
+    config = model.description.get("validation")
     if config is None:
         raise UserError(
             "This model was not trained by arvid, so there is no validation set to take real clips from: "
             "`arvid evaluate --real` names some."
         )
-    what = "The run's validation set"
-    return instantiate(VideoDataset, config, what=what, subclass=True)  # type: ignore[type-abstract]
+    dataset: VideoDataset = build("datasets", config, what="The run's validation set")
+    return dataset
 
 
 def _given(real: VideoDataset | None, protocol: Protocol) -> VideoDataset:

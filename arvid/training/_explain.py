@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import pkgutil
 import re
+import sys
 
 from jsonargparse import ArgumentError
 
@@ -29,7 +29,7 @@ def explain(message: str) -> str:
     """The message of a configuration parser without what only its authors can read, and with a suggestion."""
     if found := _NO_ATTRIBUTE.search(message):
         module, name = found.groups()
-        names = [n for n in vars(importlib.import_module(module)) if not n.startswith("_")]
+        names = [n for n in vars(sys.modules.get(module, object)) if not n.startswith("_")]
         return f"There is no {module}.{name}.{_suggest(name, names, module)}"
     if found := _NO_MODULE.search(message):
         package, _, name = found.group(1).rpartition(".")
@@ -45,8 +45,6 @@ def _suggest(name: str, known: list[str], place: str) -> str:
 
 
 def _modules(package: str) -> list[str]:
-    try:
-        folder = importlib.import_module(package)
-    except (ImportError, ValueError):
-        return []
-    return [module.name for module in pkgutil.iter_modules(folder.__path__)]
+    """Of a package that has been imported; a message must not make another one be."""
+    folder = getattr(sys.modules.get(package), "__path__", [])
+    return [module.name for module in pkgutil.iter_modules(folder)]

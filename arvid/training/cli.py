@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,14 +27,18 @@ from arvid.data.datamodule import VideoDataModule
 from arvid.evaluation.processes import best_device
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
+from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
 from arvid.training.precision import slow_precision
 from arvid.training.setting import describe_run
+from arvid.trust import trust, trusting
 
 logger = logging.getLogger(__name__)
+set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os, subprocess, ...
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, as shells count."""
+SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
@@ -57,15 +61,23 @@ class ArvidCLI(LightningCLI):
         parser.add_argument(
             "--save_every_n_steps", type=int, default=500, help="Steps between two checkpoints."
         )
+        parser.add_argument(
+            "--trust",
+            type=list[str],
+            default=[],
+            help="Packages whose classes other runs' checkpoints may name, where the configuration has some.",
+        )
         for name in ("clip_shape", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         config = self._config
         run = Path(config.run)
+        trust(config.trust)
         config.trainer.default_root_dir = str(run)
         config.trainer.use_distributed_sampler = False  # the datamodule shares the clips out itself
-        config.trainer.logger = [*_loggers(config.trainer.logger), _csv_logger(run)]
+        config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
+        config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
             SaveLast(config.save_every_n_steps),
@@ -105,7 +117,8 @@ class ArvidCLI(LightningCLI):
         """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
         last = Path(self._config.run) / LAST_CHECKPOINT
         if self._config.get("ckpt_path") is None and last.is_file():
-            _require_readable(last)
+            with verifying(last):  # now, and not after the clips are encoded
+                read_checkpoint(last)
             print(f"Going on with {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
                 holder["ckpt_path"] = str(last)
@@ -146,7 +159,8 @@ def encode_clips(
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
     given, sys.argv = sys.argv, ["arvid", *resolve_configs(list(arguments))]
     try:
-        return _build_cli(run=run)
+        with trusting(()):
+            return _build_cli(run=run)
     finally:
         sys.argv = given
 
@@ -206,15 +220,6 @@ def find_config(name: str) -> Path:
     )
 
 
-def _require_readable(checkpoint: Path) -> None:
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises whatever the unpickler stumbles over
-        raise UserError(
-            f"{checkpoint} is damaged ({str(error).splitlines()[0]}). Delete it to begin anew."
-        ) from error
-
-
 def _require_yaml(path: Path) -> None:
     try:
         yaml.safe_load(path.read_text())
@@ -224,8 +229,8 @@ def _require_yaml(path: Path) -> None:
         ) from error
 
 
-def _loggers(configured: Any) -> list[Any]:
-    """Loggers of the configuration: true, false and null mean none beside the CSV one."""
+def _listed(configured: Any) -> list[Any]:
+    """Loggers or plugins of the configuration, one or several; true, false and null mean none beside arvid's."""
     if configured is None or isinstance(configured, bool):
         return []
     return list(configured) if isinstance(configured, list) else [configured]

@@ -21,9 +21,12 @@ from torch import Tensor
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.files import atomic_write, sha256_json
+from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.instantiate import instantiate
 
-FORMAT = "arvid tokenizer 1"
+FORMAT = "arvid tokenizer 2"
+READABLE = (FORMAT, "arvid tokenizer 1")
+"""Files of the first format have no checksum."""
 CHECKPOINT_PREFIX = "tokenizer."
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
 
@@ -44,14 +47,13 @@ def describe(tokenizer: VideoTokenizer) -> Description:
     return {"name": _short_name(type(tokenizer)), "hyperparameters": hyperparameters}
 
 
-def build(description: Mapping[str, Any]) -> VideoTokenizer:
+def build(description: Any) -> VideoTokenizer:
     """An untrained tokenizer from its description. Raises UserError for an unknown name or wrong arguments."""
-    try:
-        name, hyperparameters = description["name"], dict(description["hyperparameters"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError("its description lacks a name or constructor arguments") from error
-    cls = registry.get("tokenizers", str(name))
-    what = f"{name} with {hyperparameters}"
+    if not isinstance(description, Mapping) or not isinstance(description.get("name"), str):
+        raise UserError(f"its description names no tokenizer: {description!r:.200}.")
+    name, hyperparameters = description["name"], description.get("hyperparameters")
+    cls = registry.get("tokenizers", name)
+    what = f"{name} with {hyperparameters!r:.500}"
     tokenizer: VideoTokenizer = instantiate(cls, hyperparameters, what=what)
     return tokenizer
 
@@ -77,6 +79,7 @@ def save_tokenizer(
         "tokenizer": json.dumps(describe(tokenizer)),
         "record": json.dumps(dict(record)),
     }
+    metadata["sha256"] = _digest(metadata, tensors)
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -98,6 +101,8 @@ def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
             tokenizer = build(description)
             _fill(tokenizer, tensors)
         except UserError as error:
+            if str(path) in str(error):
+                raise
             raise UserError(f"{path}: {error}") from error
     return tokenizer.requires_grad_(False).eval()
 
@@ -121,11 +126,15 @@ def fingerprint(tokenizer: VideoTokenizer) -> str:
     cls = type(tokenizer)
     arguments = getattr(tokenizer, "hyperparameters", {})
     digest.update(sha256_json([cls.__module__, cls.__qualname__, arguments]).encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
+    _add_tensors(digest, tokenizer.state_dict())
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def embedded() -> dict[str, Path]:
@@ -175,7 +184,7 @@ def _find(path_or_name: str | Path) -> Path:
 
 def _is_tokenizer(path: Path) -> bool:
     with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("format") == FORMAT
+        return (file.metadata() or {}).get("format") in READABLE
 
 
 def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -186,25 +195,39 @@ def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in READABLE:
                 raise UserError("not a tokenizer file: it does not say that arvid wrote it as one.")
-            description = json.loads(metadata["tokenizer"])
-            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = json.loads(metadata["tokenizer"])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"not a tokenizer file ({error}).") from error
+    if metadata["format"] == FORMAT and metadata.get("sha256") != _digest(metadata, tensors):
+        raise UserError("damaged: its content is not what was written. Take another copy of it.")
+    return description, tensors
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of all that a tokenizer file holds."""
+    digest = hashlib.sha256()
+    stated = [metadata.get(key) for key in ("format", "tokenizer", "record")]
+    digest.update(json.dumps(stated).encode())
+    _add_tensors(digest, tensors)
+    return digest.hexdigest()
 
 
 def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error class of its own
-        raise UserError(f"not a checkpoint that can be read safely ({error}).") from error
-    if not isinstance(checkpoint, dict) or "tokenizer" not in checkpoint:
+    """The tokenizer in a checkpoint; what is wrong with it is said without the file's name, as the caller says it."""
+    with verifying(path):
+        checkpoint = read_checkpoint(path)
+    state = checkpoint.get("state_dict")
+    if "tokenizer" not in checkpoint or not isinstance(state, dict):
         raise UserError("not a checkpoint of a tokenizer's training.")
     tensors = {
         name.removeprefix(CHECKPOINT_PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(CHECKPOINT_PREFIX)
+        for name, value in state.items()
+        if isinstance(name, str) and name.startswith(CHECKPOINT_PREFIX)
     }
     return checkpoint["tokenizer"], tensors
 
@@ -214,10 +237,11 @@ def _fill(tokenizer: VideoTokenizer, tensors: dict[str, Tensor]) -> None:
     own = tokenizer.state_dict()
     faults = [f"missing {name}" for name in own.keys() - tensors.keys()]
     faults += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}
     faults += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        f"{name} is {shapes[name]}, not {tuple(own[name].shape)}"
         for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
+        if tuple(own[name].shape) != shapes[name]
     ]
     if faults:
         raise UserError(f"its tensors do not fit {type(tokenizer).__name__}: {_listed(faults)}.")

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from arvid.contracts import VideoTokenizer
-from arvid.files import atomic_write
+from arvid.training.checkpoint_io import save_checkpoint
 from arvid.training.export import describe
 from arvid.training.generator_module import CHECKPOINT_KEY
 from arvid.training.setting import describe_imported
@@ -41,5 +40,4 @@ def save_generator(
         TOKENIZER_KEY: describe(tokenizer),
         CHECKPOINT_KEY: json.dumps(describe_imported(config, record)),
     }
-    with atomic_write(path) as temporary:
-        torch.save(checkpoint, temporary)
+    save_checkpoint(checkpoint, path)

@@ -6,6 +6,7 @@ The module also is what a checkpoint holds and what sampling loads: tokenizer, c
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,13 @@ from torch import Tensor
 from arvid.contracts import ParadigmFactory, SamplingOptions, Size, TokenType, UserError
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
+from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
-from arvid.training.instantiate import instantiate
+from arvid.training.instantiate import bind, build, instantiate, named
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.step import log_step
 from arvid.training.tokenizer_module import TOKENIZER_KEY
+from arvid.trust import trusting
 
 CHECKPOINT_KEY = "arvid"
 """Where a checkpoint keeps what it takes to build the module again, and the run's setting and factors."""
@@ -159,34 +162,51 @@ def differing(a: dict[str, Any], b: dict[str, Any], parts: tuple[str, ...]) -> l
     return found
 
 
-def build_generator(config: dict[str, Any]) -> GeneratorModule:
-    """An untrained module from plain data: the constructor's arguments as a YAML file has them."""
-    return instantiate(GeneratorModule, config, what="The model")
+def build_generator(config: Mapping[str, Any]) -> GeneratorModule:
+    """An untrained module from plain data: the constructor's arguments as a YAML file has them.
+
+    Raises UserError for a paradigm or text encoder that `arvid.registry` does not give, and for wrong arguments.
+    """
+    cls, options = named("paradigms", config.get("paradigm"), what="The paradigm")
+    text = config.get("text")
+    given = {
+        "paradigm": bind(cls, options, what=f"The paradigm {cls.__name__}", positional=4),
+        "text": None if text is None else build("text_encoders", text, what="The text encoder"),
+    }
+    plain = {key: value for key, value in config.items() if key not in given}
+    return instantiate(GeneratorModule, plain, what="The model", given=given)
 
 
 def load_generator(
-    path: str | Path, *, trained: bool = True, dtype: str = "float32"
+    path: str | Path,
+    *,
+    trained: bool = True,
+    dtype: str = "float32",
+    trust: Iterable[str] = (),
 ) -> GeneratorModule:
     """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them, on the GPU if
     there is one.
 
-    With `trained=False` only tokenizer and configuration come from the checkpoint: the model is as before training.
-    `dtype` ("float32", "bfloat16", "float16") is of the paradigm's weights, and one of the options that rows bear.
+    Args:
+        path: run folder or file.
+        trained: if False, only tokenizer and configuration come from the checkpoint: the model is as before training.
+        dtype: of the paradigm's weights ("float32", "bfloat16", "float16"), and one of the options that rows bear.
+        trust: packages whose classes the checkpoint may name though nobody registered them (see `arvid.trust`).
 
-    Raises UserError naming the file if it is missing, damaged or another kind of checkpoint.
+    Raises UserError naming the file if it is missing, damaged or another kind of checkpoint, and for a class that
+    neither the registry nor `trust` allows.
     """
     path = checkpoint_path(path)
-    checkpoint = _read_checkpoint(path)
-    description = json.loads(checkpoint[CHECKPOINT_KEY])
-    config = dict(description["config"])
-    config["tokenizers"] = {config["token_type"]: str(path)}  # the checkpoint holds its tokenizer
-    try:
-        module = build_generator(config)
-        if trained:
-            module.load_state_dict(checkpoint["state_dict"])
-            module.trained = _trained(checkpoint, description)
-    except (UserError, RuntimeError) as error:
-        raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
+    with verifying(path), trusting(trust):
+        checkpoint = read_checkpoint(path)
+        description = read_description(path, checkpoint)
+        try:
+            module = build_generator(_with_tokenizer(description["config"], path))
+            if trained:
+                module.load_state_dict(checkpoint["state_dict"])
+                module.trained = _trained(checkpoint, description)
+        except (UserError, RuntimeError) as error:
+            raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
     if dtype != "float32":
         module.paradigm.to(getattr(torch, dtype))
         description = {**description, "options": {**description["options"], "dtype": dtype}}
@@ -204,21 +224,53 @@ def checkpoint_path(path: str | Path) -> Path:
     return file
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the unpickler stumbles over
-        raise UserError(f"{path}: not a readable checkpoint ({error}).") from error
+def read_description(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generator's checkpoint says of itself: config, setting, factors, options.
+
+    Raises UserError naming the file for another kind of checkpoint, and for one with parts missing or of another type.
+    """
     if CHECKPOINT_KEY not in checkpoint:
         kind = "a tokenizer's" if TOKENIZER_KEY in checkpoint else "another program's"
         raise UserError(f"{path}: is {kind} checkpoint, not that of a generator of arvid.")
-    return checkpoint
+    try:
+        description = json.loads(checkpoint[CHECKPOINT_KEY])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its description cannot be read ({error}).") from error
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: its description is {type(description).__name__}, not a table.")
+    for part in ("config", "setting", "factors", "options"):
+        _require(path, description, part, dict)
+    _require(path, description, "setting_hash", str)
+    _require(path, description["config"], "token_type", str)
+    _require(path, checkpoint, "state_dict", dict)
+    if "imported" not in description:
+        _require(path, description["setting"], "data.clips_per_step", int)
+        _require(path, checkpoint, "global_step", int)
+    return description
 
 
-def _trained(checkpoint: dict[str, Any], description: dict[str, Any]) -> Trained | None:
+def _require(path: Path, values: Mapping[str, Any], key: str, kind: type[Any]) -> None:
+    if not isinstance(values.get(key), kind):
+        what = type(values[key]).__name__ if key in values else "missing"
+        raise UserError(f"{path}: not a whole checkpoint: {key} is {what}, not {kind.__name__}.")
+
+
+def _with_tokenizer(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The module's configuration with the checkpoint's own tokenizer."""
+    return {**config, "tokenizers": {config["token_type"]: str(path)}}
+
+
+def _trained(checkpoint: Mapping[str, Any], description: Mapping[str, Any]) -> Trained | None:
     if "imported" in description:
         return None
-    steps = int(checkpoint["global_step"])
-    per_step = int(description["setting"]["data.clips_per_step"])
-    seconds = checkpoint["callbacks"].get("Throughput", {}).get("seconds", 0.0)
-    return Trained(steps=steps, seconds=float(seconds), clips=steps * per_step)
+    steps = checkpoint["global_step"]
+    throughput = _table(_table(checkpoint.get("callbacks")).get("Throughput"))
+    return Trained(
+        steps=steps,
+        seconds=float(throughput.get("seconds", 0.0)),
+        clips=steps * description["setting"]["data.clips_per_step"],
+    )
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -48,7 +48,7 @@ from arvid.report.panels import DASHED, colours, write_png
 from arvid.report.paper import Cell, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
-from arvid.training.instantiate import instantiate
+from arvid.training.instantiate import build, instantiate
 
 MODEL = "nova"
 MARKED = 3
@@ -188,8 +188,7 @@ def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, Cl
         raise UserError(
             "The clips that this run was trained on end where they end. Train it on windows (without --run)."
         )
-    what = "The long validation set"
-    dataset = instantiate(VideoDataset, config, what=what, subclass=True)  # type: ignore[type-abstract]
+    dataset: VideoDataset = build("datasets", config, what="The long validation set")
     return dataset, instantiate(ClipSpec, {**clip, "num_frames": num_frames}, what="Its clips")
 
 

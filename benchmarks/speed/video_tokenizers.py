@@ -49,7 +49,7 @@ from arvid.hardware import cpu_summary
 from arvid.nn import causal_conv
 from arvid.report.paper import Cell, table, write_page
 from arvid.training.export import embedded, load_tokenizer
-from arvid.training.instantiate import instantiate
+from arvid.training.instantiate import build as build_part
 
 Shape = tuple[int, int, int, int]
 """Clips, frames, height, width."""
@@ -193,8 +193,7 @@ def build(job: Result) -> VideoTokenizer:
         if not path.is_file():
             raise UserError(f"{name} is no embedded tokenizer, no file, and not in {CONFIGS}.")
         config = yaml.safe_load(path.read_text())["model"]["init_args"]["tokenizer"]
-        what = f"The tokenizer of {name}"
-        tokenizer = instantiate(VideoTokenizer, config, what=what, subclass=True)  # type: ignore[type-abstract]
+        tokenizer = build_part("tokenizers", config, what=f"The tokenizer of {name}")
     return tokenizer.requires_grad_(False).eval().to(job["device"])
 
 

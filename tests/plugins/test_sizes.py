@@ -11,7 +11,7 @@ import yaml
 
 from arvid.contracts import VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED
-from arvid.training.instantiate import instantiate
+from arvid.training.instantiate import build
 
 FOLDER = Path(__file__).parents[2] / "configs/tokenizers"
 PARAMETERS = {
@@ -32,7 +32,7 @@ def tokenizer_config(name: str) -> dict[str, Any]:
 
 def on_meta(name: str) -> VideoTokenizer:
     with torch.device("meta"):
-        return instantiate(VideoTokenizer, tokenizer_config(name), what=name, subclass=True)
+        return build("tokenizers", tokenizer_config(name), what=name)
 
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())

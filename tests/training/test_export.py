@@ -133,10 +133,13 @@ def _nameless(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Non
             ],
         ),
         (_rename, ["Did you mean 'magvit_fsq'"]),
-        (_foreign, ["no subclass of VideoTokenizer"]),
+        (
+            _foreign,
+            ["torch.nn.Linear", "no tokenizer that arvid or an installed package registers"],
+        ),
         (_option, ["depth"]),
         (_format, ["not a tokenizer file"]),
-        (_nameless, ["lacks a name"]),
+        (_nameless, ["names no tokenizer"]),
     ],
 )
 def test_unfit_files(

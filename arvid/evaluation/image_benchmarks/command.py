@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
 from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.commands._trust import add_trust_argument
 from arvid.evaluation.image_benchmarks.benchmark import ImageBenchmark
 from arvid.evaluation.image_benchmarks.dpg_bench import DpgBench
 from arvid.evaluation.image_benchmarks.geneval import GenEval
@@ -89,6 +90,7 @@ def _add_sample(parser: argparse.ArgumentParser, suite: str) -> None:
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--checkpoint", type=Path, help="run folder or file of arvid")
+    add_trust_argument(parser)
     model.add_argument("--pipeline", metavar="NAME", help="diffusers pipeline: hub name or folder")
     add_pipeline_arguments(parser)
     parser.add_argument(

@@ -27,6 +27,7 @@ from arvid.commands._sampling import (
     add_sampling_arguments,
     sampling_options,
 )
+from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.manifest import claim
 from arvid.evaluation.processes import take_own_gpu
@@ -91,6 +92,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
+    add_trust_argument(parser)
     parser.add_argument(
         "--rewritten",
         type=Path,
