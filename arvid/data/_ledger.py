@@ -1,7 +1,8 @@
 """A cache on disk for many small facts: one file of JSON lines that only ever grows.
 
-Several processes (ranks, data workers) may add to it at once. A line is written by one call in append mode; one
-that was cut off or mixed up all the same is not read back, and its fact is computed again.
+Several processes (ranks, data workers) may add to it at once. A line is written by one call in append mode and ends
+with its checksum; one that was cut off, mixed up or damaged is not read back, and its fact is computed again. Lines
+without a checksum are of older versions, and are read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Ledger:
         digest = sha256_json(key)
         self._facts[digest] = value
         if self._writable:
-            self._append(json.dumps([digest, value]) + "\n")
+            self._append(json.dumps([digest, value, _checksum(digest, value)]) + "\n")
 
     def _append(self, line: str) -> None:
         try:
@@ -58,8 +59,13 @@ def _read_lines(path: Path) -> dict[str, Any]:
     facts = {}
     for line in lines:
         try:
-            digest, value = json.loads(line)
-            facts[str(digest)] = value
+            digest, value, *checksum = json.loads(line)
+            if checksum in ([], [_checksum(digest, value)]):
+                facts[str(digest)] = value
         except (ValueError, TypeError):
             continue  # cut off by a crash or a full disk
     return facts
+
+
+def _checksum(digest: str, value: Any) -> str:
+    return sha256_json([digest, value])[:16]

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from arvid.errors import UserError
+
 Example = dict[str, Any]
 """`video` float (3, T, H, W) in [-1, 1] or `tokens` (with `spread`, if they are drawn around their means), with caption
 (str), label (int), motion and fps (float)."""
@@ -21,7 +23,14 @@ def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
 
 
 def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-    """Frames as files and metrics take them, rounded to the nearest level."""
+    """Frames as files and metrics take them, rounded to the nearest level.
+
+    Raises UserError for pixels that are not finite, which bytes cannot show.
+    """
+    if not torch.isfinite(video).all():
+        raise UserError(
+            "The pixels that a tokenizer decoded are not finite: look at its weights, or compute in a wider type."
+        )
     levels = (video.float() * 127.5 + 127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
 

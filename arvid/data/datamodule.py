@@ -181,7 +181,8 @@ class VideoDataModule(LightningDataModule):
         everywhere = trainer.global_rank, trainer.world_size
         here = trainer.local_rank, trainer.num_devices
         for share in dict.fromkeys((everywhere, here)):
-            self.encode(module, share=share, device=trainer.strategy.root_device)
+            device = trainer.strategy.root_device
+            self.encode(module, share=share, device=device, verify=False)
             trainer.strategy.barrier()
 
     def encode(
@@ -191,11 +192,12 @@ class VideoDataModule(LightningDataModule):
         out: Path | None = None,
         share: tuple[int, int] = (0, 1),
         device: torch.device | str = "cpu",
+        verify: bool = True,
     ) -> dict[Path, int]:
         """Encode the clips for a module that trains on tokens, into the cache or into OUT/train and OUT/val.
 
-        `share` and `device` are those of `encode_dataset`. Returns how many shards of each folder are still missing;
-        sets that are shards already have none.
+        `share`, `device` and `verify` are those of `encode_dataset`. Returns how many shards of each folder are still
+        missing; sets that are shards already have none.
         """
         missing = {}
         for name, dataset in (("train", self.train), ("val", self.val)):
@@ -211,6 +213,7 @@ class VideoDataModule(LightningDataModule):
                     device=device,
                     share=share,
                     posterior=posterior,
+                    verify=verify,
                 )
                 missing[folder] = len(left)
         return missing

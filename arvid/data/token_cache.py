@@ -15,12 +15,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
-from arvid.contracts import Clip, VideoDataset, VideoTokenizer
+from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
-from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, shard_name, write_shard
+from arvid.data.shard_files import (
+    UNSEALED,
+    Manifest,
+    begin,
+    first_impossible,
+    impossible,
+    missing_shards,
+    shard_name,
+    verify_shard,
+    write_shard,
+)
 from arvid.files import sha256_json
+from arvid.nn.finite import require_finite_weights
 
 CLIPS_PER_SHARD = 256
 """What an interruption may cost; some hundred kilobytes of ids, or some ten megabytes of continuous tokens."""
@@ -31,7 +42,8 @@ MAX_BATCH = 64
 
 def cache_folder(tokenizer_hash: str, dataset: VideoDataset, *, posterior: bool = False) -> Path:
     """Where the tokens of a dataset lie, with their standard deviations or without."""
-    what = [FORMAT, tokenizer_hash, dataset.fingerprint(), *(["posterior"] if posterior else [])]
+    # checksums changed the format, not the tokens: folders that were filled without them are found
+    what = [UNSEALED, tokenizer_hash, dataset.fingerprint(), *(["posterior"] if posterior else [])]
     key = sha256_json(what)[:24]
     return cache_dir() / "tokens" / key
 
@@ -45,6 +57,7 @@ def encode_dataset(
     device: torch.device | str = "cpu",
     share: tuple[int, int] = (0, 1),
     posterior: bool = False,
+    verify: bool = False,
 ) -> list[int]:
     """Encode a dataset into a folder of token shards; those that are there, or that others make, are not made again.
 
@@ -52,9 +65,11 @@ def encode_dataset(
         device: where the tokenizer is moved to.
         share: which part this process does, counted from 0, and how many parts there are.
         posterior: store the standard deviations of the tokens too.
+        verify: look for damage in this process's part of the shards that are there. Reading them does so anyway.
 
     Returns the numbers of the shards that are still missing: other processes' parts.
-    Raises UserError if the folder holds other tokens, and as the dataset and the tokenizer do.
+    Raises UserError if the folder holds other tokens or a damaged shard, if the tokenizer's weights or tokens are not
+    finite or its ids outside its vocabulary, and as the dataset and the tokenizer do.
     """
     frames, height, width = dataset[0].video.shape[:3]
     manifest = Manifest(
@@ -67,9 +82,16 @@ def encode_dataset(
         clips_per_shard=CLIPS_PER_SHARD,
         posterior=posterior,
     )
-    begin(folder, manifest)
+    manifest = begin(folder, manifest)
     part, num_parts = share
-    mine = [n for n in missing_shards(folder, manifest) if n % num_parts == part]
+    missing = missing_shards(folder, manifest)
+    mine = [n for n in missing if n % num_parts == part]
+    if verify:
+        for shard in range(part, manifest.num_shards, num_parts):
+            if shard not in mine:
+                verify_shard(folder, manifest, shard)
+    if mine:
+        require_finite_weights(tokenizer, f"The tokenizer {type(tokenizer).__name__}")
     random.Random().shuffle(mine)  # runs that are started side by side fill one folder together
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
     hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar for each terminal
@@ -103,17 +125,32 @@ def _encode(
 ) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """Tokens of the clips, their standard deviations if these are asked for, and what else is known of the clips."""
     tokens, spread, facts = [], [], []
-    for clips in load_batches(dataset, batches):
+    for indices, clips in zip(batches, load_batches(dataset, batches), strict=True):
         video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
         if posterior:
             mean, deviation = tokenizer.encode_posterior(video)
             tokens.append(mean.cpu())
             spread.append(deviation.cpu())
+            _require_possible(tokenizer, spread[-1], indices, clips)
         else:
             tokens.append(tokenizer.encode(video).cpu())
+        _require_possible(tokenizer, tokens[-1], indices, clips)
         facts += [describe_clip(clip) for clip in clips]
         bar.update(len(clips))
     return torch.cat(tokens), torch.cat(spread) if posterior else None, facts
+
+
+def _require_possible(
+    tokenizer: VideoTokenizer, tokens: Tensor, indices: list[int], clips: list[Clip]
+) -> None:
+    """Raise UserError for tokens, or standard deviations of them, that are not finite or outside the vocabulary."""
+    row = first_impossible(tokens.numpy(), tokenizer.spec)
+    if row is not None:
+        name = f" ({clips[row].name})" if clips[row].name else ""
+        raise UserError(
+            f"The tokenizer {type(tokenizer).__name__} gives {impossible(tokenizer.spec)} for clip "
+            f"{indices[row]}{name}, so they are not stored. Look at its training, or leave out the clip."
+        )
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from arvid import registry
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.loading import load_batches
 from arvid.data.video import write_video
+from arvid.evaluation.code_identity import code_identity
 from arvid.evaluation.parts import Measurements, Parts
 from arvid.evaluation.processes import rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
@@ -34,7 +35,6 @@ from arvid.evaluation.records import (
     Budget,
     ClipEntry,
     ResultRecord,
-    code_identity,
     code_version,
     load,
     over_repeats,
@@ -46,6 +46,7 @@ from arvid.files import atomic_write, sha256_json
 from arvid.hardware import hardware
 from arvid.metrics.rollout import StepCurve, step_curve
 from arvid.sampling.contact_sheet import write_png
+from arvid.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,15 @@ def evaluate(
     """
     started = time.monotonic()
     stated = protocol.describe(dataset)
-    code = code_identity()
+    measuring = {type(dataset), *(registry.get("metrics", name) for name in protocol.metrics)}
+    code = code_identity(measuring | row.classes())
     known = [stated["hash"], row.identity(), description["setting_hash"], code]
     identity = sha256_json(known)
     path = _record_path(folder / EVALUATION_FOLDER, stated, row.name)
     if (found := _readable(path)) is not None and found.identity == identity:
         logger.info("%s is already scored: %s", row.name, path)
         return found
-    kept = RealMeasurements(dataset, protocol.scored, code)
+    kept = RealMeasurements(dataset, protocol.scored, code_identity(measuring))
     work = _Evaluation(row, protocol, dataset, path, identity, kept)
     rank, num_processes = rank_and_count()
     work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
@@ -294,10 +296,7 @@ class _Evaluation:
         """Write what was measured (features, errors of frames) for other statistics: <score>.<name> by fold."""
         for fold, measured in enumerate(folds):
             tensors = {f"{s}.{n}": t for s, found in measured.items() for n, t in found.items()}
-            with atomic_write(
-                self.folder / f"{self.stem}/measured-{fold}.safetensors"
-            ) as temporary:
-                save_file(tensors, temporary)
+            save_tensors(self.folder / f"{self.stem}/measured-{fold}.safetensors", tensors)
 
     def _frame_values(self, folds: list[Measurements]) -> FrameValues:
         """Of the clips of all folds, by metric."""

@@ -10,17 +10,19 @@ which must see the same folder.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.files import atomic_write
+from arvid.sealed import Damaged
+from arvid.tensor_files import load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
 
 Measurements = dict[str, dict[str, Tensor]]
 """Score -> name -> tensor, whose first axis runs over clips."""
@@ -40,35 +42,42 @@ class Parts:
         self._pattern = f"{record}.parts-*"
 
     def __contains__(self, batch: str) -> bool:
-        return self._path(batch).is_file()
+        """Whether a batch is finished: one whose file is damaged is not, with a warning."""
+        if not self._path(batch).is_file():
+            return False
+        try:
+            self.read(batch)
+        except UserError as error:
+            logger.warning("A batch is measured anew: %s", error)
+            return False
+        return True
 
     def write(
         self, batch: str, measured: Mapping[str, Mapping[str, Tensor]], seconds: float
     ) -> None:
         """Keep what was measured on a batch and how long its generation took; on disk when it returns."""
         tensors = {
-            json.dumps([score, name]): tensor.cpu().contiguous()
+            json.dumps([score, name]): tensor
             for score, found in measured.items()
             for name, tensor in found.items()
         }
-        with atomic_write(self._path(batch)) as temporary:
-            save_file(tensors, temporary, {"seconds": repr(seconds)})
+        save_tensors(self._path(batch), tensors, {"seconds": repr(seconds)})
 
     def read(self, batch: str) -> tuple[Measurements, float]:
-        """What `write` kept. Raises UserError if it is missing or cannot be read."""
+        """What `write` kept. Raises UserError if it is missing or damaged."""
         path = self._path(batch)
         measured: Measurements = {}
         try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118  # no mapping
-                    score, name = json.loads(key)
-                    measured.setdefault(score, {})[name] = file.get_tensor(key)
-                return measured, float(file.metadata()["seconds"])
-        except (SafetensorError, OSError, ValueError) as error:
+            tensors, metadata = load_tensors(path)
+        except (OSError, Damaged) as error:
             raise UserError(
                 f"{path} cannot be read ({error}). Delete it: its batch is made anew. Processes that share an "
                 "evaluation must see one folder."
             ) from error
+        for key, tensor in tensors.items():
+            score, name = json.loads(key)
+            measured.setdefault(score, {})[name] = tensor
+        return measured, float(metadata["seconds"])
 
     def joined(self, batches: Sequence[str]) -> tuple[Measurements, float]:
         """The batches one after another, and the seconds of all."""

@@ -60,6 +60,9 @@ class PipelineRow(Row):
         first = protocol.seed + batch * protocol.batch_size
         return np.stack([self._clip(clip, first + i, protocol) for i, clip in enumerate(clips)])
 
+    def classes(self) -> set[type]:
+        return {*super().classes(), type(self.pipeline)}
+
     def _require_images(self, protocol: Protocol) -> None:
         """Raise UserError unless it takes an image where one is given, and does without where none is."""
         image = self.known.get("image")

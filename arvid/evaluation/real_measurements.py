@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from arvid.contracts import VideoDataset
 from arvid.data.cache_dir import cache_dir
 from arvid.evaluation.scores import Measured, Score
-from arvid.files import atomic_write, sha256_json
+from arvid.files import sha256_json
 from arvid.hardware import hardware, instruction_set
-from arvid.metrics.hashing import sha256_tensors
+from arvid.sealed import Damaged
+from arvid.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 """Of the files; another one leaves them unread."""
 
 
@@ -70,8 +70,7 @@ class RealMeasurements:
 
     def _write(self, path: Path, measured: dict[str, Tensor]) -> None:
         try:
-            with atomic_write(path) as temporary:
-                save_file(measured, temporary, {"sha256": sha256_tensors(measured)})
+            save_tensors(path, measured)
         except (SafetensorError, OSError) as error:
             if self._is_writable:
                 logger.warning(
@@ -92,11 +91,7 @@ def _read(path: Path) -> Measured | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            if sha256_tensors(found) != (file.metadata() or {}).get("sha256"):
-                raise ValueError("its checksum is another")
-    except (SafetensorError, OSError, ValueError) as error:
+        return load_tensors(path)[0]
+    except (OSError, Damaged) as error:
         logger.warning("%s is damaged (%s): these real clips are measured anew.", path, error)
         return None
-    return found

@@ -1,7 +1,8 @@
 """Result records: one JSON file for one row under one protocol, with everything its numbers depend on.
 
 A run keeps them as RUN/evaluation/<protocol>.json. They are written whole or not at all and never edited by
-hand; tables and pages are made from them alone.
+hand; tables and pages are made from them alone. A record holds the checksum of its content (see arvid/sealed.py), so
+one that is damaged or edited is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -20,12 +21,13 @@ from typing import Any, Literal
 import arvid
 from arvid.errors import UserError
 from arvid.evaluation._parsing import ParseError, parse
-from arvid.files import sha256_json, write_json
 from arvid.metrics.rollout import StepCurve
+from arvid.sealed import KEY, Damaged, verify, write_sealed_json
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format; a reader refuses newer ones. 2 added intervals, folds, identity and per_clip, 3 rollout
-and the deviation of seeds."""
+and the deviation of seeds, 4 the checksum."""
+_SEALED_SINCE = 4
 
 EVALUATION_FOLDER = "evaluation"
 """Where a run keeps its records and the clips they name."""
@@ -209,16 +211,17 @@ def save(record: ResultRecord, path: str | Path) -> None:
     value = dataclasses.asdict(record)
     value.pop("folder")
     try:
-        write_json(path, {"format": FORMAT, **value})
+        write_sealed_json(path, {"format": FORMAT, **value})
     except ValueError as error:
         raise ValueError(f"{path}: the record holds a number that is not finite") from error
 
 
 def load(path: str | Path) -> ResultRecord:
-    """Read a record. Raises UserError naming file and reason if it is missing, damaged, foreign or newer."""
+    """Read a record. Raises UserError naming file and reason if it is missing, damaged, edited, foreign or newer."""
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = path.read_bytes()
+        value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such result record.") from error
     except OSError as error:
@@ -228,8 +231,11 @@ def load(path: str | Path) -> ResultRecord:
             f"{path}: not a readable result record, evaluate again ({error})."
         ) from error
     _require_format(path, value)
+    if value.pop("format") >= _SEALED_SINCE:
+        _require_checksum(path, content)
+        del value[KEY]
     try:
-        record: ResultRecord = parse(ResultRecord, _without_format(value), "")
+        record: ResultRecord = parse(ResultRecord, value, "")
     except ParseError as error:
         raise UserError(f"{path}: damaged result record, evaluate again ({error}).") from error
     return dataclasses.replace(record, folder=path.parent)
@@ -267,14 +273,6 @@ def code_version() -> str:
     return f"{arvid.__version__}+g{commit}{'-dirty' if changed else ''}"
 
 
-def code_identity() -> str:
-    """`code_version`, with a hash of the changes where it runs from a checkout with uncommitted ones."""
-    version = code_version()
-    if not version.endswith("-dirty"):
-        return version
-    return f"{version} {sha256_json(_git(Path(arvid.__file__).resolve().parent, 'diff', 'HEAD'))}"
-
-
 def _require_format(path: Path, value: Any) -> None:
     number = value.get("format") if isinstance(value, dict) else None
     if not isinstance(number, int) or isinstance(number, bool):
@@ -288,8 +286,13 @@ def _require_format(path: Path, value: Any) -> None:
         raise UserError(f"{path}: damaged result record, evaluate again (format is {number}).")
 
 
-def _without_format(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k != "format"}
+def _require_checksum(path: Path, content: bytes) -> None:
+    try:
+        verify(content)
+    except Damaged as error:
+        raise UserError(
+            f"{path}: damaged or edited result record, evaluate again ({error})."
+        ) from error
 
 
 def _refuse_constant(name: str) -> None:

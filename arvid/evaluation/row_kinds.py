@@ -23,6 +23,7 @@ from arvid.evaluation.budget import count_budget
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import Budget
+from arvid.nn.finite import require_finite_weights
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.export import fingerprint
 from arvid.training.generator_module import GeneratorModule
@@ -66,6 +67,10 @@ class Row(ABC):
             "options": self.options,
             "checkpoint": self.checkpoint_sha256,
         }
+
+    def classes(self) -> set[type]:
+        """The classes whose code its clips depend on (see `arvid.evaluation.code_identity`)."""
+        return {type(self)}
 
     def budget(self, clip: Clip, protocol: Protocol) -> Budget:
         """What the row costs; nothing by default."""
@@ -126,6 +131,9 @@ class ModelRow(Row):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "sampling": dataclasses.asdict(self.model.sampling)}
 
+    def classes(self) -> set[type]:
+        return {*super().classes(), *map(type, self.model.modules())}
+
     def budget(self, clip: Clip, protocol: Protocol) -> Budget:
         spec, (_, height, width) = self.model.tokenizer.spec, self.model.clip_shape
         frames = protocol.condition_frames
@@ -177,6 +185,7 @@ class ReconstructionRow(Row):
     def __init__(self, tokenizer: VideoTokenizer, name: str | None = None) -> None:
         token_type = tokenizer.spec.type
         super().__init__(name or f"reconstruction ({token_type})", {"token_type": token_type})
+        require_finite_weights(tokenizer, f"The tokenizer of {self.name}")
         self.tokenizer = tokenizer
 
     @torch.no_grad()
@@ -187,6 +196,9 @@ class ReconstructionRow(Row):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "tokenizer": fingerprint(self.tokenizer)}
+
+    def classes(self) -> set[type]:
+        return {*super().classes(), *map(type, self.tokenizer.modules())}
 
 
 class FirstFrameRow(Row):

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
 from arvid.data.cache_dir import cache_dir
-from arvid.files import atomic_write, sha256_json
+from arvid.files import sha256_json
 from arvid.nn.attention import Transformer
+from arvid.sealed import Damaged
+from arvid.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -202,22 +203,30 @@ class _Frozen:
 
 
 class _FeatureCache:
-    """Features on disk in float16: one file for each prompt, in a folder for each encoder."""
+    """Features on disk in float16: one file for each prompt, in a folder for each encoder.
+
+    A file that is damaged, as its checksum tells, is made anew with a warning.
+    """
 
     def __init__(self, encoder: Any) -> None:
         self.folder = cache_dir() / "text" / sha256_json(encoder)[:24]
 
     def read(self, ids: tuple[int, ...]) -> Tensor | None:
         path = self._path(ids)
-        return torch.from_numpy(np.load(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return load_tensors(path)[0]["features"]
+        except (OSError, Damaged) as error:
+            logger.warning("%s is damaged (%s): the prompt is encoded anew.", path, error)
+            return None
 
     def write(self, ids: tuple[int, ...], features: Tensor) -> None:
-        with atomic_write(self._path(ids)) as temporary:
-            np.save(temporary, features.half().cpu().numpy())
+        save_tensors(self._path(ids), {"features": features.half()})
 
     def _path(self, ids: tuple[int, ...]) -> Path:
         key = sha256_json(ids)
-        return self.folder / key[:2] / f"{key[2:]}.npy"
+        return self.folder / key[:2] / f"{key[2:]}.safetensors"
 
 
 def _load(name: str) -> nn.Module:

@@ -26,6 +26,7 @@ from arvid.data.video import Frames, iter_frames, probe_video, write_frames
 from arvid.evaluation.processes import best_device
 from arvid.metrics.paired import PairedMetric, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips
+from arvid.nn.finite import require_finite_weights
 from arvid.sampling.contact_sheet import side_by_side
 
 FORMATS = {"PSNR": "{:.2f} dB", "SSIM": "{:.4f}", "LPIPS": "{:.4f}"}
@@ -100,8 +101,9 @@ def reconstruct(
 ) -> dict[str, str]:
     """Write original and reconstruction side by side; the value of each metric in words, or why it has none.
 
-    Raises UserError as reading, the tokenizer and writing do.
+    Raises UserError for weights that are not finite, and as reading, the tokenizer and writing do.
     """
+    require_finite_weights(tokenizer, "This tokenizer")
     scores: dict[str, str] = {}
     for metric in metrics.values():
         metric.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
+from arvid.nn.finite import require_finite_weights
 from arvid.training.generator_module import GeneratorModule
 
 
@@ -75,12 +77,13 @@ def sample(
         seed: of the noise.
         progress: show a bar over the network evaluations.
 
-    Raises UserError for frame counts or sizes that the tokenizer or the model cannot do.
+    Raises UserError for frame counts or sizes that the tokenizer or the model cannot do, and for weights, tokens or
+    pixels that are not finite.
     """
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         tokens = model.paradigm.generate(**asked, on_step=on_step)
-    return to_uint8(model.tokenizer.decode(_for_decoder(tokens))).cpu().numpy()
+    return to_uint8(model.tokenizer.decode(_for_decoder(tokens, asked["options"]))).cpu().numpy()
 
 
 @torch.no_grad()
@@ -101,13 +104,32 @@ def stream(
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         pieces = model.paradigm.stream(**asked, on_step=on_step)
-        for video in model.tokenizer.decode_stream(map(_for_decoder, pieces)):
+        finished = (_for_decoder(piece, asked["options"]) for piece in pieces)
+        for video in model.tokenizer.decode_stream(finished):
             yield to_uint8(video).cpu().numpy()
 
 
-def _for_decoder(tokens: Tokens) -> Tokens:
-    """Numbers in the decoder's type, whatever the network's is; ids as they are."""
-    return tokens.float() if tokens.is_floating_point() else tokens
+def _for_decoder(tokens: Tokens, options: SamplingOptions) -> Tokens:
+    """Numbers in the decoder's type, whatever the network's is; ids as they are.
+
+    Raises UserError for numbers that are not finite, naming the options that they were drawn with.
+    """
+    if not tokens.is_floating_point():
+        return tokens
+    if not torch.isfinite(tokens).all():
+        given = ", ".join(f"{name} {value}" for name, value in _changed(options).items())
+        raise UserError(
+            f"The tokens that were drawn are not finite ({tokens.dtype}, {given or 'default options'}), though all "
+            "weights are. Draw with less guidance, with options as in training, or in float32."
+        )
+    return tokens.float()
+
+
+def _changed(options: SamplingOptions) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    fields = {f.name: f.default for f in dataclasses.fields(options)}
+    given = {name: getattr(options, name) for name in fields}
+    return {name: value for name, value in given.items() if value != fields[name]}
 
 
 def _asked(
@@ -118,8 +140,9 @@ def _asked(
     options: SamplingOptions | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Arguments of the paradigm's `generate` and `stream`."""
+    """Arguments of the paradigm's `generate` and `stream`. Raises UserError for a model that cannot be sampled."""
     grid = clip_grid(model, num_frames)
+    require_finite_weights(model, "This model")
     return {
         "condition": conditions.encode(model),
         "grid": grid,

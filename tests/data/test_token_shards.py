@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arvid.contracts import Clip, UserError
+from arvid.data import shard_files
 from arvid.data.collate import normalise
+from arvid.data.shard_files import missing_shards, read_manifest, write_shard
 from arvid.data.sprites import Sprites
 from arvid.data.token_cache import cache_folder, encode_dataset
-from arvid.data.token_shards import TokenShards, missing_shards
+from arvid.data.token_shards import TokenShards
 
 CLIPS = Sprites(22, num_frames=5, size=16)
 Build = Callable[..., Any]
@@ -160,7 +164,7 @@ def test_a_full_disk_costs_the_shard_that_did_not_fit(
 
     def full(self: Path, content: bytes) -> int:
         written.append(self)
-        if len(written) > 3:
+        if len(written) > 4:  # the manifest is the first
             raise OSError(errno.ENOSPC, "No space left on device", str(self))
         return write(self, content)
 
@@ -222,6 +226,209 @@ def test_shards_are_read_by_url(folder: Path, own_cache: Path) -> None:
     (folder / "00003.safetensors").unlink()
     with pytest.raises(UserError, match=r"00003.safetensors: there is no such file"):
         shards.example(12)
+
+
+# Damage
+
+
+def flip(path: Path, position: int = -1) -> None:
+    """Flip a bit of the byte at a position."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def unseal(folder: Path) -> None:
+    """Make the files what they were before they had checksums."""
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text())
+    del value["checksum"]
+    path.write_text(json.dumps({**value, "format": "arvid tokens 2"}, indent=1) + "\n")
+    for shard in folder.glob("*.safetensors"):
+        captions = json.dumps([CLIPS[i].caption for i in clips_of(shard)])
+        save_file(load_file(shard), shard, {"captions": captions})
+
+
+def clips_of(shard: Path) -> range:
+    return range(22)[int(shard.stem) * 4 :][:4]
+
+
+def test_a_flipped_bit_is_named_when_the_folder_is_opened(folder: Path) -> None:
+    flip(folder / "00003.safetensors")
+    message = (
+        r"00003.safetensors is damaged \(its checksum .*Delete it and give the same `arvid encode`"
+    )
+    with pytest.raises(UserError, match=message):
+        TokenShards(str(folder))
+
+
+def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    verified: list[str] = []
+    verify = shard_files.verify_tensors
+
+    def noted(path: Path, *, required: bool) -> None:
+        verified.append(path.stem)
+        verify(path, required=required)
+
+    monkeypatch.setattr(shard_files, "AT_ONCE", 0)
+    monkeypatch.setattr(shard_files, "verify_tensors", noted)
+    threads: list[Thread] = []
+    monkeypatch.setattr(Thread, "start", threads.append)
+    flip(folder / "00003.safetensors")
+    shards = TokenShards(str(folder))
+    for i in (0, 1, 2, 21):
+        shards.example(i)
+    assert verified == ["00000", "00005"]
+    with pytest.raises(UserError, match=r"00003.safetensors is damaged"):
+        shards.example(12)
+    (thread,) = threads
+    assert thread.daemon
+    thread.run()
+    assert verified[3:] == ["00001", "00002", "00003", "00004"]
+    assert "00003.safetensors is damaged" in caplog.text
+    shards.example(4)
+    assert len(verified) == 7
+
+
+def test_encode_finds_damage(folder: Path, corners: Build) -> None:
+    flip(folder / "00003.safetensors")
+    (folder / "00005.safetensors").unlink()
+    assert encode_dataset(corners(), "hash", CLIPS, folder, share=(0, 2), verify=True) == [5]
+    with pytest.raises(UserError, match=r"00003.safetensors is damaged"):
+        encode_dataset(corners(), "hash", CLIPS, folder, share=(1, 2), verify=True)
+    (folder / "00003.safetensors").unlink()
+    assert encode_dataset(corners(), "hash", CLIPS, folder, verify=True) == []
+    TokenShards(str(folder))
+
+
+def test_a_shard_that_lost_its_checksum_is_damaged(folder: Path) -> None:
+    path = folder / "00001.safetensors"
+    save_file(load_file(path), path, {"captions": "[]"})
+    with pytest.raises(UserError, match=r"00001.safetensors is damaged \(it has lost its checksum"):
+        TokenShards(str(folder))
+
+
+def test_an_edited_manifest_is_named(folder: Path, corners: Build) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"num_clips": 22', '"num_clips": 20'))
+    with pytest.raises(UserError, match=r"manifest.json is no manifest .*checksum.*Delete it"):
+        TokenShards(str(folder))
+    path.unlink()
+    tokenizer = corners()
+    assert encode_dataset(tokenizer, "hash", CLIPS, folder) == []
+    assert tokenizer.num_encoded == 0
+    assert len(TokenShards(str(folder))) == 22
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_folders_without_checksums_are_read_and_filled(
+    tmp_path: Path, corners: Build, kind: str
+) -> None:
+    encode_dataset(corners(kind), "hash", CLIPS, tmp_path)
+    expected = [TokenShards(str(tmp_path)).example(i) for i in range(22)]
+    unseal(tmp_path)
+    (tmp_path / "00002.safetensors").unlink()
+    assert not read_manifest(str(tmp_path)).sealed
+    tokenizer = corners(kind)
+    assert encode_dataset(tokenizer, "hash", CLIPS, tmp_path, verify=True) == []
+    assert tokenizer.num_encoded == 4
+    shards = TokenShards(str(tmp_path))
+    for i, example in enumerate(expected):
+        assert torch.equal(shards.example(i)["tokens"], example["tokens"])
+        assert shards.example(i)["caption"] == example["caption"]
+    flip(tmp_path / "00002.safetensors")
+    with pytest.raises(UserError, match=r"00002.safetensors is damaged"):
+        TokenShards(str(tmp_path))
+
+
+def test_caches_that_were_filled_without_checksums_are_found() -> None:
+    what = json.dumps(["arvid tokens 2", "a", CLIPS.fingerprint()])
+    assert cache_folder("a", CLIPS).name == hashlib.sha256(what.encode()).hexdigest()[:24]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("discrete", 300, "its clip 2 has ids outside the vocabulary of 300"),
+        ("continuous", float("nan"), "its clip 2 has tokens that are not finite"),
+    ],
+)
+def test_impossible_tokens_are_not_read(
+    tmp_path: Path, corners: Build, kind: str, value: float, message: str
+) -> None:
+    encode_dataset(corners(kind), "hash", CLIPS, tmp_path)
+    path, manifest = tmp_path / "00001.safetensors", read_manifest(str(tmp_path))
+    tokens = torch.from_numpy(load_file(path)["tokens"].astype(np.float32))
+    tokens[2, 0, 0, 0] = value
+    facts = [{"caption": "", "label": 0, "motion": 0.0, "fps": 8.0}] * 4
+    write_shard(tmp_path, manifest, 1, tokens, None, facts)
+    with pytest.raises(UserError, match=rf"00001.safetensors is damaged \({message}"):
+        TokenShards(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("discrete", 300, "gives ids outside the vocabulary of 300 for clip 9"),
+        ("discrete", -1, "gives ids outside the vocabulary of 300 for clip 9"),
+        ("continuous", float("inf"), "gives tokens that are not finite for clip 9"),
+    ],
+)
+def test_impossible_tokens_are_not_written(
+    tmp_path: Path,
+    corners: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    value: float,
+    message: str,
+) -> None:
+    tokenizer = corners(kind)
+    encode, ninth = tokenizer.encode, normalise(CLIPS[9].video)
+
+    def ruin(video: torch.Tensor) -> torch.Tensor:
+        tokens = encode(video)
+        tokens[[torch.equal(clip, ninth) for clip in video]] = value
+        return tokens
+
+    monkeypatch.setattr(tokenizer, "encode", ruin)
+    with pytest.raises(UserError, match=f"The tokenizer Corners {message}"):
+        encode_dataset(tokenizer, "hash", CLIPS, tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        "00000.safetensors",
+        "00001.safetensors",
+    ]
+
+
+def test_a_tokenizer_whose_weights_are_ruined_encodes_nothing(
+    tmp_path: Path, corners: Build
+) -> None:
+    tokenizer = corners("discrete")
+    tokenizer.register_parameter("weight", torch.nn.Parameter(torch.tensor([1.0, float("nan")])))
+    with pytest.raises(
+        UserError, match=r"tokenizer Corners has weights .*: 1 of 2 numbers of weight"
+    ):
+        encode_dataset(tokenizer, "hash", CLIPS, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_damaged_shard_is_not_copied_from_object_storage(folder: Path, own_cache: Path) -> None:
+    shards = TokenShards(folder.as_uri())
+    whole = (folder / "00002.safetensors").read_bytes()
+    flip(folder / "00002.safetensors")
+    with pytest.raises(UserError, match=r"file://.*00002.safetensors is damaged"):
+        shards.example(9)
+    assert not list(own_cache.rglob("*.safetensors"))
+    (folder / "00002.safetensors").write_bytes(whole)
+    shards.example(9)
+    (copy,) = own_cache.rglob("*.safetensors")
+    flip(copy)
+    with pytest.raises(UserError) as caught:
+        TokenShards(folder.as_uri()).example(9)
+    assert f"{copy} is damaged" in str(caught.value)
+    copy.unlink()
+    TokenShards(folder.as_uri()).example(9)
 
 
 # What is wrong is said

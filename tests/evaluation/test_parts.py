@@ -19,7 +19,8 @@ from arvid.contracts import Clip, UserError
 from arvid.data import loading
 from arvid.data.sprites import Sprites
 from arvid.data.video import VideoError
-from arvid.evaluation import harness
+from arvid.evaluation import harness, records
+from arvid.evaluation.code_identity import code_identity
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.parts import Parts
 from arvid.evaluation.protocols import Protocol
@@ -42,7 +43,7 @@ DESCRIPTION: dict[str, Any] = {"setting": {"seed": 0}, "setting_hash": "abc"}
 @pytest.fixture(autouse=True)
 def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nobody edited the code meanwhile, which would be a reason to score anew."""
-    monkeypatch.setattr(harness, "code_identity", lambda: "this code")
+    monkeypatch.setattr(harness, "code_identity", lambda _: "this code")
 
 
 class Noisy(Row):
@@ -102,7 +103,7 @@ def test_what_is_finished_is_not_done_again(
         assert score(again, tmp_path) == first
     assert again.made == []
     assert "already scored" in caplog.text
-    monkeypatch.setattr(harness, "code_identity", lambda: "newer")
+    monkeypatch.setattr(harness, "code_identity", lambda _: "newer")
     score(again, tmp_path)
     assert len(again.made) == 8
     (tmp_path / "evaluation/p.json").write_text("damaged")
@@ -136,6 +137,45 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match="Delete it"):
         parts.joined(["0-00000", "0-00001"])
+
+
+def test_a_damaged_part_is_measured_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = score(Noisy(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        score(Noisy(dies_at=3), tmp_path / "killed")
+    path = next((tmp_path / "killed/evaluation").glob("p.parts-*/0-00001*"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    rest = Noisy()
+    assert numbers(score(rest, tmp_path / "killed")) == numbers(whole)
+    assert rest.made == [1, 3, 4, 5, 6, 7]
+    assert f"{path} cannot be read (its checksum" in caplog.text
+
+
+def test_a_record_edited_by_hand_is_no_finished_evaluation(tmp_path: Path) -> None:
+    record = score(Noisy(), tmp_path)
+    path = tmp_path / "evaluation/p.json"
+    content = path.read_text()
+    psnr = next(metric.value for metric in record.metrics if metric.name == "psnr")
+    assert str(psnr) in content
+    path.write_text(content.replace(str(psnr), "99.0"))
+    with pytest.raises(UserError, match=r"p\.json: damaged or edited"):
+        load_run(tmp_path)
+    again = Noisy()
+    assert numbers(score(again, tmp_path)) == numbers(record)
+    assert len(again.made) == 8
+    assert load_run(tmp_path)[0].metrics == record.metrics
+
+
+def test_a_commit_alone_is_no_reason_to_score_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "code_identity", code_identity)
+    first = score(Noisy(), tmp_path)
+    monkeypatch.setattr(records, "_git", lambda *_: "another commit")
+    again = Noisy()
+    assert score(again, tmp_path) == first
+    assert again.made == []
 
 
 def _worker(rank: int, count: int, folder: str) -> None:

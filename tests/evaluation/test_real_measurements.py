@@ -79,7 +79,7 @@ class Noisy(Row):
 def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Cells in the place of SpritesNet, an empty cache, and code that nobody edits meanwhile."""
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(harness, "code_identity", lambda: "this code")
+    monkeypatch.setattr(harness, "code_identity", lambda _: "this code")
     use(monkeypatch, 1.0)
     yield
     distances._shared.cache_clear()
@@ -155,7 +155,7 @@ def test_what_numbers_depend_on_names_other_files(
     before = files(tmp_path)
     use(monkeypatch, change.get("weight", 1.0))
     if "code" in change:
-        monkeypatch.setattr(harness, "code_identity", lambda: change["code"])
+        monkeypatch.setattr(harness, "code_identity", lambda _: change["code"])
     changed = dataclasses.replace(protocol, **change.get("protocol", {}))
     found = score(FirstFrameRow(), tmp_path / "b", changed, **change.get("data", {}))
     assert sum(Cells.asked) == 20  # generated and real ones
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_measured_anew_with_a_warning(
     elif damage == "another value":
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     else:
-        save_file(load_file(path), path)
+        save_file(load_file(path), path, {})
     again = score(Noisy(), tmp_path / "b", protocol)
     assert f"{path} is damaged" in caplog.text
     assert again.metrics == first.metrics

@@ -49,6 +49,32 @@ def test_round_trip(tmp_path: Path) -> None:
     assert "folder" not in stored
 
 
+def test_an_edited_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    records.save(make_record(), path)
+    content = path.read_text()
+    for edited in (
+        content.replace("12.5", "0.001"),
+        content.replace('"checkpoint_sha256": null', f'"checkpoint_sha256": "{"0" * 64}"'),
+        content.replace("checksum", "checksun"),
+        json.dumps({k: v for k, v in json.loads(content).items() if k != "checksum"}),
+    ):
+        assert edited != content
+        path.write_text(edited)
+        with pytest.raises(UserError, match=r"p\.json: damaged or edited result record"):
+            records.load(path)
+
+
+def test_records_of_older_formats_need_no_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    for number in (1, 2, 3):
+        path.write_text(json.dumps(stored(format=number)))
+        assert records.load(path).name == "a"
+        path.write_text(json.dumps(stored(format=number, checksum="0" * 64)))
+        with pytest.raises(UserError, match="checksum: unknown key"):
+            records.load(path)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="fd"):

@@ -157,6 +157,25 @@ def test_features_are_kept_on_disk(
     torch.testing.assert_close(again(prompts)[0], features, rtol=1e-3, atol=1e-3)
 
 
+def test_a_damaged_file_of_features_is_made_anew(
+    local_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6, cache=True)
+    expected = encoder(["a red square"])[0]
+    (path,) = (tmp_path / "cache/text").rglob("*.safetensors")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 64]), whole[:9], b""):
+        path.write_bytes(damaged)
+        caplog.clear()
+        torch.testing.assert_close(encoder(["a red square"])[0], expected, rtol=1e-3, atol=1e-3)
+        assert f"{path} is damaged" in caplog.text
+        assert path.read_bytes() == whole
+
+
 def test_another_encoder_has_other_files(
     local_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from arvid.cli import main
 from arvid.contracts import SamplingOptions, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
+from arvid.evaluation.row_kinds import ReconstructionRow
+from arvid.nn.finite import require_finite_weights
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
+from arvid.training import generator_module
 from arvid.training.generator_module import GeneratorModule, load_generator
 
 CLIPS = list(Sprites(2))
@@ -91,6 +96,78 @@ def test_a_generator_in_bf16_draws_and_its_rows_say_so(trained_run: Path) -> Non
     assert (videos.shape[0], videos.dtype) == (2, np.uint8)
     pieces = list(stream(model, conditions, progress=False))
     np.testing.assert_allclose(np.concatenate(pieces, axis=1).astype(int), videos, atol=1)
+
+
+@pytest.fixture
+def ruined(trained_run: Path) -> GeneratorModule:
+    """The model with a weight that is NaN, as training leaves it when it fails."""
+    model = load_generator(trained_run)
+    next(model.paradigm.parameters()).data.view(-1)[:3] = torch.nan
+    return model
+
+
+def test_weights_that_are_not_finite_are_named_before_anything_is_drawn(
+    ruined: GeneratorModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(name for name, _ in ruined.paradigm.named_parameters())
+    monkeypatch.setattr(ruined.paradigm, "stream", lambda *_, **__: pytest.fail("drawn"))
+    for call in (draw, lambda model: list(stream(model, Conditions.of_clips(CLIPS)))):
+        with pytest.raises(UserError, match=rf"not finite: 3 of \d+ numbers of paradigm\.{name}"):
+            call(ruined)
+
+
+def test_the_command_writes_no_clips_of_ruined_weights(
+    ruined: GeneratorModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(generator_module, "load_generator", lambda *_, **__: ruined)
+    out = tmp_path / "out"
+    assert main(["sample", "--checkpoint", "ruined", "--count=1", f"--out={out}"]) == 2
+    assert "weights that are not finite" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_tokens_that_are_not_finite_are_an_error_with_the_options(
+    model: GeneratorModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = torch.zeros(2, 5, 4, 4, 8)
+    tokens[1, 0] = torch.inf
+    monkeypatch.setattr(model.paradigm, "generate", lambda **_: tokens)
+    monkeypatch.setattr(model.paradigm, "stream", lambda **_: iter([tokens]))
+    options = SamplingOptions(guidance=1e6, diffusion_steps=2)
+    message = r"tokens .* not finite \(torch.float32, guidance 1000000.0, diffusion_steps 2\)"
+    with pytest.raises(UserError, match=message):
+        draw(model, options=options)
+    with pytest.raises(UserError, match=message):
+        list(stream(model, Conditions.of_clips(CLIPS), options=options))
+
+
+def test_pixels_that_are_not_finite_are_an_error(
+    model: GeneratorModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = torch.zeros(2, 3, 17, 32, 32)
+    video[0, 0, 3] = torch.nan
+    monkeypatch.setattr(model.tokenizer, "decode", lambda _: video)
+    with pytest.raises(UserError, match="pixels that a tokenizer decoded are not finite"):
+        draw(model)
+
+
+def test_a_tokenizer_that_is_ruined_reconstructs_nothing(model: GeneratorModule) -> None:
+    tokenizer = copy.deepcopy(model.tokenizer)
+    next(tokenizer.parameters()).data.fill_(torch.nan)
+    with pytest.raises(UserError, match="tokenizer of mine has weights that are not finite"):
+        ReconstructionRow(tokenizer, "mine")
+
+
+def test_a_mask_in_a_buffer_may_hold_infinities() -> None:
+    network = torch.nn.Linear(2, 2)
+    network.register_buffer("mask", torch.tensor([0, -torch.inf]))
+    require_finite_weights(network, "It")
+    network.register_buffer("statistics", torch.tensor([torch.nan]))
+    with pytest.raises(UserError, match="1 of 1 numbers of statistics"):
+        require_finite_weights(network, "It")
 
 
 def test_contact_sheet_shows_first_to_last_frame_of_each_clip() -> None:

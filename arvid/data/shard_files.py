@@ -1,0 +1,287 @@
+"""The files of a folder of token shards: how they are written, read and verified.
+
+    FOLDER/manifest.json            what the tokens are and what they are of; written first
+    FOLDER/00000.safetensors        the tokens, labels, motion scores, rates and captions of the first clips
+    FOLDER/00001.safetensors        of the next ones, and so on
+
+Clip i lies in shard i // clips_per_shard, so each is at hand without looking at the others. A shard is whole or absent
+and its content depends on nothing but tokenizer and clips: any number of processes may fill a folder, and what one
+has finished none makes again. Manifest and shards hold checksums of their content (see arvid/sealed.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from arvid.contracts import TokenSpec, UserError
+from arvid.data.collate import Example
+from arvid.files import atomic_write
+from arvid.sealed import (
+    BLANK,
+    KEY,
+    Damaged,
+    header_end,
+    seal,
+    verify,
+    verify_tensors,
+    write_sealed_json,
+)
+
+FORMAT = "arvid tokens 3"
+UNSEALED = "arvid tokens 2"
+"""Format of older folders, whose files have no checksums. They are read, and filled, as they are."""
+MANIFEST = "manifest.json"
+AT_ONCE = 1 << 20
+"""Shards of at most so many bytes are verified when they are opened: shorter than to read their clips. Larger ones are
+verified in a thread, or at the latest before their first clip is read."""
+_NUMBERS = ("label", "motion", "fps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the shards of a folder hold."""
+
+    tokenizer: str
+    """Hash of the tokenizer."""
+    data: str
+    """Fingerprint of the dataset."""
+    spec: TokenSpec
+    clip_shape: tuple[int, int, int]
+    """Frames, height and width of the clips behind the tokens."""
+    classes: tuple[str, ...]
+    num_clips: int
+    clips_per_shard: int
+    posterior: bool = False
+    """Whether the shards hold the standard deviations of the tokens too."""
+    sealed: bool = dataclasses.field(default=True, compare=False)
+    """Whether every file of the folder has a checksum: one that has lost it is damaged."""
+
+    def stored(self) -> dict[str, Any]:
+        """The fields that its file holds; the file's format says whether it is sealed."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "sealed"}
+
+    @property
+    def num_shards(self) -> int:
+        return math.ceil(self.num_clips / self.clips_per_shard)
+
+    def clips_of(self, shard: int) -> range:
+        """Numbers of the clips that a shard holds."""
+        start = shard * self.clips_per_shard
+        return range(start, min(start + self.clips_per_shard, self.num_clips))
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard."""
+    return f"{shard:05d}.safetensors"
+
+
+def begin(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of a folder that is to be filled, or see that the one there is the same. Returns it.
+
+    Raises UserError if the folder holds tokens of another tokenizer or of other clips.
+    """
+    if not (folder / MANIFEST).is_file():
+        write_sealed_json(folder / MANIFEST, {"format": FORMAT, **manifest.stored()})
+    found = read_manifest(str(folder))
+    for name in manifest.stored():
+        there, here = getattr(found, name), getattr(manifest, name)
+        if there != here:
+            raise UserError(
+                f"{folder} holds other tokens: {name} is {there!r} there, {here!r} here. Use another folder."
+            )
+    return found
+
+
+def write_shard(
+    folder: Path,
+    manifest: Manifest,
+    shard: int,
+    tokens: Tensor,
+    spread: Tensor | None,
+    facts: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a shard, which appears whole or not at all.
+
+    Args:
+        tokens: (n, t, h, w[, C]) of the n clips.
+        spread: their standard deviations, if these are to be stored.
+        facts: caption, label, motion score and fps of each clip.
+    """
+    tensors = {
+        "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
+        **{name: np.array([clip[name] for clip in facts]) for name in _NUMBERS},
+    }
+    if spread is not None:
+        tensors["spread"] = spread.numpy().astype(np.float16)
+    captions = json.dumps([clip["caption"] for clip in facts])
+    content = safetensors.numpy.save(tensors, {"captions": captions, KEY: BLANK})
+    with atomic_write(folder / shard_name(shard)) as temporary:
+        temporary.write_bytes(seal(content, header_end(content)))
+
+
+def _dtype(spec: TokenSpec) -> type[np.generic]:
+    """How tokens are stored: ids in as few bytes as the vocabulary needs, numbers as they are."""
+    if spec.type == "continuous":
+        return np.float32
+    return next(t for t in (np.uint8, np.uint16, np.int32) if spec.size - 1 <= np.iinfo(t).max)
+
+
+def first_impossible(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
+    """Row of the first clip with tokens (n, t, h, w[, C]) that cannot be: ids outside the vocabulary, or not finite."""
+    is_discrete = spec.type == "discrete"
+    possible = (tokens >= 0) & (tokens < spec.size) if is_discrete else np.isfinite(tokens)
+    of_clips = possible.reshape(len(tokens), -1).all(1)
+    return None if of_clips.all() else int(of_clips.argmin())
+
+
+def impossible(spec: TokenSpec) -> str:
+    """What is wrong with tokens that cannot be, in words."""
+    if spec.type == "continuous":
+        return "tokens that are not finite"
+    return f"ids outside the vocabulary of {spec.size}"
+
+
+def verify_shard(folder: Path, manifest: Manifest, shard: int) -> None:
+    """Raise UserError if a shard is not what was written."""
+    Shard(folder / shard_name(shard), manifest, shard).verify()
+
+
+def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
+    """Numbers of the shards that are not in a folder yet."""
+    there = {path.name for path in folder.glob("*.safetensors")}
+    return [n for n in range(manifest.num_shards) if shard_name(n) not in there]
+
+
+def read_manifest(path: str) -> Manifest:
+    """The manifest of a folder or URL. Raises UserError if there is none, or it is damaged."""
+    try:
+        content = read_bytes(f"{path}/{MANIFEST}")
+        value = json.loads(content)
+        sealed = _is_sealed(value.pop("format"))
+        if sealed:
+            verify(content)
+            del value[KEY]
+        value["spec"] = TokenSpec(**_with_tuples(value["spec"]))
+        return Manifest(**_with_tuples(value), sealed=sealed)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} holds no token shards: there is no {MANIFEST}. Make them with `arvid encode`."
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}/{MANIFEST} is no manifest of token shards ({error}). Delete it and give the same `arvid encode` "
+            "again, which writes it anew; or copy it anew."
+        ) from error
+
+
+def _is_sealed(stated: str) -> bool:
+    """Whether files of a format have checksums."""
+    if stated not in (FORMAT, UNSEALED):
+        raise ValueError(f"it says {stated!r}, not {FORMAT!r}")
+    return stated == FORMAT
+
+
+def _with_tuples(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
+class Shard:
+    """An open shard, of which only what is asked for is read once it is verified.
+
+    Raises UserError if the file is damaged or does not hold the clips of its number.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.is_verified = False
+        with naming(path):
+            self._file = safe_open(path, framework="np")
+            self._tokens = self._file.get_slice("tokens")
+            names = set(self._file.keys())
+            self._spread = self._file.get_slice("spread") if "spread" in names else None
+            found = self._tokens.get_shape()[0]
+        num_clips = len(manifest.clips_of(number))
+        if found != num_clips:
+            raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
+        if path.stat().st_size <= AT_ONCE:
+            self.verify()
+
+    def verify(self) -> None:
+        """Look at the content, once in a process. Raises UserError if it is not what was written."""
+        if self.is_verified:
+            return
+        with naming(self.path):
+            verify_tensors(self.path, required=self.manifest.sealed)
+            row = first_impossible(self._file.get_tensor("tokens"), self.manifest.spec)
+            if row is not None:
+                raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
+        self.is_verified = True
+
+    def example(self, row: int) -> Example:
+        tokens = torch.from_numpy(np.array(self._tokens[row]))
+        example = {
+            "tokens": tokens if tokens.is_floating_point() else tokens.long(),
+            "caption": self._captions[row],
+            "label": int(self._numbers["label"][row]),
+            "motion": float(self._numbers["motion"][row]),
+            "fps": float(self._numbers["fps"][row]),
+        }
+        if self._spread is not None:
+            example["spread"] = torch.from_numpy(np.array(self._spread[row])).float()
+        return example
+
+    @cached_property
+    def _captions(self) -> list[str]:
+        captions: list[str] = json.loads(self._file.metadata()["captions"])
+        return captions
+
+    @cached_property
+    def _numbers(self) -> dict[str, np.ndarray]:
+        return {name: self._file.get_tensor(name) for name in _NUMBERS}
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors about what is in a shard's file, with its name and what to do."""
+    try:
+        yield
+    except Exception as error:  # the library has an error for each thing that may be wrong
+        raise UserError(
+            f"{path} is damaged ({error}). Delete it and give the same `arvid encode` again, which makes only "
+            "what is missing; or copy it anew."
+        ) from error
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def read_bytes(path: str) -> bytes:
+    """Content of a file or of what a URL names. Raises FileNotFoundError, and UserError where it cannot be had."""
+    if not is_url(path):
+        return Path(path).read_bytes()
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file.") from error
+    except Exception as error:  # each kind of storage has errors of its own
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,136 @@
+"""Which code the numbers of an evaluation depend on, as one hash: code that is the same needs not score again.
+
+It covers the sources of arvid that scoring imports and those of the classes in use, whichever way they are written:
+comments, docstrings and the format do not count, nor do commands, reports, documents and the training's configuration.
+Of other packages it covers those that provide a class in use (torch, diffusers, a plug-in): their public version and
+the file of the class. The versions of Python, CUDA and the libraries that only read files are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import arvid
+from arvid.data._ledger import Ledger
+from arvid.data.cache_dir import cache_dir
+from arvid.files import sha256_file, sha256_json
+from arvid.registry import TABLES
+
+PACKAGE = "arvid"
+ENTRIES = (
+    "arvid.evaluation.rows",
+    "arvid.evaluation.harness",
+    *(place.partition(":")[0] for place in TABLES["datasets"].values()),
+)
+"""Modules of arvid that every evaluation runs. A dataset may hold another one, so all of arvid's are among them."""
+
+
+def code_identity(classes: Iterable[type]) -> str:
+    """Hash of the code that scoring with these classes runs: their own, their bases' and what those import of arvid."""
+    names = {base.__module__ for cls in classes for base in cls.__mro__}
+    own = {name for name in names if _top(name) == PACKAGE}
+    others = {n for n in names - own if _top(n) not in sys.stdlib_module_names}
+    return sha256_json(
+        [
+            _own_sources(frozenset(own)),
+            {name: _source_file(name) for name in others},
+            {top: _version(top) for top in map(_top, others)},
+        ]
+    )
+
+
+@cache
+def _own_sources(names: frozenset[str]) -> str:
+    root = Path(arvid.__file__).parent
+    assets = {path.name: sha256_file(path) for path in root.glob("assets/*.safetensors")}
+    return sha256_json([source_hashes(root, {*ENTRIES, *names}), assets])
+
+
+def source_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hashes of modules and of all that they import from one package, which lies in the folder `root`, by name.
+
+    Modules that there are not, and the package's own `__init__`, which states its version, are left out.
+    """
+    ledger = Ledger(cache_dir() / "sources.jsonl")
+    found: dict[str, str] = {}
+    seen, waiting = set(names), list(names)
+    while waiting:
+        name = waiting.pop()
+        path = _path(root, name)
+        if path is None:
+            continue
+        found[name], imported = _known(ledger, path, root.name)
+        waiting += [n for n in imported if n not in seen]
+        seen.update(imported)
+    return found
+
+
+def _known(ledger: Ledger, path: Path, package: str) -> tuple[str, list[str]]:
+    """Hash of a file's code and what it imports from the package; parsed once for each content."""
+    key = [sys.version_info[:2], package, sha256_file(path)]
+    value = ledger.get(key)
+    if value is None:
+        tree = ast.parse(path.read_bytes())
+        value = [sha256_json(_plain(tree)), sorted(set(_imports(tree, package)))]
+        ledger.add(key, value)
+    return value[0], value[1]
+
+
+def _plain(tree: ast.Module) -> str:
+    """The code without docstrings, comments and places in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    """Whether a statement is a mere string: a docstring, or one below an attribute."""
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """What a file imports from the package, anywhere in it; some are names of objects, not of modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if _top(alias.name) == package)
+        elif isinstance(node, ast.ImportFrom) and node.module and _top(node.module) == package:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _path(root: Path, name: str) -> Path | None:
+    """The file of a module of the package."""
+    folder = root.joinpath(*name.split(".")[1:])
+    if folder == root:
+        return None
+    candidates = (folder.with_name(f"{folder.name}.py"), folder / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _source_file(name: str) -> str | None:
+    """Hash of the file that a module of another package was read from; None for a compiled one."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return sha256_file(file) if file and file.endswith(".py") else None
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The public part of an installed package's version: 2.9.0 of 2.9.0+cu128."""
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None

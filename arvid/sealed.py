@@ -1,0 +1,79 @@
+"""Files that tell when they are damaged: each holds the SHA-256 of its own content.
+
+A sealed file contains `"checksum": "<64 hex digits>"` once: as the first key of a JSON file, or in the metadata of a
+safetensors file. The digits are the SHA-256 of the whole file with zeros in their place. So every changed bit is
+noticed, no second file can be lost or left behind, and any reader of JSON or safetensors still reads the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+from arvid.files import atomic_write
+
+KEY = "checksum"
+BLANK = "0" * 64
+"""Stands in the place of the checksum while it is computed."""
+
+_SEAL = re.compile(rb'"checksum": ?"([0-9a-f]{64})"')
+
+
+class Damaged(ValueError):
+    """A sealed file whose content is not what was written; the message says how that is known."""
+
+
+def seal(content: bytes, end: int | None = None) -> bytes:
+    """The content with its checksum in the place of the blank, which is looked for before the byte `end`."""
+    start, stop = _place(content, end)
+    return content[:start] + _digest(content, start, stop).encode() + content[stop:]
+
+
+def verify(content: bytes | mmap.mmap, end: int | None = None) -> None:
+    """Raise Damaged if the content, whose checksum stands before the byte `end`, is not what `seal` returned."""
+    start, stop = _place(content, end)
+    if content[start:stop] != _digest(content, start, stop).encode():
+        raise Damaged("its checksum is not that of its content")
+
+
+def verify_tensors(path: Path, *, required: bool = True) -> None:
+    """Raise Damaged if a safetensors file is not what was written.
+
+    A file without a checksum is damaged where one is `required`, and taken as it is elsewhere.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = header_end(content)
+        if required or _SEAL.search(content, 0, end):
+            verify(content, end)
+
+
+def header_end(content: bytes | mmap.mmap) -> int:
+    """Length in bytes of a safetensors file's header, before which its metadata stand."""
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def write_sealed_json(path: str | Path, value: dict[str, Any]) -> None:
+    """Write `value` as indented JSON with its checksum, atomically. NaN and infinity are refused (ValueError)."""
+    text = json.dumps({KEY: BLANK, **value}, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(seal(text.encode()))
+
+
+def _place(content: bytes | mmap.mmap, end: int | None) -> tuple[int, int]:
+    """Where the digits of the checksum begin and end."""
+    found = _SEAL.search(content, 0, len(content) if end is None else min(end, len(content)))
+    if found is None:
+        raise Damaged("it has lost its checksum")
+    return found.span(1)
+
+
+def _digest(content: bytes | mmap.mmap, start: int, stop: int) -> str:
+    with memoryview(content) as view, view[:start] as before, view[stop:] as behind:
+        digest = hashlib.sha256(before)
+        digest.update(BLANK.encode())
+        digest.update(behind)
+    return digest.hexdigest()

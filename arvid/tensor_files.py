@@ -1,0 +1,34 @@
+"""Sealed safetensors files: tensors that come back as they were written, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from arvid.files import atomic_write
+from arvid.sealed import BLANK, KEY, Damaged, header_end, seal, verify_tensors
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and metadata with their checksum, atomically. Raises OSError and SafetensorError."""
+    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(whole, {**(metadata or {}), KEY: BLANK})
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(seal(content, header_end(content)))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU, and the metadata. Raises OSError, and Damaged where they are not what was written."""
+    try:
+        verify_tensors(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            return tensors, dict(file.metadata())
+    except (SafetensorError, ValueError) as error:  # mmap refuses an empty file with a ValueError
+        raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
