@@ -31,7 +31,7 @@ from torch import Tensor
 
 from arvid.contracts import TokenSpec, UserError
 from arvid.data.collate import Example
-from arvid.files import atomic_write
+from arvid.files import atomic_write, sha256_json
 from arvid.sealed import (
     BLANK,
     KEY,
@@ -75,6 +75,10 @@ class Manifest:
     def stored(self) -> dict[str, Any]:
         """The fields that its file holds; the file's format says whether it is sealed."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "sealed"}
+
+    def name_of(self, shard: int) -> str:
+        """What tells a shard from every other one, also of other folders."""
+        return sha256_json([self.stored(), shard])
 
     @property
     def num_shards(self) -> int:
@@ -130,7 +134,9 @@ def write_shard(
     if spread is not None:
         tensors["spread"] = spread.numpy().astype(np.float16)
     captions = json.dumps([clip["caption"] for clip in facts])
-    content = safetensors.numpy.save(tensors, {"captions": captions, KEY: BLANK})
+    content = safetensors.numpy.save(
+        tensors, {"captions": captions, "name": manifest.name_of(shard), KEY: BLANK}
+    )
     with atomic_write(folder / shard_name(shard)) as temporary:
         temporary.write_bytes(seal(content, header_end(content)))
 
@@ -183,6 +189,8 @@ def read_manifest(path: str) -> Manifest:
         raise UserError(
             f"{path} holds no token shards: there is no {MANIFEST}. Make them with `arvid encode`."
         ) from error
+    except UserError:  # it cannot be had
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}/{MANIFEST} is no manifest of token shards ({error}). Delete it and give the same `arvid encode` "
@@ -217,9 +225,12 @@ class Shard:
             names = set(self._file.keys())
             self._spread = self._file.get_slice("spread") if "spread" in names else None
             found = self._tokens.get_shape()[0]
+            metadata = self._file.metadata() or {}
         num_clips = len(manifest.clips_of(number))
         if found != num_clips:
             raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
+        if metadata.get("name", manifest.name_of(number)) != manifest.name_of(number):
+            raise UserError(f"{path} is of another folder, or another shard of this one.")
         if path.stat().st_size <= AT_ONCE:
             self.verify()
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.nn.finite import require_finite_weights
+from arvid.nn.heads.categorical import CategoricalHead
 from arvid.training.generator_module import GeneratorModule
 
 
@@ -83,7 +84,7 @@ def sample(
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         tokens = model.paradigm.generate(**asked, on_step=on_step)
-    return to_uint8(model.tokenizer.decode(_for_decoder(tokens, asked["options"]))).cpu().numpy()
+    return to_uint8(model.tokenizer.decode(_for_decoder(model, tokens, asked))).cpu().numpy()
 
 
 @torch.no_grad()
@@ -104,25 +105,26 @@ def stream(
     asked = _asked(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, asked, progress) as on_step:
         pieces = model.paradigm.stream(**asked, on_step=on_step)
-        finished = (_for_decoder(piece, asked["options"]) for piece in pieces)
+        finished = (_for_decoder(model, piece, asked) for piece in pieces)
         for video in model.tokenizer.decode_stream(finished):
             yield to_uint8(video).cpu().numpy()
 
 
-def _for_decoder(tokens: Tokens, options: SamplingOptions) -> Tokens:
+def _for_decoder(model: GeneratorModule, tokens: Tokens, asked: dict[str, Any]) -> Tokens:
     """Numbers in the decoder's type, whatever the network's is; ids as they are.
 
-    Raises UserError for numbers that are not finite, naming the options that they were drawn with.
+    Raises UserError for tokens that are not finite, or were drawn from such logits, naming the options.
     """
-    if not tokens.is_floating_point():
-        return tokens
-    if not torch.isfinite(tokens).all():
-        given = ", ".join(f"{name} {value}" for name, value in _changed(options).items())
+    heads = [m for m in model.paradigm.modules() if isinstance(m, CategoricalHead)]
+    faults = [head.take_fault() for head in heads]
+    if any(faults) or (tokens.is_floating_point() and not tokens.isfinite().all()):
+        dtype = str(next(model.paradigm.parameters()).dtype).removeprefix("torch.")
+        given = "".join(f", {k} {v}" for k, v in _changed(asked["options"]).items())
         raise UserError(
-            f"The tokens that were drawn are not finite ({tokens.dtype}, {given or 'default options'}), though all "
-            "weights are. Draw with less guidance, with options as in training, or in float32."
+            f"The tokens that were drawn are not finite, though all weights are ({dtype}{given}). Draw with less "
+            "guidance, with the options of training, or in float32."
         )
-    return tokens.float()
+    return tokens.float() if tokens.is_floating_point() else tokens
 
 
 def _changed(options: SamplingOptions) -> dict[str, Any]:

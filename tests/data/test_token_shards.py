@@ -310,6 +310,20 @@ def test_a_shard_that_lost_its_checksum_is_damaged(folder: Path) -> None:
         TokenShards(str(folder))
 
 
+def test_a_shard_in_the_place_of_another_is_named(
+    folder: Path, tmp_path: Path, corners: Build
+) -> None:
+    path = folder / "00001.safetensors"
+    whole = path.read_bytes()
+    encode_dataset(corners(), "other", CLIPS, tmp_path / "other")
+    for other in (folder / "00002.safetensors", tmp_path / "other" / path.name):
+        path.write_bytes(other.read_bytes())
+        with pytest.raises(UserError, match=r"00001.safetensors is of another folder, or another"):
+            TokenShards(str(folder))
+    path.write_bytes(whole)
+    TokenShards(str(folder))
+
+
 def test_an_edited_manifest_is_named(folder: Path, corners: Build) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"num_clips": 22', '"num_clips": 20'))

@@ -16,6 +16,7 @@ from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.nn.finite import require_finite_weights
+from arvid.nn.heads.categorical import CategoricalHead
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training import generator_module
@@ -137,11 +138,26 @@ def test_tokens_that_are_not_finite_are_an_error_with_the_options(
     monkeypatch.setattr(model.paradigm, "generate", lambda **_: tokens)
     monkeypatch.setattr(model.paradigm, "stream", lambda **_: iter([tokens]))
     options = SamplingOptions(guidance=1e6, diffusion_steps=2)
-    message = r"tokens .* not finite \(torch.float32, guidance 1000000.0, diffusion_steps 2\)"
+    message = r"tokens .* not finite, .*\(float32, guidance 1000000.0, diffusion_steps 2\)"
     with pytest.raises(UserError, match=message):
         draw(model, options=options)
     with pytest.raises(UserError, match=message):
         list(stream(model, Conditions.of_clips(CLIPS), options=options))
+
+
+def test_logits_that_are_not_finite_are_an_error_where_drawing_does_not_wait(
+    model: GeneratorModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where nothing stops the drawing itself."""
+    product = CategoricalHead._product
+    monkeypatch.setattr(CategoricalHead, "_product", lambda *args: product(*args) * torch.inf)
+    with pytest.raises(UserError, match="logits are not finite"):
+        draw(model)
+    monkeypatch.setattr(CategoricalHead, "_sound", CategoricalHead._note_faults)
+    with pytest.raises(UserError, match=r"tokens .* not finite, .*\(float32, temperature 0\)"):
+        draw(model, options=SamplingOptions(temperature=0))
+    monkeypatch.setattr(CategoricalHead, "_product", product)
+    draw(model)
 
 
 def test_pixels_that_are_not_finite_are_an_error(

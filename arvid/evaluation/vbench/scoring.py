@@ -7,6 +7,7 @@ that count are scored; only the static filter leaves videos out.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,10 @@ from arvid.evaluation.vbench.dimensions import Dimension, VideoScore
 from arvid.evaluation.vbench.networks import weights_hash
 from arvid.evaluation.vbench.results import DimensionResult, finished, save, videos_sha256
 from arvid.evaluation.vbench.suite import SAMPLES, Take
-from arvid.files import write_json
 from arvid.metrics.inference import full_precision
+from arvid.sealed import Damaged, verify, write_sealed_json
+
+logger = logging.getLogger(__name__)
 
 UNITS = {"imaging_quality": 100.0}
 """What a dimension's videos are divided by to become a fraction; 1 for the others."""
@@ -129,9 +132,16 @@ def _short_prompts(takes: Sequence[Take], counting: Mapping[str, VideoScore]) ->
 
 
 def _interrupted(path: Path, made_with: Mapping[str, Any]) -> dict[str, VideoScore]:
+    """The scores that an interrupted run stored, of the same videos and networks; none where they are damaged."""
     if not path.is_file():
         return {}
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    try:
+        verify(content)
+    except Damaged as error:
+        logger.warning("%s is damaged (%s): its videos are scored anew.", path, error)
+        return {}
+    stored = json.loads(content)
     if stored["made_with"] != made_with:
         return {}
     return {file: VideoScore(*values) for file, values in stored["videos"].items()}
@@ -139,4 +149,4 @@ def _interrupted(path: Path, made_with: Mapping[str, Any]) -> dict[str, VideoSco
 
 def _store(path: Path, made_with: Mapping[str, Any], scores: Mapping[str, VideoScore]) -> None:
     videos = {file: [score.value, score.weight] for file, score in scores.items()}
-    write_json(path, {"made_with": made_with, "videos": videos})
+    write_sealed_json(path, {"made_with": made_with, "videos": videos})

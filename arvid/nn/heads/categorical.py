@@ -48,6 +48,7 @@ class CategoricalHead(TokenHead):
         self.vocab_size = vocab_size
         self.logits = nn.Linear(dim, vocab_size + num_other_ids, bias=False)
         self._packed: Tensor | None = None
+        self._faults: list[Tensor] = []  # at most one; copies share the list
 
     def loss(
         self,
@@ -69,7 +70,7 @@ class CategoricalHead(TokenHead):
         null_hidden: Float[Tensor, "b n d"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "b n"]:
-        logits = self._guided(hidden, null_hidden, options)
+        logits = self._sound(self._guided(hidden, null_hidden, options))
         return draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
 
     def sample_with_confidence(
@@ -81,10 +82,19 @@ class CategoricalHead(TokenHead):
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
         """Ids and the logarithm of each one's probability, before the filters and at temperature 1."""
-        logits = self._guided(hidden, null_hidden, options)
+        logits = self._sound(self._guided(hidden, null_hidden, options))
         ids = draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
         drawn = logits.gather(-1, ids[..., None])[..., 0]
         return ids, drawn - logits.logsumexp(-1)
+
+    def take_fault(self) -> bool:
+        """Whether ids were drawn from logits that are not finite since this was last asked. Waits for the device.
+
+        On CPUs `draw` raises an error at once.
+        """
+        found = any(map(bool, self._faults))
+        self._faults.clear()
+        return found
 
     def packed(self) -> CategoricalHead:
         """The same for sampling, while weights do not change: on CPUs with a copy of them in the order in which a
@@ -104,6 +114,15 @@ class CategoricalHead(TokenHead):
             return logits
         null = self._product(null_hidden).float()
         return null + options.guidance * (logits - null)
+
+    def _sound(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
+        """On GPUs, which must not be waited for here: rows that are not finite become uniform, and are noted."""
+        return logits if logits.device.type == "cpu" else self._note_faults(logits)
+
+    def _note_faults(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
+        bad = ~logits.amax(-1, keepdim=True).isfinite()
+        self._faults[:] = [bad.any() | before for before in self._faults] or [bad.any()]
+        return logits.masked_fill(bad, 0.0)
 
     def _product(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
         weight = self.logits.weight[: self.vocab_size]
@@ -125,7 +144,7 @@ def draw(
 ) -> Int[Tensor, " r"]:
     """An id for each row: temperature, then top-k, then top-p (see `candidates`), then one of those that are left.
 
-    Raises UserError for logits that are not finite, on CPUs: GPUs would have to be waited for.
+    Raises UserError for logits that are not finite, on CPUs: GPUs would have to be waited for (see `take_fault`).
     """
     logits = logits.detach()
     if logits.device.type == "cpu" and not np.isfinite(logits.numpy().max(-1)).all():

@@ -100,6 +100,23 @@ def test_an_interrupted_scoring_goes_on(
     assert score("subject_consistency", Scripted(), takes, tmp_path) == found  # nothing is left
 
 
+def test_damaged_scores_of_an_interrupted_run_are_made_anew(
+    make_videos: MakeVideos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(scoring, "_SAVE_EVERY", 1)
+    takes = make_videos("subject_consistency")
+    with pytest.raises(UserError, match="the score is nan"):
+        score("subject_consistency", Scripted((0.1, 1), (float("nan"), 1)), takes, tmp_path)
+    (partial,) = tmp_path.rglob("*_partial.json")
+    partial.write_text(partial.read_text().replace("0.1", "0.9"))
+    found = score("subject_consistency", Scripted(*[(0.3, 1)] * 5), takes, tmp_path)
+    assert found == pytest.approx(0.3)
+    assert f"{partial} is damaged" in caplog.text
+
+
 def test_other_videos_networks_or_options_are_scored_anew(
     make_videos: MakeVideos, tmp_path: Path
 ) -> None:
