@@ -33,6 +33,20 @@ def seal(content: bytes, end: int | None = None) -> bytes:
     return content[:start] + _digest(content, start, stop).encode() + content[stop:]
 
 
+def seal_tensors(content: bytes) -> bytes:
+    """The content of a safetensors file with its checksum in the metadata, which are put in order.
+
+    The library writes metadata in any order, so files of the same tensors would differ.
+    """
+    end = _header_end(content)
+    header = json.loads(content[8:end])
+    metadata = dict(sorted(header.pop("__metadata__", {}).items()))
+    header = {"__metadata__": {KEY: BLANK, **metadata}, **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
+    return seal(len(text).to_bytes(8, "little") + text + content[end:], 8 + len(text))
+
+
 def verify(content: bytes | mmap.mmap, end: int | None = None) -> None:
     """Raise Damaged if the content, whose checksum stands before the byte `end`, is not what `seal` returned."""
     start, stop = _place(content, end)
@@ -40,18 +54,23 @@ def verify(content: bytes | mmap.mmap, end: int | None = None) -> None:
         raise Damaged("its checksum is not that of its content")
 
 
-def verify_tensors(path: Path, *, required: bool = True) -> None:
-    """Raise Damaged if a safetensors file is not what was written.
+def verify_tensors(content: bytes | mmap.mmap, *, required: bool = True) -> None:
+    """Raise Damaged if the content of a safetensors file is not what `seal_tensors` returned.
 
     A file without a checksum is damaged where one is `required`, and taken as it is elsewhere.
     """
+    end = _header_end(content)
+    if required or _SEAL.search(content, 0, min(end, len(content))):
+        verify(content, end)
+
+
+def verify_tensor_file(path: Path, *, required: bool = True) -> None:
+    """As `verify_tensors`, for a file, which is mapped and not read into memory."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = header_end(content)
-        if required or _SEAL.search(content, 0, end):
-            verify(content, end)
+        verify_tensors(content, required=required)
 
 
-def header_end(content: bytes | mmap.mmap) -> int:
+def _header_end(content: bytes | mmap.mmap) -> int:
     """Length in bytes of a safetensors file's header, before which its metadata stand."""
     return 8 + int.from_bytes(content[:8], "little")
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from arvid.files import atomic_write
-from arvid.sealed import BLANK, KEY, Damaged, header_end, seal, verify_tensors
+from arvid.sealed import Damaged, seal_tensors, verify_tensor_file
 
 
 def save_tensors(
@@ -18,15 +18,15 @@ def save_tensors(
 ) -> None:
     """Write tensors and metadata with their checksum, atomically. Raises OSError and SafetensorError."""
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(whole, {**(metadata or {}), KEY: BLANK})
+    content = safetensors.torch.save(whole, dict(metadata or {}))
     with atomic_write(path) as temporary:
-        temporary.write_bytes(seal(content, header_end(content)))
+        temporary.write_bytes(seal_tensors(content))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors on the CPU, and the metadata. Raises OSError, and Damaged where they are not what was written."""
     try:
-        verify_tensors(path)
+        verify_tensor_file(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return tensors, dict(file.metadata())

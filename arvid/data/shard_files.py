@@ -33,13 +33,11 @@ from arvid.contracts import TokenSpec, UserError
 from arvid.data.collate import Example
 from arvid.files import atomic_write, sha256_json
 from arvid.sealed import (
-    BLANK,
     KEY,
     Damaged,
-    header_end,
-    seal,
+    seal_tensors,
     verify,
-    verify_tensors,
+    verify_tensor_file,
     write_sealed_json,
 )
 
@@ -134,11 +132,10 @@ def write_shard(
     if spread is not None:
         tensors["spread"] = spread.numpy().astype(np.float16)
     captions = json.dumps([clip["caption"] for clip in facts])
-    content = safetensors.numpy.save(
-        tensors, {"captions": captions, "name": manifest.name_of(shard), KEY: BLANK}
-    )
+    metadata = {"captions": captions, "name": manifest.name_of(shard)}
+    content = seal_tensors(safetensors.numpy.save(tensors, metadata))
     with atomic_write(folder / shard_name(shard)) as temporary:
-        temporary.write_bytes(seal(content, header_end(content)))
+        temporary.write_bytes(content)
 
 
 def _dtype(spec: TokenSpec) -> type[np.generic]:
@@ -226,10 +223,10 @@ class Shard:
             self._spread = self._file.get_slice("spread") if "spread" in names else None
             found = self._tokens.get_shape()[0]
             metadata = self._file.metadata() or {}
-        num_clips = len(manifest.clips_of(number))
+        num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
         if found != num_clips:
             raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
-        if metadata.get("name", manifest.name_of(number)) != manifest.name_of(number):
+        if metadata.get("name", name) != name:
             raise UserError(f"{path} is of another folder, or another shard of this one.")
         if path.stat().st_size <= AT_ONCE:
             self.verify()
@@ -239,7 +236,7 @@ class Shard:
         if self.is_verified:
             return
         with naming(self.path):
-            verify_tensors(self.path, required=self.manifest.sealed)
+            verify_tensor_file(self.path, required=self.manifest.sealed)
             row = first_impossible(self._file.get_tensor("tokens"), self.manifest.spec)
             if row is not None:
                 raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")

@@ -27,7 +27,7 @@ from arvid.data.shard_files import (
     shard_name,
 )
 from arvid.files import atomic_write, sha256_json
-from arvid.sealed import header_end, verify
+from arvid.sealed import verify_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +154,7 @@ class TokenShards(VideoDataset):
         if not target.is_file():
             content = read_bytes(f"{self.path}/{name}")
             with naming(f"{self.path}/{name}"):
-                if self.manifest.sealed:
-                    verify(content, header_end(content))
+                verify_tensors(content, required=self.manifest.sealed)
             with atomic_write(target) as temporary:
                 temporary.write_bytes(content)
         return target

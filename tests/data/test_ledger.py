@@ -25,7 +25,7 @@ def test_a_flipped_bit_costs_a_fact_and_gives_no_other(tmp_path: Path) -> None:
     Ledger(path).add("b", 2.5)
     whole = path.read_bytes()
     lost = 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 5):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
@@ -33,7 +33,7 @@ def test_a_flipped_bit_costs_a_fact_and_gives_no_other(tmp_path: Path) -> None:
         assert found.get("a") in (1.25, None)
         assert found.get("b") in (2.5, None)
         lost += (found.get("a"), found.get("b")) != (1.25, 2.5)
-    assert lost > 0.9 * 8 * len(whole)
+    assert lost > 0.9 * 8 * len(whole) / 5
 
 
 def test_lines_without_a_checksum_are_read(tmp_path: Path) -> None:

@@ -266,16 +266,16 @@ def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified: list[str] = []
-    verify = shard_files.verify_tensors
+    verify = shard_files.verify_tensor_file
 
     def noted(path: Path, *, required: bool) -> None:
         verified.append(path.stem)
         verify(path, required=required)
 
     monkeypatch.setattr(shard_files, "AT_ONCE", 0)
-    monkeypatch.setattr(shard_files, "verify_tensors", noted)
+    monkeypatch.setattr(shard_files, "verify_tensor_file", noted)
     threads: list[Thread] = []
-    monkeypatch.setattr(Thread, "start", threads.append)
+    monkeypatch.setattr(Thread, "start", lambda self: threads.append(self))
     flip(folder / "00003.safetensors")
     shards = TokenShards(str(folder))
     for i in (0, 1, 2, 21):
