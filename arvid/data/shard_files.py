@@ -45,9 +45,6 @@ FORMAT = "arvid tokens 3"
 UNSEALED = "arvid tokens 2"
 """Format of older folders, whose files have no checksums. They are read, and filled, as they are."""
 MANIFEST = "manifest.json"
-AT_ONCE = 1 << 20
-"""Shards of at most so many bytes are verified when they are opened: shorter than to read their clips. Larger ones are
-verified in a thread, or at the latest before their first clip is read."""
 _NUMBERS = ("label", "motion", "fps")
 
 
@@ -207,7 +204,7 @@ def _with_tuples(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Shard:
-    """An open shard, of which only what is asked for is read once it is verified.
+    """An open shard, of which only what is asked for is read.
 
     Raises UserError if the file is damaged or does not hold the clips of its number.
     """
@@ -215,7 +212,6 @@ class Shard:
     def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
         self.path = path
         self.manifest = manifest
-        self.is_verified = False
         with naming(path):
             self._file = safe_open(path, framework="np")
             self._tokens = self._file.get_slice("tokens")
@@ -228,19 +224,14 @@ class Shard:
             raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
         if metadata.get("name", name) != name:
             raise UserError(f"{path} is of another folder, or another shard of this one.")
-        if path.stat().st_size <= AT_ONCE:
-            self.verify()
 
     def verify(self) -> None:
-        """Look at the content, once in a process. Raises UserError if it is not what was written."""
-        if self.is_verified:
-            return
+        """Look at the content. Raises UserError if it is not what was written, or holds tokens that cannot be."""
         with naming(self.path):
             verify_tensor_file(self.path, required=self.manifest.sealed)
             row = first_impossible(self._file.get_tensor("tokens"), self.manifest.spec)
             if row is not None:
                 raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
-        self.is_verified = True
 
     def example(self, row: int) -> Example:
         tokens = torch.from_numpy(np.array(self._tokens[row]))

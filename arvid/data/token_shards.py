@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
+
+import numpy as np
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.cache_dir import cache_dir
@@ -31,6 +34,9 @@ from arvid.sealed import verify_tensors
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 1 << 26
+"""Folders of at most so many bytes are verified when they are opened, in some 0.05 s. Of larger ones a thread verifies
+shard by shard meanwhile, and who wants to read one earlier verifies it first."""
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -79,6 +85,7 @@ class TokenShards(VideoDataset):
         self.manifest = read_manifest(self.path)
         self.classes = self.manifest.classes
         self._shards: dict[int, Shard] = {}
+        self._verified = _flags(self.manifest.num_shards)
         if not is_url(self.path):
             self._require_all()
 
@@ -91,10 +98,26 @@ class TokenShards(VideoDataset):
                 f"{self.path}: {len(missing)} of {self.manifest.num_shards} shards are missing ({names}{more}). "
                 "Give the same `arvid encode` again: it makes only those. Or copy them here."
             )
-        shards = [self._shard(number) for number in range(self.manifest.num_shards)]
-        large = [shard for shard in shards if not shard.is_verified]
-        if large:
-            Thread(target=_verify_ahead, args=(large,), daemon=True).start()
+        numbers = range(self.manifest.num_shards)
+        if sum(self._shard(n).path.stat().st_size for n in numbers) > AT_ONCE:
+            Thread(target=self._verify_ahead, daemon=True).start()
+            return
+        for number in numbers:
+            self._verify(number)
+
+    def _verify_ahead(self) -> None:
+        """Verify all shards while other work goes on. Who reads a damaged one gets the error; here it is a warning."""
+        for number in range(self.manifest.num_shards):
+            try:
+                self._verify(number)
+            except UserError as error:
+                logger.warning("%s", error)
+
+    def _verify(self, number: int) -> None:
+        """Raise UserError if a shard is damaged; it is looked at once by all processes that load from this set."""
+        if not self._verified[number]:
+            self._shard(number).verify()
+            self._verified[number] = True
 
     def __len__(self) -> int:
         return self.manifest.num_clips
@@ -116,9 +139,8 @@ class TokenShards(VideoDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number, row = divmod(index, self.manifest.clips_per_shard)
-        shard = self._shard(number)
-        shard.verify()
-        return shard.example(row)
+        self._verify(number)
+        return self._shard(number).example(row)
 
     def require_tokenizer(self, tokenizer_hash: str) -> None:
         """Raise UserError if the tokens are another tokenizer's."""
@@ -160,10 +182,6 @@ class TokenShards(VideoDataset):
         return target
 
 
-def _verify_ahead(shards: Sequence[Shard]) -> None:
-    """Verify shards while other work goes on: who reads them later need not wait, or is told what is wrong."""
-    for shard in shards:
-        try:
-            shard.verify()
-        except UserError as error:
-            logger.warning("%s", error)
+def _flags(num: int) -> np.ndarray:
+    """Booleans, at first false, that a process shares with those that it forks (the workers of a data loader)."""
+    return np.frombuffer(mmap.mmap(-1, max(num, 1)), dtype=np.bool_)

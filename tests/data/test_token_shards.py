@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arvid.contracts import Clip, UserError
-from arvid.data import shard_files
+from arvid.data import shard_files, token_shards
 from arvid.data.collate import normalise
 from arvid.data.shard_files import missing_shards, read_manifest, write_shard
 from arvid.data.sprites import Sprites
@@ -272,7 +273,7 @@ def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
         verified.append(path.stem)
         verify(path, required=required)
 
-    monkeypatch.setattr(shard_files, "AT_ONCE", 0)
+    monkeypatch.setattr(token_shards, "AT_ONCE", 0)
     monkeypatch.setattr(shard_files, "verify_tensor_file", noted)
     threads: list[Thread] = []
     monkeypatch.setattr(Thread, "start", lambda self: threads.append(self))
@@ -290,6 +291,18 @@ def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
     assert "00003.safetensors is damaged" in caplog.text
     shards.example(4)
     assert len(verified) == 7
+
+
+def test_processes_that_load_from_a_folder_verify_it_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_shards, "AT_ONCE", 0)
+    monkeypatch.setattr(Thread, "start", lambda self: None)
+    shards = TokenShards(str(folder))
+    worker = multiprocessing.get_context("fork").Process(target=shards.example, args=(9,))
+    worker.start()
+    worker.join()
+    assert shards._verified.tolist() == [False, False, True, False, False, False]
 
 
 def test_encode_finds_damage(folder: Path, corners: Build) -> None:
