@@ -61,6 +61,25 @@ def test_training_from_shards_equals_training_from_clips(
         assert losses(run) == expected
 
 
+def test_damaged_tokens_end_in_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    config = tmp_path / "setting.yaml"
+    config.write_text(
+        "data: {train: {init_args: {num_clips: 14}}, val: {init_args: {num_clips: 6}}}"
+    )
+    encode = ["encode", *SETTING[:3], f"--config={config}"]
+    assert main(encode) == 0
+    for path in (tmp_path / "cache/tokens").rglob("*.safetensors"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        for command in (encode, ["fit", *SETTING, *CLIPS, f"--run={tmp_path / 'run'}"]):
+            assert main(command) == 2
+            assert f"{path} is damaged" in capsys.readouterr().err
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "x/y"])
 def test_a_part_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", *SETTING[:3], f"--shard={shard}"]) == 2
