@@ -1,6 +1,7 @@
 """The command `arvid`: one subcommand for each thing that people do.
 
-Exit codes: 0 done, 1 something is broken (doctor, data check), 2 wrong use or bad input, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 something is broken (doctor) or wrong with the clips (data check), 2 wrong use or bad input,
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Range:
     high_open: bool = False
 
     def __contains__(self, value: Any) -> bool:
-        if not isinstance(value, Real) or not _is_finite(value):
+        if not _is_finite_number(value):
             return False
         above = self.low < value if self.low_open else self.low <= value
         return above and (value < self.high if self.high_open else value <= self.high)
@@ -90,8 +90,10 @@ class Range:
         return value
 
 
-def _is_finite(value: Any) -> bool:
-    return abs(value) < LIMIT if isinstance(value, int) else math.isfinite(value)
+def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) < LIMIT
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def at_least(low: float) -> Range:
