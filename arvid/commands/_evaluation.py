@@ -27,7 +27,7 @@ def json_object(text: str) -> dict[str, Any]:
     """An object of JSON. Raises ArgumentTypeError for anything else, and for NaN and infinity, which are no JSON."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"must be JSON, not {text!r} ({error})") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be an object in braces, not {text!r}")
