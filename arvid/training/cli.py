@@ -142,7 +142,9 @@ class ArvidCLI(LightningCLI):
         if given is not None:
             path = checkpoint_path(given)
             with verifying(path):
-                read_checkpoint(path)
+                missing = {"state_dict", "global_step"} - read_checkpoint(path).keys()
+            if missing:
+                raise UserError(f"{path}: not a training's checkpoint, without {min(missing)}.")
             self._config["ckpt_path"], self._config["weights_only"] = str(path), True
 
     def _go_on(self) -> None:

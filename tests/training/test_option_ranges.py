@@ -77,15 +77,15 @@ def test_a_tokenizer_of_the_other_kind(
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["junk", "list", "none", "folder"])
+@pytest.mark.parametrize("kind", ["junk", "list", "dict", "none", "folder"])
 def test_a_checkpoint_path_that_leads_to_none(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "x.ckpt"
     if kind == "junk":
         path.write_bytes(b"junk")
-    elif kind == "list":
-        torch.save([1], path)
+    elif kind in ("list", "dict"):
+        torch.save([1] if kind == "list" else {"state_dict": {}}, path)
     elif kind == "folder":
         path.mkdir()
     assert main([*GIVEN, f"--run={tmp_path}/run", f"--ckpt_path={path}"]) == 2
