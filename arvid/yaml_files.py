@@ -71,7 +71,7 @@ class _Checker:
         elif isinstance(event, yaml.AliasEvent):
             if any(place.anchor == event.anchor for place in self._open):
                 raise _fault(event, f"*{event.anchor} holds itself")
-            self._add(None, self._sizes.get(event.anchor, 1), event)
+            self._add(None, self._sizes.get(str(event.anchor), 1), event)
         elif isinstance(event, yaml.CollectionStartEvent):
             is_mapping = isinstance(event, yaml.MappingStartEvent)
             self._open.append(_Open(event.anchor, is_mapping))
@@ -102,4 +102,5 @@ class _Checker:
 
 
 def _fault(event: yaml.Event, what: str) -> yaml.YAMLError:
+    assert event.start_mark is not None
     return yaml.YAMLError(f"{what} (line {event.start_mark.line + 1})")

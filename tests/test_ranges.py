@@ -7,7 +7,8 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -146,39 +147,49 @@ SKIPPED = {
 """No number that is counted or measured; and what the discriminator checks."""
 
 
-def numeric_options() -> list[tuple[str, str, type]]:
-    """(owner, option, int or float) of every option with a number in its annotation."""
+def numeric_options() -> list[tuple[str, str, Any]]:
+    """(owner, option, annotation) of every option that is a number, may be one, or is a tuple of such."""
     found = []
     for owner, make in OWNERS.items():
         cls: Any = make.__wrapped__  # type: ignore[attr-defined]
-        function = cls if dataclasses.is_dataclass(cls) else cls.__init__
-        hints = get_type_hints(function)
-        names = inspect.signature(cls).parameters
-        for name in names:
-            kinds = _numbers_in(hints.get(name))
-            found += [(owner, name, kind) for kind in kinds if (owner, name) not in SKIPPED]
-    return sorted(found, key=str)
+        hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+        for name in inspect.signature(cls).parameters:
+            hint = _number_in(hints.get(name))
+            if hint is not None and (owner, name) not in SKIPPED:
+                found.append((owner, name, hint))
+    return found
 
 
-def _numbers_in(hint: Any) -> set[type]:
-    """The kinds of numbers that an annotation holds: in a union, or as all there is to a tuple."""
+def _number_in(hint: Any) -> Any:
+    """The first part of an annotation that is a kind of number, or a tuple that holds nothing else."""
     if hint in (int, float):
-        return {hint}
-    if get_origin(hint) is None or dataclasses.is_dataclass(hint):
-        return set()
-    return set().union(*(_numbers_in(part) for part in get_args(hint)))
+        return hint
+    if get_origin(hint) is tuple:
+        return hint if all(_number_in(part) or part is ... for part in get_args(hint)) else None
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return next((found for found in map(_number_in, parts) if found), None)
 
 
-@pytest.mark.parametrize(("owner", "option", "kind"), numeric_options())
-def test_every_numeric_option_has_a_range(owner: str, option: str, kind: type) -> None:
+def _filled(hint: Any, value: float) -> Any:
+    """A value of an annotation in which every number is `value`."""
+    if get_origin(hint) is tuple:
+        return tuple(_filled(part, value) for part in get_args(hint) if part is not ...)
+    return value if math.isinf(value) or math.isnan(value) else hint(value)
+
+
+def _leaf(hint: Any) -> type:
+    return _leaf(get_args(hint)[0]) if get_origin(hint) is tuple else hint
+
+
+@pytest.mark.parametrize(("owner", "option", "hint"), numeric_options())
+def test_every_numeric_option_has_a_range(owner: str, option: str, hint: Any) -> None:
     """Whatever is counted or measured is not below 0, but for scales of guidance; nothing is endless."""
-    make = OWNERS[owner]
     signed = owner == "SamplingOptions" and SAMPLING[option] == FINITE
     values: list[Any] = [] if signed else [-1]
-    values += [*NOT_FINITE] if kind is float else [LIMIT]
+    values += [*NOT_FINITE] if _leaf(hint) is float else [LIMIT]
     for value in values:
         with pytest.raises(UserError, match=f"{option} must be "):
-            make(**{option: value})
+            OWNERS[owner](**{option: _filled(hint, value)})
 
 
 def test_ranges_do_not_refuse_what_means_something() -> None:

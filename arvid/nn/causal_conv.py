@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from arvid.contracts import UserError
-from arvid.ranges import at_least
+from arvid.ranges import at_least, between
 
 Triple = tuple[int, int, int]
 
@@ -53,13 +53,14 @@ class Backbone:
         at_least(1).require("backbone.", base=self.base, multipliers=self.multipliers)
         at_least(1).require("backbone.", num_groups=self.num_groups)
         at_least(0).require("backbone.", num_units=self.num_units, num_mid_units=self.num_mid_units)
+        between(1, 2).require(
+            "backbone.", strides=[step for stride in self.strides for step in stride]
+        )
         if len(self.strides) != len(self.multipliers) - 1:
             raise UserError(
                 f"A backbone needs one stride fewer than multipliers, "
                 f"got {len(self.strides)} strides and {len(self.multipliers)} multipliers."
             )
-        if any(step not in (1, 2) for stride in self.strides for step in stride):
-            raise UserError(f"A backbone's strides must be 1 or 2, got {self.strides}.")
         widths = self.channels
         if len(self.units) != len(widths):
             raise UserError(f"A backbone of {len(widths)} stages got num_units={self.num_units}.")

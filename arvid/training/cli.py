@@ -19,13 +19,14 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader, set_parsing_settings
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
@@ -48,6 +49,8 @@ set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, as shells count."""
 SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
+LIGHTNINGS_OWN = ("best", "last", "hpc")
+"""Values of --ckpt_path that are no paths: Lightning looks for the files."""
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
@@ -139,7 +142,7 @@ class ArvidCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Look at --ckpt_path before anything is built. (Lightning's own would import a class that the file names.)"""
         given = self._config.get("ckpt_path")
-        if given is not None:
+        if given is not None and given not in LIGHTNINGS_OWN:
             path = checkpoint_path(given)
             with verifying(path):
                 missing = {"state_dict", "global_step"} - read_checkpoint(path).keys()

@@ -6,6 +6,7 @@ Options of arvid's own classes have their ranges in the classes.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from jsonargparse import Namespace
@@ -49,10 +50,15 @@ def check_options(config: Namespace) -> None:
     """Raise UserError with the key, value and range of the first option of a configuration that lies outside."""
     _require_finite(config.as_dict(), "")
     for key, allowed in RANGES.items():
-        value = config.get(key)
+        value = _number(config.get(key))
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and not (value == ALL and key in TAKE_ALL):
             allowed.require(**{key: value})
+
+
+def _number(value: Any) -> Any:
+    """Whole numbers as such, where the option may be a word too and was parsed as one: trainer.devices."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,20}", value) else value
 
 
 def _require_finite(value: Any, key: str) -> None:
