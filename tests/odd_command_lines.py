@@ -36,8 +36,21 @@ PATHS = (
     "/proc/none",  # nobody may write there
     "{tmp}/" + "n" * 300,  # longer than file systems allow
 )
-VALUES = (*NUMBERS, *NUMBERS, *WORDS, *PATHS)
+OTHER_FILES = (  # as they should be, but not for this
+    "{video}",
+    "{videos}",
+    "{run}",
+    "{run}/checkpoints/last.ckpt",
+    "{suite}",
+    "{few}",
+    "{protocol}",
+)
+LIKELY = ("1", "2", "3", "7", "1e-30", "1e30")
+"""Numbers that may be taken, and then do not fit something else."""
+VALUES = (*NUMBERS, *NUMBERS, *WORDS, *PATHS, *OTHER_FILES, *LIKELY, *LIKELY)
 """Numbers twice: most options are some."""
+STARTS_PROCESSES = ("trainer.devices", "trainer.num_nodes", "data.num_workers")
+"""Options that get no number from above 1: processes of their own would be tests of their own."""
 
 CONFIGS = ("--config=settings/sprites", "--config=paradigms/{paradigm}", "--config=sizes/debug")
 TINY = (
@@ -76,7 +89,13 @@ SETTING = (
         for name in (
             *("accelerator", "strategy", "devices", "num_nodes", "precision", "logger"),
             *("callbacks", "fast_dev_run", "max_epochs", "min_epochs", "min_steps", "max_time"),
-            *("limit_train_batches", "limit_val_batches", "overfit_batches", "benchmark"),
+            *(
+                "max_steps",
+                "limit_train_batches",
+                "limit_val_batches",
+                "overfit_batches",
+                "benchmark",
+            ),
             *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
             *("log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val"),
             *("gradient_clip_algorithm", "deterministic", "profiler", "default_root_dir"),
@@ -179,7 +198,9 @@ def _make_odd(rng: random.Random, words: Sequence[str], options: Sequence[str]) 
     """One or two options with odd values; now and then a word is replaced, left out or given twice."""
     line = list(words)
     for _ in range(rng.choice((1, 1, 2))):
-        line.append(f"--{rng.choice(options)}={rng.choice(VALUES)}")
+        option = rng.choice(options)
+        values = [v for v in VALUES if v not in LIKELY[1:] or option not in STARTS_PROCESSES]
+        line.append(f"--{option}={rng.choice(values)}")
     place = rng.randrange(len(line))
     change = rng.random()
     if change < 0.1:

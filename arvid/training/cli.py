@@ -123,7 +123,7 @@ class ArvidCLI(LightningCLI):
         """Raises UserError for what Lightning refuses: an unknown accelerator, strategy or precision, say."""
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def before_fit(self) -> None:
