@@ -1,6 +1,7 @@
 """The command `arvid`: one subcommand for each thing that people do.
 
-Exit codes: 0 done, 1 something is broken (doctor), 2 wrong use or bad input, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 something is broken (doctor) or wrong with the clips (data check), 2 wrong use or bad input,
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from arvid.trust import trusting
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
+    "data": "look at a configuration's clips before training",
     "encode": "encode a setting's clips into token shards",
     "reconstruct": "show what a tokenizer makes of a video, with PSNR, SSIM and LPIPS",
     "sample": "generate clips from a checkpoint",

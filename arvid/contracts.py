@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from arvid.errors import (
     UserError as UserError,  # also from here: all that implement a contract raise it
 )
+from arvid.ranges import SAMPLING, at_least
 
 TokenType = Literal["discrete", "continuous"]
 Tokens = Tensor
@@ -68,6 +69,9 @@ class TokenSpec:
     strides: tuple[int, int, int]
     causal: bool
     exact_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1).require("a token's ", size=self.size, strides=self.strides)
 
     def grid(
         self, num_frames: int, height: int, width: int, *, later_chunk: bool = False
@@ -171,7 +175,10 @@ class ContextSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Size of a paradigm's transformer, equal for all rows of a comparison."""
+    """Size of a paradigm's transformer, equal for all rows of a comparison.
+
+    Raises UserError for numbers below 1 (`head_depth` may be 0), and where the heads do not divide the width.
+    """
 
     name: str = "custom"
     """What tables call it."""
@@ -183,10 +190,19 @@ class Size:
     head_depth: int = 3
     """Blocks of the diffusion head's MLP (continuous tokens only)."""
 
+    def __post_init__(self) -> None:
+        at_least(1).require("size.", dim=self.dim, depth=self.depth, num_heads=self.num_heads)
+        at_least(1).require("size.", head_dim=self.head_dim)
+        at_least(0).require("size.", head_depth=self.head_depth)
+        if self.dim % self.num_heads:
+            raise UserError(
+                f"size.dim must be a multiple of size.num_heads, not {self.dim} with {self.num_heads} heads."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens are drawn. Each head reads its own part."""
+    """How tokens are drawn. Each head reads its own part. Raises UserError for values outside their ranges."""
 
     guidance: float = 1.0
     """Classifier-free guidance scale: null + guidance · (conditional - null). 1 switches it off."""
@@ -234,26 +250,8 @@ class SamplingOptions:
         return self.guidance != 1 or self.guidance_min is not None or self.image_guidance != 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
-        if self.last_temperature is not None and self.last_temperature < 0:
-            raise UserError(f"last_temperature must be 0 or more, not {self.last_temperature}.")
-        if self.rounds < 1:
-            raise UserError(f"rounds must be at least 1, not {self.rounds}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k must be at least 1, not {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        if not 1 <= self.diffusion_steps <= 1000:
-            raise UserError(f"diffusion_steps must be 1 to 1000, not {self.diffusion_steps}.")
-        if not 0 <= self.guidance_renorm <= 1:
-            raise UserError(f"guidance_renorm must be 0 to 1, not {self.guidance_renorm}.")
-        for name in ("num_sets", "overlap"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
-        if self.flow_shift is not None and self.flow_shift <= 0:
-            raise UserError(f"flow_shift must be above 0, not {self.flow_shift}.")
+        for name, allowed in SAMPLING.items():
+            allowed.require(**{name: getattr(self, name)})
 
 
 @dataclass(frozen=True)

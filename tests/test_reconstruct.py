@@ -134,7 +134,6 @@ def test_frames_too_small_for_a_metric(
         (["clip.mp4"], ["--out=."], "clip.mp4 is the video itself"),
         (["clip.mp4", "b.mp4"], ["--out=c.mp4"], "several videos need a folder"),
         (["clip.mp4", "x/clip.mp4"], ["--out=o"], "have the same name"),
-        (["clip.mp4"], ["--out=o", "--frames=0"], "must be at least 1"),
         (["clip.mp4"], ["--out=o", "--tokenizer=sprites-vea3d"], "Did you mean 'sprites-vae3d'"),
     ],
 )

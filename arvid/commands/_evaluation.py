@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any, NoReturn
 
 from arvid.commands._sampling import add_dtype_argument
 from arvid.evaluation.processes import launched
@@ -14,12 +15,27 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for --pipeline")
     group.add_argument(
         "--pipeline-options",
-        type=json.loads,
+        type=json_object,
         default={},
         metavar="JSON",
         help="""what the pipeline is called with, e.g. '{"num_inference_steps": 30}'""",
     )
     add_dtype_argument(parser)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An object of JSON. Raises ArgumentTypeError for anything else, and for NaN and infinity, which are no JSON."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"must be JSON, not {text!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be an object in braces, not {text!r}")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def add_download_argument(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from arvid.commands._evaluation import add_download_argument, add_pipeline_argum
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.processes import rank_and_count, sharing_processes
+from arvid.ranges import at_least
 
 if TYPE_CHECKING:
     from arvid.data._files import FileDataset
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--num-clips",
-        type=int,
+        type=at_least(2).integer,
         metavar="N",
         help="another number of clips; the protocol then has another name, and its numbers other columns",
     )

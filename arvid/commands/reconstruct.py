@@ -18,6 +18,7 @@ from pathlib import Path
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.processes import best_device
+from arvid.ranges import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, or for a single video an .mp4 file (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", type=int, help="bring the shorter side to so many pixels (default: as it is)"
+        "--size",
+        type=at_least(1).integer,
+        help="bring the shorter side to so many pixels (default: as it is)",
     )
-    parser.add_argument("--frames", type=int, help="take the first so many (default: all)")
+    parser.add_argument(
+        "--frames", type=at_least(1).integer, help="take the first so many (default: all)"
+    )
     add_trust_argument(parser)
 
 
@@ -45,9 +50,6 @@ def run(options: argparse.Namespace) -> int:
     from arvid.training.export import load_tokenizer
 
     targets = _targets(options)
-    for number in (options.size, options.frames):
-        if number is not None and number < 1:
-            raise UserError(f"--size and --frames must be at least 1, not {number}.")
     tokenizer = load_tokenizer(options.tokenizer).to(best_device())
     metrics = available_metrics()
     failed = []

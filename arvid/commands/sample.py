@@ -22,6 +22,7 @@ from arvid.commands._sampling import (
 )
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
+from arvid.ranges import FPS, at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,19 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
-    parser.add_argument("--label", type=int, help="class number")
-    parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
+    parser.add_argument("--label", type=at_least(0).integer, help="class number")
+    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
     parser.add_argument(
         "--first-frames", type=Path, metavar="VIDEO", help="video or image to go on from"
     )
     parser.add_argument(
-        "--num-first-frames", type=int, default=1, help="how many of its frames are given"
+        "--num-first-frames",
+        type=at_least(1).integer,
+        default=1,
+        help="how many of its frames are given",
     )
-    parser.add_argument("--frames", type=int, help="frames per clip (default: as trained)")
-    parser.add_argument("--count", type=int, default=4, help="number of clips")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--fps", type=float, help=f"of the videos ({FILE_FPS:g}); told to models that know rates"
+        "--frames", type=at_least(1).integer, help="frames per clip (default: as trained)"
+    )
+    parser.add_argument("--count", type=at_least(1).integer, default=4, help="number of clips")
+    parser.add_argument("--seed", type=at_least(0).integer, default=0)
+    parser.add_argument(
+        "--fps",
+        type=FPS.number,
+        help=f"of the videos ({FILE_FPS:g}); told to models that know rates",
     )
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
     add_trust_argument(parser)
@@ -96,8 +104,6 @@ def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditio
         if given is not None and not known:
             raise UserError(f"{name} was given, but this model was trained without that condition.")
     num = options.count
-    if num < 1:
-        raise UserError(f"--count must be at least 1, not {num}.")
     return Conditions(
         num_clips=num,
         captions=None if options.prompt is None else [options.prompt] * num,

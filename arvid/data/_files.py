@@ -27,6 +27,7 @@ from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
 from arvid.data.video import Probe, VideoError, probe_video, read_frames
 from arvid.files import sha256_json
+from arvid.ranges import SHARE, at_least
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +64,9 @@ class FileOptions:
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "all"):
             raise UserError(f"split is one of train, val, all, got {self.split!r}.")
-        if not 0 <= self.val_fraction <= 1:
-            raise UserError(f"val_fraction lies between 0 and 1, got {self.val_fraction}.")
-        if self.clips_per_video < 1 or self.seed < 0:
-            raise UserError(
-                "clips_per_video must be at least 1 and seed at least 0, "
-                f"got {self.clips_per_video} and {self.seed}."
-            )
+        SHARE.require(val_fraction=self.val_fraction)
+        at_least(1).require(clips_per_video=self.clips_per_video)
+        at_least(0).require(seed=self.seed)
 
 
 class FileDataset(VideoDataset):

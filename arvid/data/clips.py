@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.contracts import UserError
+from arvid.ranges import above, at_least
 
 Frames = NDArray[np.uint8]
 Resize = Literal["crop", "squash"]
@@ -41,13 +42,8 @@ class ClipSpec:
     """Videos that are too short: leave them out, repeat their last frame, or go on with black frames."""
 
     def __post_init__(self) -> None:
-        height, width = self.height_width
-        if min(self.num_frames, height, width, self.stride) < 1:
-            raise UserError(
-                f"num_frames, size and stride of a clip must be at least 1, got {self}."
-            )
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise UserError(f"fps of a clip must be above 0, got {self.fps}.")
+        at_least(1).require("clip.", num_frames=self.num_frames, size=self.size, stride=self.stride)
+        above(0).require("clip.", fps=self.fps)
         if self.fps is not None and self.stride != 1:
             raise UserError(
                 f"Give a clip either fps ({self.fps}) or stride ({self.stride}), not both."

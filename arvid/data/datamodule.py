@@ -19,6 +19,7 @@ from arvid.contracts import UserError, VideoDataset
 from arvid.data.collate import Example, collate, normalise
 from arvid.data.token_cache import cache_folder, describe_clip, encode_dataset
 from arvid.data.token_shards import TokenShards
+from arvid.ranges import at_least
 
 
 class VideoExamples(Dataset[Example]):
@@ -144,6 +145,8 @@ class VideoDataModule(LightningDataModule):
         seed: decides the order of the clips.
         posterior: train on tokens drawn anew each time from the tokenizer's posterior, as NOVA's released code does,
             instead of on its means. Needs a tokenizer with one; validation is on the means.
+
+    Raises UserError for values outside their ranges, and where the sets' clips differ in shape.
     """
 
     def __init__(
@@ -157,6 +160,8 @@ class VideoDataModule(LightningDataModule):
         posterior: bool = False,
     ) -> None:
         super().__init__()
+        at_least(1).require("data.", batch_size=batch_size)
+        at_least(0).require("data.", num_workers=num_workers, seed=seed)
         self.train = train
         self.val = val
         self.batch_size = batch_size

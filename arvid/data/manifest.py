@@ -93,17 +93,30 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise _bad_line(path, line, f"this is not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise _bad_line(path, line, str(error)) from error
         if not isinstance(row, dict):
             raise _bad_line(path, line, "expected an object in braces")
         yield line, row
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    """An object of JSON in which no key stands twice: Python's parser would take the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return row
+
+
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise _bad_line(path, reader.line_num, "a column's name stands there twice")
         for row in reader:
             if None in row or None in row.values():
                 columns = len(reader.fieldnames or ())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.files import sha256_json
+from arvid.ranges import SHARE, at_least
 
 Array = NDArray[np.float32]
 
@@ -79,6 +80,8 @@ class Sprites(VideoDataset):
         second: probability that a small second shape moves behind the first one. Caption, label and
             attributes then speak of both, the first one first; label and attributes are the first one's.
         textured: probability of a striped instead of a plain background.
+
+    Raises UserError for values outside their ranges.
     """
 
     classes = CLASSES
@@ -94,11 +97,11 @@ class Sprites(VideoDataset):
         second: float = 0.25,
         textured: float = 0.5,
     ) -> None:
-        if num_clips < 1 or num_frames < 2 or size < 8:
-            raise UserError(
-                "Sprites needs num_clips >= 1, num_frames >= 2 and size >= 8, "
-                f"got {num_clips}, {num_frames} and {size}."
-            )
+        at_least(1).require(num_clips=num_clips)
+        at_least(0).require(seed=seed)
+        at_least(2).require(num_frames=num_frames)
+        at_least(8).require(size=size)
+        SHARE.require(second=second, textured=textured)
         unknown = sorted(set(sizes) - set(SIZES))
         if unknown or not sizes:
             raise UserError(

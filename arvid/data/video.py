@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from arvid.contracts import UserError
 from arvid.files import atomic_write
+from arvid.ranges import FPS, at_least
 
 Frames = NDArray[np.uint8]
 
@@ -68,8 +69,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None) -> Video:
     A file whose end is missing gives the frames before it. Raises VideoError if the file cannot be read, or is
     corrupt before the last frame that is asked for.
     """
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    at_least(1).require(max_frames=max_frames)
     with _Reader(path) as reader:
         frames = [_to_rgb(frame) for frame in islice(reader.decode(), max_frames)]
         return Video(np.stack(frames), reader.fps())
@@ -257,8 +257,7 @@ def write_frames(path: str | Path, frames: Iterable[Frames], fps: float, *, crf:
     """
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"write_video writes .mp4 files, got {path}")
-    if not 0 < fps < 1000:
-        raise ValueError(f"fps must be above 0 and below 1000, got {fps}")
+    FPS.require(fps=fps)
     try:
         with atomic_write(path) as temporary:
             _encode(temporary, frames, fps, crf)

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.contracts import Clip, VideoDataset
 from arvid.files import sha256_json
+from arvid.ranges import at_least, between
 
 
 class Windows(VideoDataset):
@@ -22,10 +23,8 @@ class Windows(VideoDataset):
     """
 
     def __init__(self, dataset: VideoDataset, *, num_frames: int, seed: int = 0) -> None:
-        if not 1 <= num_frames <= len(dataset[0].video):
-            raise UserError(
-                f"A window has 1 frame to those of the clips ({len(dataset[0].video)}), not {num_frames}."
-            )
+        between(1, len(dataset[0].video)).require("a window's ", num_frames=num_frames)
+        at_least(0).require(seed=seed)
         self.dataset = dataset
         self.num_frames = num_frames
         self.seed = seed

@@ -24,7 +24,7 @@ def read_json(path: Path, what: str) -> Any:
     text = read_text(path, what)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {what} is not JSON ({error}).") from error
 
 

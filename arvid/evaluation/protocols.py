@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import yaml
 
 from arvid import registry
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.evaluation._parsing import parse
 from arvid.files import sha256_json
+from arvid.ranges import at_least, between
+from arvid.yaml_files import load_yaml
 
 MIN_CLIPS = 2
 """Fewest clips that a distance or a standard error can be computed from."""
@@ -90,29 +91,41 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         for told, reason in self._contradictions():
             if told:
                 raise UserError(f"Protocol {self.name}: {reason}.")
         if self.clip:
             self.require_whole_steps(self.clip.num_frames)
 
+    def _check_ranges(self) -> None:
+        where = f"Protocol {self.name}: "
+        at_least(MIN_CLIPS).require(where, num_clips=self.num_clips, num_real=self.num_real)
+        at_least(1).require(
+            where,
+            folds=self.folds,
+            frames_per_step=self.frames_per_step,
+            scored_frames=self.scored_frames,
+            paired_frames=self.paired_frames,
+            paired_size=self.paired_size,
+            batch_size=self.batch_size,
+        )
+        at_least(0).require(where, condition_frames=self.condition_frames, seed=self.seed)
+        between(0, 1).require(where, ddof=self.ddof)
+
     def _contradictions(self) -> list[tuple[bool, str]]:
         length = self.clip.num_frames if self.clip else None
         given = 0 if self.score_given else self.condition_frames
         predicts = self.task == "prediction"
         asked = given + (self.scored_frames or 1)
-        frames = (self.scored_frames, self.paired_frames, self.frames_per_step)
-        counts = (self.folds, self.batch_size, *frames)
         return [
             (not self.metrics, "it names no metrics"),
             (
                 predicts != (self.condition_frames > 0),
                 "predictions and they alone have given frames",
             ),
-            (any(n is not None and n < 1 for n in counts), "counts must be at least 1"),
             (self.frames_per_step > 1 and not predicts, "only predictions are made in steps"),
             (length is not None and asked > length, f"{asked} frames of {length} cannot be scored"),
-            (self.ddof not in (0, 1), "ddof is 0 or 1"),
             (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
         ]
 
@@ -241,7 +254,7 @@ def read_protocol(path: Path) -> Protocol:
     Raises UserError naming the file and what is wrong with it.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = load_yaml(path)
         if not isinstance(given, dict):
             raise UserError("it holds no keys")
         base = given.pop("base", None)
@@ -250,7 +263,7 @@ def read_protocol(path: Path) -> Protocol:
             given["clip"] = {**(values.get("clip") or {}), **given["clip"]}
         plain = json.loads(json.dumps({**values, **given, "name": path.stem}))
         protocol: Protocol = parse(Protocol, plain, "")
-    except (OSError, ValueError, yaml.YAMLError) as error:  # UserError is a ValueError
+    except ValueError as error:  # UserError is one
         raise UserError(f"{path} is not a protocol: {error}") from error
     return protocol
 

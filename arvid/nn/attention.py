@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arvid.contracts import UserError
 from arvid.nn.attend import BlockCausal, attend
 from arvid.nn.linear import Linear, linear
 from arvid.nn.positions import Rotation, rotate
@@ -63,7 +64,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, bias: bool = True) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"width {dim} is not a multiple of {num_heads} heads")
+            raise UserError(f"A width of {dim} is not a multiple of {num_heads} heads.")
         self.num_heads = num_heads
         self.qkv = Linear(dim, 3 * dim, bias=bias)
         self.proj = Linear(dim, dim, bias=bias)

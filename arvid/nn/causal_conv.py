@@ -24,13 +24,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from arvid.contracts import UserError
+from arvid.ranges import at_least, between
 
 Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """Size of encoder and decoder; the defaults are the published ones (370 million parameters)."""
+    """Size of encoder and decoder; the defaults are the published ones (370 million parameters).
+
+    Raises UserError for numbers outside their ranges, and for stages that do not fit each other.
+    """
 
     base: int = 128
     """Channels of the first stage."""
@@ -46,13 +50,17 @@ class Backbone:
     """Groups of each group norm; must divide the channels of every stage."""
 
     def __post_init__(self) -> None:
+        at_least(1).require("backbone.", base=self.base, multipliers=self.multipliers)
+        at_least(1).require("backbone.", num_groups=self.num_groups)
+        at_least(0).require("backbone.", num_units=self.num_units, num_mid_units=self.num_mid_units)
+        between(1, 2).require(
+            "backbone.", strides=[step for stride in self.strides for step in stride]
+        )
         if len(self.strides) != len(self.multipliers) - 1:
             raise UserError(
                 f"A backbone needs one stride fewer than multipliers, "
                 f"got {len(self.strides)} strides and {len(self.multipliers)} multipliers."
             )
-        if any(step not in (1, 2) for stride in self.strides for step in stride):
-            raise UserError(f"A backbone's strides must be 1 or 2, got {self.strides}.")
         widths = self.channels
         if len(self.units) != len(widths):
             raise UserError(f"A backbone of {len(widths)} stages got num_units={self.num_units}.")
@@ -64,7 +72,7 @@ class Backbone:
                 f"A backbone's stage without residual units must be as wide as its neighbours, "
                 f"got num_units={self.num_units} for channels {widths}."
             )
-        if any(c < 1 or c % self.num_groups for c in self.channels):
+        if any(c % self.num_groups for c in self.channels):
             raise UserError(
                 f"A backbone's channels {self.channels} must be multiples of num_groups={self.num_groups}."
             )

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
+from arvid.ranges import at_least
 
 NUM_GROUPS = 32
 WIDEST = 8
@@ -32,11 +33,9 @@ class PatchDiscriminator(nn.Module):
         self, *, channels: int = 64, num_layers: int = 3, across_time: bool = True
     ) -> None:
         super().__init__()
-        if channels < 1 or channels % (NUM_GROUPS // 2) or num_layers < 1:
-            raise UserError(
-                "A discriminator needs channels that are a multiple of 16 and one layer or more, "
-                f"got {channels} and {num_layers}."
-            )
+        at_least(1).require("adversarial.", channels=channels, num_layers=num_layers)
+        if channels % (NUM_GROUPS // 2):
+            raise UserError(f"adversarial.channels must be a multiple of 16, not {channels}.")
         self.min_size = 3 * 2**num_layers
         widths = [min(2**i, WIDEST) * channels for i in range(num_layers + 1)]
         time = 3 if across_time else 1

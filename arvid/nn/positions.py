@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from arvid.contracts import UserError
+
 SCALAR_CODE_DIM = 256
 Rotation = tuple[Float[Tensor, "n e"], Float[Tensor, "n e"]]
 """Cosines and sines of N positions for the E numbers of a head."""
@@ -29,7 +31,7 @@ def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
     NOVA's order (width first), on plain integers; `dim` must be a multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"a 2-D sine-cosine code needs a width that is a multiple of 4, got {dim}")
+        raise UserError(f"A 2-D sine-cosine code needs a width that is a multiple of 4, not {dim}.")
     omega = frequencies(dim // 4)
     rows = torch.arange(height).repeat_interleave(width)[:, None] * omega  # (HW, D/4)
     columns = torch.arange(width).repeat(height)[:, None] * omega
@@ -42,8 +44,8 @@ def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
     Pairs are numbers i and i + E/2; those left over by the division turn with t.
     """
     if head_dim % 2 or head_dim < 6:
-        raise ValueError(
-            f"rotary codes of three axes need an even head of 6 or more, not {head_dim}"
+        raise UserError(
+            f"Rotary codes of three axes need heads of an even width of 6 or more, not {head_dim}."
         )
     pairs = head_dim // 2
     sizes = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)

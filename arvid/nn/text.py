@@ -19,6 +19,7 @@ from arvid.contracts import UserError
 from arvid.data.cache_dir import cache_dir
 from arvid.files import sha256_json
 from arvid.nn.attention import Transformer
+from arvid.ranges import at_least
 from arvid.sealed import Damaged
 from arvid.tensor_files import load_tensors, save_tensors
 
@@ -59,6 +60,8 @@ class WordTextEncoder(TextEncoder):
         self, *, dim: int = 128, max_words: int = 32, depth: int = 1, num_rows: int = 1024
     ) -> None:
         super().__init__()
+        at_least(1).require("text.", dim=dim, max_words=max_words, num_rows=num_rows)
+        at_least(0).require("text.", depth=depth)
         self.dim = dim
         self.num_tokens = max_words
         self.table = nn.Embedding(num_rows, dim)
@@ -118,6 +121,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         cache: bool = False,
     ) -> None:
         super().__init__()
+        at_least(1).require("text.", num_tokens=num_tokens)
         from transformers import AutoConfig, AutoTokenizer  # heavy: only where it is used
 
         with _said(name):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arvid.contracts import UserError
 from arvid.nn.discriminator import PatchDiscriminator
+from arvid.ranges import at_least
 from arvid.training.losses import take_frames
 from arvid.training.optimizer import OptimizerConfig
 
@@ -53,11 +53,9 @@ class Adversarial:
     """The discriminator's, if not as the tokenizer's. Its schedule begins at start_step."""
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.r1, self.lecam, self.start_step) < 0 or self.r1_every < 1:
-            raise UserError(
-                "An adversarial loss needs weight, r1, lecam and start_step of 0 or more and r1_every of 1 or more, "
-                f"got {self.weight}, {self.r1}, {self.lecam}, {self.start_step} and {self.r1_every}."
-            )
+        at_least(0).require("adversarial.", weight=self.weight, r1=self.r1, lecam=self.lecam)
+        at_least(0).require("adversarial.", start_step=self.start_step)
+        at_least(1).require("adversarial.", r1_every=self.r1_every)
 
 
 class Adversary(nn.Module):

@@ -15,6 +15,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor
 
+from arvid.ranges import SHARE, at_least
+
 Pair = tuple[Tensor, Tensor]
 """An average and the weight that it is of."""
 
@@ -39,6 +41,13 @@ class EMAWeightAveraging(LightningEMA):
         update_starting_at_step: int | None = None,
         update_starting_at_epoch: int | None = None,
     ) -> None:
+        SHARE.require("EMAWeightAveraging.", decay=decay)
+        at_least(1).require("EMAWeightAveraging.", update_every_n_steps=update_every_n_steps)
+        at_least(0).require(
+            "EMAWeightAveraging.",
+            update_starting_at_step=update_starting_at_step,
+            update_starting_at_epoch=update_starting_at_epoch,
+        )
         super().__init__(
             device=device,
             use_buffers=use_buffers,

@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from tqdm import tqdm
 
+from arvid.ranges import FPS, at_least
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
@@ -46,6 +47,7 @@ class SaveLast(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
+        at_least(1).require("SaveLast.", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._saved_at = -1
 
@@ -159,6 +161,8 @@ class SampleVideos(Callback):
     """
 
     def __init__(self, every_n_steps: int, *, num_clips: int = 4, fps: float = 8.0) -> None:
+        at_least(1).require("SampleVideos.", every_n_steps=every_n_steps, num_clips=num_clips)
+        FPS.require("SampleVideos.", fps=fps)
         self.every_n_steps = every_n_steps
         self.num_clips = num_clips
         self.fps = fps

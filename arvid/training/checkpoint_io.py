@@ -23,6 +23,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from arvid.errors import UserError
 from arvid.files import atomic_write
+from arvid.importing import told
 
 SEALED = "sealed"
 """Key of a checkpoint whose file has a seal."""
@@ -63,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever the unpickler stumbles over
         raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({_told(error)})."
+            f"{path}: not a checkpoint that can be read safely ({told(error)})."
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint.")
@@ -147,9 +148,3 @@ def _digits(path: Path) -> bytes | None:
         file.seek(max(path.stat().st_size - _LENGTH, 0))
         mark, digits = file.read(len(_MARK)), file.read()
     return digits if mark == _MARK else None
-
-
-def _told(error: Exception) -> str:
-    """What torch says is wrong, without its advice to run the code in a file."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])

@@ -17,21 +17,31 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning import LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader, set_parsing_settings
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
+from arvid.data.guard import Findings
 from arvid.evaluation.processes import best_device
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
 from arvid.training.checkpoint_io import read_checkpoint, verifying
-from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+from arvid.training.data_guard import DataGuard, look_at_data
+from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule, checkpoint_path
+from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision
 from arvid.training.setting import describe_run
 from arvid.trust import trust, trusting
+from arvid.yaml_files import check_yaml, load_yaml
 
 logger = logging.getLogger(__name__)
 set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os, subprocess, ...
@@ -39,6 +49,8 @@ set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, as shells count."""
 SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
+LIGHTNINGS_OWN = ("best", "last", "hpc")
+"""Values of --ckpt_path that are no paths: Lightning looks for the files."""
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
@@ -70,6 +82,11 @@ class ArvidCLI(LightningCLI):
         for name in ("clip_shape", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Raises UserError for options that Lightning takes although they mean nothing."""
+        super().parse_arguments(parser, args)
+        check_options(self._config)
+
     def before_instantiate_classes(self) -> None:
         config = self._config
         run = Path(config.run)
@@ -81,6 +98,7 @@ class ArvidCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
             SaveLast(config.save_every_n_steps),
+            DataGuard(),
             StepBar(),
             Throughput(),
         ]
@@ -101,6 +119,13 @@ class ArvidCLI(LightningCLI):
                 plain, data.train, data.val, num_processes=processes
             )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Raises UserError for what Lightning refuses: an unknown accelerator, strategy or precision, say."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
     def before_fit(self) -> None:
         self._go_on()
 
@@ -110,8 +135,20 @@ class ArvidCLI(LightningCLI):
     @property
     def _config(self) -> Namespace:
         """The configuration of the subcommand that was given."""
-        config: Namespace = self.config[self.subcommand] if self.subcommand else self.config
+        subcommand = self.config.get("subcommand")
+        config: Namespace = self.config[subcommand] if subcommand else self.config
         return config
+
+    def _parse_ckpt_path(self) -> None:
+        """Look at --ckpt_path before anything is built. (Lightning's own would import a class that the file names.)"""
+        given = self._config.get("ckpt_path")
+        if given is not None and given not in LIGHTNINGS_OWN:
+            path = checkpoint_path(given)
+            with verifying(path):
+                missing = {"state_dict", "global_step"} - read_checkpoint(path).keys()
+            if missing:
+                raise UserError(f"{path}: not a training's checkpoint, without {min(missing)}.")
+            self._config["ckpt_path"], self._config["weights_only"] = str(path), True
 
     def _go_on(self) -> None:
         """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
@@ -136,6 +173,8 @@ def run_lightning(arguments: Sequence[str]) -> None:
         if not is_configuration_error(error):
             raise
         raise UserError(explain(str(error))) from error
+    except MisconfigurationException as error:  # seen only when the trainer meets model and data
+        raise UserError(" ".join(str(error).split())) from error
     except (
         SIGTERMException
     ) as error:  # Lightning's leaves with exit code 0, as if training were done
@@ -154,6 +193,13 @@ def encode_clips(
         raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
     data: VideoDataModule = cli.datamodule
     return data.encode(cli.model, out=out, share=share, device=best_device())
+
+
+def check_data(configs: Sequence[str]) -> list[Findings]:
+    """What a look at the clips of a configuration of `fit` shows; see `arvid.data.guard`."""
+    arguments = [part for name in configs for part in ("--config", name)]
+    cli = _lightning_cli(arguments, run=False)
+    return look_at_data(cli.model.to(best_device()), cli.datamodule, encode=True)
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
@@ -203,7 +249,7 @@ def resolve_configs(arguments: list[str]) -> list[str]:
 def find_config(name: str) -> Path:
     """A configuration file by path, or by its name among those that come with arvid: 'settings/sprites'."""
     if Path(name).is_file():
-        _require_yaml(Path(name))
+        load_yaml(name)
         return Path(name)
     folder = Path(str(files("arvid"))) / "configs"
     known = {
@@ -220,13 +266,16 @@ def find_config(name: str) -> Path:
     )
 
 
-def _require_yaml(path: Path) -> None:
-    try:
-        yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not readable as YAML: {' '.join(str(error).split())}"
-        ) from error
+_parse_yaml = get_loader("yaml")
+
+
+def _parse_checked_yaml(text: str) -> Any:
+    """YAML of configurations, of files that they name, and of options: jsonargparse reads all by this function."""
+    check_yaml(text)
+    return _parse_yaml(text)
+
+
+set_loader("yaml", _parse_checked_yaml, (yaml.YAMLError,))
 
 
 def _listed(configured: Any) -> list[Any]:

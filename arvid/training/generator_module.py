@@ -15,7 +15,14 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from arvid.contracts import ParadigmFactory, SamplingOptions, Size, TokenType, UserError
+from arvid.contracts import (
+    ParadigmFactory,
+    SamplingOptions,
+    Size,
+    TokenType,
+    UserError,
+    VideoTokenizer,
+)
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verifying
@@ -49,6 +56,16 @@ class Tokenizers:
                 f"This setting names no {token_type} tokenizer: set model.tokenizers.{token_type}."
             )
         return found
+
+    def load(self, token_type: TokenType) -> VideoTokenizer:
+        """The tokenizer of that type. Raises UserError if there is none, or its tokens are of the other type."""
+        name = self.of(token_type)
+        tokenizer = load_tokenizer(name)
+        if tokenizer.spec.type != token_type:
+            raise UserError(
+                f"model.tokenizers.{token_type} names {name}, whose tokens are {tokenizer.spec.type}."
+            )
+        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class GeneratorModule(LightningModule):
         sampling: SamplingOptions = SamplingOptions(),
     ) -> None:
         super().__init__()
-        self.tokenizer = load_tokenizer(tokenizers.of(token_type))
+        self.tokenizer = tokenizers.load(token_type)
         self.tokenizer_hash = fingerprint(self.tokenizer)
         self.clip_shape = clip_shape
         self.sampling = sampling

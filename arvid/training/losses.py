@@ -16,6 +16,7 @@ from torch import Tensor
 from arvid.contracts import UserError
 from arvid.metrics.paired import require_size
 from arvid.metrics.perceptual import MIN_SIZE, Lpips
+from arvid.ranges import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,9 @@ class Reconstruction:
     """Of the mean squared error."""
 
     def __post_init__(self) -> None:
-        if min(self.l1, self.l2) < 0 or self.l1 + self.l2 <= 0:
-            raise UserError(
-                f"A reconstruction's weights must be 0 or more and one of them above it, got {self}."
-            )
+        at_least(0).require("reconstruction.", l1=self.l1, l2=self.l2)
+        if self.l1 + self.l2 == 0:
+            raise UserError("One of reconstruction.l1 and reconstruction.l2 must be above 0.")
 
     def loss(
         self, reconstruction: Float[Tensor, "b 3 T H W"], video: Float[Tensor, "b 3 T H W"]
@@ -59,6 +59,9 @@ class Perceptual:
     """Every frame of a clip, or a random one of each: cheaper, and noisier."""
     backbone: str | None = None
     """File with the network's ImageNet weights, if they lie elsewhere than where torchvision puts them."""
+
+    def __post_init__(self) -> None:
+        at_least(0).require("perceptual.", weight=self.weight)
 
 
 class PerceptualLoss:

@@ -11,12 +11,16 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from arvid.contracts import UserError
+from arvid.ranges import Range, above, at_least
 from arvid.training.muon import MuonAdamW, stacked_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (or Muon beside it) with a warm-up and a schedule that spans the whole training."""
+    """AdamW (or Muon beside it) with a warm-up and a schedule that spans the whole training.
+
+    Raises UserError for values outside their ranges.
+    """
 
     lr: float
     """Peak learning rate."""
@@ -34,11 +38,11 @@ class OptimizerConfig:
     """How the learning rate goes on after the warm-up: to 0 by a half cosine or a line, or not at all."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
-            raise UserError(
-                "The optimizer needs lr > 0, warmup_steps >= 0 and weight_decay >= 0, "
-                f"got {self.lr}, {self.warmup_steps} and {self.weight_decay}."
-            )
+        above(0).require("optimizer.", lr=self.lr)
+        Range(0, 1, high_open=True).require("optimizer.", betas=self.betas)
+        at_least(0).require(
+            "optimizer.", weight_decay=self.weight_decay, warmup_steps=self.warmup_steps
+        )
 
     @property
     def warms_up_by_share(self) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from arvid.contracts import UserError, VideoDataset
+from arvid.contracts import TokenType, UserError, VideoDataset
 from arvid.files import sha256_file, sha256_json
-from arvid.training.export import fingerprint, load_tokenizer
-from arvid.training.generator_module import checkpoint_path
+from arvid.training.export import fingerprint
+from arvid.training.generator_module import Tokenizers, checkpoint_path
 
 TRAINER_KEYS = (
     "max_steps",
@@ -100,11 +100,9 @@ def flatten(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:
     """Hashes of all token types' tokenizers: rows share the pair, whichever of the two they use."""
-    return {
-        f"tokenizer.{kind}": fingerprint(load_tokenizer(path))[:16]
-        for kind, path in sorted(tokenizers.items())
-        if path is not None
-    }
+    named = Tokenizers(**tokenizers)
+    kinds: list[TokenType] = [kind for kind in get_args(TokenType) if tokenizers.get(kind)]
+    return {f"tokenizer.{kind}": fingerprint(named.load(kind))[:16] for kind in sorted(kinds)}
 
 
 def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:

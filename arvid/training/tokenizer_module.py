@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.metrics.codebook import CodebookUse
+from arvid.ranges import SHARE, at_least
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
 from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite
@@ -48,11 +49,9 @@ class Images:
     """Frames of each clip of the batch."""
 
     def __post_init__(self) -> None:
-        if self.first_steps < 0 or not 0 <= self.share <= 1 or self.per_clip < 1:
-            raise UserError(
-                "Images need first_steps of 0 or more, a share from 0 to 1 and per_clip of 1 or more, "
-                f"got {self.first_steps}, {self.share} and {self.per_clip}."
-            )
+        at_least(0).require("images.", first_steps=self.first_steps)
+        SHARE.require("images.", share=self.share)
+        at_least(1).require("images.", per_clip=self.per_clip)
 
     def at(self, step: int) -> bool:
         """Whether a step (from 0) sees single frames."""

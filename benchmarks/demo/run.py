@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arvid.ranges import at_least
+
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
     from arvid.evaluation.variants import Variant
     from arvid.training.side_by_side import Job
@@ -112,7 +114,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
     parser.add_argument("--title", default="Three ways to generate video autoregressively")
     parser.add_argument(
-        "--tokenizer-steps", type=int, default=3000, help="with --data: their training steps"
+        "--tokenizer-steps",
+        type=at_least(1).integer,
+        default=3000,
+        help="with --data: their training steps",
     )
     options, unknown = parser.parse_known_args()
     options.fit_options = unknown

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from arvid.data.sprites import Sprites
 from arvid.files import sha256_file, write_json
 from arvid.metrics.sprites_net import ASSET, ATTRIBUTES, SpritesNet, save_sprites_net
+from arvid.ranges import above, at_least
 
 NUM_FRAMES = 17
 SHORT_FRAMES = 9  # one batch in four, so that other lengths are judged sensibly too
@@ -171,10 +172,10 @@ def _accuracies(net: SpritesNet, clips: Sprites, blurred: bool) -> dict[str, flo
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=at_least(1).integer, default=1000)
+    parser.add_argument("--batch-size", type=at_least(1).integer, default=64)
+    parser.add_argument("--lr", type=above(0).number, default=3e-3)
+    parser.add_argument("--seed", type=at_least(0).integer, default=0)
     parser.add_argument("--output", type=Path, default=ASSET, help="default: %(default)s")
     return parser.parse_args()
 

@@ -34,6 +34,7 @@ from arvid.data.folder import VideoFolder
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features
 from arvid.metrics.preprocessing import PREPROCESSINGS
+from arvid.ranges import at_least
 from arvid.report.paper import table, write_page
 
 Videos = UInt8[Tensor, "b t h w 3"]
@@ -110,9 +111,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="videos: a folder for each class")
     parser.add_argument("--weights", type=Path, help="published I3D file (default: random weights)")
     parser.add_argument("--preprocessing", choices=sorted(PREPROCESSINGS), default="tats")
-    parser.add_argument("--num-clips", type=int, default=16, help="clips of each half")
-    parser.add_argument("--num-frames", type=int, default=16)
-    parser.add_argument("--size", type=int, default=64, help="height and width of the clips")
+    parser.add_argument(
+        "--num-clips", type=at_least(2).integer, default=16, help="clips of each half"
+    )
+    parser.add_argument("--num-frames", type=at_least(1).integer, default=16)
+    parser.add_argument(
+        "--size", type=at_least(1).integer, default=64, help="height and width of the clips"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/fvd-sensitivity"))
     return parser.parse_args()
 

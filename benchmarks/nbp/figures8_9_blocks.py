@@ -37,6 +37,7 @@ from arvid.evaluation.variants import (
 )
 from arvid.paradigms.next_block import benchmarks as nbp
 from arvid.paradigms.next_block.order import Block
+from arvid.ranges import SAMPLING, at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
@@ -130,11 +131,15 @@ def parse_arguments() -> argparse.Namespace:
         help="of tokens; may be repeated (default: the paper's shapes, and a square)",
     )
     parser.add_argument(
-        "--rounds", type=int, nargs="*", default=[4], help="for the largest block, one row each (4)"
+        "--rounds",
+        type=at_least(1).integer,
+        nargs="*",
+        default=[4],
+        help="for the largest block, one row each (4)",
     )
     parser.add_argument(
         "--last-temperature",
-        type=float,
+        type=SAMPLING["last_temperature"].number,
         nargs="*",
         default=[0.5],
         help="of the last block, for the largest block, one row each (0.5)",

@@ -49,6 +49,7 @@ from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.evaluation.variants import usable
 from arvid.metrics.codebook import CodebookUse
+from arvid.ranges import at_least
 from arvid.report.paper import Cell, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.export import embedded, load_tokenizer
@@ -178,8 +179,12 @@ def parse_arguments() -> argparse.Namespace:
         help="file, checkpoint or embedded name; may be repeated (demo: the embedded ones)",
     )
     parser.add_argument("--data", type=Path, help="demo: folder of videos or manifest (sprites)")
-    parser.add_argument("--size", type=int, default=64, help="demo with --data: pixels (64)")
-    parser.add_argument("--num-clips", type=int, help="clips of each set (default: by scale)")
+    parser.add_argument(
+        "--size", type=at_least(1).integer, default=64, help="demo with --data: pixels (64)"
+    )
+    parser.add_argument(
+        "--num-clips", type=at_least(2).integer, help="clips of each set (default: by scale)"
+    )
     parser.add_argument("--ucf101", type=Path, help="folder of UCF-101's class folders")
     parser.add_argument(
         "--ucf101-lists", type=Path, help="folder of trainlist01.txt, testlist01.txt"

@@ -42,6 +42,7 @@ from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.variants import Variant, folders, score, train, usable
 from arvid.paradigms.nova import benchmarks as nova
+from arvid.ranges import SAMPLING, at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import DASHED, colours, write_png
@@ -94,10 +95,12 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = nova.parser(__doc__ or "", "runs/nova-extrapolation")
     parser.add_argument("--run", type=Path, help="trained model: run folder or file (train one)")
-    parser.add_argument("--times", type=int, default=MARKED, help="trained lengths of a clip (3)")
+    parser.add_argument(
+        "--times", type=at_least(1).integer, default=MARKED, help="trained lengths of a clip (3)"
+    )
     parser.add_argument(
         "--overlap",
-        type=int,
+        type=SAMPLING["overlap"].integer,
         nargs="*",
         default=[],
         metavar="LATENT_FRAMES",

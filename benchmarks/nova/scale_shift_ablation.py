@@ -25,6 +25,7 @@ from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.variants import folders, score, train
 from arvid.paradigms.nova import benchmarks as nova
+from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
@@ -48,7 +49,10 @@ def main() -> None:
     """Train, score, draw, write."""
     parser = nova.parser(__doc__ or "", "runs/nova-scale-shift")
     parser.add_argument(
-        "--rank", type=int, action="append", help="beside off and full; may be repeated (8, 24)"
+        "--rank",
+        type=at_least(1).integer,
+        action="append",
+        help="beside off and full; may be repeated (8, 24)",
     )
     options = nova.read_arguments(parser)
     ranks: list[int | str] = ["off", *sorted(options.rank or RANKS), "full"]

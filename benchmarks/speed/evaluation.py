@@ -58,6 +58,7 @@ from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.fvd import I3DFeatures
 from arvid.metrics.i3d import load_i3d, seeded_i3d
 from arvid.metrics.preprocessing import PREPROCESSINGS
+from arvid.ranges import at_least
 from arvid.report.paper import Cell, table, write_page
 
 Result = dict[str, Any]
@@ -104,10 +105,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation-speed"))
     parser.add_argument(
-        "--num-clips", type=int, nargs="+", default=[8, 16, 32], help="of each set; one case each"
+        "--num-clips",
+        type=at_least(2).integer,
+        nargs="+",
+        default=[8, 16, 32],
+        help="of each set; one case each",
     )
-    parser.add_argument("--num-frames", type=int, default=16)
-    parser.add_argument("--size", type=int, default=64, help="height and width of the clips")
+    parser.add_argument("--num-frames", type=at_least(1).integer, default=16)
+    parser.add_argument(
+        "--size", type=at_least(1).integer, default=64, help="height and width of the clips"
+    )
     parser.add_argument("--weights", type=Path, help="published I3D file (default: random weights)")
     parser.add_argument(
         "--common-metrics", type=Path, help="checkout of common_metrics_on_video_quality"

@@ -59,6 +59,7 @@ from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.order import Block
+from arvid.ranges import at_least
 from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
@@ -147,9 +148,11 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=SCALES, default="demo")
-    parser.add_argument("--batch", type=int, action="append", help="clips at once; may be repeated")
+    parser.add_argument(
+        "--batch", type=at_least(1).integer, action="append", help="clips at once; may be repeated"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the step (GPU)")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--threads", type=at_least(1).integer, default=1, help="of a CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/speed-next-block"))
     return parser.parse_args()
 

@@ -52,6 +52,7 @@ from arvid.evaluation.processes import best_device
 from arvid.hardware import cpu_summary
 from arvid.nn.attention import TransformerBlock
 from arvid.paradigms.nova import NOVA
+from arvid.ranges import at_least
 from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
@@ -183,7 +184,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=SCALES, default="demo")
-    parser.add_argument("--rounds", type=int, default=2, help="of timing; the best one counts")
+    parser.add_argument(
+        "--rounds", type=at_least(1).integer, default=2, help="of timing; the best one counts"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave compiling out")
     parser.add_argument("--out", type=Path, default=Path("runs/speed-nova"))
     return parser.parse_args()

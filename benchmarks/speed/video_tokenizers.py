@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
@@ -47,9 +46,11 @@ from arvid.contracts import UserError, VideoTokenizer
 from arvid.evaluation.processes import best_device
 from arvid.hardware import cpu_summary
 from arvid.nn import causal_conv
+from arvid.ranges import at_least
 from arvid.report.paper import Cell, table, write_page
 from arvid.training.export import embedded, load_tokenizer
 from arvid.training.instantiate import build as build_part
+from arvid.yaml_files import load_yaml
 
 Shape = tuple[int, int, int, int]
 """Clips, frames, height, width."""
@@ -136,12 +137,20 @@ def parse_arguments() -> argparse.Namespace:
         help="embedded name, file, kind:SOURCE, or name in configs/tokenizers; may be repeated (default: all kinds)",
     )
     parser.add_argument(
-        "--shape", type=int, nargs=4, metavar=("B", "T", "H", "W"), help="of the clips timed"
+        "--shape",
+        type=at_least(1).integer,
+        nargs=4,
+        metavar=("B", "T", "H", "W"),
+        help="of the clips timed",
     )
-    parser.add_argument("--rounds", type=int, default=2, help="of timing; the best one counts")
+    parser.add_argument(
+        "--rounds", type=at_least(1).integer, default=2, help="of timing; the best one counts"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave compiled ways out")
-    parser.add_argument("--stream-size", type=int, default=STREAM_SIZE, help="pixels of long clips")
-    parser.add_argument("--stream-frames", type=int, nargs=2, default=(SHORT, LONG))
+    parser.add_argument(
+        "--stream-size", type=at_least(1).integer, default=STREAM_SIZE, help="pixels of long clips"
+    )
+    parser.add_argument("--stream-frames", type=at_least(1).integer, nargs=2, default=(SHORT, LONG))
     parser.add_argument("--out", type=Path, default=Path("runs/speed-tokenizers"))
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -192,7 +201,7 @@ def build(job: Result) -> VideoTokenizer:
         path = CONFIGS / f"{name}.yaml"
         if not path.is_file():
             raise UserError(f"{name} is no embedded tokenizer, no file, and not in {CONFIGS}.")
-        config = yaml.safe_load(path.read_text())["model"]["init_args"]["tokenizer"]
+        config = load_yaml(path)["model"]["init_args"]["tokenizer"]
         tokenizer = build_part("tokenizers", config, what=f"The tokenizer of {name}")
     return tokenizer.requires_grad_(False).eval().to(job["device"])
 

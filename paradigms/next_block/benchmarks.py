@@ -21,6 +21,7 @@ from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.variants import Variant, data_options, named_paths, tokenizer_option, usable
 from arvid.paradigms.next_block.order import Block
+from arvid.ranges import at_least
 from arvid.training.export import load_tokenizer
 
 Data = Literal["k600", "ucf101"]
@@ -82,7 +83,9 @@ def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argp
     )
     made.add_argument("--scale", choices=tuple(SIZES), default="demo")
     made.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
-    made.add_argument("--num-clips", type=int, help="clips of each protocol (default: by scale)")
+    made.add_argument(
+        "--num-clips", type=at_least(2).integer, help="clips of each protocol (default: by scale)"
+    )
     demo = made.add_argument_group("scale demo")
     demo.add_argument("--data", type=Path, help="folder of class folders, or manifest (sprites)")
     _add_models(demo, "")

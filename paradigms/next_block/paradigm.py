@@ -40,6 +40,7 @@ from arvid.paradigms.next_block.decoding import Decoder, draw_block
 from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import Block, block_order
 from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces
+from arvid.ranges import SHARE, at_least
 
 
 class NextBlock(Paradigm):
@@ -63,7 +64,8 @@ class NextBlock(Paradigm):
             classifier-free guidance needs.
         diffusion: the diffusion head's process (continuous tokens only).
 
-    Raises UserError for a block that does not tile the grid, or leaves nothing to predict.
+    Raises UserError for values outside their ranges, and for a block that does not tile the grid, or leaves nothing to
+    predict.
     """
 
     blocks: Tensor
@@ -89,6 +91,9 @@ class NextBlock(Paradigm):
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
+        at_least(1).require(block=block, num_positions=num_positions)
+        at_least(0).require(num_other_ids=num_other_ids)
+        SHARE.require(dropout=dropout, condition_dropout=condition_dropout)
         if style == "llama" and (positions != "sequence" or num_positions is not None):
             raise UserError(
                 "Rotary positions have no table: leave out positions and num_positions."

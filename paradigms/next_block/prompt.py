@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arvid.contracts import UserError
 from arvid.nn.text import TextEncoder
+from arvid.ranges import at_least
 
 FILE = "tokenizer.json"
 BEGIN, END = "<s>", "</s>"
@@ -30,6 +31,7 @@ class LlamaPrompt(TextEncoder):
 
     def __init__(self, tokenizer: str, *, num_tokens: int = 8) -> None:
         super().__init__()
+        at_least(1).require("text.", num_tokens=num_tokens)
         from tokenizers import Tokenizer
 
         path = Path(tokenizer)

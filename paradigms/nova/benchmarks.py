@@ -23,6 +23,7 @@ from arvid.data.video import read_video
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.variants import Variant, data_options, tokenizer_option, usable
+from arvid.ranges import at_least
 from arvid.report.paper import Cell, table
 
 PARADIGM = "--model.init_args.paradigm.init_args"
@@ -58,7 +59,9 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
     made.add_argument("--size", help="of the network, of configs/sizes (default: by scale)")
     made.add_argument("--data", type=Path, help="folder of class folders, or manifest")
     made.add_argument("--tokenizer", help="continuous tokenizer: file, run's checkpoint or name")
-    made.add_argument("--num-clips", type=int, help="that are scored (default: the protocol's)")
+    made.add_argument(
+        "--num-clips", type=at_least(2).integer, help="that are scored (default: the protocol's)"
+    )
     made.add_argument("--out", type=Path, default=Path(out))
     return made
 

@@ -34,7 +34,9 @@ class PublishedContext(nn.Module):
     def __init__(self, spec: ContextSpec, dim: int) -> None:
         super().__init__()
         if spec.text_len > TABLE_ROWS:
-            raise ValueError(f"NOVA's null table has {TABLE_ROWS} rows, not {spec.text_len}")
+            raise UserError(
+                f"NOVA's null table has {TABLE_ROWS} rows, fewer than the {spec.text_len} tokens of a prompt."
+            )
         if spec.text_vocab is not None:
             raise UserError(
                 "NOVA's null table holds features of a text encoder, and this one gives ids of words: "

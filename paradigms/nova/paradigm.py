@@ -37,6 +37,7 @@ from arvid.paradigms.nova.sampling import Draw
 from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
 from arvid.paradigms.nova.spatial import SpatialLayers, read_tokens
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
+from arvid.ranges import SHARE, at_least
 
 Part = Literal["text_norm", "motion", "time", "temporal_patch"]
 
@@ -64,6 +65,8 @@ class NOVA(Paradigm):
         dropout: on the transformers' residual branches (none in the released code).
         condition_dropout: probability that a clip's condition is dropped in training.
         diffusion: the diffusion head's process (continuous tokens only).
+
+    Raises UserError for values outside their ranges, and for a grid that the patches do not tile.
     """
 
     def __init__(
@@ -87,11 +90,15 @@ class NOVA(Paradigm):
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
+        at_least(1).require(patch=patch, num_sets=num_sets, base_frames=base_frames)
+        if not isinstance(scale_shift, str):
+            at_least(1).require(scale_shift=scale_shift)
+        SHARE.require(dropout=dropout, condition_dropout=condition_dropout)
         patch = patch or (2 if spec.type == "continuous" else 1)
         if grid.h % (2 * patch) or grid.w % (2 * patch):
-            raise ValueError(
+            raise UserError(
                 f"NOVA with patch {patch} needs token grids whose sides are multiples of "
-                f"{2 * patch}, not {grid.h}x{grid.w}"
+                f"{2 * patch}, not {grid.h}x{grid.w}."
             )
         self.spec = spec
         self.grid = grid

@@ -311,6 +311,8 @@ def test_one_video_may_have_several_captions(root: Path) -> None:
         ('{"path": "a.mp4", "label": 1.5}', "line 2: label must be"),
         ('{"path": "a.mp4", "label": -1}', "line 2: label must be"),
         ('{"path": "a.mp4", "label": 1}', "partly names"),
+        ('{"path": "a.mp4", "path": "b.mp4"}', "line 2: a key stands there twice"),
+        ("[" * 10_000, "line 2: maximum recursion"),
     ],
 )
 def test_bad_lines_are_named(root: Path, line: str, message: str) -> None:
@@ -326,6 +328,8 @@ def test_bad_manifests(root: Path) -> None:
         VideoManifest(root / "absent.jsonl")
     with pytest.raises(UserError, match="lists no video"):
         VideoManifest(write_manifest(root, ""))
+    with pytest.raises(UserError, match="line 1: a column's name stands there twice"):
+        VideoManifest(write_manifest(root, "path,label,path", "a,1,2", name="list.csv"))
     with pytest.raises(UserError, match="line 2: expected 2 columns"):
         VideoManifest(write_manifest(root, "path,label", "a,1,2", name="list.csv"))
     with pytest.raises(UserError, match="1 missing"):

@@ -45,10 +45,11 @@ def test_the_numbers_of_clips_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("num_clips", 0), ("num_frames", 1), ("size", 7), ("num_clips", -1)]
+    ("option", "value"),
+    [("num_clips", 0), ("num_frames", 1), ("size", 7), ("second", 1.5), ("seed", -1)],
 )
-def test_sizes_that_make_no_sense_are_refused(option: str, value: int) -> None:
-    with pytest.raises(UserError, match="Sprites needs"):
+def test_options_that_make_no_sense_are_refused(option: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{option} must be .*, not {value}"):
         Sprites(**{option: value})
 
 

@@ -37,5 +37,5 @@ def test_the_fingerprint_is_of_all_that_counts() -> None:
 
 
 def test_windows_are_not_longer_than_clips() -> None:
-    with pytest.raises(UserError, match="1 frame to those of the clips \\(9\\), not 10"):
+    with pytest.raises(UserError, match="num_frames must be 1 to 9, not 10"):
         Windows(Sprites(2, num_frames=9), num_frames=10)

@@ -127,8 +127,9 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ("task: generation", "summary: missing"),
         ("base: nbp-k600-fp\ncondition_frames: 0", "given frames"),
         ("base: nbp-k600-fp\nscored_frames: 18", "18 frames of 17"),
-        ("base: nbp-k600-fp\nddof: 2", "ddof is 0 or 1"),
-        ("base: nbp-k600-fp\nfolds: 0", "at least 1"),
+        ("base: nbp-k600-fp\nddof: 2", "ddof must be 0 to 1, not 2"),
+        ("base: nbp-k600-fp\nfolds: 0", "folds must be at least 1, not 0"),
+        ("base: nbp-k600-fp\nfolds: 1\nfolds: 2", "the key 'folds' stands there twice (line 3)"),
         ("base: nbp-k600-fp\nmetrics: []", "no metrics"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_warm_up_by_share_goes_with_the_length() -> None:
 
 
 def test_impossible_options() -> None:
-    with pytest.raises(UserError, match="lr > 0"):
+    with pytest.raises(UserError, match=r"optimizer\.lr must be above 0, not 0"):
         OptimizerConfig(lr=0)
 
 

@@ -20,6 +20,7 @@ from vector_quantize_pytorch.finite_scalar_quantization import round_ste
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
 from arvid.nn.hyperparameters import plain
+from arvid.ranges import at_least
 
 
 class PublishedFSQ(FSQ):  # type: ignore[misc]  # the library has no types
@@ -56,8 +57,9 @@ class MagvitFSQ(VideoTokenizer):
         unit_range: bool = False,
     ) -> None:
         super().__init__()
-        if not levels or min(levels) < 3:
-            raise UserError(f"MagvitFSQ needs levels of three or more each, got {levels}.")
+        at_least(3).require(levels=levels)
+        if not levels:
+            raise UserError("MagvitFSQ needs the levels of one latent channel or more, got none.")
         self.hyperparameters = plain(backbone=backbone, levels=levels, unit_range=unit_range)
         self.unit_range = unit_range
         self._spec = TokenSpec("discrete", math.prod(levels), backbone.total_stride, causal=True)

@@ -24,6 +24,7 @@ from arvid import hub
 from arvid.contracts import TokenGrid, TokenSpec, UserError, VideoTokenizer
 from arvid.importing import match
 from arvid.nn.hyperparameters import plain
+from arvid.ranges import above, at_least
 from arvid.tokenizers.open_sora_plan.network import CausalConv3d, Decoder, Encoder
 
 __all__ = ["OpenSoraPlan"]
@@ -72,7 +73,11 @@ class OpenSoraPlan(VideoTokenizer):
         scaling_factor: float = 0.18215,
     ) -> None:
         super().__init__()
-        if len(channels) != 4 or any(c < 1 or c % num_groups for c in channels):
+        at_least(1).require(
+            channels=channels, latent_channels=latent_channels, num_groups=num_groups
+        )
+        above(0).require(scaling_factor=scaling_factor)
+        if len(channels) != 4 or any(c % num_groups for c in channels):
             raise UserError(
                 f"The channels {channels} must be four multiples of num_groups={num_groups}."
             )

@@ -15,9 +15,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.contracts import TokenSpec, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
 from arvid.nn.hyperparameters import plain
+from arvid.ranges import at_least
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 FIRST_LOG_VARIANCE = -4.0
@@ -47,11 +48,8 @@ class VAE3D(VideoTokenizer):
         kl_weight: float = 1e-3,
     ) -> None:
         super().__init__()
-        if latent_channels < 1 or kl_weight < 0:
-            raise UserError(
-                "VAE3D needs latent_channels >= 1 and kl_weight >= 0, "
-                f"got {latent_channels} and {kl_weight}."
-            )
+        at_least(1).require(latent_channels=latent_channels)
+        at_least(0).require(kl_weight=kl_weight)
         self.hyperparameters = plain(
             backbone=backbone,
             latent_channels=latent_channels,

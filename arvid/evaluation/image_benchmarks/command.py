@@ -19,6 +19,7 @@ from arvid.evaluation.image_benchmarks.scorer import run_scorer
 from arvid.evaluation.image_benchmarks.t2i_compbench import CATEGORIES, T2ICompBench
 from arvid.evaluation.processes import take_own_gpu
 from arvid.evaluation.prompts import read_rewritten
+from arvid.ranges import at_least
 
 if TYPE_CHECKING:
     from arvid.evaluation.image_benchmarks.sampling import ImageSampler
@@ -97,7 +98,10 @@ def _add_sample(parser: argparse.ArgumentParser, suite: str) -> None:
         "--rewritten", type=Path, metavar="JSON", help="dense prompts, as NOVA has them"
     )
     parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help="of each prompt's first image"
+        "--seed",
+        type=at_least(0).integer,
+        default=DEFAULT_SEED,
+        help="of each prompt's first image",
     )
     add_shard_argument(parser, "prompt")
     _add_categories(parser, suite)

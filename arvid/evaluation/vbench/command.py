@@ -48,6 +48,7 @@ from arvid.evaluation.vbench.suite import (
     takes,
 )
 from arvid.files import sha256_file
+from arvid.ranges import FPS, at_least
 from arvid.weights import downloading
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--flickering-samples",
-        type=int,
+        type=at_least(1).integer,
         default=FLICKERING_SAMPLES,
         help=f"videos per prompt of temporal flickering (default: {FLICKERING_SAMPLES}; NOVA: 5)",
     )
@@ -100,10 +101,12 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         help="what the model is given in the place of the prompts, which the files keep as names: NOVA's JSON, "
         "an object of texts by prompt, or .txt with a line for each entry of the suite",
     )
-    parser.add_argument("--frames", type=int, help="frames per video (default: as trained)")
-    parser.add_argument("--motion", type=float, help="motion score, pixels per frame")
-    parser.add_argument("--fps", type=float, default=8.0, help="of the files (default: 8)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
+    )
+    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
+    parser.add_argument("--fps", type=FPS.number, default=8.0, help="of the files (default: 8)")
+    parser.add_argument("--seed", type=at_least(0).integer, default=0)
     add_shard_argument(parser, "video")
     add_dtype_argument(parser)
     add_sampling_arguments(parser)

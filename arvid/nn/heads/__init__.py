@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arvid.contracts import Size, TokenHead, TokenSpec
+from arvid.contracts import Size, TokenHead, TokenSpec, UserError
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion import DiffusionHead
 from arvid.nn.heads.diffusion_process import Process
+from arvid.ranges import above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions:
-    """The diffusion head's options that its size does not say."""
+    """The diffusion head's options that its size does not say. Raises UserError for values outside their ranges."""
 
     process: Process = "ddpm"
     """Squared-cosine DDPM that predicts the noise (NOVA's video model), or flow matching."""
@@ -23,6 +24,10 @@ class DiffusionOptions:
     rounded_noise: bool = False
     """Whether noise levels are rounded to the model's precision, as in NOVA's released code: in bf16 the smallest ones
     are then 0."""
+
+    def __post_init__(self) -> None:
+        above(0).require("diffusion.", shift=self.shift)
+        at_least(1).require("diffusion.", repeats=self.repeats)
 
 
 def build_head(
@@ -49,5 +54,5 @@ def build_head(
             rounded_noise=diffusion.rounded_noise,
         )
     if patch != 1:
-        raise ValueError(f"discrete tokens are predicted one by one: patch must be 1, not {patch}")
+        raise UserError(f"Discrete tokens are predicted one by one: patch must be 1, not {patch}.")
     return CategoricalHead(size.dim, spec.size, num_other_ids)

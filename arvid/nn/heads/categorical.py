@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.linear import FEW_ROWS, linear
+from arvid.ranges import at_least
 
 SORTED_ROWS = 256
 """Rows that are sorted at once: 64,000 logits of each with ids and masses are 330 MB."""
@@ -45,6 +46,7 @@ class CategoricalHead(TokenHead):
 
     def __init__(self, dim: int, vocab_size: int, num_other_ids: int = 0) -> None:
         super().__init__()
+        at_least(0).require(num_other_ids=num_other_ids)
         self.vocab_size = vocab_size
         self.logits = nn.Linear(dim, vocab_size + num_other_ids, bias=False)
         self._packed: Tensor | None = None

@@ -1,0 +1,64 @@
+"""Look at the clips of a configuration before anything is trained on them.
+
+`check` reads some clips of each set, and encodes them where the configuration is a generator's of continuous tokens. It
+says what a training should not be on: clips of one colour, frames that repeat, tokens whose standard deviation is not
+about 1. `arvid fit` warns of the same when it begins. The exit code is 1 if something is wrong.
+
+example:
+  arvid data check settings/sprites paradigms/nova sizes/tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arvid.data.guard import Findings
+
+HEADINGS = ("set", "clips", "shape", "constant", "equal frames", "std of tokens")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="say what is wrong with the clips")
+    check.add_argument(
+        "configs", nargs="+", metavar="CONFIG", help="as --config of `arvid fit`, later ones win"
+    )
+    check.set_defaults(function=_check)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    code: int = options.function(options)
+    return code
+
+
+def _check(options: argparse.Namespace) -> int:
+    from arvid.training.cli import check_data
+
+    findings = check_data(options.configs)
+    print(_table([HEADINGS, *map(_row, findings)]))
+    warnings = [warning for found in findings for warning in found.warnings]
+    for warning in warnings:
+        print(warning, file=sys.stderr)
+    return 1 if warnings else 0
+
+
+def _row(found: Findings) -> tuple[str, ...]:
+    return (
+        found.name,
+        str(found.num_clips),
+        "x".join(map(str, found.clip_shape)),
+        "-" if found.constant is None else f"{len(found.constant)} of {found.looked_at}",
+        "-" if found.equal_frames is None else f"{found.equal_frames:.0%}",
+        "-" if found.spread is None else f"{found.spread:.3f}",
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)

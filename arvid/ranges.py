@@ -1,0 +1,135 @@
+"""Ranges of numeric options: declared where the option is, and checked before any work is done.
+
+    at_least(1).require(num_clips=num_clips, num_frames=num_frames)  # in a constructor
+    parser.add_argument("--count", type=at_least(1).integer)  # on a command line
+
+No range holds a number that is not finite. Commands parse their arguments with this module, so it imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, TypeVar
+
+from arvid.errors import UserError
+
+N = TypeVar("N", int, float)
+
+LIMIT = 2**63
+"""Whole numbers of this size do not fit into a tensor, and are in no range."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers from `low` to `high`; a bound that is open is not one of them."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if not _is_finite_number(value):
+            return False
+        above = self.low < value if self.low_open else self.low <= value
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        """As in 'must be at least 1'."""
+        if not (self.low_open or self.high_open) and -math.inf < self.low <= self.high < math.inf:
+            return f"{self.low} to {self.high}"
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"{'above' if self.low_open else 'at least'} {self.low}")
+        if self.high < math.inf:
+            bounds.append(f"{'below' if self.high_open else 'at most'} {self.high}")
+        return " and ".join(bounds) or "a finite number"
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, to follow the option's name; None for a value in the range."""
+        if value in self:
+            return None
+        if isinstance(value, int) and value >= LIMIT:
+            return "must be below 2**63"
+        return f"must be {self}, not {value}"
+
+    def require(self, where: str = "", /, **values: Any) -> None:
+        """Raise UserError with name, value and range of the first option that lies outside.
+
+        Args:
+            where: put in front of the names, as in "size.".
+            values: the options by name. None is an option that is not set; of a tuple or list each item counts.
+        """
+        for name, given in values.items():
+            for value in given if isinstance(given, (tuple, list)) else (given,):
+                fault = None if value is None else self.fault(value)
+                if fault:
+                    raise UserError(f"{where}{name} {fault}.")
+
+    def integer(self, text: str) -> int:
+        """`type=` of a whole number on a command line."""
+        try:
+            return self._parsed(int(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from error
+
+    def number(self, text: str) -> float:
+        """`type=` of a number on a command line."""
+        try:
+            return self._parsed(float(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from error
+
+    def _parsed(self, value: N) -> N:
+        fault = self.fault(value)
+        if fault:
+            raise argparse.ArgumentTypeError(fault)
+        return value
+
+
+def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) < LIMIT
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def at_least(low: float) -> Range:
+    """From `low` on."""
+    return Range(low)
+
+
+def above(low: float, *, at_most: float = math.inf) -> Range:
+    """Above `low`, and up to `at_most`."""
+    return Range(low, at_most, low_open=True)
+
+
+def between(low: float, high: float) -> Range:
+    """From `low` to `high`, both included."""
+    return Range(low, high)
+
+
+FINITE = Range()
+SHARE = between(0, 1)
+"""Probabilities and parts of a whole."""
+FPS = Range(0, 1000, low_open=True, high_open=True)
+"""Frame rates that a video file can have."""
+SAMPLING = {
+    "guidance": FINITE,
+    "temperature": at_least(0),
+    "top_k": at_least(1),
+    "top_p": above(0, at_most=1),
+    "last_temperature": at_least(0),
+    "rounds": at_least(1),
+    "diffusion_steps": between(1, 1000),
+    "guidance_min": FINITE,
+    "guidance_trunc": at_least(0),
+    "guidance_renorm": SHARE,
+    "image_guidance": FINITE,
+    "flow_shift": above(0),
+    "num_sets": at_least(1),
+    "overlap": at_least(1),
+}
+"""Of the numeric fields of `arvid.contracts.SamplingOptions`: here, for commands that parse them without torch."""
