@@ -23,10 +23,13 @@ def save_tensors(
         temporary.write_bytes(seal_tensors(content))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU, and the metadata. Raises OSError, and Damaged where they are not what was written."""
+def load_tensors(path: Path, *, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU, and the metadata. Raises OSError, and Damaged where they are not what was written.
+
+    `sealed` says that the file must have a checksum; one of an older format has none.
+    """
     try:
-        verify_tensor_file(path)
+        verify_tensor_file(path, required=sealed)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return tensors, dict(file.metadata())

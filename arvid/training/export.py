@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
-from arvid.files import atomic_write, sha256_json
+from arvid.files import sha256_json
+from arvid.sealed import Damaged
+from arvid.tensor_files import load_tensors, save_tensors
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.instantiate import instantiate
 
 FORMAT = "arvid tokenizer 2"
-READABLE = (FORMAT, "arvid tokenizer 1")
-"""Files of the first format have no checksum."""
+UNSEALED = "arvid tokenizer 1"
+"""Format of older files, which have no checksum."""
 CHECKPOINT_PREFIX = "tokenizer."
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
 
@@ -71,7 +72,7 @@ def save_tokenizer(
     file; they are float32 again once loaded.
     """
     tensors = {
-        name: (value.half() if half and value.dtype == torch.float32 else value).cpu().contiguous()
+        name: value.half() if half and value.dtype == torch.float32 else value
         for name, value in tokenizer.state_dict().items()
     }
     metadata = {
@@ -79,9 +80,7 @@ def save_tokenizer(
         "tokenizer": json.dumps(describe(tokenizer)),
         "record": json.dumps(dict(record)),
     }
-    metadata["sha256"] = _digest(metadata, tensors)
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
@@ -126,15 +125,11 @@ def fingerprint(tokenizer: VideoTokenizer) -> str:
     cls = type(tokenizer)
     arguments = getattr(tokenizer, "hyperparameters", {})
     digest.update(sha256_json([cls.__module__, cls.__qualname__, arguments]).encode())
-    _add_tensors(digest, tokenizer.state_dict())
-    return digest.hexdigest()
-
-
-def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
-    for name, value in sorted(tensors.items()):
+    for name, value in sorted(tokenizer.state_dict().items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def embedded() -> dict[str, Path]:
@@ -184,7 +179,7 @@ def _find(path_or_name: str | Path) -> Path:
 
 def _is_tokenizer(path: Path) -> bool:
     with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("format") in READABLE
+        return (file.metadata() or {}).get("format") in (FORMAT, UNSEALED)
 
 
 def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -194,27 +189,15 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
 def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") not in READABLE:
-                raise UserError("not a tokenizer file: it does not say that arvid wrote it as one.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        description = json.loads(metadata["tokenizer"])
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+            stated = (file.metadata() or {}).get("format")
+        if stated not in (FORMAT, UNSEALED):
+            raise UserError("not a tokenizer file: it does not say that arvid wrote it as one.")
+        tensors, metadata = load_tensors(path, sealed=stated == FORMAT)
+        return json.loads(metadata["tokenizer"]), tensors
+    except Damaged as error:
+        raise UserError(f"damaged: {error}. Take another copy of it.") from error
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"not a tokenizer file ({error}).") from error
-    if metadata["format"] == FORMAT and metadata.get("sha256") != _digest(metadata, tensors):
-        raise UserError("damaged: its content is not what was written. Take another copy of it.")
-    return description, tensors
-
-
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 of all that a tokenizer file holds."""
-    digest = hashlib.sha256()
-    stated = [metadata.get(key) for key in ("format", "tokenizer", "record")]
-    digest.update(json.dumps(stated).encode())
-    _add_tensors(digest, tensors)
-    return digest.hexdigest()
 
 
 def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:

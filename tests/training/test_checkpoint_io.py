@@ -155,7 +155,7 @@ def test_malformed_checkpoints_are_refused_or_read(
             arvid.load(path)
         except UserError as error:
             assert str(path) in str(error)  # noqa: PT017  # some are read
-        assert main(["sample", "--checkpoint", str(path), "--count=0"]) == 2
+        assert main(["sample", "--checkpoint", str(path), "--label=0"]) == 2  # it has no labels
 
 
 def truncated(content: bytes) -> bytes:
