@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arvid.evaluation.records import load, save
 from arvid.report._clips import galleries
 from arvid.report.comparison import Comparison
 from arvid.report.page import write_report
@@ -264,12 +266,10 @@ def test_clips_stand_beside_those_of_the_same_first_frame(
     names = ("real", "nova", "next_token")
     found = [save_run(tmp_path / name, make_records(name, ["a", "b"])[1:]) for name in names]
     record = found[0] / "evaluation/sprites-fp.json"
-    without = json.loads(record.read_text())
-    without["clips"] = [{**clip, "first_frame": None} for clip in without["clips"]]
-    record.write_text(json.dumps(without))
-    swapped = json.loads((found[2] / "evaluation/sprites-fp.json").read_text())
-    swapped["clips"].reverse()
-    (found[2] / "evaluation/sprites-fp.json").write_text(json.dumps(swapped))
+    without = tuple(replace(clip, first_frame=None) for clip in load(record).clips)
+    save(replace(load(record), clips=without), record)
+    record = found[2] / "evaluation/sprites-fp.json"
+    save(replace(load(record), clips=load(record).clips[::-1]), record)
     (gallery,) = galleries(Comparison.from_runs(found), max_prompts=8)
     assert [set(strip.clips) for strip in gallery.strips] == [set(names)] * 2
     video = (found[2] / "evaluation/sprites-fp/000.mp4").read_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arvid.contracts import UserError
-from arvid.evaluation.records import ResultRecord
+from arvid.evaluation.records import ResultRecord, load, save
 from arvid.metrics.rollout import StepCurve
 from arvid.report import tables
 from arvid.report.comparison import Comparison
@@ -121,9 +121,9 @@ def test_seeds_that_were_not_scored_alike_are_refused(seed: Save) -> None:
     with pytest.raises(UserError, match="only one is scored under sprites-fp"):
         Comparison.from_runs(runs)
     path = runs[0] / "evaluation/sprites-t2v.json"
-    record = json.loads(path.read_text())
-    record["metrics"][0]["feature_sha256"] = "other"
-    path.write_text(json.dumps(record))
+    record = load(path)
+    first = replace(record.metrics[0], feature_sha256="other")
+    save(replace(record, metrics=(first, *record.metrics[1:])), path)
     (runs[0] / "evaluation/sprites-fp.json").unlink()
     with pytest.raises(UserError, match="by other metrics or feature networks"):
         Comparison.from_runs(runs)
