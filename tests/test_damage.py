@@ -19,6 +19,8 @@ from arvid.data.token_shards import TokenShards
 from arvid.evaluation import records
 from arvid.evaluation.parts import Parts
 from arvid.evaluation.records import MetricValue, ResultRecord
+from arvid.training.checkpoint_io import read_checkpoint, save_checkpoint, verifying
+from arvid.training.export import load_tokenizer, save_tokenizer
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,26 @@ def read_part(path: Path) -> object:
     return Parts(path.parents[1], "p", "identity").read("0-00000")
 
 
+def make_checkpoint(folder: Path) -> Path:
+    state = {"paradigm.weight": torch.randn(8, 8), "tokenizer.weight": torch.randn(4)}
+    save_checkpoint({"state_dict": state, "global_step": 3}, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def read_checkpoint_file(path: Path) -> object:
+    with verifying(path):
+        return read_checkpoint(path)
+
+
+def make_tokenizer(folder: Path) -> Path:
+    tokenizer = load_tokenizer("sprites-magvit_fsq")
+    save_tokenizer(tokenizer, folder / "tokenizer.safetensors", {"from": "a test"})
+    return folder / "tokenizer.safetensors"
+
+
 KINDS = {
+    "checkpoint": Kind(make_checkpoint, read_checkpoint_file),
+    "tokenizer": Kind(make_tokenizer, load_tokenizer),
     "shard of ids": Kind(make_shard("discrete"), read_folder),
     "shard of numbers": Kind(make_shard("continuous"), read_folder),
     "manifest": Kind(make_manifest, read_folder),
