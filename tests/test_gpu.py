@@ -70,6 +70,19 @@ def test_captured_steps_draw_what_steps_without_a_cache_do(
         assert (drawn == net.generate(given, GRID, options=plain)).float().mean() > 0.98  # ties
 
 
+def test_logits_that_are_not_finite_are_noted_while_drawing_goes_on() -> None:
+    net = model(block=(1, 1, 8))
+    weight = net.head.logits.weight.detach().clone()
+    for options in (SamplingOptions(), SamplingOptions(top_k=5), SamplingOptions(temperature=0)):
+        net.head.logits.weight.data.fill_(torch.nan)
+        ids = net.generate(condition(), GRID, options=options)
+        assert 0 <= ids.min() <= ids.max() < 70
+        assert net.head.take_fault()
+        net.head.logits.weight.data.copy_(weight)
+        net.generate(condition(), GRID, options=options)
+        assert not net.head.take_fault()
+
+
 def test_nova_computes_on_a_gpu_what_it_does_on_a_cpu() -> None:
     torch.manual_seed(0)
     on_cpu = NOVA(LATENTS, GRID, CONTEXT, SIZE, num_sets=4).eval()

@@ -12,14 +12,14 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import arvid
 from arvid.data._ledger import Ledger
 from arvid.data.cache_dir import cache_dir
 from arvid.files import sha256_file, sha256_json
-from arvid.registry import TABLES
+from arvid.registry import KINDS, TABLES
 
 PACKAGE = "arvid"
 ENTRIES = (
@@ -129,8 +129,14 @@ def _source_file(name: str) -> str | None:
 
 @cache
 def _version(package: str) -> str | None:
-    """The public part of an installed package's version: 2.9.0 of 2.9.0+cu128."""
+    """The public part of an installed package's version, 2.9.0 of 2.9.0+cu128; None where it is not known.
+
+    A plug-in is known by its entry points, if it is installed under another name than it is imported by.
+    """
     try:
-        return version(package).partition("+")[0]
+        found = version(package)
     except PackageNotFoundError:
-        return None
+        points = (point for kind in KINDS for point in entry_points(group=f"{PACKAGE}.{kind}"))
+        versions = (p.dist.version for p in points if p.dist and _top(p.module) == package)
+        found = next(versions, None)
+    return found and found.partition("+")[0]

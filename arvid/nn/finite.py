@@ -26,9 +26,9 @@ def require_finite_weights(network: nn.Module, what: str) -> None:
     if ruined:
         wrong = ~_is_sound(tensors[ruined[0]])
         raise UserError(
-            f"{what} has weights that are not finite: {int(wrong.sum())} of {wrong.numel()} numbers of {ruined[0]}, "
-            f"and {len(ruined) - 1} other tensors of {len(tensors)}. Its training failed before it was saved: take an "
-            "earlier checkpoint, or train it anew."
+            f"{what} has weights that are not finite: {len(ruined)} of {len(tensors)} tensors ({int(wrong.sum())} of "
+            f"{wrong.numel()} numbers of {ruined[0]}). Its training failed before it was saved: take an earlier "
+            "checkpoint, or train it anew."
         )
 
 

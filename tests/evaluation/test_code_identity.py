@@ -143,7 +143,15 @@ def test_classes_of_other_packages_count_with_version_and_file(
     assert len({first, second, third}) == 3
 
 
-def test_a_version_is_public() -> None:
+def test_a_version_is_public(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert module._version("torch") is not None
     assert "+" not in (module._version("torch") or "")
     assert module._version("no_such_package") is None
+    info = tmp_path / "my_parts-3.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-parts\nVersion: 3.1+local\n")
+    (info / "entry_points.txt").write_text(
+        "[arvid.metrics]\nbrightness = toy_brightness:Brightness\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert module._version("toy_brightness") == "3.1"

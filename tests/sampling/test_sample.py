@@ -113,7 +113,9 @@ def test_weights_that_are_not_finite_are_named_before_anything_is_drawn(
     name = next(name for name, _ in ruined.paradigm.named_parameters())
     monkeypatch.setattr(ruined.paradigm, "stream", lambda *_, **__: pytest.fail("drawn"))
     for call in (draw, lambda model: list(stream(model, Conditions.of_clips(CLIPS)))):
-        with pytest.raises(UserError, match=rf"not finite: 3 of \d+ numbers of paradigm\.{name}"):
+        with pytest.raises(
+            UserError, match=rf"finite: 1 of \d+ tensors \(3 of \d+ .* paradigm\.{name}\)"
+        ):
             call(ruined)
 
 
