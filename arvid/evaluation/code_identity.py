@@ -3,7 +3,8 @@
 It covers the sources of arvid that scoring imports and those of the classes in use, whichever way they are written:
 comments, docstrings and the format do not count, nor do commands, reports, documents and the training's configuration.
 Of other packages it covers those that provide a class in use (torch, diffusers, a plug-in): their public version and
-the file of the class. The versions of Python, CUDA and the libraries that only read files are left out.
+the file of the class. The versions of CUDA and of the libraries that only read files are left out. Python's minor
+version may count, since it decides what a syntax tree is like.
 """
 
 from __future__ import annotations
