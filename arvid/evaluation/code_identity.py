@@ -135,7 +135,7 @@ def _version(package: str) -> str | None:
     A plug-in is known by its entry points, if it is installed under another name than it is imported by.
     """
     try:
-        found = version(package)
+        found: str | None = version(package)
     except PackageNotFoundError:
         points = (point for kind in KINDS for point in entry_points(group=f"{PACKAGE}.{kind}"))
         versions = (p.dist.version for p in points if p.dist and _top(p.module) == package)
