@@ -105,7 +105,7 @@ def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_checkpoint_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
     message = error_of(["sample", f"--checkpoint={tmp_path}/x.ckpt"], capsys)
-    assert "x.ckpt: not a readable checkpoint" in message
+    assert "x.ckpt: not a checkpoint that can be read safely" in message
 
 
 def test_the_checkpoint_of_a_run_with_another_tokenizer(

@@ -10,7 +10,8 @@ import difflib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -167,14 +168,6 @@ def run_lightning(arguments: Sequence[str]) -> None:
     torch.set_float32_matmul_precision("high")
     try:
         _lightning_cli(arguments, run=True)
-    except UserError:
-        raise
-    except (ArgumentError, ValueError) as error:
-        if not is_configuration_error(error):
-            raise
-        raise UserError(explain(str(error))) from error
-    except MisconfigurationException as error:  # seen only when the trainer meets model and data
-        raise UserError(" ".join(str(error).split())) from error
     except (
         SIGTERMException
     ) as error:  # Lightning's leaves with exit code 0, as if training were done
@@ -205,10 +198,25 @@ def check_data(configs: Sequence[str]) -> list[Findings]:
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
     given, sys.argv = sys.argv, ["arvid", *resolve_configs(list(arguments))]
     try:
-        with trusting(()):
+        with trusting(()), _explained():
             return _build_cli(run=run)
     finally:
         sys.argv = given
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What jsonargparse and Lightning say of a configuration, as UserError in words for the person who wrote it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArgumentError, ValueError) as error:
+        if not is_configuration_error(error):
+            raise
+        raise UserError(explain(str(error))) from error
+    except MisconfigurationException as error:  # seen only when the trainer meets model and data
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def _build_cli(*, run: bool) -> ArvidCLI:

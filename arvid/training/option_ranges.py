@@ -58,7 +58,7 @@ def check_options(config: Namespace) -> None:
 
 def _number(value: Any) -> Any:
     """Whole numbers as such, where the option may be a word too and was parsed as one: trainer.devices."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,20}", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,4000}", value) else value
 
 
 def _require_finite(value: Any, key: str) -> None:

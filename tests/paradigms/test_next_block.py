@@ -284,7 +284,8 @@ def test_a_table_of_positions_must_be_long_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block": (0, 1, 4)}, "0x1x4 tokens does not tile"),
+        ({"block": (0, 1, 4)}, "block must be at least 1, not 0"),
+        ({"block": (1, 1, 5)}, "1x1x5 tokens does not tile"),
         ({"style": "llama", "positions": "grid"}, "have no table"),
         ({"style": "llama", "num_positions": 99}, "have no table"),
     ],

@@ -174,5 +174,5 @@ def test_a_clip_that_does_not_fit(tokenizer: MagvitFSQ) -> None:
 
 
 def test_impossible_levels() -> None:
-    with pytest.raises(UserError, match="three or more"):
+    with pytest.raises(UserError, match="levels must be at least 3"):
         MagvitFSQ(backbone=TINY, levels=(8, 2))

@@ -21,6 +21,7 @@ REFUSED = [
     ("save_every_n_steps=0", "save_every_n_steps must be at least 1, not 0."),
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, not 0."),
     ("trainer.max_steps=-2", "trainer.max_steps must be at least 1, not -2."),
+    ("trainer.devices=1000000000000000000000000000000", "trainer.devices must be below 2**63."),
     ("trainer.devices=0", "trainer.devices must be at least 1, not 0."),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be at least 0, not -1"),
     ("trainer.gradient_clip_val=.nan", "trainer.gradient_clip_val must be a finite number"),
@@ -96,3 +97,14 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "file").write_text("")
     assert main([*GIVEN, f"--run={tmp_path}/file"]) == 2
     assert f"{tmp_path}/file" in capsys.readouterr().err
+
+
+def test_other_commands_explain_a_configuration_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "odd.yaml"
+    config.write_text("data: {batchsize: 3}\n")
+    encode = ["encode", "--config=settings/sprites", f"--config={config}"]
+    for command in (encode, ["data", "check", "settings/sprites", str(config)]):
+        assert main(command) == 2
+        assert "batchsize" in capsys.readouterr().err
