@@ -1,7 +1,7 @@
 """The command `arvid`: one subcommand for each thing that people do.
 
 Exit codes: 0 done, 1 something is broken (doctor) or wrong with the clips (data check), 2 wrong use or bad input,
-130 interrupted, 143 terminated.
+130 interrupted (SIGINT), 143 terminated (SIGTERM), 138 ended by SIGUSR1 (fit, which saves first; see docs/runs.md).
 """
 
 from __future__ import annotations

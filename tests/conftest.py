@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,4 +145,46 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARVID_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         assert main(["fit", *arguments]) == 0
+    return run
+
+
+Kill = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def slurm() -> dict[str, str]:
+    """Variables of a job of SLURM with one task."""
+    places = {f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")}
+    return {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", **places}
+
+
+@pytest.fixture(scope="session")
+def kill(slurm: dict[str, str]) -> Kill:
+    """`kill(arguments, number, after=seconds, ready=condition)`: exit code of `arvid` in a process that gets a signal.
+
+    The signal comes `after` seconds after `ready()` first holds, and not at all if the command has ended by then. It
+    comes within a job of SLURM if it is SIGUSR1. What a killed process was at depends on the machine's speed: a test
+    must hold whatever it was.
+    """
+
+    def run(
+        arguments: list[str],
+        number: int,
+        *,
+        after: float = 0.0,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> int:
+        job = slurm if number == signal.SIGUSR1 else {}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **job}
+        process = subprocess.Popen([sys.executable, "-m", "arvid", *arguments], env=environment)
+        try:
+            while process.poll() is None and not ready():
+                time.sleep(0.01)
+            time.sleep(after)
+            process.send_signal(number)  # which does nothing to one that has ended
+            return process.wait(timeout=300)
+        finally:
+            process.kill()
+            process.wait()
+
     return run

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.cli import COMMANDS, main
 from arvid.commands._suites import SUITES
@@ -260,13 +259,3 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "arvid", "--help"], capture_output=True, text=True, check=True
     )
     assert "compare" in done.stdout
-
-
-def test_a_terminated_training_does_not_look_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    def terminated(*args: object, **kwargs: object) -> None:
-        raise SIGTERMException
-
-    monkeypatch.setattr("arvid.training.cli._lightning_cli", terminated)
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit"])
-    assert stopped.value.code == 143

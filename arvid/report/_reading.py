@@ -12,6 +12,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load_run
 from arvid.report._seeds import merge_seeds, seeds_of, without_seeds
 from arvid.report.cells import Identity, Row, identity
+from arvid.training.going_on import with_defaults
 
 
 def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
@@ -51,12 +52,15 @@ def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
 def setting_differences(rows: Sequence[Row]) -> list[str]:
     """One line per setting key that differs, with its values and whose they are; empty if all hashes agree.
 
-    Rows made elsewhere have no setting and are left out; training seeds are those of trained rows.
+    A key that a record lacks, since it is older than the option, stands for the option's default. Rows made elsewhere
+    have no setting and are left out; training seeds are those of trained rows.
     """
     records = [(row, record) for row in rows for record in row.records if record.setting]
     if len({record.setting_hash for _, record in records}) < 2:
         return []
-    lines = _differences([(row.name, without_seeds(record.setting)) for row, record in records])
+    every = {key: None for _, record in records for key in record.setting}
+    settings = [(row, with_defaults(record.setting, every)) for row, record in records]
+    lines = _differences([(row.name, without_seeds(setting)) for row, setting in settings])
     trained = [(row, record) for row, record in records if not row.is_reference]
     lines += _differences([(row.name, seeds_of(record.setting)) for row, record in trained])
     return lines or _hash_differences(records)

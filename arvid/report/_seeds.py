@@ -24,6 +24,7 @@ from arvid.evaluation.records import (
 )
 from arvid.metrics.rollout import StepCurve
 from arvid.report.cells import Row, identity
+from arvid.training.going_on import with_defaults
 from arvid.training.setting import setting_hash
 
 KEYS = ("seed", "data.seed")
@@ -41,7 +42,7 @@ def merge_seeds(rows: Sequence[Row]) -> list[Row]:
     """
     groups: dict[str, list[Row]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(_method(row) or str(i), []).append(row)
+        groups.setdefault(_method(row, rows) or str(i), []).append(row)
     merged: list[Row] = []
     for group in groups.values():
         seeds = {_seeds(row) for row in group}
@@ -69,13 +70,27 @@ def _seeds(row: Row) -> tuple[Any, ...]:
     return tuple(seeds_of(row.records[0].setting).values())
 
 
-def _method(row: Row) -> str | None:
-    """What the seeds of one method have in common; None for rows that have no seed."""
+def _method(row: Row, rows: Sequence[Row]) -> str | None:
+    """What the seeds of one method have in common; None for rows that have no seed.
+
+    Options that only the other rows of the method have, since they are newer, stand at their defaults.
+    """
     if row.is_reference or any(not seeds_of(r.setting) for r in row.records):
         return None
     if len({json.dumps(seeds_of(r.setting)) for r in row.records}) > 1:
         return None
-    found = [(r.factors, r.options, without_seeds(r.setting)) for r in row.records]
+    alike = [r for other in rows for r in other.records if r.factors == row.factors]
+    settings, options = (
+        {key: None for r in alike for key in getattr(r, part)} for part in ("setting", "options")
+    )
+    found = [
+        (
+            r.factors,
+            with_defaults(r.options, options, paradigm=r.factors.get("paradigm")),
+            without_seeds(with_defaults(r.setting, settings)),
+        )
+        for r in row.records
+    ]
     return json.dumps(found[0], sort_keys=True) if all(x == found[0] for x in found) else None
 
 

@@ -16,13 +16,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor
 
 from arvid.ranges import SHARE, at_least
+from arvid.training.guards import warn
 
 Pair = tuple[Tensor, Tensor]
 """An average and the weight that it is of."""
 
 
 class EMAWeightAveraging(LightningEMA):
-    """After each step: average = decay · average + (1 - decay) · weights. Before the first update both are equal.
+    """After each step: average = decay · average + (1 - decay) · weights.
+
+    Until the first update the averages are the weights wherever they are used: in validation, in checkpoints and at the
+    end. (Lightning's are the untrained weights, which it validates and saves until `update_starting_at_step`.)
 
     Args:
         device: where the averages lie; by default where the model is.
@@ -86,6 +90,28 @@ class EMAWeightAveraging(LightningEMA):
         if epoch > self._latest_update_epoch and self.should_update(epoch_idx=epoch):
             self._update()
             self._latest_update_epoch = epoch
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._follow()
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._follow()
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._started:
+            warn("The training is over before weights were averaged: see update_starting_at_step.")
+        self._follow()
+        super().on_train_end(trainer, pl_module)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Before the first update: let the averages be the weights of this moment."""
+        if not self._started and self._averaged:
+            torch._foreach_copy_(*_lists(self._averaged))
 
     @torch.no_grad()
     def _update(self) -> None:

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: seeds, checkpoints, progress, throughput, sample videos."""
+"""What happens beside the training steps: seeds, progress, throughput, sample videos."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from arvid.ranges import FPS, at_least
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
-from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule
+from arvid.training.generator_module import GeneratorModule
 from arvid.training.pictures import show_video
 
 
@@ -37,32 +37,6 @@ class SeedEachStep(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.manual_seed(self.seed)  # the same masks and noises at every validation
-
-
-class SaveLast(Checkpoint):
-    """Keeps the newest state in RUN/checkpoints/last.ckpt, replaced atomically.
-
-    Args:
-        every_n_steps: optimiser steps between two savings; the last step is always saved.
-    """
-
-    def __init__(self, every_n_steps: int = 500) -> None:
-        at_least(1).require("SaveLast.", every_n_steps=every_n_steps)
-        self.every_n_steps = every_n_steps
-        self._saved_at = -1
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
-        step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and step != self._saved_at:
-            self._saved_at = step
-            path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-            written = path.with_name(f".{path.name}")  # a neighbour, so that replacing is atomic
-            trainer.save_checkpoint(written, weights_only=False)
-            if trainer.is_global_zero:
-                written.replace(path)
 
 
 class StepBar(ProgressBar):

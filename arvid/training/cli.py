@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,28 +26,29 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.guard import Findings
 from arvid.evaluation.processes import best_device
 from arvid.training._explain import explain, is_configuration_error
-from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
+from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.data_guard import DataGuard, look_at_data
+from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule, checkpoint_path
+from arvid.training.leaving import LeaveOnSignal, leave_at_once
 from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision
-from arvid.training.setting import describe_run
+from arvid.training.saving import SaveLast, saved
+from arvid.training.setting import describe_run, describe_tokenizer_run
+from arvid.training.tokenizer_module import TokenizerModule
 from arvid.trust import trust, trusting
 from arvid.yaml_files import check_yaml, load_yaml
 
 logger = logging.getLogger(__name__)
 set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os, subprocess, ...
 
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code after SIGTERM, as shells count."""
 SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
 LIGHTNINGS_OWN = ("best", "last", "hpc")
 """Values of --ckpt_path that are no paths: Lightning looks for the files."""
@@ -75,6 +75,18 @@ class ArvidCLI(LightningCLI):
             "--save_every_n_steps", type=int, default=500, help="Steps between two checkpoints."
         )
         parser.add_argument(
+            "--keep_checkpoints",
+            type=int,
+            default=3,
+            help="Checkpoints that are kept in the run's folder, the newest ones.",
+        )
+        parser.add_argument(
+            "--allow_changes",
+            type=bool,
+            default=False,
+            help="Go on although the setting differs from the checkpoint's, and put the difference down in it.",
+        )
+        parser.add_argument(
             "--trust",
             type=list[str],
             default=[],
@@ -96,12 +108,18 @@ class ArvidCLI(LightningCLI):
         config.trainer.use_distributed_sampler = False  # the datamodule shares the clips out itself
         config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
         config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
+        finite = SkipNonfinite()
+        saver = SaveLast(
+            config.save_every_n_steps, config.keep_checkpoints, in_doubt=finite.in_doubt
+        )
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
-            SaveLast(config.save_every_n_steps),
+            finite,
+            saver,
             DataGuard(),
             StepBar(),
             Throughput(),
+            LeaveOnSignal(saver),
         ]
 
     def instantiate_classes(self) -> None:
@@ -110,15 +128,26 @@ class ArvidCLI(LightningCLI):
             slow = slow_precision(self.trainer.precision)
             if slow:
                 logger.warning(slow)
-        if isinstance(self.model, GeneratorModule):
-            plain = self._config.clone().as_dict()
-            plain["model"]["init_args"].update(
-                clip_shape=list(self.datamodule.clip_shape), num_classes=self.datamodule.num_classes
+        if isinstance(self.model, GeneratorModule | TokenizerModule):
+            self.model.description = self._describe()
+            self.model.allow_changes = self._config.allow_changes
+
+    def _describe(self) -> dict[str, Any]:
+        """Setting of the run, and of a generator what it takes to build it again."""
+        plain = self._config.clone().as_dict()
+        data, num_processes = self.datamodule, self.trainer.world_size
+        if isinstance(self.model, TokenizerModule):
+            return describe_tokenizer_run(
+                plain,
+                data.train,
+                data.val,
+                clip_shape=data.clip_shape,
+                num_processes=num_processes,
             )
-            data, processes = self.datamodule, self.trainer.world_size
-            self.model.description = describe_run(
-                plain, data.train, data.val, num_processes=processes
-            )
+        plain["model"]["init_args"].update(
+            clip_shape=list(data.clip_shape), num_classes=data.num_classes
+        )
+        return describe_run(plain, data.train, data.val, num_processes=num_processes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Raises UserError for what Lightning refuses: an unknown accelerator, strategy or precision, say."""
@@ -145,18 +174,14 @@ class ArvidCLI(LightningCLI):
         given = self._config.get("ckpt_path")
         if given is not None and given not in LIGHTNINGS_OWN:
             path = checkpoint_path(given)
-            with verifying(path):
-                missing = {"state_dict", "global_step"} - read_checkpoint(path).keys()
-            if missing:
-                raise UserError(f"{path}: not a training's checkpoint, without {min(missing)}.")
+            _require_training(path)
             self._config["ckpt_path"], self._config["weights_only"] = str(path), True
 
     def _go_on(self) -> None:
         """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
         last = Path(self._config.run) / LAST_CHECKPOINT
         if self._config.get("ckpt_path") is None and last.is_file():
-            with verifying(last):  # now, and not after the clips are encoded
-                read_checkpoint(last)
+            _require_training(last)  # now, and not after the clips are encoded
             print(f"Going on with {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
                 holder["ckpt_path"] = str(last)
@@ -167,13 +192,10 @@ def run_lightning(arguments: Sequence[str]) -> None:
     """Run `fit` or `validate` with the arguments of the command line."""
     torch.set_float32_matmul_precision("high")
     try:
-        _lightning_cli(arguments, run=True)
-    except (
-        SIGTERMException
-    ) as error:  # Lightning's leaves with exit code 0, as if training were done
-        raise SystemExit(TERMINATED) from error
+        with leave_at_once():
+            _lightning_cli(arguments, run=True)
     except FloatingPointError as error:
-        raise UserError(f"{error} Training stopped; the last checkpoint is as it was.") from error
+        raise UserError(str(error)) from error
 
 
 def encode_clips(
@@ -274,6 +296,19 @@ def find_config(name: str) -> Path:
     )
 
 
+def _require_training(checkpoint: Path) -> None:
+    """Raise UserError for a file that is damaged or no checkpoint of a training; it names an earlier one of the run."""
+    try:
+        with verifying(checkpoint):
+            missing = {"state_dict", "global_step"} - read_checkpoint(checkpoint).keys()
+        if missing:
+            raise UserError(f"{checkpoint}: not a training's checkpoint, without {min(missing)}.")
+    except UserError as error:
+        files = [file for file in saved(checkpoint.parents[1]) if not file.samefile(checkpoint)]
+        earlier = f" An earlier one: --ckpt_path {files[-1]}" if files else ""
+        raise UserError(f"{error}{earlier}") from error
+
+
 _parse_yaml = get_loader("yaml")
 
 
@@ -294,4 +329,5 @@ def _listed(configured: Any) -> list[Any]:
 
 
 def _csv_logger(run: Path) -> Namespace:
-    return Namespace(class_path=CSV_LOGGER, init_args=Namespace(save_dir=str(run), name="logs"))
+    options = Namespace(save_dir=str(run), name="logs", flush_logs_every_n_steps=1)
+    return Namespace(class_path=CSV_LOGGER, init_args=options)

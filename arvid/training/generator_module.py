@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -27,9 +27,12 @@ from arvid.nn.conditioner import Conditioner
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
+from arvid.training.going_on import differing as differing
+from arvid.training.going_on import stored_description, take_up
+from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
-from arvid.training.step import log_step
+from arvid.training.step import log_step, one_or_nan
 from arvid.training.tokenizer_module import TOKENIZER_KEY
 from arvid.trust import trusting
 
@@ -128,6 +131,8 @@ class GeneratorModule(LightningModule):
         """Set where the module comes from a checkpoint."""
         self.description: dict[str, Any] = {}
         """Config, setting and factors of the run, as plain data; goes into its checkpoints."""
+        self.allow_changes = False
+        """Whether a run may go on under another setting than its checkpoint's."""
 
     def train(self, mode: bool = True) -> GeneratorModule:
         super().train(mode)
@@ -135,22 +140,28 @@ class GeneratorModule(LightningModule):
         return self
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
+        losses = self._losses(batch, draw=True)
+        log_step(self, losses, "train", len(batch["tokens"]))
+        return losses["loss"] * one_or_nan(losses)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._step(batch, "val")
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        log_step(self, self._losses(batch), "val", len(batch["tokens"]))
 
-    def _step(self, batch: dict[str, Any], stage: Literal["train", "val"]) -> Tensor:
+    def explain_nonfinite(self, batch: dict[str, Any]) -> str:
+        """Where the values of a batch stop being finite, and what to do."""
+        return explain_nonfinite(self, batch["tokens"], lambda: self._losses(batch))
+
+    def _losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
+        """`draw` says whether tokens that come with a spread, those of a posterior, are drawn or means."""
         condition = self.conditioner.from_batch(batch)
         tokens = batch["tokens"]
-        if stage == "train" and "spread" in batch:
+        if draw and "spread" in batch:
             tokens = tokens + batch["spread"] * torch.randn_like(tokens)
-        losses = self.paradigm.loss(tokens, condition)
-        return log_step(self, losses, stage, len(tokens))
+        return self.paradigm.loss(tokens, condition)
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        fused = may_fuse(self.trainer.precision)
+        fused = may_fuse(self.trainer.precision, self.device)
         return build_optimizer(self, self.optimizer_config, max_steps=steps, fused=fused)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -158,25 +169,14 @@ class GeneratorModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = json.dumps(self.description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from a run that was another one."""
-        stored = json.loads(checkpoint.get(CHECKPOINT_KEY, "{}"))
-        differences = differing(stored, self.description, ("setting", "factors", "options"))
-        if differences:
-            raise UserError(
-                "The checkpoint belongs to a run with another configuration: "
-                f"{'; '.join(differences)}. Use another --run folder, or delete this one."
-            )
-
-
-def differing(a: dict[str, Any], b: dict[str, Any], parts: tuple[str, ...]) -> list[str]:
-    """`key: one value, other value` for each key of the named parts at which two descriptions differ."""
-    found = []
-    for part in parts:
-        left, right = a.get(part, {}), b.get(part, {})
-        for key in sorted({*left, *right}):
-            if left.get(key) != right.get(key):
-                found.append(f"{key}: {left.get(key)!r} there, {right.get(key)!r} here")
-    return found
+        """Raises UserError for the checkpoint of a run that was another one; see `arvid.training.going_on`."""
+        take_up(
+            stored_description(checkpoint.get(CHECKPOINT_KEY, "{}")),
+            self.description,
+            step=checkpoint["global_step"],
+            needs_length=self.optimizer_config.needs_length,
+            allow_changes=self.allow_changes,
+        )
 
 
 def build_generator(config: Mapping[str, Any]) -> GeneratorModule:

@@ -1,4 +1,4 @@
-"""What goes wrong in the training of tokenizers, seen and said in the log, with what to do.
+"""What goes wrong in training, seen and said in the log, with what to do.
 
 After what users of such code report: reconstructions of one solid colour, losses that are not a number in mixed
 precision, a discriminator that wins at once.
@@ -24,7 +24,7 @@ LEAST_CONTRAST = 1e-4
 WON = 1e-3
 """A discriminator with less loss than this has nothing left to learn."""
 CHECKED_EVERY = 50
-"""Steps between two looks at the count of such losses, which lies on the device."""
+"""Steps between two looks at what is counted on the device."""
 
 
 @rank_zero_only
@@ -96,15 +96,15 @@ class DiscriminatorGuard:
             )
 
 
-def explain_nonfinite(module: nn.Module, video: Tensor, run: Callable[[], object]) -> str:
+def explain_nonfinite(module: nn.Module, inputs: Tensor, run: Callable[[], object]) -> str:
     """Where values stop being finite: in the batch, in the weights, or in the first layer to compute such.
 
     Args:
         module: holds the layers; their names are its own.
-        video: the batch.
+        inputs: the clips or tokens of the batch.
         run: computes the losses once more.
     """
-    if not torch.isfinite(video).all():
+    if not torch.isfinite(inputs).all():
         return "The batch itself holds values that are not finite: look for a broken clip."
     broken = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]
     if broken:

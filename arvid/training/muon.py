@@ -30,20 +30,30 @@ class BatchedMuon(Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step. `closure` is not supported: `MuonAdamW` calls it."""
+        """Take one step, unless `found_inf`, a tensor on the device, says not to, as in torch's fused AdamW.
+
+        `closure` is not supported: `MuonAdamW` calls it.
+        """
         assert closure is None
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     same_shape[matrix.shape].append(matrix)
             for shape, matrices in same_shape.items():
-                updates = orthogonal(self._momenta(matrices, group), group)
+                before = [matrix.clone() for matrix in matrices] if found_inf is not None else []
+                updates = orthogonal(self._momenta(matrices, group, found_inf), group)
                 lr = group["lr"] * 0.2 * math.sqrt(max(shape))  # the RMS of AdamW's updates
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-lr)
+                if found_inf is not None:
+                    for matrix, old in zip(matrices, before, strict=True):
+                        matrix.copy_(torch.where(found_inf.bool(), old, matrix))
 
-    def _momenta(self, matrices: list[Tensor], group: dict[str, Any]) -> Float[Tensor, "k m n"]:
+    def _momenta(
+        self, matrices: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
+    ) -> Float[Tensor, "k m n"]:
         """Nesterov momenta of K matrices, after their gradients are taken in."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         states = [self.state[matrix] for matrix in matrices]
@@ -51,6 +61,9 @@ class BatchedMuon(Muon):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
         buffers = [state["momentum_buffer"] for state in states]
+        if found_inf is not None:  # a momentum does not change by a gradient that equals it
+            skip = found_inf.bool()
+            gradients = [torch.where(skip, b, g) for b, g in zip(buffers, gradients, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         return torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"]))
 
@@ -130,6 +143,7 @@ class MuonAdamW(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = closure() if closure else None
         for part in self.parts:
+            part.found_inf = getattr(self, "found_inf", None)  # type: ignore[attr-defined]
             part.step()
         return loss
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -49,6 +50,11 @@ class OptimizerConfig:
         """Whether the warm-up is a share of all steps."""
         return 0 < self.warmup_steps < 1
 
+    @property
+    def needs_length(self) -> bool:
+        """Whether the rate of a step depends on the number of all steps."""
+        return self.schedule != "constant" or self.warms_up_by_share
+
     def factor(self, step: int, max_steps: int | float) -> float:
         """Learning rate of a step (counted from 0) as a part of the peak."""
         warmup = round(self.warmup_steps * (max_steps if self.warms_up_by_share else 1))
@@ -70,20 +76,53 @@ def build_optimizer(
     know its length and `max_steps` is not positive (Lightning's sign for endless), and if Muon would have nothing to
     train.
     """
-    needs_length = config.schedule != "constant" or config.warms_up_by_share
-    if needs_length and not 0 < max_steps < math.inf:
+    if config.needs_length and not 0 < max_steps < math.inf:
         raise UserError(
             f"The {config.schedule} schedule must know its length: "
             "set trainer.max_steps, or schedule: constant with a warm-up in steps."
         )
     optimizer = _optimizer(module, config, fused)
-    schedule = LambdaLR(optimizer, lambda step: config.factor(step, max_steps))
+    parts: tuple[Any, ...] = getattr(optimizer, "parts", (optimizer,))
+    for part in parts:
+        part.register_load_state_dict_pre_hook(_keep_options)
+        # no GradScaler comes here, and Lightning would refuse to clip gradients in mixed precision
+        part._step_supports_amp_scaling = False
+    on_gpu = any(p.device.type == "cuda" for p in module.parameters())
+    optimizer.takes_found_inf = fused and on_gpu  # type: ignore[attr-defined]
+    schedule = Schedule(optimizer, lambda step: config.factor(step, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def may_fuse(precision: str) -> bool:
-    """Whether AdamW may run as one fused call: Lightning refuses to clip gradients for it in mixed precision."""
-    return not precision.endswith("-mixed")
+def may_fuse(precision: str, device: torch.device) -> bool:
+    """Whether AdamW may run as one fused call, which on GPUs can skip a step that they alone know of (`found_inf`).
+
+    A GradScaler, which 16-mixed has, looks for itself. On CPUs mixed precision keeps the unfused call and its numbers.
+    """
+    return precision != "16-mixed" and (device.type != "cpu" or not precision.endswith("-mixed"))
+
+
+class Schedule(LambdaLR):
+    """Rates by step. They are this run's, also where it goes on from a checkpoint that had others."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the step alone from a checkpoint."""
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
+        rates = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        self._last_lr = [rate * factor(self.last_epoch) for rate, factor in rates]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def _keep_options(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A loaded state with the options of the optimizer that loads it, which are those of the configuration."""
+    groups = state_dict["param_groups"]
+    if len(groups) != len(optimizer.param_groups):
+        return state_dict  # which torch refuses
+    kept = [
+        {**own, "params": saved["params"]}
+        for own, saved in zip(optimizer.param_groups, groups, strict=True)
+    ]
+    return {**state_dict, "param_groups": kept}
 
 
 def _optimizer(module: nn.Module, config: OptimizerConfig, fused: bool) -> Optimizer:

@@ -7,7 +7,7 @@ is its setting. Where things lie on disk, how they are logged and how many worke
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from arvid.contracts import TokenType, UserError, VideoDataset
@@ -21,6 +21,8 @@ TRAINER_KEYS = (
     "gradient_clip_val",
     "gradient_clip_algorithm",
 )
+NO_SETTING = ("tokenizer", "gradient_checkpointing")
+"""Arguments of a tokenizer's training that are its factor, or change no result."""
 CONDITIONS = ("text", "label", "motion", "fps")
 AVERAGING = "arvid.training.averaging.EMAWeightAveraging"
 LIGHTNING_AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
@@ -40,18 +42,11 @@ def describe_run(
     """
     model = dict(config["model"]["init_args"])
     setting = {
-        "data.train.fingerprint": train.fingerprint()[:16],
-        "data.val.fingerprint": val.fingerprint()[:16],
+        **_of_training(config, train, val, num_processes),
         "data.clip_shape": model["clip_shape"],
-        "data.posterior": config["data"]["posterior"],
-        "data.clips_per_step": _clips_per_step(config, num_processes),
-        "data.seed": config["data"]["seed"],
-        "seed": config["seed_everything"],
         **_tokenizers(model["tokenizers"]),
         **flatten({key: model[key] for key in CONDITIONS}, "model"),
         **flatten(model["optimizer"], "model.optimizer"),
-        **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
-        **_of_callbacks(config["trainer"].get("callbacks") or []),
     }
     description = {
         "setting": setting,
@@ -62,6 +57,33 @@ def describe_run(
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+def describe_tokenizer_run(
+    config: Mapping[str, Any],
+    train: VideoDataset,
+    val: VideoDataset,
+    *,
+    clip_shape: Sequence[int],
+    num_processes: int = 1,
+) -> dict[str, Any]:
+    """`setting` and `setting_hash` of a tokenizer's training. The tokenizer itself is described elsewhere.
+
+    Args:
+        config, train, val, num_processes: as those of `describe_run`.
+        clip_shape: frames, height and width of the clips.
+    """
+    model = {key: v for key, v in config["model"]["init_args"].items() if key not in NO_SETTING}
+    setting = {
+        **_of_training(config, train, val, num_processes),
+        "data.clip_shape": list(clip_shape),
+        **flatten(model, "model"),
+    }
+    backbone = setting.get("model.perceptual.backbone")
+    if backbone is not None:
+        setting["model.perceptual.backbone"] = sha256_file(backbone)[:16]
+    plain: dict[str, Any] = json.loads(json.dumps(setting))
+    return {"setting": plain, "setting_hash": setting_hash(plain)}
 
 
 def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +99,22 @@ def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> d
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+def _of_training(
+    config: Mapping[str, Any], train: VideoDataset, val: VideoDataset, num_processes: int
+) -> dict[str, Any]:
+    """The part of a setting that trainings of tokenizers and generators have in common."""
+    return {
+        "data.train.fingerprint": train.fingerprint()[:16],
+        "data.val.fingerprint": val.fingerprint()[:16],
+        "data.posterior": config["data"]["posterior"],
+        "data.clips_per_step": _clips_per_step(config, num_processes),
+        "data.seed": config["data"]["seed"],
+        "seed": config["seed_everything"],
+        **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
+        **_of_callbacks(config["trainer"].get("callbacks") or []),
+    }
 
 
 def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:

@@ -6,9 +6,10 @@ among the clips. A tokenizer gives its reconstruction and the losses of its bott
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,14 +22,17 @@ from arvid.metrics.codebook import CodebookUse
 from arvid.ranges import SHARE, at_least
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
-from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite
+from arvid.training.going_on import stored_description, take_up
+from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite, warn
 from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.pictures import show_reconstructions
-from arvid.training.step import log_step
+from arvid.training.step import log_step, one_or_nan
 
 TOKENIZER_KEY = "tokenizer"
 """Where a checkpoint keeps the tokenizer's name and constructor arguments."""
+SETTING_KEY = "tokenizer_setting"
+"""Where the checkpoint of a tokenizer's training keeps its setting and the hash of it."""
 DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-4)
 DEFAULT_RECONSTRUCTION = Reconstruction()
 
@@ -106,6 +110,10 @@ class TokenizerModule(LightningModule):
         self.codebook = CodebookUse(tokenizer.spec.size) if discrete else None
         self.collapse_guard = CollapseGuard()
         self.discriminator_guard = DiscriminatorGuard()
+        self.description: dict[str, Any] = {}
+        """Setting of the run, as plain data; goes into its checkpoints."""
+        self.allow_changes = False
+        """Whether a run may go on under another setting than its checkpoint's."""
 
     def setup(self, stage: str) -> None:
         # Only now: the trainer, which looks before this, would refuse to clip and to accumulate gradients, but
@@ -113,22 +121,25 @@ class TokenizerModule(LightningModule):
         self.automatic_optimization = self.adversary is None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """The loss, or None where two optimisers have been updated by hand."""
         video = batch["video"]
         if self.images.at(self.global_step):
             video = random_frames(video, self.images.per_clip)
         reconstruction, losses = self._losses(video)
         if self.adversary is None:
-            return self._log(losses, "train", video)
+            log_step(self, losses, "train", len(video))
+            return losses["loss"] * one_or_nan(losses)
         to_minimise = [losses["loss"]]
         if self.global_step >= self.adversary.options.start_step:
             to_minimise = self._add_adversarial(losses, reconstruction, video)
-        self._log(losses, "train", video)
-        self._update(to_minimise, batch_idx)
+        log_step(self, losses, "train", len(video))
+        factor = one_or_nan(losses)
+        self._update([loss * factor for loss in to_minimise], batch_idx)
         return None
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = batch["video"]
-        self._log(self._losses(video)[1], "val", video)
+        log_step(self, self._losses(video)[1], "val", len(video))
         tokens = self.tokenizer.encode(video)
         reconstruction = self.tokenizer.decode(tokens)
         self.psnr.update(psnr(reconstruction, video))
@@ -154,7 +165,7 @@ class TokenizerModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
-        fused = may_fuse(self.trainer.precision)
+        fused = may_fuse(self.trainer.precision, self.device)
         generator = build_optimizer(
             self.tokenizer, self.optimizer_config, max_steps=steps, fused=fused
         )
@@ -180,9 +191,12 @@ class TokenizerModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
+        checkpoint[SETTING_KEY] = json.dumps(self.description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from the checkpoint of another tokenizer, or of a training with another discriminator."""
+        """Raises UserError for the checkpoint of another tokenizer, or of a training with another discriminator or
+        setting; see `arvid.training.going_on`.
+        """
         stored, own = checkpoint.get(TOKENIZER_KEY), describe(self.tokenizer)
         advice = "Use another --run folder, or delete this one."
         if stored != own:
@@ -195,6 +209,30 @@ class TokenizerModule(LightningModule):
                 "The checkpoint's training had another discriminator, or none, or this one has none: "
                 f"model.adversarial must stay as it was (a discriminator that joins later is start_step). {advice}"
             )
+        self._require_setting(checkpoint)
+
+    def _require_setting(self, checkpoint: dict[str, Any]) -> None:
+        if SETTING_KEY not in checkpoint:
+            warn(
+                "The checkpoint was made before arvid kept a tokenizer's setting: whether learning rate, batch, seed, "
+                "losses and clips are as before is up to you."
+            )
+            return
+        configs = [self.optimizer_config]
+        if self.adversary is not None and self.adversary.options.optimizer is not None:
+            configs.append(self.adversary.options.optimizer)
+        take_up(
+            stored_description(checkpoint[SETTING_KEY]),
+            self.description,
+            step=checkpoint["global_step"],
+            needs_length=any(config.needs_length for config in configs),
+            allow_changes=self.allow_changes,
+            model=type(self),
+        )
+
+    def explain_nonfinite(self, batch: dict[str, Any]) -> str:
+        """Where the values of a batch stop being finite, and what to do."""
+        return explain_nonfinite(self, batch["video"], lambda: self._compute_all(batch["video"]))
 
     def _losses(self, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction, and `loss` with its parts, without the discriminator's."""
@@ -242,15 +280,6 @@ class TokenizerModule(LightningModule):
             if due:
                 optimizer.zero_grad()
                 schedule.step()
-
-    def _log(
-        self, losses: dict[str, Tensor], stage: Literal["train", "val"], video: Tensor
-    ) -> Tensor:
-        try:
-            return log_step(self, losses, stage, len(video))
-        except FloatingPointError as error:
-            why = explain_nonfinite(self, video, lambda: self._compute_all(video))
-            raise FloatingPointError(f"{error} {why}") from error
 
     def _compute_all(self, video: Tensor) -> None:
         reconstruction, _ = self._losses(video)

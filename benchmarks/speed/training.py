@@ -44,9 +44,12 @@ from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_token import NextToken
 from arvid.report.paper import table, write_page
 from arvid.training.averaging import EMAWeightAveraging
-from arvid.training.callbacks import SaveLast, SeedEachStep, StepBar, Throughput
+from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
+from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import GeneratorModule, Tokenizers
+from arvid.training.leaving import LeaveOnSignal
 from arvid.training.optimizer import OptimizerConfig
+from arvid.training.saving import SaveLast
 
 CLIP_SHAPE = (9, 32, 32)
 """Frames, height and width: 3 x 8 x 8 tokens of the embedded tokenizer."""
@@ -283,7 +286,9 @@ def fit(module: GeneratorModule, batches: list[dict[str, Any]], row: str) -> lis
 def callbacks(row: str) -> Iterator[Callback]:
     """Those of `arvid fit`."""
     if row in ("callbacks", "averages"):
-        yield from (SeedEachStep(), SaveLast(), StepBar(), Throughput())
+        finite = SkipNonfinite()
+        saver = SaveLast(in_doubt=finite.in_doubt)
+        yield from (SeedEachStep(), finite, saver, StepBar(), Throughput(), LeaveOnSignal(saver))
     if row == "averages":
         yield EMAWeightAveraging(decay=0.98, use_buffers=False)
 

@@ -76,6 +76,23 @@ def test_different_settings_are_refused_unless_allowed(
     assert "data.size: 32 (nova) · 64 (next_token)" in notes[0]
 
 
+def test_an_option_that_is_newer_than_a_record_is_at_its_default_there(
+    make_records: MakeRecords, save_run: SaveRun, tmp_path: Path
+) -> None:
+    def with_option(value: object) -> list[ResultRecord]:
+        return [
+            replace(r, setting={**r.setting, "model.optimizer.muon": value}, setting_hash="0123")
+            for r in make_records("next_token")
+        ]
+
+    old = save_run(tmp_path / "old", make_records("nova"))
+    new = save_run(tmp_path / "new", with_option(False))
+    assert len(Comparison.from_runs([old, new]).rows) == 2
+    other = save_run(tmp_path / "other", with_option("transformer"))
+    with pytest.raises(UserError, match=r"muon: false \(nova\) · \"transformer\" \(next_token\)"):
+        Comparison.from_runs([old, other])
+
+
 def test_settings_that_differ_by_hash_alone_are_refused_too(
     make_records: MakeRecords, save_run: SaveRun, tmp_path: Path
 ) -> None:

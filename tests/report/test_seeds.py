@@ -115,6 +115,13 @@ def test_only_what_differs_in_nothing_else_is_merged(seed: Save) -> None:
     assert [row.name for row in Comparison.from_runs(twice).rows] == ["nova-seed0", "again"]
 
 
+def test_a_seed_from_before_an_option_has_its_default(seed: Save) -> None:
+    old, new = seed("nova", 0, options={}), seed("nova", 1, options={"size.head_dim": "256"})
+    assert len(Comparison.from_runs([old, new]).rows) == 1
+    with pytest.raises(UserError, match="seed: 0"):
+        Comparison.from_runs([old, seed("nova", 2, options={"size.head_dim": "128"})])
+
+
 def test_seeds_that_were_not_scored_alike_are_refused(seed: Save) -> None:
     runs = [seed("nova", 0), seed("nova", 1)]
     (runs[1] / "evaluation/sprites-fp.json").unlink()

@@ -93,3 +93,45 @@ def test_frozen_parameters_are_not_averaged(tmp_path: Path) -> None:
     callback = EMAWeightAveraging(use_buffers=False)
     fit(tmp_path, callback)
     assert [tuple(weight.shape) for _, weight in callback._averaged] == [(1, 4), (1,)]
+
+
+class Validated(Module):
+    """Keeps the weight that each validation sees, and that which was trained then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self.trained: list[Tensor] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.trained.append(self.net.weight.detach().clone())
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.seen.append(self.net.weight.detach().clone())
+
+
+def test_until_averages_begin_they_are_the_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Validated()
+    trainer = Trainer(
+        max_steps=4,
+        val_check_interval=1,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[EMAWeightAveraging(decay=0.5, update_starting_at_step=1000), SaveAtEnd()],
+        default_root_dir=tmp_path,
+    )
+    batches: Any = torch.randn(8, 5, 4)
+    data = torch.utils.data.DataLoader(batches, batch_size=None)
+    trainer.fit(module, data, data)
+    assert len(module.seen) == 4
+    assert all(torch.equal(a, b) for a, b in zip(module.seen, module.trained, strict=True))
+    state = torch.load(tmp_path / "4.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["net.weight"], module.trained[-1])
+    assert torch.equal(module.net.weight, module.trained[-1])
+    assert "over before weights were averaged" in caplog.text

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,39 +19,16 @@ from arvid.sampling.sample import Conditions, sample
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator
 
-SMALL = [
-    "--config=sizes/debug",
-    "--data.train.init_args.num_clips=16",
-    "--data.val.init_args.num_clips=8",
-    "--data.batch_size=4",
-    "--trainer.accelerator=cpu",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.val_check_interval=2",
-]
-
-
-def arguments(run: Path, paradigm: str, *more: str) -> list[str]:
-    configs = ["--config=settings/sprites", f"--config=paradigms/{paradigm}"]
-    return ["fit", *configs, *SMALL, f"--run={run}", *more]
-
-
-def losses(run: Path) -> dict[int, float]:
-    """Training loss by step over all logs of a run."""
-    found: dict[int, float] = {}
-    for log in sorted(run.glob("logs/version_*/metrics.csv")):
-        with open(log, newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("train_loss"):
-                    found[int(row["step"])] = float(row["train_loss"])
-    return found
+Arguments = Callable[..., list[str]]
+Losses = Callable[..., dict[int, float]]
 
 
 @pytest.mark.parametrize("paradigm", ["nova", "next_block", "next_token"])
 @pytest.mark.parametrize("token_type", ["continuous", "discrete"])
 def test_every_combination_trains_and_samples(
-    tmp_path: Path, paradigm: str, token_type: str
+    tmp_path: Path, small_fit: Arguments, paradigm: str, token_type: str
 ) -> None:
-    given = arguments(
+    given = small_fit(
         tmp_path / "run",
         paradigm,
         "--trainer.max_steps=3",
@@ -92,12 +69,14 @@ main(sys.argv[1:])
 """
 
 
-def test_a_killed_run_goes_on_as_if_unbroken(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_as_if_unbroken(
+    tmp_path: Path, small_fit: Arguments, losses_of: Losses
+) -> None:
     torch.set_num_threads(1)  # as in the killed one, for the same sums
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     options = ["--trainer.max_steps=12", "--save_every_n_steps=3"]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments(broken, "nova", *options)],
+        [sys.executable, "-c", KILLED, *small_fit(broken, "nova", *options)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -106,9 +85,9 @@ def test_a_killed_run_goes_on_as_if_unbroken(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (broken / "checkpoints/last.ckpt").is_file()
     for run in (broken, unbroken):
-        assert main(arguments(run, "nova", *options)) == 0
+        assert main(small_fit(run, "nova", *options)) == 0
     assert len(list(broken.glob("logs/version_*"))) == 2
-    last, expected = losses(broken), losses(unbroken)
+    last, expected = losses_of(broken), losses_of(unbroken)
     assert max(last) == 11
     resumed = {step: last[step] for step in last if step >= 6}
     assert len(resumed) == 6
@@ -122,9 +101,9 @@ def test_a_killed_run_goes_on_as_if_unbroken(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_of_another_configuration_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small_fit: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = arguments(tmp_path / "run", "next_block", "--trainer.max_steps=1")
+    given = small_fit(tmp_path / "run", "next_block", "--trainer.max_steps=1")
     assert main(given) == 0
     assert main([*given, "--data.batch_size=2"]) == 2
     message = capsys.readouterr().err
@@ -132,25 +111,38 @@ def test_a_run_folder_of_another_configuration_is_refused(
     assert "Traceback" not in message
 
 
-def test_tokenizers_train_by_the_same_command(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_and_an_earlier_one_named(
+    tmp_path: Path, small_fit: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = small_fit(tmp_path, "nova", "--trainer.max_steps=2", "--save_every_n_steps=1")
+    assert main(given) == 0
+    last = tmp_path / "checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)  # of step-0000002.ckpt, too
+    assert main(given) == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt is damaged" in message
+    earlier = last.with_name("step-0000001.ckpt")
+    assert f"An earlier one: --ckpt_path {earlier}" in message
+    assert main([*given, f"--ckpt_path={earlier}"]) == 0
+
+
+def test_tokenizers_train_by_the_same_command(
+    tmp_path: Path, small_tokenizer_fit: Arguments
+) -> None:
     for name in ("vae3d", "magvit_fsq"):
         run = tmp_path / name
-        given = [
-            "fit",
-            f"--config=tokenizers/sprites-{name}",
-            "--config=settings/sprites-tokenizers",
-            *SMALL[1:],
-            "--trainer.max_steps=2",
-            f"--run={run}",
-        ]
-        assert main(given) == 0
+        assert main(small_tokenizer_fit(run, name, "--trainer.max_steps=2")) == 0
         tokenizer = load_tokenizer(run / "checkpoints/last.ckpt")
         assert tokenizer.spec.strides == (4, 4, 4)
         with pytest.raises(UserError, match="tokenizer's checkpoint"):
             load_generator(run)
 
 
-def test_wandb_and_tensorboard_by_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_and_tensorboard_by_config(
+    tmp_path: Path, small_fit: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = tmp_path / "loggers.yaml"
@@ -168,7 +160,7 @@ trainer:
 """
     )
     run = tmp_path / "run"
-    given = arguments(run, "next_block", f"--config={config}", "--trainer.max_steps=2")
+    given = small_fit(run, "next_block", f"--config={config}", "--trainer.max_steps=2")
     assert main(given) == 0
     assert list(tmp_path.glob("wandb/offline-run-*"))
     assert list(tmp_path.glob("tensorboard/**/events.*"))
@@ -176,12 +168,14 @@ trainer:
     assert (run / "samples/step-0000002.mp4").stat().st_size > 0
 
 
-def test_tokens_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_encoded_once(
+    tmp_path: Path, small_fit: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
-    assert main(arguments(tmp_path / "a", "next_block", "--trainer.max_steps=1")) == 0
+    assert main(small_fit(tmp_path / "a", "next_block", "--trainer.max_steps=1")) == 0
     shards = sorted((tmp_path / "cache/tokens").glob("*/*.safetensors"))
     times = [shard.stat().st_mtime_ns for shard in shards]
     assert len(shards) == 2
-    assert main(arguments(tmp_path / "b", "next_token", "--trainer.max_steps=1")) == 0
+    assert main(small_fit(tmp_path / "b", "next_token", "--trainer.max_steps=1")) == 0
     assert sorted((tmp_path / "cache/tokens").glob("*/*.safetensors")) == shards
     assert [shard.stat().st_mtime_ns for shard in shards] == times
