@@ -103,7 +103,7 @@ def test_single_frames_have_their_share_of_the_steps() -> None:
     assert sum(steps[10:]) == 300
     assert max(len(run) for run in "".join("ic"[not x] for x in steps[10:]).split("i")) == 3
     assert not any(Images().at(step) for step in range(100))
-    with pytest.raises(UserError, match="images.share must be 0 to 1"):
+    with pytest.raises(UserError, match=r"images\.share must be 0 to 1"):
         Images(share=1.1)
 
 
