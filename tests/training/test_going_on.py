@@ -14,6 +14,7 @@ import torch
 from arvid import registry
 from arvid.cli import main
 from arvid.contracts import UserError
+from arvid.training.checkpoint_io import SEALED
 from arvid.training.going_on import differing, take_up, with_defaults
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.tokenizer_module import SETTING_KEY, TokenizerModule
@@ -200,7 +201,7 @@ def test_a_tokenizers_checkpoint_without_a_setting_goes_on_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     older = state(tokenizer_run)
-    del older[SETTING_KEY]
+    del older[SETTING_KEY], older[SEALED]
     (tmp_path / "checkpoints").mkdir()
     torch.save(older, tmp_path / "checkpoints/last.ckpt")
     assert main(small_tokenizer_fit(tmp_path, "vae3d", "--trainer.max_steps=2")) == 0
