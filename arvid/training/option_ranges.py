@@ -18,7 +18,6 @@ RANGES = {
     "seed_everything": between(0, 2**32 - 1),
     "save_every_n_steps": at_least(1),
     "keep_checkpoints": at_least(1),
-    "keep_checkpoints": at_least(1),
     "trainer.accumulate_grad_batches": at_least(1),
     "trainer.check_val_every_n_epoch": at_least(1),
     "trainer.devices": at_least(1),
