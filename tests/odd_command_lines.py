@@ -66,7 +66,16 @@ SAMPLING = (
     *("image-guidance", "flow-shift", "dtype"),
 )
 SETTING = (
-    *("seed_everything", "save_every_n_steps", "ckpt_path", "run", "config", "model", "data"),
+    *(
+        "seed_everything",
+        "save_every_n_steps",
+        "keep_checkpoints",
+        "ckpt_path",
+        "run",
+        "config",
+        "model",
+        "data",
+    ),
     *("data.batch_size", "data.num_workers", "data.seed", "data.posterior", "data.train"),
     *("data.train.class_path", "data.val.class_path"),
     *(f"data.train.init_args.{name}" for name in ("num_clips", "seed", "num_frames", "size")),

@@ -21,6 +21,7 @@ RANGES = {
     "trainer.accumulate_grad_batches": at_least(1),
     "trainer.check_val_every_n_epoch": at_least(1),
     "trainer.devices": at_least(1),
+    "trainer.fast_dev_run": at_least(0),
     "trainer.gradient_clip_val": at_least(0),
     "trainer.limit_predict_batches": at_least(0),
     "trainer.limit_test_batches": at_least(0),

@@ -322,5 +322,5 @@ def test_a_checkpoint_with_another_discriminator_is_refused(tmp_path: Path) -> N
 def test_a_discriminator_that_would_never_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would start at step 4"):
         fit(module(dataclasses.replace(SMALL, start_step=4)), tmp_path)
-    with pytest.raises(UserError, match="r1_every must be at least 1"):
+    with pytest.raises(UserError, match=r"adversarial\.r1_every must be at least 1"):
         Adversarial(r1_every=0)

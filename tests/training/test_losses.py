@@ -27,7 +27,7 @@ def test_pixels() -> None:
     assert Reconstruction(l1=0, l2=5).loss(off, video).item() == pytest.approx(1.25)
     assert Reconstruction(l1=2, l2=1).loss(off, video).item() == pytest.approx(1.25)
     assert Reconstruction().loss(off.bfloat16(), video).dtype == torch.float32
-    with pytest.raises(UserError, match="one of them above"):
+    with pytest.raises(UserError, match="must be above 0"):
         Reconstruction(l1=0)
 
 

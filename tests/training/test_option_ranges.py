@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from lightning import Trainer
 
 from arvid.cli import main
+from arvid.training.option_ranges import RANGES
 
 GIVEN = [
     *("fit", "--config=settings/sprites", "--config=paradigms/nova", "--config=sizes/debug"),
@@ -19,6 +22,7 @@ NOVA = "model.init_args.paradigm.init_args"
 REFUSED = [
     ("seed_everything=-1", "seed_everything must be 0 to 4294967295, not -1."),
     ("save_every_n_steps=0", "save_every_n_steps must be at least 1, not 0."),
+    ("keep_checkpoints=0", "keep_checkpoints must be at least 1, not 0."),
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, not 0."),
     ("trainer.max_steps=-2", "trainer.max_steps must be at least 1, not -2."),
     ("trainer.devices=1000000000000000000000000000000", "trainer.devices must be below 2**63."),
@@ -91,6 +95,12 @@ def test_a_checkpoint_path_that_leads_to_none(
         path.mkdir()
     assert main([*GIVEN, f"--run={tmp_path}/run", f"--ckpt_path={path}"]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_every_numeric_option_of_the_trainer_has_a_range() -> None:
+    hints = get_type_hints(Trainer.__init__)
+    numeric = {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}}
+    assert {f"trainer.{name}" for name in numeric} <= RANGES.keys()
 
 
 def test_a_run_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
