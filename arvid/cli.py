@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
+from arvid.parent import end_with_parent
 from arvid.trust import trusting
 
 COMMANDS = {
@@ -41,6 +42,7 @@ LIGHTNING_COMMANDS = ("fit", "validate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bad input gives one line on stderr, no traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    end_with_parent()
     try:
         return _run(arguments)
     except UserError as error:

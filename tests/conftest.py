@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -135,7 +137,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--data.val.init_args.num_clips=16",
         "--data.train.init_args.num_frames=17",
         "--data.val.init_args.num_frames=17",
-        "--data.batch_size=4",
+        "--data.clips_per_step=4",
         "--trainer.accelerator=cpu",
         "--trainer.max_steps=3",
         "--trainer.val_check_interval=3",
@@ -188,3 +190,98 @@ def kill(slurm: dict[str, str]) -> Kill:
             process.wait()
 
     return run
+
+
+class Together:
+    """Runs a command of arvid in several processes that share its work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.logs = folder
+        self.server = subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "together.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # else it could not fork
+            text=True,
+        )
+
+    def run(
+        self, arguments: list[str], count: int, folder: Path, *, by: str = "torchrun", **more: str
+    ) -> tuple[list[int], list[str]]:
+        """Exit codes and output of `count` processes, started in a folder `by` torchrun or srun.
+
+        `more` are variables of their environments.
+        """
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        logs = [str(self.logs / f"{rank}.log") for rank in range(count)]
+        cache = {"ARVID_CACHE": os.environ["ARVID_CACHE"]}
+        environments = [cache | _VARIABLES[by](rank, count) | more for rank in range(count)]
+        job = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "processes": list(zip(environments, logs, strict=True)),
+        }
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        codes: list[int] = json.loads(self.server.stdout.readline())
+        return codes, [Path(log).read_text() for log in logs]
+
+    def close(self) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nothing listens to."""
+    return _free_port()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _torchrun(rank: int, count: int) -> dict[str, str]:
+    if count == 1:
+        return {}
+    if rank == 0:
+        os.environ["ARVID_TEST_PORT"] = str(_free_port())
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": os.environ["ARVID_TEST_PORT"],
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+
+
+def _srun(rank: int, count: int) -> dict[str, str]:
+    if rank == 0:
+        os.environ["ARVID_TEST_PORT"] = str(_free_port())
+    return {
+        "SLURM_PROCID": str(rank),
+        "SLURM_NTASKS": str(count),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+        "MASTER_PORT": os.environ["ARVID_TEST_PORT"],
+    }
+
+
+_VARIABLES = {"torchrun": _torchrun, "srun": _srun}
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    """`together.run(arguments, count, folder)` runs a command in several processes."""
+    found = Together(tmp_path_factory.mktemp("together"))
+    yield found
+    found.close()

@@ -56,7 +56,7 @@ CONFIGS = ("--config=settings/sprites", "--config=paradigms/{paradigm}", "--conf
 TINY = (
     "--data.train.init_args.num_clips=4",
     "--data.val.init_args.num_clips=4",
-    "--data.batch_size=2",
+    "--data.clips_per_step=2",
     "--trainer.accelerator=cpu",
     "--trainer.max_steps=1",
 )

@@ -36,7 +36,7 @@ ONE_STEP = [
     "--trainer.accelerator=cpu",
     "--trainer.max_steps=1",
     "--trainer.val_check_interval=1",
-    "--data.batch_size=2",
+    "--data.clips_per_step=2",
 ]
 SPRITES = ["--data.train.init_args.num_clips=4", "--data.val.init_args.num_clips=4"]
 
@@ -136,7 +136,6 @@ SMALLER = [  # bf16 convolutions take tens of times as long on a CPU without ins
     "--model.init_args.tokenizer.init_args.backbone.num_groups=4",
     "--model.init_args.adversarial.channels=16",
     "--model.init_args.perceptual=null",  # VGG's weights may not be here
-    "--trainer.accumulate_grad_batches=1",
     "--data.num_workers=0",
     *(
         f"--data.{part}.init_args.clip.{option}"
@@ -175,7 +174,7 @@ def test_the_papers_tokenizer_settings_are_those_of_its_table_5(
 ) -> None:
     config = yaml.safe_load((FOLDER / f"settings/{name}-tokenizers.yaml").read_text())
     trainer, data, model = config["trainer"], config["data"], config["model"]["init_args"]
-    batch = data["batch_size"] * trainer["accumulate_grad_batches"]
+    batch = data["clips_per_step"]
     assert batch == 256
     assert trainer["max_steps"] == pytest.approx(epochs * clips / batch, rel=1e-3)
     assert model["perceptual"]["weight"] == model["adversarial"]["weight"] == 0.1

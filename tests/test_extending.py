@@ -30,7 +30,7 @@ FEWER = {
         "--trainer.accelerator=cpu",
         "--trainer.max_steps=2",
         "--trainer.val_check_interval=2",
-        "--data.batch_size=2",
+        "--data.clips_per_step=2",
     ],
     "sample": ["--count=1"],
     "evaluate": ["--num-clips=4"],

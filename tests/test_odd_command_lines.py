@@ -55,7 +55,7 @@ def nova_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NOVA on continuous tokens after a step."""
     run = tmp_path_factory.mktemp("runs") / "nova"
     configs = ("settings/sprites", "paradigms/nova", "sizes/debug")
-    steps = ("--trainer.max_steps=1", "--trainer.accelerator=cpu", "--data.batch_size=2")
+    steps = ("--trainer.max_steps=1", "--trainer.accelerator=cpu", "--data.clips_per_step=2")
     clips = [f"--data.{part}.init_args.num_clips=4" for part in ("train", "val")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARVID_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -7,7 +7,8 @@ import json
 from typing import Any, NoReturn
 
 from arvid.commands._sampling import add_dtype_argument
-from arvid.evaluation.processes import launched
+from arvid.evaluation.processes import WAIT_MINUTES, launched
+from arvid.ranges import above
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,19 @@ def add_shard_argument(parser: argparse.ArgumentParser, what: str) -> None:
         default=launched(),
         metavar="I/N",
         help=f"this process draws every N-th {what} from the I-th on, counted from 0 "
-        "(default: as torchrun says, or all)",
+        "(default: as torchrun or srun says, or all)",
+    )
+
+
+def add_wait_argument(parser: argparse.ArgumentParser) -> None:
+    """How long processes that share the work wait for each other."""
+    parser.add_argument(
+        "--wait-minutes",
+        type=above(0).number,
+        default=WAIT_MINUTES,
+        metavar="N",
+        help="under torchrun or srun: how long a process waits for the others before it gives up "
+        f"(default: {WAIT_MINUTES:g})",
     )
 
 

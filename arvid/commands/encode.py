@@ -2,11 +2,11 @@
 
 `arvid fit` fills the cache by itself. Beforehand it is for machines where many will train, and to take the tokens to
 machines without the videos. Shards that are there are not made again, so an interrupted command goes on. Several
-processes may share the work: under torchrun, or anywhere with --shard.
+processes may share the work: under torchrun or srun, or anywhere with --shard.
 
 examples:
   arvid encode --config settings/sprites --config paradigms/nova --config sizes/tiny
-  torchrun --nproc-per-node 8 -m arvid encode --config clips.yaml --out shards
+  torchrun --nproc-per-node 8 -m -- arvid encode --config clips.yaml --out shards
 
 Train on such a folder, copied anywhere or in object storage, by naming it in place of the clips (and likewise val):
   arvid fit --config clips.yaml --data.train arvid.data.token_shards.TokenShards \\

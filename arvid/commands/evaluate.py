@@ -9,7 +9,7 @@ examples:
   arvid evaluate --videos samples/ --real UCF-101 --protocol stylegan-v-2048-16f --out runs/theirs
   arvid evaluate --pipeline damo-vilab/text-to-video-ms-1.7b --real clips.jsonl --protocol arvid-1024-16f
   arvid evaluate runs/nova --protocol my-protocol.yaml --real videos/
-  torchrun --nproc-per-node 8 -m arvid evaluate runs/nova --protocol arvid-1024-16f --real videos/
+  torchrun --nproc-per-node 8 -m -- arvid evaluate runs/nova --protocol arvid-1024-16f --real videos/
   arvid evaluate --list-protocols
 
 benchmark suites, each with a --help of its own:
@@ -26,7 +26,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arvid.commands._evaluation import add_download_argument, add_pipeline_arguments
+from arvid.commands._evaluation import (
+    add_download_argument,
+    add_pipeline_arguments,
+    add_wait_argument,
+)
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.processes import rank_and_count, sharing_processes
@@ -103,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--name", help="of the row of --videos or --pipeline in tables")
     add_trust_argument(parser)
     add_download_argument(parser)
+    add_wait_argument(parser)
     add_pipeline_arguments(parser)
 
 
@@ -125,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         )
     asked = {"num_clips": options.num_clips, "metrics": options.metric}
     named = [metric.rpartition(".")[0] for metric in options.metric if "." in metric]
-    with trusting(named), sharing_processes(), downloading(options.download):
+    with trusting(named), sharing_processes(options.wait_minutes), downloading(options.download):
         for protocol in [get_protocol(name, **asked) for name in options.protocol]:
             _evaluate(options, protocol)
     return 0

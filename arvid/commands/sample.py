@@ -1,11 +1,13 @@
 """Generate clips: from a prompt, a class, first frames, or all of them.
 
 Writes one mp4 for each clip, or one png where clips are of one frame, and a contact sheet of all.
+Under torchrun or srun processes share the batches that --batch-size makes.
 
 examples:
   arvid sample --checkpoint runs/nova --prompt "a small red square moves left" --count 4 --out samples
   arvid sample --checkpoint nova-osp480.ckpt --first-frames cat.jpg --prompt "a cat turns its head" --fps 12
   arvid sample --checkpoint runs/nova --first-frames clip.mp4 --num-first-frames 17 --frames 65 --overlap 3
+  torchrun --nproc-per-node 8 -m -- arvid sample --checkpoint runs/nova --label 3 --count 512 --batch-size 32
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arvid.commands._evaluation import add_wait_argument
 from arvid.commands._sampling import (
     add_dtype_argument,
     add_sampling_arguments,
@@ -22,11 +25,13 @@ from arvid.commands._sampling import (
 )
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
+from arvid.evaluation.processes import gather, rank_and_count, sharing_processes
 from arvid.ranges import FPS, at_least
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from arvid.contracts import SamplingOptions
     from arvid.sampling.sample import Conditions
     from arvid.training.generator_module import GeneratorModule
 
@@ -53,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=at_least(1).integer, help="frames per clip (default: as trained)"
     )
     parser.add_argument("--count", type=at_least(1).integer, default=4, help="number of clips")
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1).integer,
+        metavar="N",
+        help="clips that are made together (default: all). Another size gives other clips; another number of "
+        "processes does not",
+    )
     parser.add_argument("--seed", type=at_least(0).integer, default=0)
     parser.add_argument(
         "--fps",
@@ -62,12 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
     add_trust_argument(parser)
     add_dtype_argument(parser)
+    add_wait_argument(parser)
     add_sampling_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from arvid.sampling.sample import clip_grid, sample
+    with sharing_processes(options.wait_minutes):
+        _sample(options)
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from arvid.sampling.sample import clip_grid
     from arvid.training.generator_module import load_generator
 
     model = load_generator(options.checkpoint, dtype=options.dtype)
@@ -77,18 +96,40 @@ def run(options: argparse.Namespace) -> int:
     given = 0 if first is None else model.tokenizer.spec.grid(*first.shape[1:4]).t
     grid = clip_grid(model, options.frames)
     evaluations = model.paradigm.num_evaluations(grid, prefix_frames=given, options=drawn)
-    counts = ", ".join(f"{num} of {name}" for name, num in evaluations.items())
-    print(f"{options.count} clips of {model.tokenizer.spec.num_frames(grid)} frames: {counts}.")
-    videos = sample(
-        model,
-        conditions,
-        num_frames=options.frames,
-        first_frames=first,
-        options=drawn,
-        seed=options.seed,
-    )
-    _write(videos, options)
-    return 0
+    if rank_and_count()[0] == 0:
+        counts = ", ".join(f"{num} of {name}" for name, num in evaluations.items())
+        print(f"{options.count} clips of {model.tokenizer.spec.num_frames(grid)} frames: {counts}.")
+    _write_sheet(gather(_sample_batches(options, model, conditions, first, drawn)), options)
+
+
+def _sample_batches(
+    options: argparse.Namespace,
+    model: GeneratorModule,
+    conditions: Conditions,
+    first: np.ndarray | None,
+    drawn: SamplingOptions,
+) -> dict[int, np.ndarray]:
+    """Make and write this process's batches; returns them by their number. Their noise depends on that alone."""
+    from arvid.sampling.sample import sample
+
+    size = options.batch_size or options.count
+    starts = range(0, options.count, size)
+    rank, num_processes = rank_and_count()
+    if rank == 0 and len(starts) < num_processes:
+        print(f"{len(starts)} of {num_processes} processes make clips: see --batch-size.")
+    made = {}
+    for i in range(rank, len(starts), num_processes):
+        clips = slice(starts[i], starts[i] + size)
+        made[i] = sample(
+            model,
+            conditions.part(clips.start, clips.stop),
+            num_frames=options.frames,
+            first_frames=None if first is None else first[clips],
+            options=drawn,
+            seed=options.seed + i,
+        )
+        _write(made[i], clips.start, options)
+    return made
 
 
 def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditions:
@@ -137,14 +178,26 @@ def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.nda
     return np.repeat(frames[None], options.count, axis=0)
 
 
-def _write(videos: np.ndarray, options: argparse.Namespace) -> None:
+def _write(videos: np.ndarray, start: int, options: argparse.Namespace) -> None:
     from arvid.data.video import write_video
-    from arvid.sampling.contact_sheet import write_png, write_sheet
+    from arvid.sampling.contact_sheet import write_png
 
-    for i, video in enumerate(videos):
+    for i, video in enumerate(videos, start):
         if len(video) == 1:
             write_png(options.out / f"{i:03d}.png", video[0])
         else:
             write_video(options.out / f"{i:03d}.mp4", video, options.fps or FILE_FPS)
+
+
+def _write_sheet(made: list[dict[int, np.ndarray]] | None, options: argparse.Namespace) -> None:
+    """In the first process, which alone has the clips of all."""
+    import numpy as np
+
+    from arvid.sampling.contact_sheet import write_sheet
+
+    if made is None:
+        return
+    batches = {i: videos for part in made for i, videos in part.items()}
+    videos = np.concatenate([batches[i] for i in sorted(batches)])
     write_sheet(options.out / "sheet.png", videos)
     print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")

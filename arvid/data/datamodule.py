@@ -6,19 +6,22 @@ that came next, and every paradigm of a comparison sees the same clips in the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.collate import Example, collate, normalise
+from arvid.data.division import Division, divide
 from arvid.data.token_cache import cache_folder, describe_clip, encode_dataset
 from arvid.data.token_shards import TokenShards
+from arvid.nn.draws import Part, part_of
 from arvid.ranges import at_least
 
 
@@ -54,7 +57,7 @@ class StepSampler(Sampler[list[int]]):
 
     Args:
         num_items: clips in the set.
-        batch_size: clips per process and step.
+        batch_size: clips of a process in a batch.
         seed: decides the permutations.
         start: batches already done.
         rank, world_size: this process and how many there are; they share each step's clips.
@@ -90,6 +93,35 @@ class StepSampler(Sampler[list[int]]):
                 batch.append(int(order[place % self.num_items]))
             yield batch
             position += step_size
+
+
+class PartSampler(Sampler[list[int]]):
+    """Batches of indices in order, of each the clips that one of several processes holds.
+
+    Each process has as many batches: see `arvid.nn.draws.part_of`.
+    """
+
+    def __init__(
+        self, num_items: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_items / self.batch_size)
+
+    def part(self, batch: int) -> Part:
+        """Which of a batch's clips this process holds."""
+        total = min(self.batch_size, self.num_items - batch * self.batch_size)
+        return part_of(total, self.rank, self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in range(len(self)):
+            part = self.part(batch)
+            first = batch * self.batch_size + part.start
+            yield list(range(first, first + part.count))
 
 
 class BatchLoader(DataLoader[Any]):
@@ -140,7 +172,10 @@ class VideoDataModule(LightningDataModule):
     Args:
         train: clips to train on.
         val: clips to validate on, of the same shape.
-        batch_size: clips per process and step.
+        clips_per_step: clips of a step, over all processes. Gradients are accumulated over as many batches as that
+            takes. By default batch_size times processes times trainer.accumulate_grad_batches.
+        batch_size: clips that a process holds at a time: as many as fit on a device. Clips that are held together
+            have noise from one random stream.
         num_workers: processes that load clips.
         seed: decides the order of the clips.
         posterior: train on tokens drawn anew each time from the tokenizer's posterior, as NOVA's released code does,
@@ -154,17 +189,20 @@ class VideoDataModule(LightningDataModule):
         train: VideoDataset,
         val: VideoDataset,
         *,
+        clips_per_step: int | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
         posterior: bool = False,
     ) -> None:
         super().__init__()
-        at_least(1).require("data.", batch_size=batch_size)
+        at_least(1).require("data.", batch_size=batch_size, clips_per_step=clips_per_step)
         at_least(0).require("data.", num_workers=num_workers, seed=seed)
         self.train = train
         self.val = val
+        self.clips_per_step = clips_per_step
         self.batch_size = batch_size
+        self.division = Division(batch_size)
         self.num_workers = num_workers
         self.seed = seed
         self.posterior = posterior
@@ -175,6 +213,25 @@ class VideoDataModule(LightningDataModule):
                 f"validation clips {_clip_shape(val)}: they must be equal."
             )
         self.num_classes = len(train.classes)
+
+    def share_steps(self, trainer: Trainer) -> None:
+        """Where the clips of a step are named: share them by the trainer's processes, and count all in steps.
+
+        Raises UserError as `divide` does, and if the trainer is to accumulate another number of batches.
+        """
+        if self.clips_per_step is None:
+            return
+        self.division = divide(self.clips_per_step, self.batch_size, trainer.world_size)
+        needed, asked = self.division.accumulate, trainer.accumulate_grad_batches
+        if asked not in (1, needed):
+            raise UserError(
+                f"trainer.accumulate_grad_batches is {asked}, but data.clips_per_step {self.clips_per_step} needs "
+                f"{needed} batches of {self.division.batch_size} on each of {trainer.world_size} processes. Leave "
+                "trainer.accumulate_grad_batches out."
+            )
+        trainer.accumulate_grad_batches = needed
+        if isinstance(trainer.val_check_interval, int):
+            trainer.val_check_interval *= needed  # Lightning counts batches
 
     def setup(self, stage: str) -> None:
         """Fill the token cache, all processes together; then those of a machine that does not see the others' disk."""
@@ -232,7 +289,7 @@ class VideoDataModule(LightningDataModule):
         assert trainer is not None
         sampler = StepSampler(
             len(examples),
-            self.batch_size,
+            self.division.batch_size,
             seed=self.seed,
             start=trainer.global_step * trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
@@ -247,7 +304,20 @@ class VideoDataModule(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         return load(
-            self._examples(self.val), batch_size=self.batch_size, num_workers=self.num_workers
+            self._examples(self.val),
+            batch_sampler=self.val_sampler(),
+            num_workers=self.num_workers,
+        )
+
+    def val_sampler(self) -> PartSampler:
+        """The batches of a validation, and which of their clips this process holds."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return PartSampler(
+            len(self.val),
+            self.batch_size,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _examples(self, dataset: VideoDataset) -> VideoExamples | TokenExamples:

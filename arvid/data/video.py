@@ -30,6 +30,10 @@ Frames = NDArray[np.uint8]
 FPS_TOLERANCE = 0.01
 """Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
 
+REPRODUCIBLE = "mbtree=0:threads=1"
+"""Same frames, same file: x264's macroblock tree reads memory that was never written where videos are small, and the
+number of its threads, which follows from the machine, changes the file."""
+
 
 class VideoError(UserError):
     """A video file that cannot be read: names the file, the reason and what to do."""
@@ -276,7 +280,8 @@ def _encode(path: Path, frames: Iterable[Frames], fps: float, crf: int) -> None:
     """Encode RGB frames (H, W, 3) into `path`."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf)}
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(crf), "x264-params": REPRODUCIBLE}
         _tag_colours(stream.codec_context)
         for number, pixels in enumerate(frames):
             _check_frame(pixels)

@@ -1,4 +1,7 @@
-"""The processes that share an evaluation or a sampling, and the device of each."""
+"""The processes that share an evaluation or a sampling, and the device of each.
+
+They are started by torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or by srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,48 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arvid.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+WAIT_MINUTES = 120.0
+"""How long a process waits for the others by default: for a batch of clips, or for the numbers made of all."""
+START_MINUTES = 10.0
+"""How long the processes wait for each other at the start."""
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM jobs that are a shell, in which nothing was started by srun (Lightning's rule)."""
+
+
+class Launch(NamedTuple):
+    """This process among those that were started together."""
+
+    rank: int = 0
+    num_processes: int = 1
+    local_rank: int = 0
+    """Its number on its machine."""
+
+
+def launch() -> Launch:
+    """As torchrun or srun says; a process alone without either."""
+    env = os.environ
+    if "RANK" in env:
+        return Launch(
+            int(env["RANK"]), int(env.get("WORLD_SIZE", 1)), int(env.get("LOCAL_RANK", 0))
+        )
+    if env.get("SLURM_JOB_NAME") in INTERACTIVE:
+        return Launch()
+    count = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", 1)))
+    if count == 1 or "SLURM_PROCID" not in env:  # one task: the shell of sbatch or salloc too
+        return Launch()
+    return Launch(int(env["SLURM_PROCID"]), count, int(env.get("SLURM_LOCALID", 0)))
+
+
+def launched() -> tuple[int, int]:
+    """Number of this process among those that torchrun or srun started, and how many they are; (0, 1) alone."""
+    return launch()[:2]
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -20,23 +61,39 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def wait_for_all() -> None:
-    """Until every process has come here."""
+    """Until every process has come here. Raises UserError where one has ended or does not come in time."""
     from torch import distributed as dist
 
     if dist.is_initialized():
-        dist.barrier()
+        with _explained():
+            dist.barrier()
+
+
+def gather(value: Any) -> list[Any] | None:
+    """The values of all processes, in the first one; None in the others. Raises as `wait_for_all` does."""
+    from torch import distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    rank, count = rank_and_count()
+    found = [None] * count if rank == 0 else None
+    with _explained():
+        dist.gather_object(value, found)
+    return found
 
 
 @contextmanager
-def sharing_processes() -> Iterator[None]:
-    """Under torchrun: join the processes that it started, each with a GPU of its own where there are."""
+def sharing_processes(wait_minutes: float = WAIT_MINUTES) -> Iterator[None]:
+    """Under torchrun or srun: join the processes that were started, each with a GPU of its own where there are.
+
+    Raises UserError if they do not meet, and where one waits longer than `wait_minutes` for another.
+    """
     from torch import distributed as dist
 
-    shared = launched()[1] > 1 and not dist.is_initialized()
+    shared = launch().num_processes > 1 and not dist.is_initialized()
     if shared:
         take_own_gpu()
-        # for barriers alone, at which a process may wait for as long as another generates
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
+        _join(wait_minutes)
     try:
         yield
     finally:
@@ -44,17 +101,12 @@ def sharing_processes() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def launched() -> tuple[int, int]:
-    """Number of this process among those that torchrun started, and how many they are; (0, 1) without torchrun."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
 def take_own_gpu() -> None:
     """Make the GPU that is this process's turn the one that "cuda" means, where there are GPUs."""
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(launch().local_rank % torch.cuda.device_count())
 
 
 def best_device() -> torch.device:
@@ -62,3 +114,65 @@ def best_device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _join(wait_minutes: float) -> None:
+    """Meet the other processes; gloo, since they only wait for each other and pass clips."""
+    from torch import distributed as dist
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    rank, count, _ = launch()
+    host, port = _meeting_place()
+    torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # it keeps the store
+    try:
+        store = TCPStore(
+            host,
+            port,
+            count,
+            is_master=rank == 0 and not torchrun,
+            timeout=timedelta(minutes=min(START_MINUTES, wait_minutes)),
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            "gloo",
+            store=PrefixStore(f"arvid-{attempt}", store),
+            rank=rank,
+            world_size=count,
+            timeout=timedelta(minutes=wait_minutes),
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise UserError(
+            f"{count} processes were to share this work, and did not meet at {host}:{port} ({_first_line(error)}). "
+            "Start all of them by torchrun or srun; inside an sbatch script write srun before the command."
+        ) from error
+
+
+def _meeting_place() -> tuple[str, int]:
+    """Address and port of the first process: MASTER_ADDR and MASTER_PORT, or as SLURM's variables say."""
+    env = os.environ
+    host, port = env.get("MASTER_ADDR"), env.get("MASTER_PORT")
+    if host is None:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
+        host = SLURMEnvironment.resolve_root_node_address(nodes)
+    if port is None:  # steps of one job that run at a time have ports of their own
+        job, step = (int(env.get(f"SLURM_{name}", 0)) for name in ("JOB_ID", "STEP_ID"))
+        port = str(15_000 + (job + 101 * step) % 10_000)
+    return host, int(port)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Says what has happened where a process waits in vain."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"Another process that shares this work has ended, or did not come in time ({_first_line(error)}). What is "
+            "finished is kept: give the same command again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

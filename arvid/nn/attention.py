@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import UserError
 from arvid.nn.attend import BlockCausal, attend
+from arvid.nn.draws import Dropout
 from arvid.nn.linear import Linear, linear
 from arvid.nn.positions import Rotation, rotate
 
@@ -150,7 +151,7 @@ class TransformerBlock(nn.Module):
         self.attn = Attention(dim, num_heads, bias=style == "gpt")
         self.norm2 = build_norm(dim, style)
         self.mlp = _mlp(dim, style)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

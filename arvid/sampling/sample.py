@@ -44,6 +44,12 @@ class Conditions:
             fps=[math.nan if clip.fps is None else clip.fps for clip in clips],
         )
 
+    def part(self, start: int, stop: int) -> Conditions:
+        """Those of some of the clips."""
+        num = len(range(self.num_clips)[start:stop])
+        lists = {n: v and v[start:stop] for n, v in vars(self).items() if n != "num_clips"}
+        return Conditions(num_clips=num, **lists)
+
     def encode(self, model: GeneratorModule) -> Condition:
         device = model.device
         return model.conditioner(

@@ -7,6 +7,7 @@ compared with others: 3-D PatchGAN of 64 channels and 3 layers, hinge, from the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arvid.nn.discriminator import PatchDiscriminator
+from arvid.nn.draws import draw
 from arvid.ranges import at_least
 from arvid.training.losses import take_frames
 from arvid.training.optimizer import OptimizerConfig
@@ -162,7 +164,7 @@ def adaptive_weight(
 
 def _one_frame(video: Tensor) -> Tensor:
     """A random frame of each clip (B, C, T, H, W) as a clip of one: (B, C, 1, H, W)."""
-    index = torch.randint(video.shape[2], (len(video), 1), device=video.device)
+    index = draw(partial(torch.randint, video.shape[2], device=video.device), [len(video), 1])
     return take_frames(video, index)
 
 

@@ -13,6 +13,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from arvid.data.datamodule import VideoDataModule
+from arvid.data.division import Division
+from arvid.nn import draws
+from arvid.nn.draws import SharedStream, part_of
 from arvid.ranges import FPS, at_least
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
@@ -21,9 +25,10 @@ from arvid.training.pictures import show_video
 
 
 class SeedEachStep(Callback):
-    """Makes the randomness of a step (times, noises, masks, dropout) a function of (seed, step, process).
+    """Makes the randomness of a step (times, noises, masks, dropout) a function of (seed, micro-batch).
 
-    So an interrupted run goes on exactly as an unbroken one would have, whatever was lost.
+    So an interrupted run goes on exactly as an unbroken one would have, whatever was lost, and on any number of
+    processes. Processes that share a batch draw from one stream (see `arvid.nn.draws`).
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -32,11 +37,44 @@ class SeedEachStep(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        place = (self.seed * 1_000_003 + batch_idx) * 4096 + trainer.global_rank
-        torch.manual_seed(place % 2**63)
+        division: Division = getattr(_data(trainer), "division", Division(len(batch)))
+        number = (
+            batch_idx * trainer.world_size + trainer.global_rank
+        )  # among all processes' batches
+        micro_batch, part = divmod(number, division.parts)
+        seed = (self.seed * 1_000_003 + micro_batch) * 4096 % 2**63
+        torch.manual_seed(seed)
+        if division.parts > 1:
+            total = division.batch_size * division.parts
+            draws.share(SharedStream(pl_module.device), part_of(total, part, division.parts))
+            torch.manual_seed(seed + part)  # for what does not draw from the stream
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        draws.share(None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.manual_seed(self.seed)  # the same masks and noises at every validation
+        """The same masks and noises at every validation."""
+        torch.manual_seed(self.seed)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if trainer.world_size == 1 or not isinstance(data := _data(trainer), VideoDataModule):
+            return
+        if batch_idx == 0:  # only now, since the loader has drawn a number at its start
+            self._validation = SharedStream(pl_module.device)
+            torch.manual_seed(self.seed + trainer.global_rank)
+        draws.share(self._validation, data.val_sampler().part(batch_idx))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        draws.share(None)
+
+    def on_exception(self, *args: Any) -> None:
+        draws.share(None)
+
+
+def _data(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
 
 
 class StepBar(ProgressBar):

@@ -7,10 +7,13 @@ logs as CSV whatever else it logs to, and goes on where it was when the same com
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,20 +29,24 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.guard import Findings
-from arvid.evaluation.processes import best_device
+from arvid.evaluation.processes import best_device, launch
+from arvid.parent import child_environment
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.data_guard import DataGuard, look_at_data
 from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule, checkpoint_path
+from arvid.training.global_batch import CountSteps, clips_per_step_of_older
 from arvid.training.leaving import LeaveOnSignal, leave_at_once
 from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision
+from arvid.training.run_lock import run_lock
 from arvid.training.saving import SaveLast, saved
 from arvid.training.setting import describe_run, describe_tokenizer_run
 from arvid.training.tokenizer_module import TokenizerModule
@@ -56,7 +63,15 @@ CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
 class ArvidCLI(LightningCLI):
-    """Puts a run into its folder (`--run`) and tells the model what data it is for."""
+    """Puts a run into its folder (`--run`) and tells the model what data it is for.
+
+    Args:
+        held: keeps the run folder's lock until it is closed.
+    """
+
+    def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
+        self._held = held
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -92,6 +107,12 @@ class ArvidCLI(LightningCLI):
             default=[],
             help="Packages whose classes other runs' checkpoints may name, where the configuration has some.",
         )
+        parser.add_argument(
+            "--wait_minutes",
+            type=float,
+            default=30.0,
+            help="How long a process waits for the others before it gives up.",
+        )
         for name in ("clip_shape", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -108,12 +129,16 @@ class ArvidCLI(LightningCLI):
         config.trainer.use_distributed_sampler = False  # the datamodule shares the clips out itself
         config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
         config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
+        _complete_slurm()
+        if self.subcommand and config.trainer.devices == "auto":
+            _choose_devices(config.trainer, config.data.clips_per_step)
         finite = SkipNonfinite()
         saver = SaveLast(
             config.save_every_n_steps, config.keep_checkpoints, in_doubt=finite.in_doubt
         )
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
+            CountSteps(),
             finite,
             saver,
             DataGuard(),
@@ -124,6 +149,9 @@ class ArvidCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        if self.subcommand == "fit":
+            self._share_steps()
+        _limit_waiting(self.trainer, timedelta(minutes=self._config.wait_minutes))
         if self.trainer.strategy.root_device.type == "cpu":
             slow = slow_precision(self.trainer.precision)
             if slow:
@@ -156,10 +184,19 @@ class ArvidCLI(LightningCLI):
         except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
+    def _share_steps(self) -> None:
+        older = clips_per_step_of_older(Path(self._config.run), self.trainer.world_size)
+        if older and self._config.data.clips_per_step:
+            self._config.data.clips_per_step = self.datamodule.clips_per_step = older
+        self.datamodule.share_steps(self.trainer)
+
     def before_fit(self) -> None:
-        self._go_on()
+        if self.trainer.is_global_zero:
+            self._held.enter_context(run_lock(Path(self._config.run)))
+        self.before_validate()
 
     def before_validate(self) -> None:
+        self._held.enter_context(_ranks_start_as_we_did())
         self._go_on()
 
     @property
@@ -218,10 +255,10 @@ def check_data(configs: Sequence[str]) -> list[Findings]:
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
-    given, sys.argv = sys.argv, ["arvid", *resolve_configs(list(arguments))]
+    given, sys.argv = sys.argv, [sys.argv[0], *resolve_configs(list(arguments))]
     try:
-        with trusting(()), _explained():
-            return _build_cli(run=run)
+        with trusting(()), _explained(), ExitStack() as held:
+            return _build_cli(run=run, held=held)
     finally:
         sys.argv = given
 
@@ -241,7 +278,7 @@ def _explained() -> Iterator[None]:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _build_cli(*, run: bool) -> ArvidCLI:
+def _build_cli(*, run: bool, held: ExitStack) -> ArvidCLI:
     """LightningCLI reads the command line from `sys.argv` alone without complaint."""
     return ArvidCLI(
         LightningModule,
@@ -252,8 +289,9 @@ def _build_cli(*, run: bool) -> ArvidCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         run=run,
+        held=held,
         parser_kwargs={name: {"exit_on_error": False} for name in ArvidCLI.subcommands()}
-        | {"exit_on_error": False},
+        | {"exit_on_error": False, "prog": "arvid"},
     )
 
 
@@ -263,6 +301,62 @@ _TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
+
+
+def _choose_devices(trainer: Namespace, clips_per_step: int | None) -> None:
+    """Where devices are not given: as many as torchrun or srun started processes for, or all that can share a step."""
+    count = launch().num_processes
+    if count > 1:
+        nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1)))
+        trainer.num_nodes, trainer.devices = nodes, count // nodes
+    elif clips_per_step and trainer.accelerator in ("auto", "gpu", "cuda"):
+        found = max(torch.cuda.device_count(), 1)
+        able = max(n for n in range(1, found + 1) if clips_per_step % n == 0)
+        if able < found:
+            logger.warning(
+                "%d of %d GPUs are used: the %d clips of a step (data.clips_per_step) cannot be shared by all.",
+                able,
+                found,
+                clips_per_step,
+            )
+            trainer.devices = able
+
+
+def _complete_slurm() -> None:
+    """Under srun: variables that Lightning asks for and that `srun --ntasks` does not set."""
+    rank, count, _ = launch()
+    if count == 1 or "RANK" in os.environ:
+        return
+    per_node = count // int(os.environ.get("SLURM_NNODES", 1))
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(per_node))
+    os.environ.setdefault("SLURM_NODEID", str(rank // per_node))
+
+
+def _limit_waiting(trainer: Trainer, limit: timedelta) -> None:
+    """How long a process waits for the others; Lightning has no option for a strategy that is named, as ddp is."""
+    if isinstance(trainer.strategy, DDPStrategy | FSDPStrategy):
+        trainer.strategy._timeout = limit
+
+
+@contextmanager
+def _ranks_start_as_we_did() -> Iterator[None]:
+    """Lightning starts the other ranks of a machine as this process was: `python PROGRAM` or `python -m MODULE`.
+
+    Where that is neither the program `arvid` nor its module, but other code that calls `arvid.cli.main`, they are
+    started as `python -m arvid`. They end with this process.
+    """
+    os.environ.update(child_environment())
+    main = sys.modules["__main__"]
+    given = main.__spec__
+    module = given.name.partition(".")[0] if given else Path(sys.argv[0]).name
+    if module != "arvid":
+        main.__spec__ = importlib.util.find_spec("arvid.__main__")
+    try:
+        yield
+    finally:
+        main.__spec__ = given
+        for name in child_environment():
+            os.environ.pop(name, None)
 
 
 def resolve_configs(arguments: list[str]) -> list[str]:

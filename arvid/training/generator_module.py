@@ -24,6 +24,7 @@ from arvid.contracts import (
     VideoTokenizer,
 )
 from arvid.nn.conditioner import Conditioner
+from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
@@ -156,7 +157,7 @@ class GeneratorModule(LightningModule):
         condition = self.conditioner.from_batch(batch)
         tokens = batch["tokens"]
         if draw and "spread" in batch:
-            tokens = tokens + batch["spread"] * torch.randn_like(tokens)
+            tokens = tokens + batch["spread"] * randn_like(tokens)
         return self.paradigm.loss(tokens, condition)
 
     def configure_optimizers(self) -> Any:

@@ -6,6 +6,7 @@ The third comparison, by a discriminator that learns, is in arvid/training/adver
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from arvid.contracts import UserError
 from arvid.metrics.paired import require_size
 from arvid.metrics.perceptual import MIN_SIZE, Lpips
+from arvid.nn.draws import draw
 from arvid.ranges import at_least
 
 
@@ -83,7 +85,8 @@ class PerceptualLoss:
     ) -> Float[Tensor, ""]:
         """Mean over the frames that the options ask for."""
         if self.options.frames == "one":
-            index = torch.randint(video.shape[2], (len(video), 1), device=video.device)
+            pick = partial(torch.randint, video.shape[2], device=video.device)
+            index = draw(pick, [len(video), 1])
             reconstruction, video = (take_frames(x, index) for x in (reconstruction, video))
         return self.of_all_frames(reconstruction, video)
 

@@ -17,6 +17,7 @@ from arvid.ranges import above, at_least, between
 RANGES = {
     "seed_everything": between(0, 2**32 - 1),
     "save_every_n_steps": at_least(1),
+    "wait_minutes": above(0),
     "keep_checkpoints": at_least(1),
     "trainer.accumulate_grad_batches": at_least(1),
     "trainer.check_val_every_n_epoch": at_least(1),

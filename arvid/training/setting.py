@@ -118,6 +118,8 @@ def _of_training(
 
 
 def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:
+    if config["data"].get("clips_per_step"):
+        return int(config["data"]["clips_per_step"])
     accumulated = int(config["trainer"].get("accumulate_grad_batches") or 1)
     return int(config["data"]["batch_size"]) * num_processes * accumulated
 

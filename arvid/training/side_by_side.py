@@ -9,19 +9,24 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from arvid.contracts import UserError
+from arvid.parent import child_environment
 
 TAIL_BYTES = 4096
+STOP_SECONDS = 60.0
+"""How long a job may take to save and leave."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
 """Has glibc keep freed memory for the next step instead of giving it back to the system: a sixth off a training step
 over thousands of ids, whose logits are tens of megabytes."""
@@ -62,6 +67,8 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
             reporter.show(running)
     finally:
         for job in running:
+            job.ask_to_stop()
+        for job in running:
             job.stop()
         reporter.close()
 
@@ -78,9 +85,16 @@ class _Running:
             log.flush()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)},
+                env={
+                    **os.environ,
+                    **KEEP_MEMORY,
+                    **child_environment(),  # it ends with this process, even if that is killed
+                    "OMP_NUM_THREADS": str(threads),
+                },
+                process_group=0,  # its data workers and ranks are stopped with it
             )
 
     def done(self) -> bool:
@@ -93,9 +107,16 @@ class _Running:
             )
         return code is not None
 
-    def stop(self) -> None:
-        """End the command."""
+    def ask_to_stop(self) -> None:
+        """Let the command save and leave."""
         self.process.terminate()
+
+    def stop(self) -> None:
+        """Wait until the command has left, and end what is left of it."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def progress(self) -> str:

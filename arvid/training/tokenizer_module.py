@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torchmetrics import MeanMetric
 
 from arvid.contracts import UserError, VideoTokenizer
 from arvid.metrics.codebook import CodebookUse
+from arvid.nn.draws import counted_clips, draw
 from arvid.ranges import SHARE, at_least
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
@@ -27,7 +29,7 @@ from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_non
 from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.pictures import show_reconstructions
-from arvid.training.step import log_step, one_or_nan
+from arvid.training.step import log_step, one_or_nan, weight
 
 TOKENIZER_KEY = "tokenizer"
 """Where a checkpoint keeps the tokenizer's name and constructor arguments."""
@@ -142,12 +144,14 @@ class TokenizerModule(LightningModule):
         log_step(self, self._losses(video)[1], "val", len(video))
         tokens = self.tokenizer.encode(video)
         reconstruction = self.tokenizer.decode(tokens)
-        self.psnr.update(psnr(reconstruction, video))
-        self.log("val_psnr", self.psnr, prog_bar=True, batch_size=len(video))
+        num_counted = counted_clips(len(video))
+        if num_counted:
+            self.psnr.update(psnr(reconstruction, video))
+        self.log("val_psnr", self.psnr, prog_bar=True, batch_size=num_counted)
         if self.perceptual is not None:
             lpips = self.perceptual.of_all_frames(reconstruction, video)
-            self.log("val_lpips", lpips, batch_size=len(video), sync_dist=True)
-        if self.codebook is not None:
+            self.log("val_lpips", lpips, batch_size=weight(self, len(video)), sync_dist=True)
+        if self.codebook is not None and num_counted:
             self.codebook.update(tokens)
         self.collapse_guard.update(video, reconstruction)
         if batch_idx == 0 and self.trainer.is_global_zero:
@@ -301,7 +305,7 @@ def _adversary_shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 def random_frames(video: Tensor, count: int) -> Tensor:
     """`count` random frames of each clip (B, 3, T, H, W) as clips of one frame (B·count, 3, 1, H, W)."""
-    index = torch.randint(video.shape[2], (len(video), count), device=video.device)
+    index = draw(partial(torch.randint, video.shape[2], device=video.device), [len(video), count])
     return rearrange(take_frames(video, index), "b c n h w -> (b n) c 1 h w")
 
 

@@ -54,7 +54,11 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         size="debug",
-        options=("--trainer.max_steps=3", "--trainer.val_check_interval=3", "--data.batch_size=4"),
+        options=(
+            "--trainer.max_steps=3",
+            "--trainer.val_check_interval=3",
+            "--data.clips_per_step=4",
+        ),
         num_clips=4,
     ),
     "quick": Scale(
@@ -107,7 +111,7 @@ def parse_arguments() -> argparse.Namespace:
         prog="arvid bench demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of the three.",
+        epilog="Other options (--trainer.max_steps=500, --data.clips_per_step=8) go to `arvid fit` of the three.",
     )
     parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
     parser.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")

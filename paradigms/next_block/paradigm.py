@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +33,7 @@ from arvid.contracts import (
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import BlockStyle, Transformer, build_norm
 from arvid.nn.conditioner import ContextEmbedder, warn_once
+from arvid.nn.draws import Dropout, draw
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.initialise import initialise_gpt
 from arvid.nn.positions import Rotation
@@ -121,7 +123,7 @@ class NextBlock(Paradigm):
         else:
             self.places = RotaryPlaces(self.layout, order, grid, size.dim // size.num_heads)
         self.reveal = self._reveal(size.dim) if reveal else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.transformer = Transformer(
             size.dim, size.depth, size.num_heads, norm="pre", dropout=dropout, style=style
         )
@@ -222,7 +224,8 @@ class NextBlock(Paradigm):
         target = tokens.flatten(1, 3)[:, order]  # (B, N[, C])
         drop = None
         if self.training:
-            drop = torch.rand(len(tokens), device=tokens.device) < self.condition_dropout
+            drop = draw(partial(torch.rand, device=tokens.device), [len(tokens)])
+            drop = drop < self.condition_dropout
         context = self.context(condition, len(tokens), drop)
         padding = self.padding(condition.text_mask, drop)
         wanted = target[:, layout.first_predicted :]
@@ -263,9 +266,10 @@ class NextBlock(Paradigm):
         """A random part of the tokens, in half of the clips; none outside training or of what is predicted singly."""
         if self.reveal is None or not self.training:
             return None
-        draws = torch.rand(len(wanted), 2, device=wanted.device)
+        uniform = partial(torch.rand, device=wanted.device)
+        draws = draw(uniform, [len(wanted), 2])
         share = draws[:, :1] * (draws[:, 1:] < 0.5)
-        revealed = torch.rand(wanted.shape, device=wanted.device) < share
+        revealed = draw(uniform, wanted.shape) < share
         if layout.start == "hybrid":
             revealed[:, : layout.block_len] = False
         return revealed

@@ -11,6 +11,7 @@ motion score too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ from arvid.contracts import (
 )
 from arvid.nn.attention import NormPlacement
 from arvid.nn.conditioner import ContextEmbedder, warn_once
+from arvid.nn.draws import draw, draw_once
 from arvid.nn.heads import DiffusionOptions, build_head
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
@@ -159,10 +161,10 @@ class NOVA(Paradigm):
         `per_token` is the mean over all masked tokens.
         """
         batch, num_frames = tokens.shape[:2]
-        drop = torch.rand(batch, device=tokens.device) < self.condition_dropout
+        drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
         context = self.context(condition, batch, drop if self.training else None)
         patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)  # (BT, L[, p·p·C])
-        num_visible = round((1 - draw_mask_ratio()) * self.num_positions)
+        num_visible = round((1 - draw_once(draw_mask_ratio)) * self.num_positions)
         orders = random_orders(len(patches), self.num_positions, tokens.device)
         visible, masked = orders[:, :num_visible], orders[:, num_visible:]
         indicators = self._training_indicators(context[None], tokens, visible)  # (1, B, T, L', D)

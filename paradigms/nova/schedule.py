@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from arvid.nn.draws import draw
 
 
 def draw_mask_ratio(generator: torch.Generator | None = None) -> float:
@@ -29,4 +32,6 @@ def random_orders(
     num: int, num_tokens: int, device: torch.device, generator: torch.Generator | None = None
 ) -> Int[Tensor, "num tokens"]:
     """A random permutation of the tokens for each of `num` frames or clips."""
-    return torch.rand(num, num_tokens, device=device, generator=generator).argsort(dim=1)
+    uniform = partial(torch.rand, device=device, generator=generator)
+    shape = [num, num_tokens]
+    return (uniform(shape) if generator else draw(uniform, shape)).argsort(dim=1)

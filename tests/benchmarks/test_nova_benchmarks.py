@@ -21,7 +21,7 @@ from arvid.training.side_by_side import Job
 FOLDER = Path(__file__).parents[2] / "benchmarks/nova"
 TINY = (
     *("--size=debug", "--num-clips=2", "--trainer.accelerator=cpu", "--trainer.max_steps=2"),
-    *("--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1", "--data.batch_size=2"),
+    *("--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1", "--data.clips_per_step=2"),
     "--model.init_args.sampling.diffusion_steps=2",
 )
 FEW = [f"--data.{part}.init_args.num_clips={n}" for part, n in (("train", 4), ("val", 8))]

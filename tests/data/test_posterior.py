@@ -24,7 +24,7 @@ FIT = [
     "fit",
     "--config=settings/sprites",
     "--config=sizes/debug",
-    "--data.batch_size=4",
+    "--data.clips_per_step=4",
     "--data.train.init_args.num_clips=6",
     "--data.val.init_args.num_clips=4",
     "--data.posterior=true",

@@ -27,8 +27,7 @@ ONE_STEP = [
     "--trainer.max_steps=1",
     "--trainer.val_check_interval=1",
     "--trainer.precision=32-true",
-    "--trainer.accumulate_grad_batches=1",
-    "--data.batch_size=2",
+    "--data.clips_per_step=2",
     "--data.num_workers=0",
 ]
 
@@ -104,7 +103,7 @@ def test_the_sets_are_those_of_the_table_and_the_scripts() -> None:
             optimizer["betas"][1],
             optimizer["warmup_steps"],
             optimizer["schedule"],
-            data["batch_size"] * trainer["accumulate_grad_batches"],
+            data["clips_per_step"],
             trainer["max_steps"],
             clip["fps"],
             trainer["precision"],

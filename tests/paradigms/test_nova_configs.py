@@ -41,7 +41,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
     return [
         *data,
-        "--data.batch_size=1",
+        "--data.clips_per_step=1",
         "--data.num_workers=0",
         f"--model.init_args.tokenizers.continuous={tokenizer}",
         "--model.init_args.text=arvid.nn.text.WordTextEncoder",
@@ -64,15 +64,16 @@ def test_published_sets_train(name: str, tmp_path: Path, options: list[str]) -> 
 def test_the_sets_are_those_of_the_facts() -> None:
     """Facts §2.3 and §4: what the released YAMLs say, and the paper."""
     expected = {
-        "nova-released-video": (60_000, 1e-4, 0.97, 25),
-        "nova-released-image": (30_000, 1e-4, 0.98, 25),
-        "nova-paper-video": (60_000, 1.5e-4, None, 100),
-        "nova-paper-image": (30_000, 4e-4, None, 100),
+        "nova-released-video": (384, 60_000, 1e-4, 0.97, 25),
+        "nova-released-image": (1024, 30_000, 1e-4, 0.98, 25),
+        "nova-paper-video": (384, 60_000, 1.5e-4, None, 100),
+        "nova-paper-image": (1024, 30_000, 4e-4, None, 100),
     }
-    for name, (steps, rate, decay, diffusion_steps) in expected.items():
+    for name, (clips, steps, rate, decay, diffusion_steps) in expected.items():
         config = yaml.safe_load((CONFIGS / f"settings/{name}.yaml").read_text())
         trainer, model = config["trainer"], config["model"]["init_args"]
         averaging = [c["init_args"]["decay"] for c in trainer.get("callbacks", [])]
+        assert config["data"]["clips_per_step"] == clips
         assert trainer["max_steps"] == steps
         assert model["optimizer"]["lr"] == rate
         assert model["optimizer"]["schedule"] == "constant"

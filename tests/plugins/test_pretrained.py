@@ -530,7 +530,7 @@ def test_a_generator_is_trained_as_the_page_says(published: Path, tmp_path: Path
         "--config=sizes/debug",
         "--data.train.init_args.num_clips=4",
         "--data.val.init_args.num_clips=4",
-        "--data.batch_size=2",
+        "--data.clips_per_step=2",
         "--trainer.accelerator=cpu",
         "--trainer.max_steps=1",
         "--trainer.val_check_interval=1",

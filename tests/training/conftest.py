@@ -14,7 +14,7 @@ import pytest
 SMALL = (
     "--data.train.init_args.num_clips=16",
     "--data.val.init_args.num_clips=8",
-    "--data.batch_size=4",
+    "--data.clips_per_step=4",
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
     "--trainer.val_check_interval=2",

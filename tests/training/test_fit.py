@@ -105,7 +105,7 @@ def test_a_run_folder_of_another_configuration_is_refused(
 ) -> None:
     given = small_fit(tmp_path / "run", "next_block", "--trainer.max_steps=1")
     assert main(given) == 0
-    assert main([*given, "--data.batch_size=2"]) == 2
+    assert main([*given, "--data.clips_per_step=2"]) == 2
     message = capsys.readouterr().err
     assert "data.clips_per_step: 4 there, 2 here" in message
     assert "Traceback" not in message

@@ -167,7 +167,7 @@ def tokenizer_run(tmp_path_factory: pytest.TempPathFactory, small_tokenizer_fit:
     ("option", "message"),
     [
         ("model.init_args.optimizer.lr=0.001", "model.optimizer.lr: 0.006 there, 0.001 here"),
-        ("data.batch_size=2", "data.clips_per_step: 4 there, 2 here"),
+        ("data.clips_per_step=2", "data.clips_per_step: 4 there, 2 here"),
         ("seed_everything=3", "seed: 0 there, 3 here"),
         ("data.seed=3", "data.seed: 0 there, 3 here"),
         ("model.init_args.reconstruction.l2=0.5", "model.reconstruction.l2: 1.0 there, 0.5 here"),

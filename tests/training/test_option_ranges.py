@@ -15,7 +15,7 @@ from arvid.training.option_ranges import RANGES
 GIVEN = [
     *("fit", "--config=settings/sprites", "--config=paradigms/nova", "--config=sizes/debug"),
     *("--data.train.init_args.num_clips=4", "--data.val.init_args.num_clips=4"),
-    *("--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.max_steps=1"),
+    *("--data.clips_per_step=2", "--trainer.accelerator=cpu", "--trainer.max_steps=1"),
 ]
 NOVA = "model.init_args.paradigm.init_args"
 

@@ -18,7 +18,7 @@ SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.max_steps=1",
     "--trainer.val_check_interval=1",
-    "--data.batch_size=2",
+    "--data.clips_per_step=2",
     "--model.init_args.tokenizers.discrete=sprites-magvit_fsq",
     "--model.init_args.tokenizers.continuous=sprites-vae3d",
 ]

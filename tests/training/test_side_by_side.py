@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,31 @@ def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
     demo.send_signal(signal.SIGTERM)
     assert demo.wait(timeout=60) == 143
     assert _processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "moment", ["nova starts", pytest.param("nova trains", marks=pytest.mark.slow)]
+)
+def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+    """Neither its jobs nor their data workers, whether they still import torch or train."""
+    command = [sys.executable, "-m", "arvid", "bench", "demo", "--scale", "smoke", "--out", "."]
+    command += ["--trainer.max_steps=1000000", "--data.num_workers=1"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        assert any("nova starts" in line for line in demo.stderr)
+        if moment == "nova trains":
+            while not re.search(r"\| \d+/1000000 \[", _text(tmp_path / "nova.log")):
+                assert demo.poll() is None
+                time.sleep(0.1)
+        demo.kill()
+    ends = time.monotonic() + 5
+    while (left := _processes_of(tmp_path)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert left == []
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def _processes_of(folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ def test_a_step_and_a_signal_of_one_process_are_all_processes(
 ) -> None:
     """Two processes and their start: that takes its time."""
     run = tmp_path / "run"
-    given = small_fit(run, "nova", "--trainer.max_steps=50", "--data.batch_size=2")
+    given = small_fit(run, "nova", "--trainer.max_steps=50", "--data.clips_per_step=2")
     done = run_two(PROGRAM, [*given, "--trainer.limit_val_batches=0"])
     assert done.stdout.count("left with 143") == 2, done.stderr
     assert losses_of(run, "skipped_steps") == {0: 0, 1: 1, 2: 1, 3: 1}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from arvid.contracts import TokenSpec, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
+from arvid.nn.draws import randn_like
 from arvid.nn.hyperparameters import plain
 from arvid.ranges import at_least
 
@@ -122,7 +123,7 @@ class VAE3D(VideoTokenizer):
     ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
         """The reconstruction of a sample of the posterior; `loss` = kl_weight · `kl` (nats per latent number)."""
         mean, log_variance = (x.float() for x in self.posterior(video))
-        latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        latent = mean + torch.exp(0.5 * log_variance) * randn_like(mean)
         reconstruction: Tensor = self.decoder(latent)
         if self.training:
             self._measure(mean)

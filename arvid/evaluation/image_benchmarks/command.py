@@ -17,7 +17,7 @@ from arvid.evaluation.image_benchmarks.record import write_record
 from arvid.evaluation.image_benchmarks.sampling import DEFAULT_SEED, rewritten, sample_part
 from arvid.evaluation.image_benchmarks.scorer import run_scorer
 from arvid.evaluation.image_benchmarks.t2i_compbench import CATEGORIES, T2ICompBench
-from arvid.evaluation.processes import take_own_gpu
+from arvid.evaluation.processes import launched, take_own_gpu
 from arvid.evaluation.prompts import read_rewritten
 from arvid.ranges import at_least
 
@@ -32,7 +32,7 @@ _PROMPTS = {
 _EXAMPLES = {
     "geneval": """examples:
   arvid evaluate geneval sample --checkpoint runs/nova --prompts evaluation_metadata.jsonl --out runs/nova
-  torchrun --nproc-per-node 8 -m arvid.cli evaluate geneval sample --pipeline NAME --prompts ... --out ...
+  torchrun --nproc-per-node 8 -m -- arvid evaluate geneval sample --pipeline NAME --prompts ... --out ...
   arvid evaluate geneval score runs/nova --scorer geneval --detector detector --scorer-python envs/geneval/bin/python
   arvid evaluate geneval aggregate runs/nova""",
     "t2i-compbench": """examples:
@@ -75,7 +75,10 @@ def run(options: argparse.Namespace, suite: str) -> int:
         "score": _score,
         "aggregate": _aggregate,
     }
-    actions[options.action](options, _benchmark(options, suite))
+    if (
+        options.action == "sample" or launched()[0] == 0
+    ):  # several processes share the sampling alone
+        actions[options.action](options, _benchmark(options, suite))
     return 0
 
 

@@ -8,7 +8,7 @@ example:
   arvid evaluate vbench score runs/nova --suite VBench_full_info.json --vbench-python ~/vbench/bin/python
   arvid evaluate vbench aggregate runs/nova
 
-  torchrun --nproc-per-node 8 -m arvid evaluate vbench sample runs/nova --suite ... --checkpoint runs/nova
+  torchrun --nproc-per-node 8 -m -- arvid evaluate vbench sample runs/nova --suite ... --checkpoint runs/nova
   arvid evaluate vbench score results/other --suite VBench_full_info.json --videos ~/other/videos \\
       --dimension subject_consistency --dimension dynamic_degree
 """
@@ -21,7 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._evaluation import add_download_argument, add_shard_argument
+from arvid.commands._evaluation import (
+    add_download_argument,
+    add_shard_argument,
+    add_wait_argument,
+)
 from arvid.commands._sampling import (
     add_dtype_argument,
     add_sampling_arguments,
@@ -30,7 +34,12 @@ from arvid.commands._sampling import (
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.evaluation.manifest import claim
-from arvid.evaluation.processes import take_own_gpu
+from arvid.evaluation.processes import (
+    launched,
+    rank_and_count,
+    sharing_processes,
+    take_own_gpu,
+)
 from arvid.evaluation.records import save as save_record
 from arvid.evaluation.vbench import results
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
@@ -68,8 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    step = {"sample": _sample, "score": _score, "aggregate": _aggregate}[options.step]
-    step(options, Layout(options.folder))
+    layout = Layout(options.folder)
+    if options.step == "sample":
+        _sample(options, layout)
+    elif options.step == "score":
+        with sharing_processes(options.wait_minutes):
+            _score(options, layout)
+    elif launched()[0] == 0:
+        _aggregate(options, layout)
     return 0
 
 
@@ -133,6 +148,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         help="temporal flickering of the first five videos of each prompt, moving ones included",
     )
     add_download_argument(parser)
+    add_wait_argument(parser)
     group = parser.add_argument_group("weights (folders or hub names; files)")
     for name in ("--dino", "--clip-b32", "--clip-l14"):
         group.add_argument(name, metavar="NAME")
@@ -192,7 +208,8 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
     weights = WeightsOptions(**{name: path for name, path in given.items() if path is not None})
     with downloading(options.download):
         built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
-    for name in names:
+    rank, _ = rank_and_count()
+    for name in sorted(names, key=lambda name: name not in built):  # nobody waits for VBench's
         if name in built:
             result = score_dimension(
                 name,
@@ -202,6 +219,8 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
                 layout.scores,
                 options=_options(name, options),
             )
+        elif rank:
+            continue
         else:
             result = score_external(
                 name,
@@ -211,7 +230,8 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
                 videos=videos,
                 folder=layout.scores,
             )
-        print(f"{name}: {100 * result.score:.2f} % of {len(result.videos)} videos")
+        if rank == 0:
+            print(f"{name}: {100 * result.score:.2f} % of {len(result.videos)} videos")
 
 
 def _aggregate(options: argparse.Namespace, layout: Layout) -> None:

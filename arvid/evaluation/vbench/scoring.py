@@ -19,7 +19,7 @@ from tqdm import tqdm
 import arvid
 from arvid.contracts import UserError
 from arvid.data.video import read_video
-from arvid.evaluation.processes import best_device
+from arvid.evaluation.processes import best_device, gather, rank_and_count, wait_for_all
 from arvid.evaluation.vbench.dimensions import Dimension, VideoScore
 from arvid.evaluation.vbench.networks import weights_hash
 from arvid.evaluation.vbench.results import DimensionResult, finished, save, videos_sha256
@@ -44,7 +44,7 @@ def score_dimension(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> DimensionResult:
-    """Score a dimension and write its result.
+    """Score a dimension and write its result. Processes share the prompts, and have the same result.
 
     Args:
         name: of the dimension.
@@ -65,16 +65,45 @@ def score_dimension(
         "videos_sha256": videos_sha256(videos / take.file for take in takes),
     }
     kept = finished(folder, name, made_with)
+    wait_for_all()  # else one might find what another has just finished
     if kept:
         return kept
-    partial = folder / f"{name}_partial.json"
-    scores = _score_videos(name, dimension, takes, videos, (partial, made_with), progress)
+    rank, num_processes = rank_and_count()
+    mine = _share(takes, rank, num_processes)
+    partial = folder / f"{name}_partial{f'-{rank}' if rank else ''}.json"
+    found = gather(_score_videos(name, dimension, mine, videos, (partial, made_with), progress))
+    if found is not None:
+        made = {file: score for part in found for file, score in part.items()}
+        scores = {take.file: made[take.file] for take in takes if take.file in made}
+        save(_sum_up(name, takes, videos, scores, made_with), folder)
+        for path in _partials(folder, name):
+            path.unlink()
+    wait_for_all()
+    summed = finished(folder, name, made_with)
+    assert summed is not None
+    return summed
+
+
+def _share(takes: Sequence[Take], rank: int, num_processes: int) -> list[Take]:
+    """A process's takes: all of every n-th prompt, since which ones of a prompt count depends on those before."""
+    texts = list(dict.fromkeys(take.prompt.text for take in takes))
+    mine = set(texts[rank::num_processes])
+    return [take for take in takes if take.prompt.text in mine]
+
+
+def _sum_up(
+    name: str,
+    takes: Sequence[Take],
+    videos: Path,
+    scores: Mapping[str, VideoScore],
+    made_with: Mapping[str, Any],
+) -> DimensionResult:
     counting = {file: score for file, score in scores.items() if score.weight}
     if not counting:
         raise UserError(f"{name}: none of the {len(scores)} videos is static, so none counts.")
     weight = sum(score.weight for score in counting.values())
     total = sum(score.value * score.weight for score in counting.values())
-    result = DimensionResult(
+    return DimensionResult(
         dimension=name,
         score=total / weight / UNITS.get(name, 1.0),
         videos=tuple(
@@ -83,9 +112,6 @@ def score_dimension(
         ),
         made_with={**made_with, "short_prompts": _short_prompts(takes, counting)},
     )
-    save(result, folder)
-    partial.unlink(missing_ok=True)
-    return result
 
 
 def _score_videos(
@@ -97,7 +123,8 @@ def _score_videos(
     progress: bool,
 ) -> dict[str, VideoScore]:
     """Scores by file, those of an interrupted run included; stored in between."""
-    scores = _interrupted(*ledger)
+    partial, made_with = ledger
+    scores = _interrupted(_partials(partial.parent, name), made_with)
     counted: Counter[str] = Counter()
     chosen: dict[str, VideoScore] = {}
     for take in tqdm(takes, desc=name, disable=not progress, leave=False):
@@ -131,20 +158,25 @@ def _short_prompts(takes: Sequence[Take], counting: Mapping[str, VideoScore]) ->
     return sum(counts[text] < SAMPLES for text in {take.prompt.text for take in takes})
 
 
-def _interrupted(path: Path, made_with: Mapping[str, Any]) -> dict[str, VideoScore]:
+def _partials(folder: Path, name: str) -> list[Path]:
+    """What processes have stored in between."""
+    return sorted(folder.glob(f"{name}_partial*.json"))
+
+
+def _interrupted(paths: Sequence[Path], made_with: Mapping[str, Any]) -> dict[str, VideoScore]:
     """The scores that an interrupted run stored, of the same videos and networks; none where they are damaged."""
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    try:
-        verify(content)
-    except Damaged as error:
-        logger.warning("%s is damaged (%s): its videos are scored anew.", path, error)
-        return {}
-    stored = json.loads(content)
-    if stored["made_with"] != made_with:
-        return {}
-    return {file: VideoScore(*values) for file, values in stored["videos"].items()}
+    found: dict[str, VideoScore] = {}
+    for path in paths:
+        content = path.read_bytes()
+        try:
+            verify(content)
+        except Damaged as error:
+            logger.warning("%s is damaged (%s): its videos are scored anew.", path, error)
+            continue
+        stored = json.loads(content)
+        if stored["made_with"] == made_with:
+            found |= {file: VideoScore(*values) for file, values in stored["videos"].items()}
+    return found
 
 
 def _store(path: Path, made_with: Mapping[str, Any], scores: Mapping[str, VideoScore]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.attention import gather_rows
+from arvid.nn.draws import draw, randn_like
 from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
     Process,
@@ -173,7 +175,7 @@ class DiffusionHead(TokenHead):
         condition = self.net.condition(hidden)  # the same for all repeats
         target = target.float().expand(self.repeats, *target.shape)  # (R, B, N, C)
         index = self._draw_times(target.shape[:-1], target.device)
-        noisy, goal = self._corrupt(target, torch.randn_like(target), index, hidden.dtype)
+        noisy, goal = self._corrupt(target, randn_like(target, axis=1), index, hidden.dtype)
         modulations = self.net.modulations(self._embed_times(index) + condition)
         predicted = self.net(noisy.to(condition.dtype), modulations)
         loss = (predicted.float() - goal).square().mean((0, -1))  # (B, N)
@@ -182,8 +184,8 @@ class DiffusionHead(TokenHead):
     def _draw_times(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Indices into the table of training times: uniform (ddpm) or logit-normal (flow)."""
         if self.process == "ddpm":
-            return torch.randint(NUM_TRAIN_STEPS, shape, device=device)
-        uniform = torch.randn(shape, device=device).sigmoid()
+            return draw(partial(torch.randint, NUM_TRAIN_STEPS, device=device), shape, axis=1)
+        uniform = draw(partial(torch.randn, device=device), shape, axis=1).sigmoid()
         return (NUM_TRAIN_STEPS * uniform).long().clamp_max(NUM_TRAIN_STEPS - 1)
 
     def _corrupt(
