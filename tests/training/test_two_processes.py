@@ -34,7 +34,7 @@ NOVA.loss = disturbed
 try:
     main(arguments)
 except SystemExit as left:
-    print("left with", left.code, flush=True)
+    os.write(1, f"left with {left.code}\\n".encode())  # whole, beside the other process's
 """
 
 
