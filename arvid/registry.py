@@ -83,9 +83,9 @@ def names(kind: Kind) -> list[str]:
 def get(kind: Kind, name: str) -> type[Any]:
     """The class behind a short name ('nova') or the dotted path of a class ('arvid.paradigms.nova.NOVA').
 
-    The path must be that of a registered class or of a part of arvid, or lie in a trusted package. Raises UserError for an unknown name
-    (with a suggestion and the known names), for a path that is not trusted, for a plug-in that cannot be imported and
-    for a class that does not fulfil the contract of its kind.
+    The path must be that of a registered class or of a part of arvid, or lie in a trusted package. Raises UserError for
+    an unknown name (with a suggestion and the known names), for a path that is not trusted, for a plug-in that cannot
+    be imported and for a class that does not fulfil the contract of its kind.
     """
     known = _known(kind)
     if name in known:

@@ -224,3 +224,18 @@ def test_a_class_of_ones_own_loads_where_its_package_is_trusted(
     assert main(sampled) == 2  # trust ends with the command
     with pytest.raises(UserError, match="no name of a package"):
         arvid.load(path, trust=["my frame"])
+
+
+def test_fit_says_which_classes_will_have_to_be_trusted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(folder / "cache"))
+    (folder / "my_wise.py").write_text(FRAME_WISE)
+    configs = ["--config=settings/sprites", "--config=paradigms/next_block", "--config=sizes/debug"]
+    few = ["--data.train.init_args.num_clips=8", "--data.val.init_args.num_clips=8"]
+    more = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--run=mine"]
+    paradigm = "--model.init_args.paradigm=my_wise.FrameWise"
+    assert main(["fit", *configs, *few, *more, paradigm]) == 0
+    assert "registers my_wise.FrameWise" in caplog.text
+    assert main(["sample", "--checkpoint=mine", "--count=1"]) == 2
+    assert main(["sample", "--checkpoint=mine", "--count=1", "--trust=my_wise"]) == 0

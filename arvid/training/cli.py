@@ -48,7 +48,7 @@ from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision
 from arvid.training.run_lock import run_lock
 from arvid.training.saving import SaveLast, saved
-from arvid.training.setting import describe_run, describe_tokenizer_run
+from arvid.training.setting import describe_run, describe_tokenizer_run, unregistered
 from arvid.training.tokenizer_module import TokenizerModule
 from arvid.trust import trust, trusting
 from arvid.yaml_files import check_yaml, load_yaml
@@ -175,7 +175,14 @@ class ArvidCLI(LightningCLI):
         plain["model"]["init_args"].update(
             clip_shape=list(data.clip_shape), num_classes=data.num_classes
         )
-        return describe_run(plain, data.train, data.val, num_processes=num_processes)
+        description = describe_run(plain, data.train, data.val, num_processes=num_processes)
+        for path in unregistered(description):
+            logger.warning(
+                "No installed package registers %s: to load this run's checkpoints will need --trust %s.",
+                path,
+                path.partition(".")[0],
+            )
+        return description
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Raises UserError for what Lightning refuses: an unknown accelerator, strategy or precision, say."""

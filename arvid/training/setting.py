@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from arvid import registry
 from arvid.contracts import TokenType, UserError, VideoDataset
 from arvid.files import sha256_file, sha256_json
 from arvid.training.export import fingerprint
@@ -57,6 +58,17 @@ def describe_run(
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
+
+
+def unregistered(description: Mapping[str, Any]) -> list[str]:
+    """Paths of the classes in a run's description that files may not name unless their packages are trusted."""
+    named: list[tuple[registry.Kind, Any]] = [
+        ("paradigms", description["config"]["paradigm"]),
+        ("text_encoders", description["config"]["text"]),
+        ("datasets", description["validation"]),
+    ]
+    paths = [(kind, part["class_path"]) for kind, part in named if isinstance(part, Mapping)]
+    return [path for kind, path in paths if not registry.is_registered(kind, path)]
 
 
 def describe_tokenizer_run(
