@@ -55,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("arvid: interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        if _left_with:  # the signal came while a library was imported, which made an error of its own of it
+            return _left_with
+        raise
 
 
 def _run(arguments: list[str]) -> int:
@@ -90,7 +94,13 @@ def _run(arguments: list[str]) -> int:
 
 def _leave(number: int, _frame: object) -> NoReturn:
     """End as after an error, so that what runs beneath is ended and half-written files go."""
-    raise SystemExit(128 + number)
+    global _left_with
+    _left_with = 128 + number
+    raise SystemExit(_left_with)
+
+
+_left_with = 0
+"""Exit code after a signal; 0 before one."""
 
 
 def _module(command: str) -> ModuleType:
