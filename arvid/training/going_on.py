@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast, get_args, get_type_hints
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -70,9 +70,11 @@ def with_defaults(
 ) -> dict[str, Any]:
     """A setting (or options) with the default of each of the `keys` that it lacks and whose default is known.
 
+    A key that is null elsewhere and whose default is not known is null.
+
     Args:
         setting: flat, by dotted keys.
-        keys: those of another one.
+        keys: another one, or what several others hold.
         model: class of the module that was trained: by default a generator.
         paradigm: short name of the paradigm, whose options begin with `paradigm.`.
     """
@@ -81,10 +83,20 @@ def with_defaults(
         try:
             default = _default(key, setting, model, paradigm)
         except (KeyError, AttributeError, TypeError, ValueError):
+            if keys[key] is None:  # an option that there is no more, and that was not used
+                filled[key] = None
             continue
         as_options = key.startswith(("paradigm.", "size."))  # which are kept as strings
         filled[key] = str(default) if as_options else json.loads(json.dumps(default))
     return filled
+
+
+def held(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The keys of several settings with a value that one of them holds: null only where all hold that."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        found.update({k: v for k, v in setting.items() if v is not None or k not in found})
+    return found
 
 
 def take_up(

@@ -15,7 +15,7 @@ from arvid import registry
 from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED
-from arvid.training.going_on import differing, take_up, with_defaults
+from arvid.training.going_on import differing, held, take_up, with_defaults
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.tokenizer_module import SETTING_KEY, TokenizerModule
 
@@ -40,6 +40,16 @@ SETTING = {
     "trainer.max_steps": 5,
     "averaging.decay": 0.9,
 }
+
+
+def test_an_option_that_is_no_more_and_was_not_used_does_not_count() -> None:
+    """Lightning's averages have options that arvid's have not."""
+    older = {**SETTING, "averaging.multi_avg_fn": None}
+    assert differing({"setting": older}, {"setting": SETTING}, ("setting",)) == []
+    assert with_defaults(SETTING, held([SETTING, older])) == older
+    used = {**SETTING, "averaging.multi_avg_fn": "mean"}
+    assert differing({"setting": used}, {"setting": SETTING}, ("setting",)) != []
+    assert with_defaults(SETTING, held([SETTING, older, used])) == SETTING
 
 
 @pytest.mark.parametrize(
