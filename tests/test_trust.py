@@ -15,8 +15,10 @@ import torch
 import arvid
 from arvid.cli import main
 from arvid.contracts import UserError
+from arvid.data.clips import ClipSpec
 from arvid.training.checkpoint_io import save_checkpoint
 from arvid.training.generator_module import CHECKPOINT_KEY
+from arvid.training.instantiate import instantiate
 from arvid.training.tokenizer_module import TOKENIZER_KEY
 
 EVIL = """
@@ -46,6 +48,15 @@ PAYLOADS: dict[str, Any] = {
     "message": "module 'evil' has no attribute 'x'",
     "message of modules": "No module named 'evil.x'",
 }
+
+
+class WithOptions:
+    """Takes a dataclass that may be absent, as datasets of files do."""
+
+    def __init__(self, clip: ClipSpec | None = None, label: int | None = None) -> None:
+        self.clip = clip
+
+
 PLACES = (
     "paradigm",
     "text",
@@ -195,6 +206,14 @@ def test_configurations_of_fit_cannot_run_commands(
         assert main(["fit", *configs, f"--model.init_args.{option}={payload}"]) == 2
         assert "not allowed" in capsys.readouterr().err
     assert not (folder / "PWNED").exists()
+
+
+def test_options_that_are_dataclasses_come_from_plain_data() -> None:
+    given = {"clip": {"num_frames": 5, "size": 8}, "label": None}
+    built = instantiate(WithOptions, given, what="it")
+    assert built.clip == ClipSpec(num_frames=5, size=8)
+    with pytest.raises(UserError, match="it cannot be built"):
+        instantiate(WithOptions, {"clip": "evil.evil"}, what="it")
 
 
 FRAME_WISE = """

@@ -88,7 +88,7 @@ def _bound(cls: type[T], config: Any, *, skip: set[Any]) -> partial[T]:
     _refuse_classes(config)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "built", skip=skip)
-    with _no_imports():
+    with _importing_only("arvid", cls.__module__.partition(".")[0]):
         parsed = parser.parse_object({"built": dict(config)})
         bound: partial[T] = parser.instantiate(parsed, instantiators=[(_bind, cls, False)])["built"]
     return bound
@@ -109,10 +109,14 @@ def _refuse_classes(config: Any) -> None:
 
 
 @contextmanager
-def _no_imports() -> Iterator[None]:
-    """Let the parser import nothing that a value names. Its policy holds for the whole process: it is put back."""
+def _importing_only(*packages: str) -> Iterator[None]:
+    """Let the parser import nothing that a value names, but for these packages.
+
+    It names the dataclasses of annotations to itself, so those of the class that is built must be allowed. Its policy
+    holds for the whole process: it is put back.
+    """
     before = dict(parsing_settings)
-    set_parsing_settings(import_path_denylist=["*"])
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(packages))
     try:
         yield
     finally:

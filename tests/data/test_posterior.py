@@ -63,21 +63,23 @@ def test_each_training_step_draws_anew_and_validation_never(
 ) -> None:
     seen: dict[str, list[Tensor]] = {"train": [], "val": []}
 
-    def watch(module: GeneratorModule, batch: dict[str, Tensor], stage: str) -> Tensor:
+    def watch(
+        module: GeneratorModule, batch: dict[str, Tensor], *, draw: bool = False
+    ) -> dict[str, Tensor]:
         paradigm_loss = module.paradigm.loss
 
         def loss(tokens: Tensor, condition: object) -> dict[str, Tensor]:
             known = batch.get("spread")
             away = tokens - batch["tokens"]
-            seen[stage].append(away if known is None else away / known)
+            seen["train" if draw else "val"].append(away if known is None else away / known)
             return paradigm_loss(tokens, condition)
 
         with monkeypatch.context() as patch:
             patch.setattr(module.paradigm, "loss", loss)
-            return step(module, batch, stage)
+            return losses(module, batch, draw=draw)
 
-    step = GeneratorModule._step
-    monkeypatch.setattr(GeneratorModule, "_step", watch)
+    losses = GeneratorModule._losses
+    monkeypatch.setattr(GeneratorModule, "_losses", watch)
     assert main([*FIT, "--config=paradigms/nova", f"--run={tmp_path}"]) == 0
     noise = torch.stack(seen["train"])
     assert len(noise) == 3
