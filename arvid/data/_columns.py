@@ -178,9 +178,9 @@ def _label_text(values: pa.Array) -> pa.Array:
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-        whole = pc.equal(values, pc.floor(values))
-        if not pc.all(whole).as_py():
-            raise _first_bad(values, pc.invert(whole), _not_a_label)
+        broken = pc.not_equal(values, pc.floor(values))
+        if pc.any(broken).as_py():
+            raise _first_bad(values, broken, _not_a_label)
         values = values.cast(pa.int64(), safe=False)
     if pa.types.is_boolean(values.type) and values.null_count < len(values):
         raise _first_bad(values, pc.is_valid(values), _not_a_label)

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -85,7 +86,7 @@ class TableReader:
     def blocks(self) -> Iterator[pa.RecordBatch]:
         """Yield blocks of SCHEMA. Raises UserError for a file that cannot be read, naming the line."""
         try:
-            for block in self._read(self.path, self._meanings):
+            for block in _one_ahead(self._read(self.path, self._meanings)):
                 columns = self._meanings.understood(block.names)
                 self._note_unread(block.names, columns)
                 try:
@@ -100,6 +101,15 @@ class TableReader:
         understood = {name for names in columns.values() for name in names}
         known = {*understood, *self.unread, *_NOTHING_NEW}
         self.unread += [name for name in names if name not in known]
+
+
+def _one_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 def bad_line(path: Path, line: int, reason: str) -> UserError:
@@ -252,7 +262,8 @@ def _csv_header(path: Path) -> tuple[list[str], str]:
         first = next((line for line in file if line.strip()), "")
     if not first:
         raise UserError(f"The manifest {path} lists no video.")
-    delimiter = next((mark for mark in "\t,;" if mark in first), ",")
+    marks = "\t,;" if path.suffix.lower() == ".tsv" else ",\t;"
+    delimiter = next((mark for mark in marks if mark in first), ",")
     line, header = next(_csv_python_rows(path, delimiter, strip=False))
     if len({name.strip() for name in header}) < len(header):
         raise bad_line(path, line, "a column's name stands there twice")

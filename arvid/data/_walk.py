@@ -1,10 +1,11 @@
-"""Which paths below a folder are videos: by ending, and folders of frames. Links are followed, into loops once."""
+"""Which paths below a folder are videos: by their ending, and folders of frames. Links are followed; loops are not."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,29 +98,25 @@ def _list_for(content: Content, path: Path) -> list[Path]:
 
 
 def walk(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All videos below a folder, in the order of their paths below it. A loop of links is followed once."""
-    found = _walk(look_into(folder), left_out, (), is_root=True)
+    """All videos below a folder, in the order of their paths below it."""
+    found: list[Path] = []
+    for content in contents(folder, left_out):
+        is_video = content.is_frames and content.path != folder
+        left_out.add(content, pictures_too=not is_video)
+        found += [content.path] if is_video else content.videos
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _walk(
-    content: Content,
-    left_out: LeftOut,
-    above: tuple[tuple[int, int], ...],
-    *,
-    is_root: bool = False,
-) -> list[Path]:
-    if content.is_frames and not is_root:
-        left_out.add(content, pictures_too=False)
-        return [content.path]
-    left_out.add(content)
-    found = list(content.videos)
-    stat = content.path.stat()
-    above = (*above, (stat.st_dev, stat.st_ino))
-    for folder in content.folders:
-        stat = folder.stat()
-        if (stat.st_dev, stat.st_ino) in above:
-            left_out.reasons["links to a folder above (a loop)"] += 1
-        else:
-            found += _walk(look_into(folder), left_out, above)
-    return found
+def contents(
+    folder: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[Content]:
+    """The contents of a folder and of all below it. Links are followed, but not to a folder that they lie in."""
+    stat = folder.stat()
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        left_out.reasons["links to a folder above (a loop)"] += 1
+        return
+    content = look_into(folder)
+    yield content
+    for inside in content.folders:
+        yield from contents(inside, left_out, (*above, here))
