@@ -135,4 +135,5 @@ def _sample(path: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample]:
         raise UserError(f"{path}: {key}.json is no object in braces.")
     named = {"txt": "caption", "cls": "label"}
     row |= {named[name]: text for name, text in texts.items()}
-    yield Sample(f"{key}{os.path.splitext(endings[0])[1]}", files[endings[0]], row)
+    suffix = endings[0].rpartition(".")[2]
+    yield Sample(f"{key}.{suffix}", files[endings[0]], row)
