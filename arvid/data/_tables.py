@@ -153,24 +153,18 @@ def _line_of_row(text: bytes, first: int, row: int) -> int:
 
 
 def _jsonl_rows(path: Path, text: bytes, line: int, meanings: Meanings) -> pa.RecordBatch:
-    names = [name for kind in ("path", "caption") for name in meanings.names[kind]]
-    # a caption that looks like a date is text
-    schema = pa.schema([(name, pa.string()) for name in names])
+    options = pa.json.ReadOptions(block_size=len(text) + 1)
     try:
-        table = pa.json.read_json(
-            pa.BufferReader(text),
-            read_options=pa.json.ReadOptions(block_size=len(text) + 1),
-            parse_options=pa.json.ParseOptions(explicit_schema=schema),
-        )
+        rows = _one_batch(pa.json.read_json(pa.BufferReader(text), read_options=options))
     except pa.ArrowInvalid:
         return _rows_as_columns(_json_objects(path, text, line), meanings)
-    if any(pa.types.is_temporal(field.type) for field in table.schema):
+    understood = [
+        name for names in meanings.understood(rows.schema.names).values() for name in names
+    ]
+    if any(pa.types.is_temporal(rows.schema.field(name).type) for name in understood):
+        # captions that are all dates, say, are text
         return _rows_as_columns(_json_objects(path, text, line), meanings)
-    return _one_batch(table.drop_columns([n for n in names if _is_empty(table.column(n))]))
-
-
-def _is_empty(column: pa.ChunkedArray) -> bool:
-    return bool(column.null_count == len(column))
+    return rows
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
