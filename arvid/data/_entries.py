@@ -20,15 +20,23 @@ from arvid.files import sha256_json
 
 @dataclass(frozen=True)
 class Entry:
-    """One video of a dataset, or a part of one; `name` is its path inside the dataset, with forward slashes."""
+    """One video of a dataset, or a part of one."""
 
     path: Path
-    name: str
+    file_name: str
+    """The file's path inside the dataset, with forward slashes."""
     caption: str = ""
     label: int | None = None
     start: float | None = None
     """Seconds at which the part begins and ends."""
     end: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's, and for a part of it the seconds as well: from 2 to 4.5 of "a.mp4" is "a@2-4.5.mp4"."""
+        if self.start is None and self.end is None:
+            return self.file_name
+        return section_name(self.file_name, self.start, self.end)
 
     def section(self, probe: Probe) -> tuple[int, int]:
         """First frame of the part and its number of frames, in a video with this probe."""
@@ -110,7 +118,6 @@ class Entries(Sequence[Entry]):
         if label is not None and self.labels is not None:
             label = self.labels[label]
         name = path if name is None else name
-        name = name if start is None and end is None else section_name(name, start, end)
         return Entry(self.root / path, name, caption or "", label, start, end)
 
     def probe(self, index: int, found: Probe | None) -> Probe:
@@ -163,7 +170,6 @@ def map_table(file: Path) -> pa.Table:
 
 
 def section_name(name: str, start: float | None, end: float | None) -> str:
-    """The name of a part of a video: "a.mp4" from second 2 to 4.5 is "a@2-4.5.mp4"."""
     stem, dot, suffix = name.rpartition(".")
     ends = "-".join(
         "" if at is None else f"{at:.3f}".rstrip("0").rstrip(".") for at in (start, end)

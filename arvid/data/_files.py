@@ -7,27 +7,25 @@ clips there are; what was found is remembered on disk, so the next time costs on
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._columns import split_fraction
-from arvid.data._entries import Entries, Entry, sections
+from arvid.data._entries import Entries, Entry
 from arvid.data._ledger import Ledger
+from arvid.data._videos import DistinctFiles, Videos, is_long_enough
 from arvid.data.cache_dir import cache_dir
-from arvid.data.clips import ClipSpec, clip_indices, frames_needed, frames_there, resize_frames
+from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
 from arvid.data.pictures import is_pictures, probe_pictures, read_pictures
 from arvid.data.video import Probe, VideoError, probe_video, read_frames
@@ -102,23 +100,23 @@ class FileDataset(VideoDataset):
         self.has_captions = entries.has("caption")
         fractions = entries.numbers("fraction")
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
-        stated = entries.stated()[chosen]
+        stated = entries.stated()
         # so many files are not looked at one by one where nothing has to be found out
-        rows = chosen[~stated] if len(chosen) > MANY else chosen
-        found = [(row, entries[row]) for row in rows.tolist()]
-        absent = {row: e.name for row, e in found if not os.path.exists(e.path)}
-        self.missing = (*missing, *sorted(set(absent.values())))
-        unknown = set(chosen[~stated].tolist()) - set(absent)
-        probes, self.broken = probe_files([e for row, e in found if row in unknown])
+        files = DistinctFiles(entries, chosen[~stated[chosen]] if len(chosen) > MANY else chosen)
+        is_there = [os.path.exists(entry.path) for entry in files.entries]
+        pairs = list(zip(files.entries, is_there, strict=True))
+        self.missing = (*missing, *sorted({entry.name for entry, there in pairs if not there}))
+        unknown = set(files.of_row[~stated[files.rows]].tolist())
+        wanted = [e for i, (e, there) in enumerate(pairs) if there and i in unknown]
+        probes, self.broken = probe_files(wanted)
         self._report_problems(where)
-        unreadable = {row for row, e in found if row in unknown and e.path not in probes}
-        left_out = [*absent, *unreadable]
-        readable = chosen[~np.isin(chosen, left_out)] if left_out else chosen
-        videos = Videos(entries, readable, probes)
-        is_long_enough = videos.num_frames() >= videos.frames_needed(options.clip)
-        self.too_short = tuple(entries[row].name for row in readable[~is_long_enough])
-        self._videos = Videos(entries, readable[is_long_enough], probes)
-        self._is_believed = len(rows) < len(chosen)
+        left_out = {e.path for e in wanted if e.path not in probes}
+        bad = files.rows_of([not there or e.path in left_out for e, there in pairs])
+        readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
+        is_enough = is_long_enough(entries, readable, files, probes, options.clip)
+        self.too_short = tuple(entries[row].name for row in readable[~is_enough].tolist())
+        self._videos = Videos(entries, readable[is_enough], probes)
+        self._is_believed = len(files.rows) < len(chosen)
         self._report_short(where)
         if not self._videos:
             num_listed = len(chosen) + len(missing)
@@ -245,63 +243,6 @@ class FileDataset(VideoDataset):
             f"{self.options.clip.num_frames} frames. Ask for shorter clips or pad them "
             "(short: pad) if they are too short; otherwise check the paths and the files."
         )
-
-
-class Videos(Sequence[tuple[Entry, Probe]]):
-    """Some of a dataset's videos, each made when it is asked for.
-
-    Args:
-        entries: the dataset's.
-        rows: which of them (N,).
-        probes: what those are like of which the table does not say it.
-    """
-
-    def __init__(
-        self, entries: Entries, rows: NDArray[np.int64], probes: Mapping[Path, Probe]
-    ) -> None:
-        self.entries = entries
-        self.rows = rows.astype(np.uint32)
-        self.probes = probes
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Entry, Probe]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Entry, Probe]]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = int(self.rows[index])
-        entry = self.entries[row]
-        return entry, self.entries.probe(row, self.probes.get(entry.path))
-
-    def digest(self) -> list[str]:
-        """Hash of what the table says of them, for those whose files are not looked at."""
-        return [self.entries.digest, hashlib.sha256(self.rows.tobytes()).hexdigest()]
-
-    def num_frames(self) -> NDArray[np.float64]:
-        """Frames of each one (N,), or of the part of it that is listed."""
-        if not (self.entries.has("start") or self.entries.has("end")):
-            return self._lengths_and_rates[0]
-        start, end = (self.entries.numbers(x)[self.rows] for x in ("start", "end"))
-        return sections(start, end, *self._lengths_and_rates)[1]
-
-    def frames_needed(self, clip: ClipSpec) -> NDArray[np.int64]:
-        """Frames that each one (N,) needs for a clip."""
-        rates = pa.array(self._lengths_and_rates[1]).dictionary_encode()
-        needed = [frames_needed(rate, clip) for rate in rates.dictionary.to_pylist()]
-        return np.array(needed, np.int64)[rates.indices.to_numpy()]
-
-    @cached_property
-    def _lengths_and_rates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Frames of the whole files (N,) and their rates (N,)."""
-        nums, rates = (self.entries.numbers(x)[self.rows] for x in ("num_frames", "fps"))
-        if self.probes:
-            for i in np.flatnonzero(np.isnan(nums) | np.isnan(rates)).tolist():
-                nums[i], rates[i] = self[i][1].num_frames, self[i][1].fps
-        return nums, rates
 
 
 def named(names: Sequence[str]) -> str:
