@@ -149,12 +149,12 @@ def _kept(source: _Source, file: Path) -> tuple[pa.Table, _Summary, Path] | None
         found = json.loads(note.read_text(encoding="utf-8"))
         summary = _Summary(**{**found, "classes": tuple(found["classes"])})
         return map_table(file), summary, file
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         logger.warning(
             "%s cannot be written (%s), so every process reads the manifest by itself. "
             "Set ARVID_CACHE to a folder that can be written.",
             file,
-            error.strerror or error,
+            error,
         )
         return None
 

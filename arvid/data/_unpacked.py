@@ -53,7 +53,7 @@ def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFil
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _write(archive, folder, read)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         raise UserError(
             f"{archive} cannot be unpacked into {cache_dir()}: {error}. ARVID_CACHE names another folder for it."
         ) from error
