@@ -66,8 +66,11 @@ MAX_CLASSES = 100_000
 
 _NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
 _NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\+?(\d+)(\.0*)?")
+
+
+NO_PATH = f"there is no path of a video (columns of this name: {', '.join(NAMES['path'])})"
 
 
 class BadRow(Exception):
@@ -186,7 +189,7 @@ def _label_text(values: pa.Array) -> pa.Array:
         raise _first_bad(values, pc.is_valid(values), _not_a_label)
     if pa.types.is_integer(values.type):
         return values.cast(pa.string())
-    return _text(values, _not_a_label)
+    return pc.utf8_trim_whitespace(_text(values, _not_a_label))
 
 
 def _not_a_label(value: Any) -> str:
@@ -211,7 +214,7 @@ def standard_block(
     path = _paths(found.get("path", []), webvid=is_webvid(columns.get("path", ())))
     if path is None or path.null_count:
         row = 0 if path is None else int(pc.index(pc.is_null(path), True).as_py())
-        raise BadRow(row, f"there is no path of a video (column {', '.join(NAMES['path'])})")
+        raise BadRow(row, NO_PATH)
     path = _in_folder(path, folder)
     numbers = {
         field.name: _numbers(found.get(field.name, []), field.name, len(block)).cast(field.type)

@@ -23,7 +23,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from arvid.data._columns import FAULTS, TEXT, BadRow, Labels, Meanings, standard_block
+from arvid.data._columns import FAULTS, NO_PATH, TEXT, BadRow, Labels, Meanings, standard_block
 from arvid.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -128,6 +128,8 @@ def _jsonl_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
                 rows = _jsonl_rows(path, text, line, meanings)
             except BadRow as error:
                 raise bad_line(path, line_of(error.row), error.reason) from error
+            if not rows.num_columns and text.strip():
+                raise bad_line(path, line_of(0), NO_PATH)
             if len(rows):
                 yield Block(rows, rows.schema.names, line_of)
             line += text.count(b"\n")
@@ -149,11 +151,13 @@ def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
 def _line_of_row(text: bytes, first: int, row: int) -> int:
     """Which line a row is; empty ones are no rows."""
     lines = (i for i, line in enumerate(text.split(b"\n"), start=first) if line.strip())
-    return next(islice(lines, row, None))
+    return next(islice(lines, row, None), first)
 
 
 def _jsonl_rows(path: Path, text: bytes, line: int, meanings: Meanings) -> pa.RecordBatch:
     options = pa.json.ReadOptions(block_size=len(text) + 1)
+    if b"{" not in text:  # Arrow crashes where all lines are "null"
+        return _rows_as_columns(_json_objects(path, text, line), meanings)
     try:
         rows = _one_batch(pa.json.read_json(pa.BufferReader(text), read_options=options))
     except pa.ArrowInvalid:

@@ -155,7 +155,9 @@ def test_labels_as_pandas_writes_them(videos: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
-@pytest.mark.parametrize("label", [-1, "-1", "-2.0", 1.5, "2.5", 10**9, "1000000000", 10**30, 1e12])
+@pytest.mark.parametrize(
+    "label", [-1, "-1", "-2.0", 1.5, "2.5", "1e9", 10**9, "1000000000", 10**30, 1e12]
+)
 def test_labels_that_are_no_classes_are_refused(videos: Path, label: object, name: str) -> None:
     lines = {
         "m.csv": f"path,label\nclips/a.mp4,5\nclips/c.mp4,{label}\n",
@@ -163,6 +165,31 @@ def test_labels_that_are_no_classes_are_refused(videos: Path, label: object, nam
     }
     with pytest.raises(UserError, match="line 3: label must be a name or a whole number from 0"):
         read_manifest(write(videos, lines[name], name))
+
+
+def test_spaces_around_labels_do_not_count(videos: Path) -> None:
+    path = write(videos, "path,label\nclips/a.mp4, 3\nclips/c.mp4,003 \n")
+    assert [entry.label for entry in read_manifest(path)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "null\nnull\n", "{}\n", "{}", "1", '"x"', '{"a": 1}\nnull']
+)
+def test_lines_without_a_video_are_named(videos: Path, text: str) -> None:
+    """Arrow ends the process for a file of nulls alone."""
+    with pytest.raises(UserError, match=r"m\.jsonl, line 1: (expected an object|there is no path)"):
+        read_manifest(write(videos, text, "m.jsonl"))
+
+
+def test_many_parts_of_few_files_look_at_each_file_once(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = []
+    probe = _files.probe_video
+    monkeypatch.setattr(_files, "probe_video", lambda path: probed.append(path) or probe(path))
+    rows = "".join(f"clips/{'ac'[i % 2]}.mp4,{i % 40 / 10}\n" for i in range(1000))
+    dataset = VideoManifest(write(videos, f"path,start\n{rows}clips/x.mp4,1\n"), CLIP)
+    assert (len(probed), len(dataset), dataset.missing) == (2, 1000, ("clips/x.mp4",))
 
 
 def test_too_many_names_are_no_classes(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
