@@ -103,15 +103,15 @@ class FileDataset(VideoDataset):
         stated = entries.stated()
         # so many files are not looked at one by one where nothing has to be found out
         files = DistinctFiles(entries, chosen[~stated[chosen]] if len(chosen) > MANY else chosen)
-        is_there = [os.path.exists(entry.path) for entry in files.entries]
-        pairs = list(zip(files.entries, is_there, strict=True))
-        self.missing = (*missing, *sorted({entry.name for entry, there in pairs if not there}))
-        unknown = set(files.of_row[~stated[files.rows]].tolist())
-        wanted = [e for i, (e, there) in enumerate(pairs) if there and i in unknown]
+        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+        absent = {files.entries[i].name for i in np.flatnonzero(~is_there)}
+        self.missing = (*missing, *sorted(absent))
+        is_unknown = files.with_any(~stated[files.rows]) & is_there
+        wanted = [files.entries[i] for i in np.flatnonzero(is_unknown)]
         probes, self.broken = probe_files(wanted)
         self._report_problems(where)
-        left_out = {e.path for e in wanted if e.path not in probes}
-        bad = files.rows_of([not there or e.path in left_out for e, there in pairs])
+        is_probed = np.array([entry.path in probes for entry in files.entries], bool)
+        bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
         readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
         self.too_short = tuple(entries[row].name for row in readable[~is_enough].tolist())

@@ -61,19 +61,31 @@ class DistinctFiles:
     """
 
     def __init__(self, entries: Entries, rows: Rows) -> None:
-        paths = entries.table.column("path").take(pa.array(rows)).combine_chunks()
+        numbers = pa.array(_file_numbers(entries)[rows] if len(rows) else rows).dictionary_encode()
         self.rows = rows
-        self.of_row: Rows = paths.dictionary_encode().indices.to_numpy()
+        self.of_row: NDArray[np.int32] = numbers.indices.to_numpy()
         """Which file a row is of (N,)."""
-        first = np.zeros(int(self.of_row.max(initial=-1)) + 1, np.int64)
-        first[self.of_row[::-1]] = rows[::-1]
-        found = (entries[row] for row in first.tolist())
+        first = np.zeros(len(numbers.dictionary), np.int64)
+        first[self.of_row[::-1]] = np.arange(len(rows))[::-1]
+        found = (entries[row] for row in rows[first].tolist())
         self.entries = [dataclasses.replace(entry, start=None, end=None) for entry in found]
         """One of each."""
 
-    def rows_of(self, chosen: Sequence[bool]) -> Rows:
+    def with_any(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which files have any of the chosen ones (N,) among their rows."""
+        found = np.zeros(len(self.entries), bool)
+        found[self.of_row[chosen]] = True
+        return found
+
+    def rows_of(self, chosen: NDArray[np.bool_]) -> Rows:
         """The rows of some of the files."""
-        return self.rows[np.array(chosen, bool)[self.of_row]]
+        return self.rows[chosen[self.of_row]]
+
+
+def _file_numbers(entries: Entries) -> NDArray[np.int32]:
+    """A number for each row (N,), the same for rows of one file."""
+    paths = entries.table.column("path").dictionary_encode()
+    return np.concatenate([chunk.indices.to_numpy() for chunk in paths.chunks])
 
 
 def is_long_enough(
