@@ -1,7 +1,8 @@
 """What the datasets of video files share: looking at the files once, reporting the bad ones, cutting clips.
 
-All files are decoded once when a dataset is made, because neither their headers nor their endings tell how many
-clips there are; what was found is remembered on disk, so the next time costs one look at each file's size and date.
+Files are decoded once when a dataset is made, because neither their headers nor their endings tell how many clips
+there are, unless a manifest states it. What was found is remembered on disk, so the next time costs one look at each
+file's size and date.
 """
 
 from __future__ import annotations
