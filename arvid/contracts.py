@@ -293,6 +293,8 @@ class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
     _required = ("__len__", "__getitem__", "fingerprint")
     classes: tuple[str, ...] = ()
     """Names of the class labels, or empty."""
+    has_captions: bool = True
+    """False where it is known that no clip has a caption."""
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MAX_NAME_BYTES = 255
+"""Of a file's name, on every common file system."""
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -20,7 +23,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # not the whole stem: the temporary name must not be too long where the name itself just fits
+    prefix = f".{path.stem[:40]}-"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,6 +34,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """A file's name of at most 255 bytes, which is what file systems take: the end of a longer stem becomes a hash."""
+    name = f"{stem}{suffix}"
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    end = f"~{hashlib.sha256(stem.encode()).hexdigest()[:12]}{suffix}"
+    kept = stem.encode()[: MAX_NAME_BYTES - len(end.encode())].decode(errors="ignore")
+    return f"{kept}{end}"
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -38,10 +38,12 @@ OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
 """Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
 TABLES: dict[Kind, dict[str, str]] = {
     "datasets": {
+        "huggingface_videos": "arvid.data.huggingface:HuggingFaceVideos",
         "sprites": "arvid.data.sprites:Sprites",
         "token_shards": "arvid.data.token_shards:TokenShards",
         "video_folder": "arvid.data.folder:VideoFolder",
         "video_manifest": "arvid.data.manifest:VideoManifest",
+        "webdataset": "arvid.data.webdataset:WebDataset",
         "windows": "arvid.data.windows:Windows",
     },
     "text_encoders": {

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--real",
         type=Path,
         metavar="PATH",
-        help="real clips: folder of class folders, folder of videos, or manifest (.jsonl, .csv). Not needed "
+        help="real clips: folder of class folders, folder of videos, or manifest (.csv, .jsonl, .parquet). Not needed "
         "where a protocol takes the validation set of the run's setting",
     )
     how.add_argument(

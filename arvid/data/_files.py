@@ -1,51 +1,47 @@
 """What the datasets of video files share: looking at the files once, reporting the bad ones, cutting clips.
 
-All files are decoded once when a dataset is made, because neither their headers nor their endings tell how many
-clips there are; what was found is remembered on disk, so the next time costs one look at each file's size and date.
+Files are decoded once when a dataset is made, because neither their headers nor their endings tell how many clips
+there are, unless a manifest states it. What was found is remembered on disk, so the next time costs one look at each
+file's size and date.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data._columns import split_fraction
+from arvid.data._entries import Entries, Entry
 from arvid.data._ledger import Ledger
+from arvid.data._videos import DistinctFiles, Videos, is_long_enough
 from arvid.data.cache_dir import cache_dir
 from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
+from arvid.data.pictures import is_pictures, probe_pictures, read_pictures
 from arvid.data.video import Probe, VideoError, probe_video, read_frames
 from arvid.files import sha256_json
 from arvid.ranges import SHARE, at_least
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".avi", ".mp4", ".webm", ".mkv", ".mov")
 Split = Literal["train", "val", "all"]
 
 _VERSION = 1  # of probing and cutting: part of the cache's keys and of the fingerprint
+MANY = 100_000
+"""Files from which on those whose frames and rate are stated are not looked at before they are read."""
+
 _NAMED = 5  # names in a message about many files
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One video of a dataset; `name` is its path inside the dataset, with forward slashes."""
-
-    path: Path
-    name: str
-    caption: str = ""
-    label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,21 @@ class FileOptions:
         at_least(0).require(seed=self.seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which frames of a video a clip takes."""
+
+    indices: NDArray[np.int64]
+    """In the file, ascending (T,)."""
+    num_there: int
+    """How many of them the video has; those after them are its last one again."""
+    first: int
+    """First frame and number of frames of the video in its file: it may be a part of it."""
+    num_frames: int
+    fps: float
+    """Rate of the file."""
+
+
 class FileDataset(VideoDataset):
     """Clips of the entries whose files can be read and are long enough, in the order given.
 
@@ -78,7 +89,7 @@ class FileDataset(VideoDataset):
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Entries,
         options: FileOptions,
         *,
         where: str,
@@ -87,18 +98,31 @@ class FileDataset(VideoDataset):
     ) -> None:
         self.options = options
         self.classes = classes
-        chosen = [e for e in entries if in_split(e.name, options.split, options.val_fraction)]
-        absent = {e.name for e in chosen if not e.path.exists()}
+        self.has_captions = entries.has("caption")
+        fractions = entries.numbers("fraction")
+        chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
+        stated = entries.stated()
+        # so many files are not looked at one by one where nothing has to be found out
+        files = DistinctFiles(entries, chosen[~stated[chosen]] if len(chosen) > MANY else chosen)
+        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+        absent = {files.entries[i].name for i in np.flatnonzero(~is_there)}
         self.missing = (*missing, *sorted(absent))
-        present = [e for e in chosen if e.name not in absent]
-        probes, self.broken = probe_files(present)
+        is_unknown = files.with_any(~stated[files.rows]) & is_there
+        wanted = [files.entries[i] for i in np.flatnonzero(is_unknown)]
+        probes, self.broken = probe_files(wanted)
         self._report_problems(where)
-        readable = [(e, probes[e.path]) for e in present if e.path in probes]
-        self._videos = [(e, p) for e, p in readable if self._is_long_enough(p)]
-        self.too_short = tuple(e.name for e, p in readable if not self._is_long_enough(p))
+        is_probed = np.array([entry.path in probes for entry in files.entries], bool)
+        bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
+        readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
+        is_enough = is_long_enough(entries, readable, files, probes, options.clip)
+        self.too_short = tuple(entries[row].name for row in readable[~is_enough].tolist())
+        self._videos = Videos(entries, readable[is_enough], probes)
+        self._is_believed = len(files.rows) < len(chosen)
         self._report_short(where)
         if not self._videos:
-            raise UserError(self._empty_message(where, len(entries), len(chosen)))
+            num_listed = len(chosen) + len(missing)
+            raise UserError(self._empty_message(where, len(entries), len(chosen), num_listed))
+        _require_one_there(self._videos, where)
         self._motion = MotionCache() if options.motion else None
 
     def __len__(self) -> int:
@@ -109,47 +133,70 @@ class FileDataset(VideoDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         options = self.options
-        number, window = divmod(index, options.clips_per_video)
-        entry, probe = self._videos[number]
+        entry, probe = self._videos[index // options.clips_per_video]
         rng = np.random.default_rng([options.seed, index])
-        indices = clip_indices(
-            probe.num_frames,
-            probe.fps,
-            options.clip,
-            rng=rng,
-            window=window,
-            num_windows=options.clips_per_video,
-        )
-        assert indices is not None, "videos that are too short were left out"
-        video = resize_frames(
-            read_frames(entry.path, indices), options.clip.height_width, options.clip.resize
-        )
-        if options.clip.short == "black":
-            video[frames_there(probe.num_frames, probe.fps, options.clip) :] = 0
+        cut = self._cut(index, rng)
+        video = read_clip(entry.path, cut, options.clip)
         if options.mirror and rng.random() < 0.5:
             video = np.ascontiguousarray(video[:, :, ::-1])
         return Clip(
             video=video,
             caption=entry.caption,
             label=entry.label,
-            motion=self._motion_of(entry, indices, video),
+            motion=self._motion_of(entry, cut.indices, video),
             fps=options.clip.clip_fps(probe.fps),
-            name=entry.name if options.clips_per_video == 1 else f"{entry.name}#{window}",
+            name=self.clip_name(index),
+        )
+
+    def clip_name(self, index: int) -> str:
+        """The name of the clip at an index, without reading it."""
+        number, window = divmod(index, self.options.clips_per_video)
+        name = self._videos[number][0].name
+        return name if self.options.clips_per_video == 1 else f"{name}#{window}"
+
+    def cut(self, index: int) -> Cut:
+        """Which frames the clip at an index takes, without reading them."""
+        return self._cut(index, np.random.default_rng([self.options.seed, index]))
+
+    def _cut(self, index: int, rng: np.random.Generator) -> Cut:
+        """The first number of `rng` decides where a random window lies."""
+        clip = self.options.clip
+        number, window = divmod(index, self.options.clips_per_video)
+        entry, probe = self._videos[number]
+        first, num_frames = entry.section(probe)
+        indices = clip_indices(
+            num_frames,
+            probe.fps,
+            clip,
+            rng=rng,
+            window=window,
+            num_windows=self.options.clips_per_video,
+        )
+        assert indices is not None, "videos that are too short were left out"
+        return Cut(
+            indices=first + indices,
+            num_there=frames_there(num_frames, probe.fps, clip),
+            first=first,
+            num_frames=num_frames,
+            fps=probe.fps,
         )
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and sizes, captions, labels and options; not of where the files lie."""
-        files = [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in self._videos]
+        """Hash of the files' names and sizes, captions, labels and options; not of where the files lie.
+
+        Of a large manifest that states frames and rates it is the hash of its columns: no file is looked at.
+        """
+        files = (
+            self._videos.digest()
+            if self._is_believed
+            else [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in self._videos]
+        )
         options = dataclasses.asdict(self.options)
         for name in ("split", "val_fraction", "strict"):  # these only choose the files
             del options[name]
         return sha256_json(
             {"version": _VERSION, "files": files, "classes": self.classes, **options}
         )
-
-    def _is_long_enough(self, probe: Probe) -> bool:
-        start = dataclasses.replace(self.options.clip, window="start")
-        return clip_indices(probe.num_frames, probe.fps, start) is not None
 
     def _motion_of(self, entry: Entry, indices: np.ndarray, video: np.ndarray) -> float | None:
         if self._motion is None:
@@ -184,7 +231,7 @@ class FileDataset(VideoDataset):
                 named(self.too_short),
             )
 
-    def _empty_message(self, where: str, num_entries: int, num_chosen: int) -> str:
+    def _empty_message(self, where: str, num_entries: int, num_chosen: int, num_listed: int) -> str:
         if num_entries and not num_chosen:
             return (
                 f"{where}: none of its {num_entries} videos falls into the split "
@@ -192,7 +239,7 @@ class FileDataset(VideoDataset):
                 "Change val_fraction, or give a list of your own."
             )
         return (
-            f"{where}: no video is left of {num_chosen + len(self.missing)}: {len(self.missing)} missing, "
+            f"{where}: no video is left of {num_listed}: {len(self.missing)} missing, "
             f"{len(self.broken)} broken, {len(self.too_short)} too short for "
             f"{self.options.clip.num_frames} frames. Ask for shorter clips or pad them "
             "(short: pad) if they are too short; otherwise check the paths and the files."
@@ -206,15 +253,24 @@ def named(names: Sequence[str]) -> str:
 
 
 def in_split(name: str, split: Split, val_fraction: float) -> bool:
-    """Whether a video belongs to the split: decided by a hash of its name, so other files do not matter.
+    """Whether a video belongs to the split: see `split_fraction`."""
+    return bool(_of_split(np.array(split_fraction(name)), split, val_fraction))
 
-    UCF-101 cuts several clips (c01, c02, ...) out of one recording (g01), nearly alike: they stay together.
-    """
+
+def _of_split(fractions: NDArray[np.float64], split: Split, val_fraction: float) -> Any:
     if split == "all":
-        return True
-    recording = re.sub(r"(_g\d+)_c\d+(\.\w+)?$", r"\1", name)
-    fraction = int.from_bytes(hashlib.sha256(recording.encode()).digest()[:8], "big") / 2**64
-    return (fraction < val_fraction) == (split == "val")
+        return np.ones(fractions.shape, bool)
+    return (fractions < val_fraction) == (split == "val")
+
+
+def _require_one_there(videos: Videos, where: str) -> None:
+    """Raise UserError where none of some videos is there: what a large manifest says was believed so far."""
+    some = [videos[i * len(videos) // 16][0].path for i in range(16)]
+    if not any(map(os.path.exists, some)):
+        raise UserError(
+            f"{where}: none of its videos seems to be there, e.g. {some[0]}. Check the paths, and the folder that "
+            "they are relative to (root)."
+        )
 
 
 def file_key(path: Path) -> list[str | int]:
@@ -250,6 +306,15 @@ def probe_files(entries: Iterable[Entry]) -> tuple[dict[Path, Probe], dict[str, 
 
 def _try_probe(path: Path) -> Probe | VideoError:
     try:
-        return probe_video(path)
+        return probe_pictures(path) if is_pictures(path) else probe_video(path)
     except VideoError as error:
         return error
+
+
+def read_clip(path: Path, cut: Cut, clip: ClipSpec) -> NDArray[np.uint8]:
+    """Frames of a video as a clip (T, height, width, 3): resized, and black where the clip wants that."""
+    read = read_pictures if is_pictures(path) else read_frames
+    video = resize_frames(read(path, cut.indices), clip.height_width, clip.resize)
+    if clip.short == "black":
+        video[cut.num_there :] = 0
+    return video

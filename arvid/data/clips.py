@@ -95,6 +95,11 @@ def clip_indices(
     return np.minimum(start + offsets, num_frames - 1)
 
 
+def frames_needed(fps: float, spec: ClipSpec) -> int:
+    """The fewest frames that a video at `fps` must have for a clip."""
+    return 1 if spec.short != "drop" else int(_offsets(fps, spec)[-1]) + 1
+
+
 def frames_there(num_frames: int, fps: float, spec: ClipSpec) -> int:
     """How many of a clip's frames a video has; those after them are the last one again (or black)."""
     return int((_offsets(fps, spec) < num_frames).sum())

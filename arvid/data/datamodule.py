@@ -238,6 +238,7 @@ class VideoDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         module = trainer.lightning_module
+        _require_captions(module, self.train)
         if not _trains_on_tokens(module):
             return
         everywhere = trainer.global_rank, trainer.world_size
@@ -336,6 +337,16 @@ class VideoDataModule(LightningDataModule):
 
 def _trains_on_tokens(module: Any) -> bool:
     return getattr(module, "trains_on_tokens", False)
+
+
+def _require_captions(module: Any, train: VideoDataset) -> None:
+    """Raise UserError where captions are a condition and no clip has one: training would teach it nothing."""
+    conditioner = getattr(module, "conditioner", None)
+    if conditioner is not None and conditioner.text is not None and not train.has_captions:
+        raise UserError(
+            "The caption is a condition (model.text), but no clip of data.train has one. Name the column that holds "
+            "them (columns: {caption: ...}), or leave model.text out."
+        )
 
 
 def _clip_shape(dataset: VideoDataset) -> tuple[int, int, int]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arvid.contracts import UserError
-from arvid.data._files import SUFFIXES, Entry, FileDataset, FileOptions, Split
+from arvid.data._entries import Entries, Entry
+from arvid.data._files import FileDataset, FileOptions, Split, named
+from arvid.data._walk import Content, LeftOut, look_into, walk
 from arvid.data.clips import ClipSpec
+
+logger = logging.getLogger(__name__)
 
 
 class VideoFolder(FileDataset):
-    """Clips of ROOT/<Class>/*.{avi,mp4,webm,mkv,mov}; item i is a pure function of (seed, i).
+    """Clips of the videos in ROOT/<Class>/; item i is a pure function of (seed, i).
+
+    A video is a file with one of the endings in `arvid.data._walk.SUFFIXES`, or a folder of frames (pictures in the
+    order of their names, which count as 25 frames per second). Folders may be links. Where no folder in ROOT is a
+    class, the videos directly in ROOT are taken, without labels. What is left out is counted in the log.
 
     The label is the place of the class among the class folders in alphabetical order, capitals counting as small
-    letters: for UCF-101 that is the official order, from 0. The caption is the class's name in words:
-    "ApplyEyeMakeup" becomes "apply eye makeup".
+    letters: for UCF-101 that is the official order, from 0. A class without any video keeps its label. The caption is
+    the class's name in words: "ApplyEyeMakeup" becomes "apply eye makeup".
 
     Args:
         root: the folder that holds the class folders.
@@ -61,39 +71,68 @@ class VideoFolder(FileDataset):
             motion=motion,
             strict=strict,
         )
-        entries, classes = find_videos(Path(root))
+        entries = find_videos(Path(root))
         missing: list[str] = []
         if split_list is not None:
             entries, missing = take_listed(entries, read_split_list(split_list))
-        super().__init__(entries, options, where=str(root), classes=classes, missing=missing)
-
-
-def find_videos(root: Path) -> tuple[list[Entry], tuple[str, ...]]:
-    """The videos in the class folders, by class and name, and the names of the classes."""
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Give the folder that holds one folder per class.")
-    folders = [f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")]
-    by_class = {folder.name: _videos_in(folder) for folder in folders}
-    classes = tuple(sorted((n for n in by_class if by_class[n]), key=lambda n: (n.casefold(), n)))
-    if not classes:
-        raise UserError(
-            f"{root} holds no videos in class folders. Expected {root}/<Class>/<name> ending in "
-            f"{', '.join(SUFFIXES)}; for videos without classes write a manifest (VideoManifest)."
+        super().__init__(
+            entries, options, where=str(root), classes=entries.classes, missing=missing
         )
-    entries = [
+
+
+def find_videos(root: Path) -> Entries:
+    """The videos in the class folders, by class and name. Raises UserError where there are none."""
+    if not os.path.isdir(root):
+        raise UserError(f"{root} is not a folder. Give the folder that holds one folder per class.")
+    top, left_out = look_into(root), LeftOut()
+    contents = {folder.name: look_into(folder) for folder in top.folders}
+    by_class = {
+        name: _videos_in(content, left_out)
+        for name, content in contents.items()
+        if content.is_class and not content.is_frames
+    }
+    without = [content.path for content in contents.values() if content.is_frames]
+    direct = sorted([*top.videos, *without])
+    left_out.add(top)
+    if not any(by_class.values()):
+        entries = Entries.of(Entry(path, path.name) for path in direct)
+    else:
+        left_out.reasons["videos beside the class folders"] += len(direct)
+        entries = _labelled(by_class)
+    left_out.report(root)
+    if not entries:
+        raise UserError(
+            f"{root} holds no videos in class folders. Expected {root}/<Class>/<name> ending in .mp4, .avi, ..., or "
+            "folders of frames."
+        )
+    return entries
+
+
+def _labelled(by_class: Mapping[str, Sequence[Path]]) -> Entries:
+    classes = sorted(by_class, key=lambda name: (name.casefold(), name))
+    empty = [name for name in classes if not by_class[name]]
+    if empty:
+        logger.warning("classes without a video, which keep their labels: %s", named(empty))
+    rows = (
         Entry(path, f"{name}/{path.name}", class_caption(name), label)
         for label, name in enumerate(classes)
         for path in by_class[name]
-    ]
-    return entries, classes
-
-
-def _videos_in(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
+    return Entries.of(rows, classes)
+
+
+def _videos_in(content: Content, left_out: LeftOut) -> list[Path]:
+    """The videos directly in a class folder."""
+    left_out.add(content)
+    found = list(content.videos)
+    for folder in content.folders:
+        inside = look_into(folder)
+        if inside.is_frames:
+            found.append(folder)
+        else:
+            deeper = walk(folder, LeftOut())
+            left_out.reasons["videos deeper than a class folder"] += len(deeper)
+    return sorted(found)
 
 
 def class_caption(name: str) -> str:
@@ -114,15 +153,25 @@ def read_split_list(path: str | Path) -> list[str]:
     return paths
 
 
-def take_listed(entries: Sequence[Entry], listed: Sequence[str]) -> tuple[list[Entry], list[str]]:
+def take_listed(entries: Entries, listed: Sequence[str]) -> tuple[Entries, list[str]]:
     """The listed entries in the order of `entries`, each once, and the listed paths that match none.
 
-    Capitals do not count: UCF-101's lists and folders disagree about HandstandPushups.
+    Capitals do not count: UCF-101's lists and folders disagree about HandstandPushups. A folder of frames bears the
+    name of a listed file without its ending.
     """
-    known = {entry.name.casefold() for entry in entries}
     wanted = {_last_two(path): path for path in listed}
-    taken = [entry for entry in entries if entry.name.casefold() in wanted]
+    stems = {key.rpartition(".")[0]: key for key in wanted}
+    keys = [_listed_as(entry, wanted, stems) for entry in entries]
+    known = set(keys)
+    taken = entries.take([row for row, key in enumerate(keys) if key is not None])
     return taken, [path for key, path in wanted.items() if key not in known]
+
+
+def _listed_as(entry: Entry, wanted: Mapping[str, str], stems: Mapping[str, str]) -> str | None:
+    name = entry.name.casefold()
+    if name in wanted:
+        return name
+    return stems.get(name) if os.path.isdir(entry.path) else None
 
 
 def _last_two(path: str) -> str:

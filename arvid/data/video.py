@@ -7,6 +7,7 @@ about the number of frames is believed. Display rotation is applied.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -179,7 +180,7 @@ class _Reader:
 
 
 def _open(path: Path) -> av.container.InputContainer:
-    if not path.exists():
+    if not os.path.exists(path):  # False for names that are too long, too
         raise VideoError(path, "there is no such file", "Check the path.")
     if path.is_dir():
         raise VideoError(path, "it is a folder", "Give the path of one video file.")

@@ -29,6 +29,7 @@ class Windows(VideoDataset):
         self.num_frames = num_frames
         self.seed = seed
         self.classes = dataset.classes
+        self.has_captions = dataset.has_captions
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,18 +5,22 @@ Their training is unknown to arvid, so they have no setting: tables show them as
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data._files import Entry, named, probe_files
-from arvid.data.clips import ClipSpec, resize_frames
-from arvid.data.video import VideoError, read_video
+from arvid.data._entries import Entry
+from arvid.data._files import named, probe_files, read_clip
+from arvid.data.clips import ClipSpec
+from arvid.data.pictures import frame_files, has_alpha, is_pictures
+from arvid.data.video import Probe, VideoError
+from arvid.evaluation.given_videos import Given, cut_given, describe_given, pair_by_name
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_clips import videos_in
 from arvid.evaluation.row_kinds import Row, Videos
@@ -27,11 +31,14 @@ NO_SETTING: dict[str, Any] = {"setting": {}, "setting_hash": sha256_json({})}
 
 
 class VideosRow(Row):
-    """The videos in a folder.
+    """The videos in a folder: files, or folders of frames.
 
-    For generation they are taken in the order of their paths; for prediction and reconstruction the one with the
-    name of a real clip (without ending) is its counterpart. Of longer videos the first frames count, and another
-    size is brought to the protocol's as the real clips' is; the row's options say so.
+    A video that bears the path of a real clip below its folder (without ending), or its name where that is enough to
+    tell them apart, is its counterpart. Predictions and reconstructions must have one for each clip. For generation,
+    where not every real clip has one, videos are taken in the order of their paths.
+
+    How they are cut is said in `arvid.evaluation.given_videos`. Another size is brought to the protocol's as the real
+    clips' is. The row's options say what was done.
 
     Args:
         folder: looked through with the folders within.
@@ -40,50 +47,40 @@ class VideosRow(Row):
         dataset: the real clips.
 
     Raises UserError for fewer videos than the protocol asks for, videos that are corrupt, too short or see-through,
-    and videos of unlike lengths or sizes.
+    and videos of unlike lengths, rates or sizes.
     """
 
     def __init__(
         self, folder: Path, name: str, *, protocol: Protocol, dataset: VideoDataset
     ) -> None:
         self.clip = clip_of(protocol)
-        paths = videos_in(folder) if folder.is_dir() else []
+        paths = videos_in(folder) if os.path.isdir(folder) else []
         num = protocol.available_clips(dataset)
         if len(paths) < num * protocol.folds:
             raise UserError(
                 f"{folder} holds {len(paths)} videos; protocol {protocol.name} asks for "
                 f"{num * protocol.folds} ({protocol.folds} x {num}). With --num-clips it is another protocol."
             )
-        self.by_name = _by_name(folder, paths) if protocol.task != "generation" else {}
-        if self.by_name and num * protocol.folds > len(dataset):
-            raise UserError(
-                f"Protocol {protocol.name} uses real clips several times, which names cannot tell apart. "
-                f"Ask for {len(dataset)} clips at most (--num-clips)."
-            )
-        taken = paths if self.by_name else paths[: num * protocol.folds]
-        self.batches = protocol.in_batches([taken[i : i + num] for i in range(0, len(taken), num)])
-        super().__init__(name, {}, {"videos": _describe(folder, taken, self.clip)})
-        self._files = [[p.relative_to(folder).as_posix(), *_stamp(p)] for p in taken]
+        folds = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
+        taken = _choose(folder, paths, folds, protocol, dataset)
+        probes = _probe(folder, taken)
+        cuts = [cut_given(path, probes[path], real, protocol, dataset) for path, real in taken]
+        described = describe_given(folder, cuts, protocol)
+        rest = iter(cuts)
+        self.batches = protocol.in_batches([[next(rest) for _ in fold] for fold in folds])
+        super().__init__(name, {}, {"videos": described})
+        files = dict.fromkeys(path for path, _ in taken)
+        self._files = [[p.relative_to(folder).as_posix(), *_stamp(p)] for p in files]
 
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        paths = self.batches[batch][: len(clips)]
-        if self.by_name:
-            paths = [self._counterpart(clip) for clip in clips]
         with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(self._read, paths)))
+            return np.stack(list(pool.map(self._read, self.batches[batch][: len(clips)])))
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "files": sha256_json(self._files)}
 
-    def _counterpart(self, clip: Clip) -> Path:
-        stem = _stem(clip.name)
-        if stem not in self.by_name:
-            raise UserError(f"There is no video called {stem}, for the real clip {clip.name}.")
-        return self.by_name[stem]
-
-    def _read(self, path: Path) -> np.ndarray:
-        frames = read_video(path, max_frames=self.clip.num_frames).frames
-        return resize_frames(frames, self.clip.height_width, self.clip.resize)
+    def _read(self, given: Given) -> np.ndarray:
+        return read_clip(given.path, given.cut, self.clip)
 
 
 def clip_of(protocol: Protocol) -> ClipSpec:
@@ -95,29 +92,32 @@ def clip_of(protocol: Protocol) -> ClipSpec:
     return protocol.clip
 
 
-def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        stem = _stem(path.name)
-        if stem in found:
-            raise UserError(
-                f"{folder}: two videos are called {stem}, so names do not tell them apart."
-            )
-        found[stem] = path
-    return found
+def _choose(
+    folder: Path,
+    paths: Sequence[Path],
+    folds: Sequence[Sequence[int]],
+    protocol: Protocol,
+    dataset: VideoDataset,
+) -> list[tuple[Path, int | None]]:
+    """For each real clip of all folds its video, with the clip's index where the video was made for that very one."""
+    indices = [index for fold in folds for index in fold]
+    is_repeated = len(indices) > len(dataset)
+    if is_repeated and protocol.task != "generation":
+        raise UserError(
+            f"Protocol {protocol.name} uses real clips several times, which names cannot tell apart. "
+            f"Ask for {len(dataset)} clips at most (--num-clips)."
+        )
+    found = None if is_repeated else pair_by_name(folder, paths, indices, dataset)
+    if isinstance(found, list):
+        return list(zip(found, indices, strict=True))
+    if isinstance(found, str) and protocol.task != "generation":
+        raise UserError(found)
+    return [(path, None) for path in paths[: len(indices)]]
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _describe(folder: Path, paths: Sequence[Path], clip: ClipSpec) -> str:
-    """What the videos are like, in words, once it is sure that they may be scored."""
+def _probe(folder: Path, taken: Sequence[tuple[Path, int | None]]) -> dict[Path, Probe]:
+    """What the videos are like. Raises UserError for those that cannot be read, and for see-through ones."""
+    paths = list(dict.fromkeys(path for path, _ in taken))
     probes, broken = probe_files([Entry(p, p.relative_to(folder).as_posix()) for p in paths])
     if broken:
         raise UserError(
@@ -127,34 +127,29 @@ def _describe(folder: Path, paths: Sequence[Path], clip: ClipSpec) -> str:
     see_through = [p.name for p in paths if _is_see_through(p)]
     if see_through:
         raise UserError(f"{folder}: lay these on a background first: {named(see_through)}.")
-    lengths = {probe.num_frames for probe in probes.values()}
-    sizes = {(probe.height, probe.width) for probe in probes.values()}
-    if len(lengths) > 1 or len(sizes) > 1:
-        raise UserError(
-            f"{folder}: its videos are of unlike lengths or sizes: {min(lengths)} to {max(lengths)} frames, "
-            + ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:5])
-            + " (height x width). Make them alike."
-        )
-    (length,), (size,) = lengths, sizes
-    if length < clip.num_frames:
-        raise UserError(
-            f"{folder}: its videos have {length} frames; the protocol looks at {clip.num_frames}."
-        )
-    cut = f", the first {clip.num_frames} taken" if length > clip.num_frames else ""
-    height, width = clip.height_width
-    resized = f", brought to {height}x{width}" if size != (height, width) else ""
-    return f"{len(paths)} of {length} frames{cut}, {size[0]}x{size[1]}{resized}"
+    return probes
 
 
 def _is_see_through(path: Path) -> bool:
-    """Whether its pixels have an alpha channel, which reading would drop."""
+    """Whether pixels of the first frame are see-through, which reading would drop."""
+    if is_pictures(path):
+        return has_alpha(path)
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
-            alpha_mode = stream.metadata.get("alpha_mode")  # VP8 and VP9 keep it beside the picture
+            if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it beside the picture
+                return True
             pixels = stream.codec_context.format
-            return alpha_mode == "1" or bool(
-                pixels and any(component.is_alpha for component in pixels.components)
-            )
+            if not (pixels and any(component.is_alpha for component in pixels.components)):
+                return False
+            frame = next(container.decode(stream))  # GIF always has a channel for it
+            return bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())
     except av.error.FFmpegError as error:
         raise VideoError(path, str(error)) from error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, or of a folder's frames."""
+    files = frame_files(path) if os.path.isdir(path) else [path]
+    stats = [file.stat() for file in files]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)

@@ -68,6 +68,10 @@ class Protocol:
     """How real clips are cut and resized, and so the length and size of all clips. By default as the run's setting
     does it."""
 
+    given_rate: Literal["cut", "keep"] = "cut"
+    """What is done with given videos (`--videos`) that are faster than `clip.fps`. cut: frames are taken at that rate,
+    as from real ones. keep: the first frames count, whatever rate the files state."""
+
     condition_frames: int = 0
     """Frames given in a prediction."""
     score_given: bool = False
@@ -134,6 +138,8 @@ class Protocol:
         values: dict[str, Any] = json.loads(
             json.dumps(dataclasses.asdict(self))
         )  # as a file has it
+        if self.given_rate == "cut":  # older hashes know of no choice, and stay
+            del values["given_rate"]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from arvid.contracts import UserError
-from arvid.data._files import SUFFIXES, Entry, FileDataset, FileOptions
+from arvid.data._entries import Entries, Entry
+from arvid.data._files import FileDataset, FileOptions
+from arvid.data._walk import Content, LeftOut, look_into, walk
 from arvid.data.folder import find_videos, read_split_list, take_listed
 from arvid.data.manifest import read_manifest
 from arvid.evaluation.protocols import Protocol
@@ -19,7 +22,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
 
     Args:
         protocol: one that says how clips are cut.
-        where: a folder of class folders, a folder of videos, or a manifest (.jsonl, .csv).
+        where: a folder of class folders, a folder of videos, or a manifest (.csv, .tsv, .jsonl, .parquet).
         split_list: file that lists the videos to take (see VideoFolder), for a folder.
 
     Raises UserError if the protocol leaves the cutting to a run's setting, or nothing is there.
@@ -29,7 +32,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
             f"Protocol {protocol.name} takes real clips as the setting of a run cuts them, not from a folder. "
             "Name a protocol with a `clip` of its own (see --list-protocols), or write one (docs/protocols.md)."
         )
-    entries, classes = _entries(where)
+    entries = _entries(where)
     missing: list[str] = []
     if split_list is not None:
         entries, missing = take_listed(entries, read_split_list(split_list))
@@ -43,21 +46,25 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
         motion=False,
         strict=False,
     )
-    return FileDataset(entries, options, where=str(where), classes=classes, missing=missing)
+    return FileDataset(entries, options, where=str(where), classes=entries.classes, missing=missing)
 
 
-def _entries(where: Path) -> tuple[list[Entry], tuple[str, ...]]:
-    if where.is_file():
+def _entries(where: Path) -> Entries:
+    if os.path.isfile(where):
         return read_manifest(where)
-    found = videos_in(where) if where.is_dir() else []
-    if any(path.parent == where for path in found):
-        return [Entry(path, path.relative_to(where).as_posix()) for path in found], ()
+    top = look_into(where) if os.path.isdir(where) else Content(where)
+    if top.videos or any(look_into(folder).is_frames for folder in top.folders):
+        found = videos_in(where)
+        return Entries.of(Entry(path, path.relative_to(where).as_posix()) for path in found)
     return find_videos(where)
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The videos in a folder and the folders within, in the order of their paths; hidden ones left out."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    names = {path: path.relative_to(folder) for path in found}
-    kept = [p for p, name in names.items() if not any(part.startswith(".") for part in name.parts)]
-    return sorted(kept, key=lambda path: names[path].as_posix())
+    """The videos and folders of frames in a folder and the folders within, in the order of their paths.
+
+    Hidden ones are left out; other files are counted in the log.
+    """
+    left_out = LeftOut()
+    found = walk(folder, left_out)
+    left_out.report(folder)
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -256,7 +257,7 @@ def data_options(data: Path, val: Path | None = None) -> list[str]:
     """
     found = []
     for part, path in (("train", data), ("val", val or data)):
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"{path}: there is no such folder or manifest.")
         kind, place = (
             ("folder.VideoFolder", "root") if path.is_dir() else ("manifest.VideoManifest", "path")

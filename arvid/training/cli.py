@@ -379,7 +379,7 @@ def resolve_configs(arguments: list[str]) -> list[str]:
 
 def find_config(name: str) -> Path:
     """A configuration file by path, or by its name among those that come with arvid: 'settings/sprites'."""
-    if Path(name).is_file():
+    if os.path.isfile(name):
         load_yaml(name)
         return Path(name)
     folder = Path(str(files("arvid"))) / "configs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from arvid.data.datamodule import StepSampler, VideoDataModule, VideoExamples
 from arvid.data.sprites import Sprites
 from arvid.data.token_cache import encode_dataset
 from arvid.data.token_shards import TokenShards
+from arvid.data.windows import Windows
 
 CLIPS = Sprites(20, num_frames=5, size=16)
 
@@ -212,3 +214,17 @@ def test_accumulated_batches_count_when_a_run_goes_on() -> None:
     whole = train(Watcher(), steps=3, accumulate_grad_batches=2)
     order = list(islice(StepSampler(20, 3, seed=4), 6))
     assert [b["caption"] for b in whole.seen] == [[CLIPS[i].caption for i in b] for b in order]
+
+
+def test_captions_that_are_a_condition_must_be_there() -> None:
+    data = VideoDataModule(Sprites(4, num_frames=5, size=16), Sprites(4, num_frames=5, size=16))
+    conditioner = SimpleNamespace(text=object())
+    module = SimpleNamespace(conditioner=conditioner, trains_on_tokens=False)
+    data.trainer = SimpleNamespace(lightning_module=module)  # type: ignore[assignment]
+    data.setup("fit")
+    data.train.has_captions = False
+    with pytest.raises(UserError, match=r"no clip of data\.train has one"):
+        data.setup("fit")
+    conditioner.text = None
+    data.setup("fit")
+    assert not Windows(data.train, num_frames=2).has_captions

@@ -371,6 +371,9 @@ def test_captioned_mini(shared: Path) -> None:
     assert (dataset[7].caption, dataset[7].name) == (rows[7]["caption"], rows[7]["video"])
     assert dataset[7].video.shape == (5, 16, 16, 3)
     assert [p.num_frames for _, p in dataset._videos] == [row["frames"] for row in rows]
+    looked_at = VideoManifest(manifest, CLIP, columns={"num_frames": None}, strict=True)
+    assert [p.num_frames for _, p in looked_at._videos] == [row["frames"] for row in rows]
+    assert looked_at.fingerprint() == dataset.fingerprint()
 
 
 def test_weizmann64(shared: Path) -> None:

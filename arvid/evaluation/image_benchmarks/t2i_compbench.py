@@ -19,6 +19,7 @@ from arvid.evaluation.image_benchmarks.benchmark import Batch, ImageBenchmark, P
 from arvid.evaluation.manifest import read_manifest
 from arvid.evaluation.prompts import read_text
 from arvid.evaluation.records import MetricValue, standard_error
+from arvid.files import fitting_name
 
 Answers = Float[np.ndarray, " images"]
 
@@ -115,6 +116,11 @@ class T2ICompBench(ImageBenchmark):
         folder = self.folder / category
         batches = []
         for i, prompt in enumerate(prompts):
+            if fitting_name(f"{prompt}_{i:06d}", ".png") != f"{prompt}_{i:06d}.png":
+                raise UserError(
+                    f"{category}: the prompt {prompt[:60]!r}... is too long for the name of a file, which the judges "
+                    "read it from. Shorten it."
+                )
             numbers = range(i * IMAGES_PER_PROMPT, (i + 1) * IMAGES_PER_PROMPT)
             files = tuple(folder / "samples" / f"{prompt}_{n:06d}.png" for n in numbers)
             batches.append(Batch(prompt=prompt, files=files, num_images=IMAGES_PER_PROMPT))

@@ -61,6 +61,11 @@ def score_external(
     if kept:
         return kept
     _check_folder(videos)
+    if not all(take.has_own_name for take in takes):
+        raise UserError(
+            f"{suite}: VBench's package looks for videos by their prompts, and a prompt here is too long for the name "
+            f"of a file. Shorten it, or leave {dimension} out."
+        )
     with tempfile.TemporaryDirectory() as out:
         _run(python, str(suite.resolve()), str(videos.resolve()), out, dimension)
         path = result_path(Path(out), dimension)

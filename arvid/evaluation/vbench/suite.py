@@ -6,6 +6,7 @@ The file comes from Vchitect/VBench (`vbench/VBench_full_info.json`) or any inst
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from arvid.errors import UserError
 from arvid.evaluation.prompts import read_json, read_rewritten, read_text
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
+from arvid.files import fitting_name
 
 SAMPLES = 5
 """Videos of a prompt that are scored."""
@@ -42,7 +44,13 @@ class Take:
 
     @property
     def file(self) -> str:
-        return f"{self.prompt.text}-{self.index}.mp4"
+        """As VBench names it; a name that no file system takes has a hash in the place of its end."""
+        return fitting_name(f"{self.prompt.text}-{self.index}", ".mp4")
+
+    @property
+    def has_own_name(self) -> bool:
+        """Whether VBench itself would look for this name."""
+        return self.file == f"{self.prompt.text}-{self.index}.mp4"
 
 
 def load_suite(path: str | Path) -> tuple[Prompt, ...]:
@@ -89,8 +97,8 @@ def takes(
 
 def present(wanted: Sequence[Take], folder: Path, *, allow_missing: bool = False) -> list[Take]:
     """Those whose videos are in the folder. Raises UserError for missing ones, unless that is allowed, and for none."""
-    found = [take for take in wanted if (folder / take.file).is_file()]
-    missing = [take for take in wanted if not (folder / take.file).is_file()]
+    found = [take for take in wanted if os.path.isfile(folder / take.file)]
+    missing = [take for take in wanted if not os.path.isfile(folder / take.file)]
     if missing and not (allow_missing and found):
         raise UserError(
             f"{folder} lacks {len(missing)} of {len(wanted)} videos, e.g. {missing[0].file!r}. Sample "

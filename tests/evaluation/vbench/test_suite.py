@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from arvid.contracts import UserError
 from arvid.evaluation.vbench.aggregate import DIMENSIONS
-from arvid.evaluation.vbench.external import EXTERNAL
+from arvid.evaluation.vbench.external import EXTERNAL, score_external
+from arvid.evaluation.vbench.sampling import sample_suite
 from arvid.evaluation.vbench.suite import (
     Prompt,
     check_dimensions,
@@ -134,3 +136,28 @@ def test_missing_videos_are_an_error_unless_allowed(
     with pytest.raises(UserError, match=r"lacks 4 of 5 videos, e.g. 'alley-0.mp4'"):
         present(wanted, tmp_path)
     assert [take.index for take in present(wanted, tmp_path, allow_missing=True)] == [3]
+
+
+def test_a_prompt_that_is_too_long_for_a_name_is_sampled_and_found(tmp_path: Path) -> None:
+    suite = tmp_path / "suite.json"
+    texts = ["a cat " * 60 + end for end in ("runs", "sleeps")]
+    suite.write_text(
+        json.dumps([{"prompt_en": text, "dimension": ["subject_consistency"]} for text in texts])
+    )
+    wanted = takes(load_suite(suite), ["subject_consistency"])
+    assert len({take.file for take in wanted}) == 10
+    assert all(len(take.file.encode()) <= 255 for take in wanted)
+    with pytest.raises(UserError, match="lacks 10 of 10 videos"):
+        present(wanted, tmp_path / "videos")
+    video = np.zeros((2, 16, 16, 3), np.uint8)
+    assert sample_suite(wanted, lambda text, seed: video, tmp_path / "videos", progress=False) == 10
+    assert present(wanted, tmp_path / "videos") == wanted
+    with pytest.raises(UserError, match="too long for the name of a file"):
+        score_external(
+            "scene",
+            wanted,
+            python=Path("python"),
+            suite=suite,
+            videos=tmp_path / "videos",
+            folder=tmp_path,
+        )

@@ -1,0 +1,407 @@
+"""What the columns of other people's tables mean, and their values as arvid stores them: SCHEMA.
+
+Columns are found by the names that published datasets use (Open-Sora's, WebVid's, Hugging Face's, Kinetics' ...).
+Capitals, and spaces around and inside of a name, do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arvid.errors import UserError
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        "path",
+        "video",
+        "file_name",
+        "filename",
+        "filepath",
+        "file_path",
+        "video_path",
+        "video_file",
+        "video_file_name",
+        "video_name",
+        "file",
+    ),
+    "caption": ("caption", "text", "prompt", "description", "sentence"),
+    "label": ("label", "class", "class_name", "label_name"),
+    "start": ("start", "start_time", "time_start", "start_sec"),
+    "end": ("end", "end_time", "time_end", "end_sec"),
+    "num_frames": ("num_frames", "frames", "frame_count", "n_frames"),
+    "fps": ("fps", "frame_rate", "framerate"),
+    "height": ("height",),
+    "width": ("width",),
+}
+"""Meaning -> names of columns. Where a row has several, the first of them counts."""
+WEBVID = ("page_dir", "videoid", "name")
+"""WebVid's table has no path: it is <page_dir>/<videoid>.mp4, and the name is the caption."""
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("name", pa.string()),  # null where it is the path
+        ("caption", pa.string()),
+        ("label", pa.int32()),  # a class number, or the place of a name in order of appearance
+        ("start", pa.float64()),  # seconds
+        ("end", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("fps", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("fraction", pa.float64()),  # decides the split: see `split_fraction`
+    ]
+)
+MAX_CLASSES = 100_000
+"""Labels from this number on, and so many different names, are ids and not classes."""
+
+_NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
+_NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"\+?(\d+)(\.0*)?")
+
+
+NO_PATH = f"there is no path of a video (columns of this name: {', '.join(NAMES['path'])})"
+
+
+class BadRow(Exception):
+    """A value that cannot be what its column says; `row` counts from 0 within the block."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+        self.reason = reason
+
+
+class LabelsError(Exception):
+    """Labels that are no classes."""
+
+
+class Meanings:
+    """Which columns of a table hold what.
+
+    Args:
+        given: meaning -> name of its column, where the names of NAMES will not do; None leaves it unread.
+
+    Raises UserError for a meaning that is none.
+    """
+
+    def __init__(self, given: Mapping[str, str | None] | None = None) -> None:
+        self.names = dict(NAMES)
+        for meaning, column in (given or {}).items():
+            if meaning not in NAMES:
+                raise UserError(f"columns: {meaning!r} is none of {', '.join(NAMES)}.")
+            self.names[meaning] = () if column is None else (_plain(column),)
+        self._of_name = {name: meaning for meaning, names in self.names.items() for name in names}
+
+    def understood(self, columns: Iterable[str]) -> dict[str, list[str]]:
+        """Meaning -> the table's columns of that meaning, the most telling name first."""
+        by_name = {_plain(column): column for column in columns}
+        found = {
+            meaning: [by_name[name] for name in names if name in by_name]
+            for meaning, names in self.names.items()
+        }
+        if not found["path"] and set(WEBVID) <= set(by_name):
+            page, video, name = (by_name[x] for x in WEBVID)
+            found["path"] = [page, video]
+            found["caption"] = found["caption"] or [name]
+        return {meaning: names for meaning, names in found.items() if names}
+
+
+def is_webvid(columns: Iterable[str]) -> bool:
+    """Whether the columns of the path are WebVid's."""
+    return [_plain(column) for column in columns] == list(WEBVID[:2])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[ -]+", "_", name.strip().casefold())
+
+
+class Labels:
+    """Numbers for the labels of a table, block after block."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}
+        self._number = -1
+        """The largest one."""
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        """Numbers of labels (int32, null where unknown). Raises BadRow, and LabelsError for too many."""
+        encoded = _absent(_label_text(values), _NO_LABEL).dictionary_encode()
+        codes = [self._code(text) for text in encoded.dictionary.to_pylist()]
+        wrong = [i for i, code in enumerate(codes) if code is None]
+        if wrong:
+            row = int(pc.index(encoded.indices, wrong[0]).as_py())
+            raise BadRow(row, _not_a_label(values[row].as_py()))
+        return pa.array(codes, pa.int32()).take(encoded.indices)
+
+    def _code(self, text: str) -> int | None:
+        whole = _WHOLE.fullmatch(text)
+        if whole and len(whole[1]) < 10 and int(whole[1]) < MAX_CLASSES:
+            self._number = max(self._number, int(whole[1]))
+            return int(whole[1])
+        if _NUMBER.fullmatch(text):
+            return None
+        if len(self._names) == MAX_CLASSES:
+            raise LabelsError(
+                f"there are more than {MAX_CLASSES} different labels, so they are no classes. "
+                "Leave the column unread (columns: {label: null})."
+            )
+        return self._names.setdefault(text, len(self._names))
+
+    def classes(self) -> tuple[tuple[str, ...], list[int] | None]:
+        """Names of the classes, and the label of each number that `encode` gave (None: the number itself).
+
+        Names are in alphabetical order, capitals counting as small letters. Raises LabelsError where some labels are
+        names and some are numbers.
+        """
+        if self._names and self._number >= 0:
+            raise LabelsError(
+                f"labels are partly names ({min(self._names)!r}) and partly numbers (up to {self._number}). "
+                "Use one or the other."
+            )
+        if not self._names:
+            return tuple(str(number) for number in range(self._number + 1)), None
+        classes = tuple(sorted(self._names, key=lambda name: (name.casefold(), name)))
+        places = {name: number for number, name in enumerate(classes)}
+        return classes, [places[name] for name in self._names]
+
+
+def _label_text(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        broken = pc.not_equal(values, pc.floor(values))
+        if pc.any(broken).as_py():
+            raise _first_bad(values, broken, _not_a_label)
+        values = values.cast(pa.int64(), safe=False)
+    if pa.types.is_boolean(values.type) and values.null_count < len(values):
+        raise _first_bad(values, pc.is_valid(values), _not_a_label)
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    return pc.utf8_trim_whitespace(_text(values, _not_a_label))
+
+
+def _not_a_label(value: Any) -> str:
+    return (
+        f"label must be a name or a whole number from 0 to {MAX_CLASSES - 1}, got {value!r}. "
+        "Where the class is unknown leave it empty"
+    )
+
+
+def standard_block(
+    block: pa.RecordBatch, columns: Mapping[str, list[str]], labels: Labels, folder: str = ""
+) -> pa.RecordBatch:
+    """A block of a table with the columns of SCHEMA. Raises BadRow.
+
+    Args:
+        block: as the table has it.
+        columns: meaning -> names of its columns, as `Meanings.understood` gives them.
+        labels: numbers of the labels so far.
+        folder: in which the paths lie, with a slash behind it.
+    """
+    found = {meaning: [block.column(name) for name in names] for meaning, names in columns.items()}
+    path = _paths(found.get("path", []), webvid=is_webvid(columns.get("path", ())))
+    if path is None or path.null_count:
+        row = 0 if path is None else int(pc.index(pc.is_null(path), True).as_py())
+        raise BadRow(row, NO_PATH)
+    path = _in_folder(path, folder)
+    numbers = {
+        field.name: _numbers(found.get(field.name, []), field.name, len(block)).cast(field.type)
+        for field in SCHEMA
+        if field.name in ("start", "end", "num_frames", "fps", "height", "width")
+    }
+    _check_sections(numbers["start"], numbers["end"])
+    captions = [_text(values, _not_a_caption) for values in found.get("caption", [])]
+    caption = _first_of([_absent(values, _NO_CAPTION) for values in captions], len(block))
+    label = _first_of([labels.encode(values) for values in found.get("label", [])], len(block))
+    name = video_names(path)
+    values = {
+        **numbers,
+        "path": path,
+        "name": pc.if_else(pc.equal(name, path), pa.scalar(None, pa.string()), name),
+        "caption": caption.cast(pa.string()),
+        "label": label.cast(pa.int32()),
+        "fraction": pa.array(split_fractions(name.to_pylist())),
+    }
+    return pa.RecordBatch.from_arrays([values[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _paths(columns: list[pa.Array], *, webvid: bool) -> pa.Array | None:
+    if not columns:
+        return None
+    if webvid:
+        page, video = (
+            values if pa.types.is_string(values.type) else values.cast(pa.string())
+            for values in columns
+        )
+        return pc.binary_join_element_wise(
+            pc.binary_join_element_wise(page, video, "/"), pa.scalar("mp4"), "."
+        )
+    texts = [_absent(_text(values, _not_a_path), pa.array([""])) for values in columns]
+    path = _first_of(texts, len(columns[0]))
+    # Windows writes paths with backslashes
+    return pc.replace_substring(path, "\\", "/") if _any(path, "\\") else path
+
+
+def _in_folder(paths: pa.Array, folder: str) -> pa.Array:
+    if not folder:
+        return paths
+    inside = pc.binary_join_element_wise(pa.scalar(folder), paths, "")
+    return pc.if_else(pc.starts_with(paths, "/"), paths, inside)
+
+
+def _not_a_path(value: Any) -> str:
+    if isinstance(value, dict) and "bytes" in value:
+        return "the videos lie inside of the table: read it as a dataset of Hugging Face's (huggingface_videos)"
+    return f"there is no path of a video: it is text, got {value!r}"
+
+
+def _not_a_caption(value: Any) -> str:
+    return f"caption must be text, got {value!r}"
+
+
+FAULTS: dict[str, Callable[[Any], str]] = {
+    "path": _not_a_path,
+    "caption": _not_a_caption,
+    "label": _not_a_label,
+}
+TEXT = {
+    "path": (str, type(None)),
+    "caption": (str, type(None)),
+    "label": (str, int, float, type(None)),
+}
+"""Meaning -> types that its values may have, for columns of values of several types."""
+
+
+def _any(values: pa.Array, part: str) -> bool:
+    return bool(pc.any(pc.match_substring(values, part)).as_py())
+
+
+def video_names(paths: pa.Array) -> pa.Array:
+    """The names of videos: their paths; of absolute ones the last two parts, for where files lie must not count."""
+    absolute = pc.starts_with(paths, "/")
+    if not pc.any(absolute).as_py():
+        return paths
+    names = [
+        "/".join(PurePosixPath(path).parts[-2:]) if path.startswith("/") else path
+        for path in paths.to_pylist()
+    ]
+    return pa.array(names, pa.string())
+
+
+def split_fraction(name: str) -> float:
+    """A number from 0 to 1 that a hash of the video's name decides, so other files do not matter.
+
+    UCF-101 cuts several clips (c01, c02, ...) out of one recording (g01), nearly alike: they have the same number.
+    """
+    return float(split_fractions([name])[0])
+
+
+def split_fractions(names: list[str]) -> np.ndarray:
+    """`split_fraction` of many: float64 (N,)."""
+    recordings = [_CLIP.sub(r"\1", name) if "_g" in name else name for name in names]
+    digests = b"".join([hashlib.sha256(name.encode()).digest()[:8] for name in recordings])
+    return np.frombuffer(digests, ">u8").astype(np.float64) / 2.0**64
+
+
+_CLIP = re.compile(r"(_g\d+)_c\d+(\.\w+)?$")
+
+
+def _text(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
+    """A column of text. Raises BadRow with `fault(value)` for one of something else."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return values.cast(pa.string())
+    if pa.types.is_floating(values.type):  # pandas writes an empty column as NaN
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    if values.null_count < len(values):
+        raise _first_bad(values, pc.is_valid(values), fault)
+    return pa.nulls(len(values), pa.string())
+
+
+def _absent(values: pa.Array, stand_ins: pa.Array) -> pa.Array:
+    """Null in the place of what people and programs write where nothing is known."""
+    return pc.if_else(pc.is_in(values, value_set=stand_ins), pa.scalar(None, values.type), values)
+
+
+def _first_of(columns: list[pa.Array], length: int) -> pa.Array:
+    """For each row the first value that is there."""
+    return pc.coalesce(*columns) if columns else pa.nulls(length)
+
+
+def _numbers(columns: list[pa.Array], meaning: str, length: int) -> pa.Array:
+    """Numbers, null where unknown; text may be seconds, H:MM:SS, or a fraction. Raises BadRow."""
+    found = [_parsed(values, meaning) for values in columns if _may_be_numbers(values.type)]
+    values = _first_of(found, length).cast(pa.float64())
+    lowest = pc.greater_equal if meaning in ("start", "end") else pc.greater
+    known = pc.and_(lowest(values, 0.0), pc.is_finite(values))
+    # published tables say 0, -1 or NaN where they do not know
+    return pc.if_else(known, _rounded(values, meaning), pa.scalar(None, pa.float64()))
+
+
+def _rounded(values: pa.Array, meaning: str) -> pa.Array:
+    return pc.floor(values) if meaning in ("num_frames", "height", "width") else values
+
+
+def _may_be_numbers(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_dictionary(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def _parsed(values: pa.Array, meaning: str) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return values.cast(pa.float64())
+    values = _absent(values, _NO_CAPTION)
+    try:
+        return pc.utf8_trim_whitespace(values).cast(pa.float64())
+    except pa.ArrowInvalid:
+        parsed = [None if text is None else _number(text) for text in values.to_pylist()]
+    for row, number in enumerate(parsed):
+        if number is not None and math.isnan(number):
+            raise BadRow(row, f"{meaning} must be a number, got {values[row].as_py()!r}")
+    return pa.array(parsed, pa.float64())
+
+
+def _number(text: str) -> float:
+    """Of "12.5", "0:00:12.5" or "30000/1001"; NaN for anything else."""
+    try:
+        if "/" in text:
+            top, bottom = text.split("/")
+            return float(top) / float(bottom)
+        seconds = 0.0
+        for part in text.split(":"):
+            seconds = 60 * seconds + float(part)
+        return seconds
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+
+
+def _check_sections(start: pa.Array, end: pa.Array) -> None:
+    wrong = pc.fill_null(pc.less_equal(end, pc.fill_null(start, 0.0)), False)
+    if pc.any(wrong).as_py():
+        raise _first_bad(end, wrong, lambda value: f"end ({value}) must lie after start")
+
+
+def _first_bad(values: pa.Array, wrong: pa.Array, fault: Callable[[Any], str]) -> BadRow:
+    row = int(pc.index(wrong, True).as_py())
+    return BadRow(row, fault(values[row].as_py()))

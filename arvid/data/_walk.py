@@ -1,0 +1,122 @@
+"""Which paths below a folder are videos: by their ending, and folders of frames. Links are followed; loops are not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arvid.data import pictures
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2"),
+    *(".avi", ".divx", ".mkv", ".mk3d", ".webm", ".ogv", ".ogg", ".ogm"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".asf", ".flv", ".rm", ".rmvb", ".mxf", ".dv", ".y4m", ".nut", ".ivf"),
+    *(".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".mjpg", ".gif", ".apng", ".webp"),
+)
+"""Endings of videos. Small and capital letters count alike."""
+NO_VIDEOS = (
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml", ".toml"),
+    *(".md", ".pdf", ".html", ".py", ".sh", ".log", ".srt", ".vtt", ".npy", ".npz", ".pt"),
+    *(".safetensors", ".pkl", ".mat", ".zip", ".tar", ".gz"),
+)
+"""Endings that say that a file is no video: a folder of nothing else is no class."""
+
+
+@dataclass
+class Content:
+    """What lies directly in a folder, hidden things left out, each in the order of names."""
+
+    path: Path
+    videos: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+    @property
+    def is_frames(self) -> bool:
+        """Whether it is a video of its own: pictures, no videos and no folders."""
+        return bool(self.pictures) and not self.videos and not self.folders
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it may be a class: a folder of nothing but text is none."""
+        files = [*self.videos, *self.pictures, *self.others]
+        is_text = [path.suffix.lower() in NO_VIDEOS for path in files]
+        return not files or not all(is_text) or bool(self.folders)
+
+
+class LeftOut:
+    """Counts what is not taken from a folder, by reason, for the log."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, content: Content, *, pictures_too: bool = True) -> None:
+        """Files of a folder that are no videos."""
+        for path in content.others:
+            self.reasons[f"{path.suffix.lower() or 'no ending'} (no video)"] += 1
+        if content.pictures and pictures_too:
+            self.reasons["pictures beside videos or folders"] += len(content.pictures)
+
+    def report(self, where: Path) -> None:
+        if +self.reasons:
+            found = sorted((+self.reasons).items())
+            counts = ", ".join(f"{count} {why}" for why, count in found)
+            logger.warning("%s: left out by reason: %s", where, counts)
+
+
+def look_into(folder: Path) -> Content:
+    """What lies in a folder. A folder that may not be read counts as empty, with a warning."""
+    content = Content(folder)
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        logger.warning("%s cannot be looked into: %s", folder, error.strerror or error)
+        return content
+    for name in names:
+        if not name.startswith("."):
+            path = folder / name
+            _list_for(content, path).append(path)
+    return content
+
+
+def _list_for(content: Content, path: Path) -> list[Path]:
+    if os.path.isdir(path):
+        return content.folders
+    if path.suffix.lower() in SUFFIXES:
+        return content.videos
+    if path.suffix.lower() in pictures.ENDINGS:
+        return content.pictures
+    return content.others
+
+
+def walk(folder: Path, left_out: LeftOut) -> list[Path]:
+    """All videos below a folder, in the order of their paths below it."""
+    found: list[Path] = []
+    for content in contents(folder, left_out):
+        is_video = content.is_frames and content.path != folder
+        left_out.add(content, pictures_too=not is_video)
+        found += [content.path] if is_video else content.videos
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def contents(
+    folder: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[Content]:
+    """The contents of a folder and of all below it. Links are followed, but not to a folder that they lie in."""
+    stat = folder.stat()
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        left_out.reasons["links to a folder above (a loop)"] += 1
+        return
+    content = look_into(folder)
+    yield content
+    for inside in content.folders:
+        yield from contents(inside, left_out, (*above, here))

@@ -1,0 +1,138 @@
+"""Video datasets as the Hugging Face hub keeps them, downloaded into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from arvid.data._files import FileDataset, FileOptions, Split
+from arvid.data._kept_tables import TableFile, read_entries
+from arvid.data._unpacked import Sample, unpack
+from arvid.data._walk import LeftOut, contents
+from arvid.data.clips import ClipSpec
+from arvid.errors import UserError
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+class HuggingFaceVideos(FileDataset):
+    """Clips of a dataset of the Hugging Face hub; item i is a pure function of (seed, i).
+
+    Its folder (`hf download --repo-type dataset NAME --local-dir FOLDER`) holds files metadata.jsonl, .csv or .parquet,
+    whose `file_name` is relative to where each of them lies; or other .parquet files, which list videos or hold them
+    inside. Those inside are unpacked once into the cache folder. Columns are those of a manifest (see
+    `arvid.data.manifest.VideoManifest`).
+
+    Args:
+        path: the folder.
+        clip: how clips are cut (17 frames of 64x64 by default).
+        part: one of the dataset's own splits, e.g. "train": files and folders of that name. All by default.
+        columns: which column holds what, where it has another name, e.g. {caption: title}. Null leaves one unread.
+        split: "train", "val" or "all"; decided by a hash of each video's path.
+        val_fraction: share of the videos that belong to "val".
+        clips_per_video: clips cut from each video, evenly spread over it.
+        seed: of the random windows.
+        mirror: swap left and right in a random half of the clips. For training alone.
+        motion: measure each clip's motion score.
+        strict: broken or missing files are an error instead of being reported and skipped.
+
+    Raises:
+        UserError: the folder holds no table of videos, one has a bad line, or nothing is left to take.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        clip: ClipSpec | None = None,
+        *,
+        part: str = "",
+        columns: dict[str, str | None] | None = None,
+        split: Split = "all",
+        val_fraction: float = 0.1,
+        clips_per_video: int = 1,
+        seed: int = 0,
+        mirror: bool = False,
+        motion: bool = False,
+        strict: bool = False,
+    ) -> None:
+        options = FileOptions(
+            clip=clip or ClipSpec(),
+            split=split,
+            val_fraction=val_fraction,
+            clips_per_video=clips_per_video,
+            seed=seed,
+            mirror=mirror,
+            motion=motion,
+            strict=strict,
+        )
+        entries = read_entries(find_tables(Path(path), part), Path(path), columns)
+        super().__init__(entries, options, where=str(path), classes=entries.classes)
+
+
+def find_tables(root: Path, part: str = "") -> list[TableFile]:
+    """The tables of a dataset, those that hold videos inside unpacked. Raises UserError for none."""
+    below = contents(root, LeftOut()) if os.path.isdir(root) else ()
+    files = sorted(path for content in below for path in content.others)
+    paths = [p for p in files if not part or _is_of_part(p.relative_to(root), part)]
+    metadata = [p for p in paths if p.name in METADATA]
+    tables = metadata or [p for p in paths if p.suffix == ".parquet"]
+    if not tables:
+        of_part = f" of the part {part!r}" if part else ""
+        raise UserError(
+            f"{root}: there is no metadata.jsonl, metadata.csv or .parquet file{of_part}. A folder with a folder for "
+            "each class is a video_folder."
+        )
+    inside = {p for p in tables if p.suffix == ".parquet" and _video_column(p)}
+    unpacked = dict(zip(sorted(inside), unpack(sorted(inside), read_parquet), strict=True))
+    return [unpacked.get(p) or TableFile(p, _folder(p.parent, root)) for p in tables]
+
+
+def _folder(folder: Path, root: Path) -> str:
+    relative = folder.relative_to(root).as_posix()
+    return "" if relative == "." else f"{relative}/"
+
+
+def _is_of_part(path: Path, part: str) -> bool:
+    """Whether "train" is the name of a folder above a file, or begins its own: train-00000-of-00002.parquet."""
+    name = path.name
+    return part in path.parts[:-1] or name.startswith((f"{part}-", f"{part}.", f"{part}_"))
+
+
+def _video_column(path: Path) -> str | None:
+    """The column whose values are videos: structures of bytes and a path."""
+    try:
+        schema = pa.parquet.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}.") from error
+    for field in schema:
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return str(field.name)
+    return None
+
+
+def read_parquet(path: Path) -> Iterator[Sample]:
+    """The videos inside a table. Raises UserError if it is damaged."""
+    column = _video_column(path)
+    assert column is not None
+    number = 0
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(16):
+                for row in batch.to_pylist():
+                    video = row.pop(column)
+                    if video is not None and video["bytes"] is not None:
+                        yield Sample(_name(number, video), video["bytes"], row)
+                    number += 1
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}.") from error
+
+
+def _name(number: int, video: dict[str, Any]) -> str:
+    """A name that no other video of the table has."""
+    name = PurePosixPath(video.get("path") or "video.mp4").name
+    return f"{number:08d}-{name}"

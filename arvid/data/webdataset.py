@@ -1,0 +1,139 @@
+"""Videos in tar archives, as WebDataset and video2dataset write them."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arvid.data._files import FileDataset, FileOptions, Split
+from arvid.data._kept_tables import read_entries
+from arvid.data._unpacked import Sample, unpack
+from arvid.data._walk import SUFFIXES
+from arvid.data.clips import ClipSpec
+from arvid.errors import UserError
+
+
+class WebDataset(FileDataset):
+    """Clips of the samples of tar archives; item i is a pure function of (seed, i).
+
+    A sample is the files of one archive whose names are alike up to their first dot: KEY.mp4 (or another video), and
+    beside it, where it is known, KEY.txt with the caption, KEY.cls with the class, KEY.json with the columns of a
+    manifest (see `arvid.data.manifest.VideoManifest`). Archives are unpacked once into the cache folder, where they
+    take their size once more (ARVID_CACHE names another one).
+
+    Args:
+        path: an archive, a folder of them, or a pattern: shards/{000..127}.tar, shards/*.tar.
+        clip: how clips are cut (17 frames of 64x64 by default).
+        columns: which keys of the .json files hold what, where they have other names than those of a manifest.
+        split: "train", "val" or "all"; decided by a hash of each video's name.
+        val_fraction: share of the videos that belong to "val".
+        clips_per_video: clips cut from each video, evenly spread over it.
+        seed: of the random windows.
+        mirror: swap left and right in a random half of the clips. For training alone.
+        motion: measure each clip's motion score.
+        strict: broken files are an error instead of being reported and skipped.
+
+    Raises:
+        UserError: there is no such archive, one cannot be read, or nothing is left to take.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        clip: ClipSpec | None = None,
+        *,
+        columns: dict[str, str | None] | None = None,
+        split: Split = "all",
+        val_fraction: float = 0.1,
+        clips_per_video: int = 1,
+        seed: int = 0,
+        mirror: bool = False,
+        motion: bool = False,
+        strict: bool = False,
+    ) -> None:
+        options = FileOptions(
+            clip=clip or ClipSpec(),
+            split=split,
+            val_fraction=val_fraction,
+            clips_per_video=clips_per_video,
+            seed=seed,
+            mirror=mirror,
+            motion=motion,
+            strict=strict,
+        )
+        entries = read_entries(unpack(find_archives(str(path)), read_archive), Path(), columns)
+        super().__init__(entries, options, where=str(path), classes=entries.classes)
+
+
+def find_archives(pattern: str) -> list[Path]:
+    """The archives that are meant, in the order of their names. Raises UserError for none."""
+    if os.path.isdir(pattern):
+        pattern = f"{glob.escape(pattern)}/*.tar"
+    found = [Path(p) for part in expand_braces(pattern) for p in sorted(glob.glob(part))]
+    if not found:
+        raise UserError(f"{pattern}: there is no tar archive. Give one, a folder or a pattern.")
+    return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that "shard-{08..10}.tar" stands for."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    numbers = (f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1))
+    whole = (pattern[: match.start()] + number + pattern[match.end() :] for number in numbers)
+    return [name for start in whole for name in expand_braces(start)]
+
+
+def read_archive(path: Path) -> Iterator[Sample]:
+    """The samples of an archive, whose files stand one after another. Raises UserError if it is damaged."""
+    key = ""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, name = os.path.split(member.name)
+                stem, _, ending = name.partition(".")
+                if os.path.join(folder, stem) != key:
+                    yield from _sample(path, key, files)
+                    key, files = os.path.join(folder, stem), {}
+                files[f".{ending.lower()}"] = _content(archive, member)
+        yield from _sample(path, key, files)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} is no tar archive, or cut off: {error}.") from error
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _sample(path: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample]:
+    """One sample; none where its files hold no video."""
+    endings = [ending for ending in files if ending.endswith(SUFFIXES)]
+    if not endings:
+        return
+    try:
+        row: dict[str, Any] = json.loads(files.get(".json", b"{}"))
+        texts = {
+            name: files[f".{name}"].decode("utf-8").strip()
+            for name in ("txt", "cls")
+            if f".{name}" in files
+        }
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: what stands beside {key} cannot be read: {error}.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: {key}.json is no object in braces.")
+    named = {"txt": "caption", "cls": "label"}
+    row |= {named[name]: text for name, text in texts.items()}
+    suffix = endings[0].rpartition(".")[2]
+    yield Sample(f"{key}.{suffix}", files[endings[0]], row)

@@ -1,0 +1,240 @@
+"""Videos that a program made for real clips: which belongs to which, and the frames of them that are scored.
+
+- One that lasts as long as the real video of its clip shows all of it (a reconstruction, or the real file itself). It
+  gives the frames of the same times as the real clip, by the same window.
+- Any other begins where the clip begins. Its first frames count, at the protocol's rate: of a faster video those in
+  between are left out, and a slower one gives every frame, as a real one does. A video that states no rate has the
+  protocol's.
+
+A protocol with `given_rate: keep` takes the first frames, whatever the rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from arvid.contracts import UserError, VideoDataset
+from arvid.data._files import Cut, FileDataset
+from arvid.data.clips import ClipSpec, clip_indices, frames_needed
+from arvid.data.pictures import states_rate
+from arvid.data.video import Probe
+from arvid.evaluation.protocols import Protocol
+
+SAME_RATE = 0.05
+"""Rates that differ by this share at most are the same: GIF counts in hundredths of a second, so 8 becomes 8.33."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A video and what is taken from it."""
+
+    path: Path
+    probe: Probe
+    cut: Cut
+    is_whole: bool
+    """Whether it lasts as long as the real video."""
+
+
+def pair_by_name(
+    folder: Path, paths: Sequence[Path], indices: Sequence[int], dataset: VideoDataset
+) -> list[Path] | str:
+    """The video of each real clip; or, where one has none or two clips share one, what is wrong."""
+    by_stem: dict[str, list[tuple[str, ...]]] = {}
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        by_stem.setdefault(_stem(parts[-1]), []).append(parts)
+    found: list[Path] = []
+    clip_of: dict[Path, str] = {}
+    for index in indices:
+        name = _clip_name(dataset, index)
+        nearest = _nearest(by_stem.get(_stem(name), []), PurePosixPath(name).parts)
+        if not nearest:
+            return f"{folder}: there is no video called {_stem(name)}, for the real clip {name}."
+        path = folder.joinpath(*nearest[0])
+        other = clip_of.setdefault(path, name)
+        if len(nearest) > 1 or other != name:
+            return (
+                f"{folder}: names do not tell apart which video belongs to the real clip {name}: "
+                + (
+                    f"{path} would be that of {other} too."
+                    if other != name
+                    else f"{len(nearest)} are alike."
+                )
+                + " Lay them in folders like those of the real clips."
+            )
+        found.append(path)
+    return found
+
+
+def _nearest(candidates: Sequence[tuple[str, ...]], name: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Those that share most folders with a name, counted from the file upwards."""
+    shared = [_num_shared(parts[:-1], name[:-1]) for parts in candidates]
+    return [parts for parts, num in zip(candidates, shared, strict=True) if num == max(shared)]
+
+
+def _num_shared(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    same = [x == y for x, y in zip(reversed(a), reversed(b), strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def _clip_name(dataset: VideoDataset, index: int) -> str:
+    return dataset.clip_name(index) if isinstance(dataset, FileDataset) else dataset[index].name
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def cut_given(
+    path: Path, probe: Probe, real: int | None, protocol: Protocol, dataset: VideoDataset
+) -> Given:
+    """What is taken from a video that was made for a real clip (its index) or for any. Raises UserError for one that
+    is too short."""
+    assert protocol.clip is not None
+    is_cut = protocol.given_rate == "cut"
+    if is_cut and real is not None and isinstance(dataset, FileDataset):
+        cut = dataset.cut(real)
+        if _lasts_as_long(probe, cut):
+            return Given(path=path, probe=probe, cut=_at_same_times(cut, probe), is_whole=True)
+    return Given(path=path, probe=probe, cut=_from_start(path, probe, protocol), is_whole=False)
+
+
+def _lasts_as_long(probe: Probe, real: Cut) -> bool:
+    difference = abs(probe.num_frames / probe.fps - real.num_frames / real.fps)
+    return difference < 0.75 / min(probe.fps, real.fps)
+
+
+def _at_same_times(real: Cut, probe: Probe) -> Cut:
+    indices = np.round((real.indices - real.first) * (probe.fps / real.fps)).astype(np.int64)
+    return dataclasses.replace(
+        real,
+        indices=np.minimum(indices, probe.num_frames - 1),
+        first=0,
+        num_frames=probe.num_frames,
+        fps=probe.fps,
+    )
+
+
+def _from_start(path: Path, probe: Probe, protocol: Protocol) -> Cut:
+    clip, fps = _clip_from_start(protocol), _rate(path, probe, protocol)
+    indices = clip_indices(probe.num_frames, fps, clip)
+    if indices is None:
+        raise UserError(_too_short(path, probe, fps, clip))
+    return Cut(
+        indices=indices,
+        num_there=len(indices),
+        first=0,
+        num_frames=probe.num_frames,
+        fps=probe.fps,
+    )
+
+
+def _clip_from_start(protocol: Protocol) -> ClipSpec:
+    assert protocol.clip is not None
+    return dataclasses.replace(protocol.clip, window="start", stride=1, short="drop")
+
+
+def _rate(path: Path, probe: Probe, protocol: Protocol) -> float:
+    """The rate that a video is taken to have."""
+    assert protocol.clip is not None
+    wanted = protocol.clip.fps
+    if wanted is None:
+        return probe.fps
+    is_same = abs(probe.fps / wanted - 1) <= SAME_RATE
+    return (
+        wanted if is_same or protocol.given_rate == "keep" or not states_rate(path) else probe.fps
+    )
+
+
+def _too_short(path: Path, probe: Probe, fps: float, clip: ClipSpec) -> str:
+    needed = frames_needed(fps, clip)
+    said = f"{path}: videos have {probe.num_frames} frames; the protocol looks at {clip.num_frames}"
+    if needed == clip.num_frames:
+        return f"{said}."
+    return (
+        f"{said} at {clip.fps:g} per second, which are {needed} of these at {probe.fps:g} per second. A protocol "
+        "with `given_rate: keep` takes every frame (docs/protocols.md)."
+    )
+
+
+def describe_given(folder: Path, given: Sequence[Given], protocol: Protocol) -> str:
+    """What videos are like and what is taken from them, in words.
+
+    Raises UserError where those that begin with their clips are of unlike lengths, rates or sizes.
+    """
+    assert protocol.clip is not None
+    partial = [g.probe for g in given if not g.is_whole]
+    _require_alike(folder, partial)
+    lengths = sorted({g.probe.num_frames for g in given})
+    sizes = sorted({(g.probe.height, g.probe.width) for g in given})
+    span = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    shown = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
+    height, width = protocol.clip.height_width
+    resized = f", brought to {height}x{width}" if sizes != [(height, width)] else ""
+    num_files = len({g.path for g in given})
+    return f"{num_files} of {span} frames{_cut_in_words(given, protocol)}, {shown}{resized}"
+
+
+def _require_alike(folder: Path, probes: Sequence[Probe]) -> None:
+    lengths = sorted({probe.num_frames for probe in probes})
+    sizes = sorted({(probe.height, probe.width) for probe in probes})
+    rates = sorted({probe.fps for probe in probes})
+    if len(lengths) > 1 or len(sizes) > 1:
+        raise UserError(
+            f"{folder}: its videos are of unlike lengths or sizes: {lengths[0]} to {lengths[-1]} frames, "
+            + ", ".join(f"{height}x{width}" for height, width in sizes[:5])
+            + " (height x width). Make them alike."
+        )
+    if rates and rates[-1] > rates[0] * (1 + SAME_RATE):
+        raise UserError(
+            f"{folder}: its videos are of unlike rates: {rates[0]:g} to {rates[-1]:g} per second. Make them alike."
+        )
+
+
+def _cut_in_words(given: Sequence[Given], protocol: Protocol) -> str:
+    assert protocol.clip is not None
+    num_frames, wanted = protocol.clip.num_frames, protocol.clip.fps
+    longer = [g for g in given if g.probe.num_frames != num_frames or _step(g) > 1]
+    words = ""
+    if whole := [g for g in longer if g.is_whole]:
+        some = "" if len(whole) == len(given) else f" ({len(whole)} of them)"
+        words += f" at {_rates(whole)} per second, cut like the real clips{some}"
+    partial = [g for g in given if not g.is_whole]
+    if not partial:
+        return words
+    words += _rate_in_words(partial, protocol) if wanted else ""
+    if any(g.probe.num_frames > num_frames for g in partial):
+        words += f", the first {num_frames} taken"
+    return words
+
+
+def _rate_in_words(given: Sequence[Given], protocol: Protocol) -> str:
+    """What was done because of a rate that is not the protocol's."""
+    assert protocol.clip is not None
+    first, wanted = given[0], protocol.clip.fps
+    assert wanted is not None
+    if not states_rate(first.path):
+        return ", which state no rate"
+    rate = _rates(given)
+    if abs(first.probe.fps / wanted - 1) <= SAME_RATE:
+        return ""
+    if protocol.given_rate == "keep":
+        return f" at {rate} per second, taken as they are"
+    if first.probe.fps > wanted:
+        return f" at {rate} per second, taken at {wanted:g}"
+    return f" at {rate} per second, slower than the protocol's {wanted:g}"
+
+
+def _step(given: Given) -> float:
+    indices = given.cut.indices
+    return float(np.diff(indices).max()) if len(indices) > 1 else 1.0
+
+
+def _rates(given: Sequence[Given]) -> str:
+    rates = sorted({round(g.probe.fps, 2) for g in given})
+    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"

@@ -1,0 +1,154 @@
+"""WebDataset's archives and folders of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from arvid import registry
+from arvid.contracts import UserError
+from arvid.data.clips import ClipSpec
+from arvid.data.huggingface import HuggingFaceVideos
+from arvid.data.video import write_video
+from arvid.data.webdataset import WebDataset, expand_braces
+
+CLIP = ClipSpec(num_frames=4, size=16, window="start")
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+    """Files of two videos of unlike shades: 40 and 120."""
+    folder = tmp_path_factory.mktemp("videos")
+    found = {}
+    for shade in (40, 120):
+        write_video(folder / "x.mp4", np.full((6, 16, 16, 3), shade, np.uint8), 8)
+        found[shade] = (folder / "x.mp4").read_bytes()
+    return found
+
+
+def write_tar(path: Path, files: dict[str, bytes | str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def shade(video: np.ndarray) -> float:
+    return round(float(video.mean()), -1)
+
+
+@pytest.fixture
+def shards(contents: dict[int, bytes], tmp_path: Path) -> Path:
+    write_tar(
+        tmp_path / "s" / "shard-00.tar",
+        {
+            "000.mp4": contents[40],
+            "000.txt": "hello, you\n",
+            "000.cls": "3",
+            "001.json": json.dumps({"caption": "bye", "fps": 16, "meta": {"x": 1}}),
+            "001.MP4": contents[120],
+            "002.txt": "no video",
+        },
+    )
+    write_tar(tmp_path / "s" / "shard-01.tar", {"in/000.v1.mp4": contents[120]})
+    return tmp_path / "s"
+
+
+def test_samples_of_archives(shards: Path) -> None:
+    dataset = WebDataset(str(shards), CLIP)
+    seen = [(c.name, c.caption, c.label, c.fps, shade(c.video)) for c in dataset]
+    assert seen == [
+        ("shard-00/000.mp4", "hello, you", 3, 8, 40),
+        ("shard-00/001.mp4", "bye", None, 16, 120),
+        ("in/000.mp4", "", None, 8, 120),
+    ]
+    pattern = WebDataset(f"{shards}/shard-{{00..01}}.tar", CLIP)
+    assert pattern.fingerprint() == dataset.fingerprint()
+    assert len(WebDataset(f"{shards}/*-01.tar", CLIP)) == 1
+
+
+def test_archives_are_unpacked_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = WebDataset(str(shards), CLIP).fingerprint()
+    monkeypatch.setattr("arvid.data.webdataset.tarfile.open", lambda _: pytest.fail("read again"))
+    assert WebDataset(str(shards), CLIP).fingerprint() == first
+
+
+def test_braces() -> None:
+    assert expand_braces("a{08..10}.tar") == ["a08.tar", "a09.tar", "a10.tar"]
+    assert expand_braces("{0..1}/{2..3}") == ["0/2", "0/3", "1/2", "1/3"]
+
+
+def test_bad_archives_are_told(tmp_path: Path, contents: dict[int, bytes], own_cache: Path) -> None:
+    with pytest.raises(UserError, match="there is no tar archive"):
+        WebDataset(str(tmp_path / "absent.tar"), CLIP)
+    write_tar(tmp_path / "out.tar", {"../../x.mp4": contents[40]})
+    with pytest.raises(UserError, match="leads out of the archive"):
+        WebDataset(str(tmp_path / "out.tar"), CLIP)
+    write_tar(tmp_path / "json.tar", {"x.mp4": contents[40], "x.json": "{oops"})
+    with pytest.raises(UserError, match="what stands beside x cannot be read"):
+        WebDataset(str(tmp_path / "json.tar"), CLIP)
+    (tmp_path / "text.tar").write_text("no archive")
+    with pytest.raises(UserError, match="is no tar archive"):
+        WebDataset(str(tmp_path / "text.tar"), CLIP)
+    write_tar(tmp_path / "none.tar", {"x.txt": "no video"})
+    with pytest.raises(UserError, match="lists no video"):
+        WebDataset(str(tmp_path / "none.tar"), CLIP)
+    assert not list((own_cache / "unpacked").glob(".unpacking-*"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, contents: dict[int, bytes]) -> Path:
+    """A folder with metadata for each of two splits."""
+    for part, level in (("train", 40), ("test", 120)):
+        folder = tmp_path / "hub" / part
+        (folder / "clips").mkdir(parents=True)
+        (folder / "clips" / "0.mp4").write_bytes(contents[level])
+        line = {"file_name": "clips/0.mp4", "text": f"for {part}", "label": part}
+        (folder / "metadata.jsonl").write_text(json.dumps(line))
+    return tmp_path / "hub"
+
+
+def test_folders_with_metadata(hub: Path) -> None:
+    dataset = HuggingFaceVideos(hub, CLIP)
+    assert dataset.classes == ("test", "train")
+    assert [(c.name, c.caption, c.label, shade(c.video)) for c in dataset] == [
+        ("test/clips/0.mp4", "for test", 0, 120),
+        ("train/clips/0.mp4", "for train", 1, 40),
+    ]
+    assert [c.caption for c in HuggingFaceVideos(hub, CLIP, part="train")] == ["for train"]
+    with pytest.raises(UserError, match="of the part 'val'"):
+        HuggingFaceVideos(hub, CLIP, part="val")
+    with pytest.raises(UserError, match=r"there is no metadata\.jsonl"):
+        HuggingFaceVideos(hub / "absent", CLIP)
+
+
+def test_tables_with_videos_inside(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    for part, level in (("train", 40), ("test", 120)):
+        table = pa.table(
+            {
+                "video": [{"bytes": contents[level], "path": "a.mp4"}, None],
+                "caption": [f"for {part}", "absent"],
+                "vector": [[1.0], [2.0]],
+            }
+        )
+        (tmp_path / "data").mkdir(exist_ok=True)
+        pa.parquet.write_table(table, tmp_path / "data" / f"{part}-00000-of-00001.parquet")
+    dataset = HuggingFaceVideos(tmp_path, CLIP)
+    assert [(c.caption, shade(c.video)) for c in dataset] == [("for test", 120), ("for train", 40)]
+    assert dataset[0].name == "test-00000-of-00001/00000000-a.mp4"
+    assert [c.caption for c in HuggingFaceVideos(tmp_path, CLIP, part="train")] == ["for train"]
+
+
+def test_they_have_names_of_their_own() -> None:
+    assert registry.get("datasets", "webdataset") is WebDataset
+    assert registry.get("datasets", "huggingface_videos") is HuggingFaceVideos
