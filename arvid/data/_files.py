@@ -269,7 +269,7 @@ def _require_one_there(videos: Videos, where: str) -> None:
     if not any(map(os.path.exists, some)):
         raise UserError(
             f"{where}: none of its videos seems to be there, e.g. {some[0]}. Check the paths, and the folder that "
-            "they are relative to (root)."
+            "they are relative to (video_root)."
         )
 
 

@@ -30,7 +30,7 @@ class VideoManifest(FileDataset):
     Args:
         path: the manifest.
         clip: how clips are cut (17 frames of 64x64 by default).
-        root: folder that the paths are relative to; that of the manifest by default.
+        video_root: folder that the paths are relative to; that of the manifest by default.
         columns: which column holds what, where it has another name, e.g. {caption: title}. Null leaves one unread.
         split: "train", "val" or "all"; decided by a hash of each video's path in the manifest.
         val_fraction: share of the videos that belong to "val".
@@ -50,7 +50,7 @@ class VideoManifest(FileDataset):
         path: str | Path,
         clip: ClipSpec | None = None,
         *,
-        root: str | Path | None = None,
+        video_root: str | Path | None = None,
         columns: dict[str, str | None] | None = None,
         split: Split = "all",
         val_fraction: float = 0.1,
@@ -71,7 +71,7 @@ class VideoManifest(FileDataset):
             strict=strict,
         )
         entries = read_manifest(
-            Path(path), root=None if root is None else Path(root), columns=columns
+            Path(path), root=None if video_root is None else Path(video_root), columns=columns
         )
         super().__init__(entries, options, where=str(path), classes=entries.classes)
 

@@ -113,7 +113,7 @@ def test_columns_may_be_named_and_left_unread(videos: Path) -> None:
 
 def test_paths_may_be_relative_to_another_folder(videos: Path, tmp_path: Path) -> None:
     path = write(tmp_path, "path\na.mp4\n")
-    assert VideoManifest(path, CLIP, root=videos / "clips")[0].name == "a.mp4"
+    assert VideoManifest(path, CLIP, video_root=videos / "clips")[0].name == "a.mp4"
 
 
 def test_columns_that_are_not_understood_are_named(
@@ -427,4 +427,4 @@ def test_many_files_that_are_stated_are_not_looked_at(
     write(videos, f"path,num_frames,fps,text\n{rows}".replace(",y", ",z"))
     assert same.fingerprint() == dataset.fingerprint() != VideoManifest(path, CLIP).fingerprint()
     with pytest.raises(UserError, match="none of its videos seems to be there"):
-        VideoManifest(path, CLIP, root=videos / "clips")
+        VideoManifest(path, CLIP, video_root=videos / "clips")

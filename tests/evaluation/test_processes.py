@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,9 +102,10 @@ def test_evaluate(trained_run: Path, tmp_path: Path, together: Any) -> None:
         "{name: mine, summary: x, task: prediction, condition_frames: 1, num_clips: 8, batch_size: 2, "
         "metrics: [psnr, ssim]}"
     )
-    arguments = ["evaluate", str(trained_run), f"--protocol={protocol}"]
-    arguments += ["--references=references"]
-    record = trained_run / "evaluation"
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("evaluation"))
+    arguments = ["evaluate", str(run), f"--protocol={protocol}", "--references=references"]
+    record = run / "evaluation"
     found = []
     for count in (1, 2, 3):
         folder = tmp_path / str(count)
