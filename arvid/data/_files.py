@@ -1,6 +1,6 @@
 """What the datasets of video files share: looking at the files once, reporting the bad ones, cutting clips.
 
-All files are decoded once when a dataset is made, because neither their headers nor their endings tell how many
+All files are looked at once when a dataset is made, because neither their headers nor their endings tell how many
 clips there are; what was found is remembered on disk, so the next time costs one look at each file's size and date.
 """
 
@@ -9,23 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
-
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data._ledger import Ledger
-from arvid.data.cache_dir import cache_dir
-from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
+from arvid.data._survey import content_hash, contents, probe_files
+from arvid.data.clips import ClipSpec, clip_indices, frames_there
 from arvid.data.motion import MotionCache
-from arvid.data.video import Probe, VideoError, probe_video, read_frames
+from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames
 from arvid.files import sha256_json
 from arvid.ranges import SHARE, at_least
 
@@ -34,7 +29,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".avi", ".mp4", ".webm", ".mkv", ".mov")
 Split = Literal["train", "val", "all"]
 
-_VERSION = 1  # of probing and cutting: part of the cache's keys and of the fingerprint
+_VERSION = 2  # of reading and cutting: part of the fingerprint
 _NAMED = 5  # names in a message about many files
 
 
@@ -60,12 +55,13 @@ class FileOptions:
     mirror: bool
     motion: bool
     strict: bool
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "all"):
             raise UserError(f"split is one of train, val, all, got {self.split!r}.")
         SHARE.require(val_fraction=self.val_fraction)
-        at_least(1).require(clips_per_video=self.clips_per_video)
+        at_least(1).require(clips_per_video=self.clips_per_video, max_pixels=self.max_pixels)
         at_least(0).require(seed=self.seed)
 
 
@@ -91,7 +87,7 @@ class FileDataset(VideoDataset):
         absent = {e.name for e in chosen if not e.path.exists()}
         self.missing = (*missing, *sorted(absent))
         present = [e for e in chosen if e.name not in absent]
-        probes, self.broken = probe_files(present)
+        probes, self.broken = probe_files(present, max_pixels=options.max_pixels)
         self._report_problems(where)
         readable = [(e, probes[e.path]) for e in present if e.path in probes]
         self._videos = [(e, p) for e, p in readable if self._is_long_enough(p)]
@@ -99,6 +95,8 @@ class FileDataset(VideoDataset):
         self._report_short(where)
         if not self._videos:
             raise UserError(self._empty_message(where, len(entries), len(chosen)))
+        self._stamps = [_stamp(entry.path) for entry, _ in self._videos]
+        self._fingerprint = ""
         self._motion = MotionCache() if options.motion else None
 
     def __len__(self) -> int:
@@ -111,52 +109,111 @@ class FileDataset(VideoDataset):
         options = self.options
         number, window = divmod(index, options.clips_per_video)
         entry, probe = self._videos[number]
+        self._require_unchanged(number)
         rng = np.random.default_rng([options.seed, index])
         indices = clip_indices(
             probe.num_frames,
             probe.fps,
             options.clip,
+            times=probe.times,
             rng=rng,
             window=window,
             num_windows=options.clips_per_video,
         )
         assert indices is not None, "videos that are too short were left out"
-        video = resize_frames(
-            read_frames(entry.path, indices), options.clip.height_width, options.clip.resize
+        video = read_frames(
+            entry.path,
+            indices,
+            probe=probe,
+            size=options.clip.height_width,
+            resize=options.clip.resize,
+            max_pixels=options.max_pixels,
         )
         if options.clip.short == "black":
-            video[frames_there(probe.num_frames, probe.fps, options.clip) :] = 0
+            video[frames_there(probe.num_frames, probe.fps, options.clip, probe.times) :] = 0
         if options.mirror and rng.random() < 0.5:
             video = np.ascontiguousarray(video[:, :, ::-1])
         return Clip(
             video=video,
             caption=entry.caption,
             label=entry.label,
-            motion=self._motion_of(entry, indices, video),
+            motion=self._motion_of(number, indices, video),
             fps=options.clip.clip_fps(probe.fps),
             name=entry.name if options.clips_per_video == 1 else f"{entry.name}#{window}",
         )
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and sizes, captions, labels and options; not of where the files lie."""
-        files = [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in self._videos]
+        """Hash of the files' names and contents, captions, labels and options; not of where the files lie."""
+        if not self._fingerprint:  # files may change while a run goes on, and it stays the same run
+            hashes = self._contents()
+            files = [
+                [e.name, content, e.caption, e.label]
+                for (e, _), content in zip(self._videos, hashes, strict=True)
+            ]
+            self._fingerprint = self._hash(_VERSION, files)
+        return self._fingerprint
+
+    def earlier_fingerprint(self) -> str | None:
+        """The hash of names and sizes in its place up to version 0.1; None where clips were others then."""
+        if any(self._was_read_otherwise(probe) for _, probe in self._videos):
+            return None
+        sizes = [size for size, _ in self._stamps]
+        return self._hash(
+            1,
+            [
+                [e.name, size, e.caption, e.label]
+                for (e, _), size in zip(self._videos, sizes, strict=True)
+            ],
+        )
+
+    def _hash(self, version: int, files: list[list[Any]]) -> str:
         options = dataclasses.asdict(self.options)
-        for name in ("split", "val_fraction", "strict"):  # these only choose the files
+        for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose the files
             del options[name]
-        return sha256_json(
-            {"version": _VERSION, "files": files, "classes": self.classes, **options}
+        return sha256_json({"version": version, "files": files, "classes": self.classes, **options})
+
+    def _contents(self) -> list[str]:
+        """Hashes of the files' contents; those that were not looked at are read now."""
+        unknown = contents([entry.path for entry, probe in self._videos if not probe.content])
+        return [probe.content or unknown[entry.path] for entry, probe in self._videos]
+
+    def _was_read_otherwise(self, probe: Probe) -> bool:
+        """Whether version 0.1 gave other clips: it knew no mirroring, no shape of pixels and no varying rate."""
+        by_time = probe.times is not None and self.options.clip.fps is not None
+        return by_time or not probe.as_stored
+
+    def _require_unchanged(self, number: int) -> None:
+        """Raise VideoError for a file with another content than when the dataset was made."""
+        entry, probe = self._videos[number]
+        try:
+            stamp = _stamp(entry.path)
+            if stamp == self._stamps[number]:
+                return
+            same_size = stamp[0] == self._stamps[number][0]
+            if same_size and probe.content in ("", content_hash(entry.path)):
+                self._stamps[number] = stamp
+                return
+        except OSError:
+            return  # reading says why
+        raise VideoError(
+            entry.path,
+            "it has changed since the dataset was made",
+            "Leave files alone that are in use.",
         )
 
     def _is_long_enough(self, probe: Probe) -> bool:
         start = dataclasses.replace(self.options.clip, window="start")
-        return clip_indices(probe.num_frames, probe.fps, start) is not None
+        indices = clip_indices(probe.num_frames, probe.fps, start, times=probe.times)
+        return indices is not None
 
-    def _motion_of(self, entry: Entry, indices: np.ndarray, video: np.ndarray) -> float | None:
+    def _motion_of(self, number: int, indices: np.ndarray, video: np.ndarray) -> float | None:
         if self._motion is None:
             return None
+        entry, probe = self._videos[number]
         clip = self.options.clip
         cut = [indices.tolist(), clip.height_width, clip.resize]
-        return self._motion.score([file_key(entry.path), cut], video)
+        content = probe.content or contents([entry.path])[entry.path]
+        return self._motion.score([content, cut], video)
 
     def _report_problems(self, where: str) -> None:
         """Name each broken file once with its reason; listed files that are absent are told together."""
@@ -217,39 +274,7 @@ def in_split(name: str, split: Split, val_fraction: float) -> bool:
     return (fraction < val_fraction) == (split == "val")
 
 
-def file_key(path: Path) -> list[str | int]:
-    """Tells a file and its content apart from others without reading it."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change."""
     stat = path.stat()
-    return [_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-
-
-def probe_files(entries: Iterable[Entry]) -> tuple[dict[Path, Probe], dict[str, str]]:
-    """Look at every file, or remember what it was like: readable ones by path, reasons of the others by name.
-
-    Failures are not remembered: a file may become readable (permissions, say) without changing.
-    """
-    names = {entry.path: entry.name for entry in entries}
-    ledger = Ledger(cache_dir() / "probes.jsonl")
-    known = {path: ledger.get(file_key(path)) for path in names}
-    probes = {path: Probe(**value) for path, value in known.items() if value is not None}
-    unknown = [path for path in names if path not in probes]
-    broken = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_try_probe, unknown)
-        progress = tqdm(
-            found, "looking at videos", len(unknown), unit="file", delay=1, disable=None
-        )
-        for path, result in zip(unknown, progress, strict=True):
-            if isinstance(result, VideoError):
-                broken[names[path]] = result.reason
-                continue
-            probes[path] = result
-            ledger.add(file_key(path), dataclasses.asdict(result))
-    return probes, broken
-
-
-def _try_probe(path: Path) -> Probe | VideoError:
-    try:
-        return probe_video(path)
-    except VideoError as error:
-        return error
+    return stat.st_size, stat.st_mtime_ns

@@ -9,6 +9,7 @@ from pathlib import Path
 from arvid.contracts import UserError
 from arvid.data._files import SUFFIXES, Entry, FileDataset, FileOptions, Split
 from arvid.data.clips import ClipSpec
+from arvid.data.video import MAX_PIXELS
 
 
 class VideoFolder(FileDataset):
@@ -32,6 +33,7 @@ class VideoFolder(FileDataset):
         mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
+        max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
         UserError: there is no such folder or list, or nothing is left to take.
@@ -50,6 +52,7 @@ class VideoFolder(FileDataset):
         mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         options = FileOptions(
             clip=clip or ClipSpec(),
@@ -60,6 +63,7 @@ class VideoFolder(FileDataset):
             mirror=mirror,
             motion=motion,
             strict=strict,
+            max_pixels=max_pixels,
         )
         entries, classes = find_videos(Path(root))
         missing: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 from arvid.contracts import UserError
 from arvid.data._files import Entry, FileDataset, FileOptions, Split
 from arvid.data.clips import ClipSpec
+from arvid.data.video import MAX_PIXELS
 
 Row = dict[str, Any]
 
@@ -33,6 +34,7 @@ class VideoManifest(FileDataset):
         mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
+        max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
         UserError: the manifest is missing, has another ending or a bad line (named by its number), or nothing of
@@ -51,6 +53,7 @@ class VideoManifest(FileDataset):
         mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         options = FileOptions(
             clip=clip or ClipSpec(),
@@ -61,6 +64,7 @@ class VideoManifest(FileDataset):
             mirror=mirror,
             motion=motion,
             strict=strict,
+            max_pixels=max_pixels,
         )
         entries, classes = read_manifest(Path(path))
         super().__init__(entries, options, where=str(path), classes=classes)

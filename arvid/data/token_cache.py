@@ -19,6 +19,7 @@ from arvid.contracts import Clip, VideoDataset, VideoTokenizer
 from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
+from arvid.data.stand_ins import Tally, read_clip
 from arvid.data.token_shards import FORMAT, Manifest, begin, missing_shards, shard_name, write_shard
 from arvid.files import sha256_json
 
@@ -48,6 +49,8 @@ def encode_dataset(
 ) -> list[int]:
     """Encode a dataset into a folder of token shards; those that are there, or that others make, are not made again.
 
+    Other clips stand in for those whose files cannot be read (see `stand_ins`).
+
     Args:
         device: where the tokenizer is moved to.
         share: which part this process does, counted from 0, and how many parts there are.
@@ -56,7 +59,8 @@ def encode_dataset(
     Returns the numbers of the shards that are still missing: other processes' parts.
     Raises UserError if the folder holds other tokens, and as the dataset and the tokenizer do.
     """
-    frames, height, width = dataset[0].video.shape[:3]
+    frames, height, width = read_clip(dataset, 0)[0].video.shape[:3]
+    tally = Tally(len(dataset))
     manifest = Manifest(
         tokenizer=tokenizer_hash,
         data=dataset.fingerprint(),
@@ -80,7 +84,7 @@ def encode_dataset(
                 bar.update(len(manifest.clips_of(shard)))
                 continue
             batches = _batches(manifest, shard)
-            encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar)
+            encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar, tally)
             write_shard(folder, manifest, shard, *encoded)
     return missing_shards(folder, manifest)
 
@@ -100,10 +104,11 @@ def _encode(
     device: torch.device | str,
     posterior: bool,
     bar: tqdm[NoReturn],
+    tally: Tally,
 ) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """Tokens of the clips, their standard deviations if these are asked for, and what else is known of the clips."""
     tokens, spread, facts = [], [], []
-    for clips in load_batches(dataset, batches):
+    for clips in load_batches(dataset, batches, tally=tally):
         video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
         if posterior:
             mean, deviation = tokenizer.encode_posterior(video)

@@ -41,4 +41,11 @@ class Windows(VideoDataset):
         return dataclasses.replace(clip, video=window, name=f"{clip.name}@{start}")
 
     def fingerprint(self) -> str:
-        return sha256_json(["windows", self.dataset.fingerprint(), self.num_frames, self.seed])
+        return self._hash(self.dataset.fingerprint())
+
+    def earlier_fingerprint(self) -> str | None:
+        earlier = self.dataset.earlier_fingerprint()
+        return None if earlier is None else self._hash(earlier)
+
+    def _hash(self, fingerprint: str) -> str:
+        return sha256_json(["windows", fingerprint, self.num_frames, self.seed])

@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from tqdm import tqdm
 
+from arvid.data.stand_ins import read_clip
 from arvid.ranges import FPS, at_least
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
@@ -175,7 +176,7 @@ class SampleVideos(Callback):
             return
         assert isinstance(pl_module, GeneratorModule)
         dataset = trainer.datamodule.val  # type: ignore[attr-defined]
-        clips = [dataset[i % len(dataset)] for i in range(self.num_clips)]
+        clips = [read_clip(dataset, i % len(dataset))[0] for i in range(self.num_clips)]
         first, required = None, pl_module.paradigm.required_frames
         if required:
             grid = dataclasses.replace(pl_module.paradigm.grid, t=required)

@@ -169,13 +169,21 @@ class GeneratorModule(LightningModule):
 
 
 def differing(a: dict[str, Any], b: dict[str, Any], parts: tuple[str, ...]) -> list[str]:
-    """`key: one value, other value` for each key of the named parts at which two descriptions differ."""
+    """`key: one value, other value` for each key of the named parts at which two descriptions differ.
+
+    A value as an earlier version of arvid wrote it is no difference.
+    """
     found = []
+    earlier_a, earlier_b = a.get("earlier", {}), b.get("earlier", {})
     for part in parts:
         left, right = a.get(part, {}), b.get(part, {})
         for key in sorted({*left, *right}):
-            if left.get(key) != right.get(key):
-                found.append(f"{key}: {left.get(key)!r} there, {right.get(key)!r} here")
+            there, here = left.get(key), right.get(key)
+            same_then = (key in earlier_b and there == earlier_b[key]) or (
+                key in earlier_a and here == earlier_a[key]
+            )
+            if there != here and not same_then:
+                found.append(f"{key}: {there!r} there, {here!r} here")
     return found
 
 
