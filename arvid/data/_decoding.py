@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import av.stream
 
 from arvid.contracts import UserError
 from arvid.data._layout import Layout
-from arvid.data._picture import Orientation, orientation_of, square_width
+from arvid.data._picture import Orientation, orientation_of, stretch_of
 
 FPS_TOLERANCE = 0.01
 """Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
@@ -60,6 +59,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+        self._frames = iter(())  # it refers to this reader: without a cycle the decoder is freed at once
 
     @property
     def stream(self) -> av.VideoStream:
@@ -75,13 +75,13 @@ class Reader:
     def shown(self) -> tuple[int, int]:
         """Height and width at which the last frame decoded is meant to be seen."""
         height, width = self._stored
-        return self.turn.shape(height, square_width(width, self._pixel_shape))
+        return self.turn.shape(height, self._stretched(width))
 
     @property
     def as_stored(self) -> bool:
         """Whether the last frame decoded is shown as it is stored, or turned only."""
         turned = self.turn.transposed ^ self.turn.flip_rows ^ self.turn.flip_columns
-        return not turned and square_width(self._stored[1], self._pixel_shape) == self._stored[1]
+        return not turned and self._stretched(self._stored[1]) == self._stored[1]
 
     def packets(self) -> Iterator[av.Packet]:
         """Yield the stream's packets and at last an empty one, which makes the decoder give its last frames."""
@@ -143,10 +143,11 @@ class Reader:
         self._container = _open(self.path)
         try:
             self._stream = self._pick_stream()
-            self._pixel_shape: Fraction | None = self._stream.sample_aspect_ratio
+            self._stretch = stretch_of(self._stream.sample_aspect_ratio)
             context = self._stream.codec_context
             self._require_size(context.height, context.width)
             # The library counts whole blocks, and so more than are shown.
+            context.thread_count = 1  # clips are read in parallel; and a forked worker has no threads to wait for
             context.options = {"max_pixels": str(2 * self.max_pixels + 2**16)}
         except VideoError:
             self._container.close()
@@ -189,7 +190,9 @@ class Reader:
         stored = frame.height, frame.width
         if stored != self._stored:
             self._require_size(*stored)
-        turn = orientation_of(frame) or self.turn  # H.264 may state it once, for all frames
+        turn = self.turn
+        if frame.key_frame or self._stored == (0, 0):
+            turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
         if self._stored != (0, 0) and (stored, turn) != (self._stored, self.turn):
             before, after = (
                 f"{height}x{width}"
@@ -206,8 +209,11 @@ class Reader:
             self._first_time = min(self._first_time, frame.time)
             self._last_time = max(self._last_time, frame.time)
 
+    def _stretched(self, width: int) -> int:
+        return width if self._stretch == 1 else max(1, round(width * self._stretch))
+
     def _require_size(self, height: int, width: int) -> None:
-        shown = square_width(width, self._pixel_shape)
+        shown = self._stretched(width)
         if height * max(width, shown) > self.max_pixels:
             raise VideoError(
                 self.path,

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from arvid.data.clips import Frames, Resize, fit_frame
 
-SQUARE_TOLERANCE = Fraction(1, 200)
+SQUARE_TOLERANCE = 0.005
 """Pixels whose sides differ by less count as square: nobody sees it, and the stored pixels stay as they are."""
 
 
@@ -65,11 +65,10 @@ def orientation_of(frame: av.VideoFrame) -> Orientation | None:
     return Orientation(transposed, rows < 0, columns < 0)
 
 
-def square_width(width: int, pixel_shape: Fraction | None) -> int:
-    """Columns of a picture that has square pixels and the shape that `width` columns of `pixel_shape` have."""
-    if not pixel_shape or pixel_shape < 0 or abs(pixel_shape - 1) < SQUARE_TOLERANCE:
-        return width
-    return max(1, round(width * pixel_shape))
+def stretch_of(pixel_shape: Fraction | None) -> float:
+    """What the width is multiplied with to make pixels of a shape square; 1 if they are, or it is unknown."""
+    shape = float(pixel_shape or 1)
+    return shape if shape > 0 and abs(shape - 1) >= SQUARE_TOLERANCE else 1.0
 
 
 class Painter:

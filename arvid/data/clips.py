@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.contracts import UserError
+from arvid.data._area import can_shrink, shrink
 from arvid.ranges import above, at_least
 
 Frames = NDArray[np.uint8]
@@ -170,15 +171,16 @@ def fit_frame(
 ) -> Frames:
     """The same for one frame (H, W, 3). `shown` is the size that it is meant to have, if its pixels are not square."""
     height, width = size
-    if mode == "squash":
-        return _scale(pixels, height, width)
-    old_height, old_width = shown or pixels.shape[:2]
-    factor = max(height / old_height, width / old_width)
-    covered = _scale(
-        pixels, max(height, round(old_height * factor)), max(width, round(old_width * factor))
-    )
-    top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
-    return np.ascontiguousarray(covered[top : top + height, left : left + width])
+    covered = size
+    if mode == "crop":
+        old_height, old_width = shown or pixels.shape[:2]
+        factor = max(height / old_height, width / old_width)
+        covered = max(height, round(old_height * factor)), max(width, round(old_width * factor))
+    top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
+    if can_shrink((pixels.shape[0], pixels.shape[1]), covered):
+        return shrink(pixels, covered, top, left, size)
+    scaled = _scale(pixels, *covered)
+    return np.ascontiguousarray(scaled[top : top + height, left : left + width])
 
 
 def _scale(pixels: Frames, height: int, width: int) -> Frames:
