@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 try:
     # Sums of rows into a buffer that is used again: the public product takes new memory each time, and its time.
-    from scipy.sparse._sparsetools import csr_matvecs
+    from scipy.sparse._sparsetools import csr_matvecs  # type: ignore[import-untyped]
 except ImportError:  # then OpenCV does it
     csr_matvecs = None
 
@@ -37,7 +37,9 @@ def can_shrink(old: tuple[int, int], new: tuple[int, int]) -> bool:
     return not whole and old[0] >= new[0] and old[1] >= new[1]
 
 
-def shrink(pixels: Frames, new: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Frames:
+def shrink(
+    pixels: Frames, new: tuple[int, int], top: int, left: int, size: tuple[int, int]
+) -> Frames:
     """The part of `size` at (top, left) of a frame (H, W, 3) that is scaled to `new` (height and width)."""
     (old_height, old_width, _), (height, width) = pixels.shape, size
     rows = _weights(old_height, new[0], top, top + height)
@@ -58,7 +60,14 @@ def _add_rows(weights: Weights, rows: Rows, out: Rows) -> None:
     starts, columns, values = weights
     out.fill(0)
     csr_matvecs(
-        len(starts) - 1, len(rows), rows.shape[1], starts, columns, values, rows.ravel(), out.ravel()
+        len(starts) - 1,
+        len(rows),
+        rows.shape[1],
+        starts,
+        columns,
+        values,
+        rows.ravel(),
+        out.ravel(),
     )
 
 

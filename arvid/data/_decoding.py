@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import av.container
@@ -59,7 +60,8 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
-        self._frames = iter(())  # it refers to this reader: without a cycle the decoder is freed at once
+        # They refer to this reader: without a cycle the decoder is freed at once.
+        self._frames = _none()
 
     @property
     def stream(self) -> av.VideoStream:
@@ -83,7 +85,7 @@ class Reader:
         turned = self.turn.transposed ^ self.turn.flip_rows ^ self.turn.flip_columns
         return not turned and self._stretched(self._stored[1]) == self._stored[1]
 
-    def packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Iterator[av.Packet[Any]]:
         """Yield the stream's packets and at last an empty one, which makes the decoder give its last frames."""
         try:
             yield from self._container.demux(self._stream)
@@ -96,7 +98,7 @@ class Reader:
         if not self.num_frames:
             raise VideoError(self.path, "no frame of it can be decoded")
 
-    def decode_packets(self, packets: Iterable[av.Packet | None]) -> Iterator[av.VideoFrame]:
+    def decode_packets(self, packets: Iterable[av.Packet[Any] | None]) -> Iterator[av.VideoFrame]:
         """Yield the frames of some packets; None makes the decoder give those that it has kept back."""
         try:
             for packet in packets:
@@ -113,7 +115,7 @@ class Reader:
         layout's. Where no seek finds one, decoding begins at the start: 0.
         """
         key = layout.key_before(index)
-        if key is None or key.index == 0:
+        if key is None or key.frame == 0:
             return 0
         for stamp in (key.pts, key.dts):
             landed = None if stamp is None else self._land(layout, stamp)
@@ -147,7 +149,9 @@ class Reader:
             context = self._stream.codec_context
             self._require_size(context.height, context.width)
             # The library counts whole blocks, and so more than are shown.
-            context.thread_count = 1  # clips are read in parallel; and a forked worker has no threads to wait for
+            context.thread_count = (
+                1  # clips are read in parallel; and a forked worker has no threads to wait for
+            )
             context.options = {"max_pixels": str(2 * self.max_pixels + 2**16)}
         except VideoError:
             self._container.close()
@@ -170,7 +174,7 @@ class Reader:
             self._container.seek(stamp, stream=self._stream)
             packets = self.packets()
             first = next(packets)
-            self._stored, self.turn = (0, 0), Orientation(*layout.turn)
+            self._stored, self.turn = (0, 0), layout.turn
             known = {(key.pts, key.dts): key for key in layout.keys}
             key = known.get((first.pts, first.dts))
             if key is None:
@@ -182,9 +186,9 @@ class Reader:
             return None
         if frame is None or (layout.in_order and frame.pts != key.pts):
             return None
-        self.num_frames = key.index + 1
+        self.num_frames = key.frame + 1
         self._frames = chain([frame], frames)
-        return key.index
+        return key.frame
 
     def _note(self, frame: av.VideoFrame) -> None:
         stored = frame.height, frame.width
@@ -224,6 +228,10 @@ class Reader:
     def _fails(self, error: av.error.FFmpegError) -> VideoError:
         where = f"after {self.num_frames} frames" if self.num_frames else "at its first frame"
         return VideoError(self.path, f"decoding fails {where} ({_reason(error)})")
+
+
+def _none() -> Iterator[av.VideoFrame]:
+    yield from ()
 
 
 def _open(path: Path) -> av.container.InputContainer:

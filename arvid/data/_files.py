@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._survey import content_hash, contents, probe_files
 from arvid.data.clips import ClipSpec, clip_indices, frames_there
@@ -168,7 +169,12 @@ class FileDataset(VideoDataset):
 
     def _hash(self, version: int, files: list[list[Any]]) -> str:
         options = dataclasses.asdict(self.options)
-        for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose the files
+        for name in (
+            "split",
+            "val_fraction",
+            "strict",
+            "max_pixels",
+        ):  # these only choose the files
             del options[name]
         return sha256_json({"version": version, "files": files, "classes": self.classes, **options})
 

@@ -1,4 +1,4 @@
-"""What is known of a file's frames once it was looked at: how many, how fast, where decoding can begin, when each shows."""
+"""What is known of a file's frames once it was looked at: number, rate, times, and where decoding can begin."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from arvid.data._picture import AS_STORED, Orientation
+
 MAX_KEYS = 512
 """Key frames that are remembered of a file, evenly spread where it has more."""
 
 
 class Key(NamedTuple):
-    """A key frame: its index, and the timestamps of its packet, which tell where a seek has landed."""
+    """A key frame: its index as a frame, and the timestamps of its packet, which tell where a seek has landed."""
 
-    index: int
+    frame: int
     pts: int | None
     dts: int | None
 
@@ -32,8 +34,8 @@ class Layout:
 
     keys: tuple[Key, ...] = ()
     """Key frames by index: from each of them on, decoding gives the same frames as from the start."""
-    turn: tuple[bool, bool, bool] = (False, False, False)
-    """The orientation that the file states (see `Orientation`)."""
+    turn: Orientation = AS_STORED
+    """The orientation that the file states."""
     tick: float = 0.0
     """Seconds of one tick of the timestamps."""
     in_order: bool = False
@@ -53,7 +55,7 @@ class Layout:
 
     def key_before(self, index: int) -> Key | None:
         """The last key frame up to an index, or None."""
-        return max((key for key in self.keys if key.index <= index), default=None)
+        return max((key for key in self.keys if key.frame <= index), default=None)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Probe:
         """From what `dataclasses.asdict` made of one. Raises TypeError or KeyError for anything else."""
         layout = dict(value["layout"])
         layout["keys"] = tuple(Key(*key) for key in layout["keys"])
-        layout["turn"] = tuple(layout["turn"])
+        layout["turn"] = Orientation(*layout["turn"])
         layout["span"] = tuple(layout["span"])
         layout["runs"] = tuple((int(step), int(count)) for step, count in layout["runs"])
         return cls(**{**value, "layout": Layout(**layout)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 from fractions import Fraction
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -51,12 +51,15 @@ class Orientation(NamedTuple):
         return (width, height) if self.transposed else (height, width)
 
 
+AS_STORED = Orientation()
+
+
 def orientation_of(frame: av.VideoFrame) -> Orientation | None:
     """The orientation that a frame states, to the nearest quarter turn; None if it states none.
 
     A display matrix (a b u, c d v, x y w) moves column p and row q to a·p + c·q and b·p + d·q.
     """
-    stated = frame.side_data.get(sidedata.Type.DISPLAYMATRIX)
+    stated: Any = frame.side_data.get(sidedata.Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if stated is None:
         return None
     a, b, _, c, d = (int(n) for n in np.frombuffer(bytes(stated), np.int32)[:5])
@@ -89,5 +92,5 @@ class Painter:
         pixels = turn.apply(cast(Frames, rgb))
         if self.size is None and pixels.shape[:2] == shown:
             return np.ascontiguousarray(pixels)
-        size, mode = (self.size, self.mode) if self.size else (shown, "squash")
-        return fit_frame(np.ascontiguousarray(pixels), size, cast(Resize, mode), shown)
+        mode: Resize = self.mode if self.size else "squash"
+        return fit_frame(np.ascontiguousarray(pixels), self.size or shown, mode, shown)

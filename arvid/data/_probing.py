@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -24,6 +25,8 @@ ONE_FRAME_A_PACKET = {
 }
 FEWEST_KEYS = 3
 """Files with fewer key frames are decoded whole: their start and end are all of them."""
+FEW_FRAMES = 64
+"""Likewise those whose header promises fewer frames: decoding them costs no more."""
 VOP = b"\x00\x00\x01\xb6"
 """Begins a frame of MPEG-4 part 2; the first two bits after it say which kind."""
 B_FRAME = 2
@@ -59,6 +62,8 @@ def _read_packets(reader: Reader) -> _Packets | None:
     """What the packets tell; None where they do not tell it exactly."""
     codec = reader.stream.codec_context.codec.canonical_name
     containers = set(reader.container_name.split(","))
+    if 0 < reader.stream.frames < FEW_FRAMES:
+        return None
     try:
         if containers & TIMED_CONTAINERS and codec in ONE_FRAME_A_PACKET:
             told = _timed_packets(reader.packets())
@@ -71,7 +76,7 @@ def _read_packets(reader: Reader) -> _Packets | None:
     return told if told and len(told.keys) >= FEWEST_KEYS else None
 
 
-def _timed_packets(packets: Iterator[av.Packet]) -> _Packets | None:
+def _timed_packets(packets: Iterator[av.Packet[Any]]) -> _Packets | None:
     """One frame in each packet, shown at its timestamp. Packets that an edit list leaves out are not counted."""
     stamps: list[int] = []
     keys: list[tuple[int, int | None, int, int]] = []
@@ -90,7 +95,7 @@ def _timed_packets(packets: Iterator[av.Packet]) -> _Packets | None:
     return _Packets(len(stamps), sorted(stamps), found, keys[1][2:], timed=True)
 
 
-def _mpeg4_packets(packets: Iterator[av.Packet], fewest_bytes: int) -> _Packets | None:
+def _mpeg4_packets(packets: Iterator[av.Packet[Any]], fewest_bytes: int) -> _Packets | None:
     """Coded frames are counted: a packet may hold two, and the next one then a stand-in, which is not coded.
 
     In the order of showing, B-frames that follow a key frame's packet come before it.
@@ -118,7 +123,9 @@ def _mpeg4_packets(packets: Iterator[av.Packet], fewest_bytes: int) -> _Packets 
         while kinds[coded + 1 + leading :][:1] == [B_FRAME]:
             leading += 1
         found.append(Key(coded + leading, pts, dts))
-    return _Packets(len(kinds), sorted(stamps), found, (starts[1], keys[1][2]), timed=B_FRAME not in kinds)
+    return _Packets(
+        len(kinds), sorted(stamps), found, (starts[1], keys[1][2]), timed=B_FRAME not in kinds
+    )
 
 
 def _coded_frames(data: bytes, fewest_bytes: int) -> list[int]:
@@ -149,7 +156,7 @@ def _trusted(path: str | Path, told: _Packets, tick: float, max_pixels: int) -> 
         runs=runs_of(told.stamps) if told.timed else (),
     )
     num_packets, num_frames = told.first_group
-    last = told.keys[-1].index
+    last = told.keys[-1].frame
     try:
         with Reader(path, max_pixels=max_pixels) as reader:
             packets = islice(reader.packets(), num_packets)
@@ -166,7 +173,7 @@ def _trusted(path: str | Path, told: _Packets, tick: float, max_pixels: int) -> 
                 return None
     except VideoError:
         return None
-    layout = replace(layout, turn=tuple(turn))
+    layout = replace(layout, turn=turn)
     return Probe(told.num_frames, fps, *shown, layout=layout, as_stored=as_stored)
 
 
@@ -181,7 +188,7 @@ def _decode_all(reader: Reader) -> Probe:
     """Decode every frame, and pair the key frames with their packets."""
     packets: list[tuple[int | None, int | None]] = []
 
-    def noted() -> Iterator[av.Packet]:
+    def noted() -> Iterator[av.Packet[Any]]:
         for packet in reader.packets():
             if packet.is_keyframe and packet.size:
                 packets.append((packet.pts, packet.dts))
@@ -200,7 +207,7 @@ def _decode_all(reader: Reader) -> Probe:
     by_time = sorted(set(known))
     layout = Layout(
         keys=some_keys(_paired(keys, packets, known if timed else None)),
-        turn=tuple(reader.turn),
+        turn=reader.turn,
         tick=float(reader.stream.time_base or 0),
         in_order=timed,
         span=(by_time[0], by_time[-1]) if by_time else (0, 0),
@@ -219,6 +226,6 @@ def _paired(
     if len(keys) != len(packets):
         return []
     found = [Key(index, *packet) for index, packet in zip(keys, packets, strict=True)]
-    if stamps is not None and any(stamps[key.index] != key.pts for key in found):
+    if stamps is not None and any(stamps[key.frame] != key.pts for key in found):
         return []
     return found

@@ -110,9 +110,7 @@ class BatchLoader(DataLoader[Any]):
             yield batch
 
 
-def load(
-    examples: Dataset[Example], *, tally: Tally | None = None, **options: Any
-) -> BatchLoader:
+def load(examples: Dataset[Example], *, tally: Tally | None = None, **options: Any) -> BatchLoader:
     """Batches of examples; the options are those of `DataLoader`."""
     loader = BatchLoader(_Polite(examples), collate_fn=_collate, **options)
     loader.tally = tally

@@ -141,7 +141,7 @@ def _require_sound(path: str | Path, frame: av.VideoFrame, index: int, probe: Pr
 
 
 _LATE = 1.0
-"""Frames of a mean duration by which one may be off its time. Half a frame is usual where the rate is nearly constant."""
+"""Mean durations of a frame by which one may be off its time. Half of one is usual at a nearly constant rate."""
 
 
 def write_video(path: str | Path, frames: Frames, fps: float, *, crf: int = 18) -> None:

@@ -1,4 +1,4 @@
-"""Records of an earlier version beside new ones: values that mean the same are written alike before anything compares."""
+"""Records of an earlier version beside new ones: equal values are written alike before they are compared."""
 
 from __future__ import annotations
 

@@ -24,14 +24,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +69,9 @@ def main() -> None:
         for part in options.only:
             report[part] = RUNS[part](options, Path(folder))
     report["wall_seconds"] = round(time.monotonic() - started, 1)
-    write_page(options.out, "Reading clips: speed and memory", page(report), [cpu_summary()], report)
+    write_page(
+        options.out, "Reading clips: speed and memory", page(report), [cpu_summary()], report
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,13 +79,23 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of videos, or of folders of them")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of videos, or of folders of them"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/data-speed"))
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+    )
     parser.add_argument("--clips-per-file", type=at_least(1).integer, default=8)
-    parser.add_argument("--num-files", type=at_least(1).integer, default=10_000, help="of the folder of small files")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with the other readers")
-    parser.add_argument("--scratch", type=Path, help="where files are made (default: the system's place)")
+    parser.add_argument(
+        "--num-files", type=at_least(1).integer, default=10_000, help="of the folder of small files"
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="interpreter with the other readers"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="where files are made (default: the system's place)"
+    )
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -102,8 +112,9 @@ def in_process(job: Result, python: str = sys.executable) -> Result:
 
 
 def peak_mb() -> float:
-    """Most memory that this process has taken so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Most memory that this process has taken so far; not, as getrusage has it, that of the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
 
 
 # Random clips beside other readers
@@ -121,9 +132,19 @@ def run_clips(options: argparse.Namespace, folder: Path) -> list[Result]:
     ]
     reference = folder / "reference.npy"
     np.save(reference, full_decode(clips))
-    job = {"kind": "read", "clips": clips, "reference": str(reference), "cache": str(folder / "cache")}
+    job = {
+        "kind": "read",
+        "clips": clips,
+        "reference": str(reference),
+        "cache": str(folder / "cache"),
+    }
     found = [
-        {"reader": name, **in_process({**job, "reader": name}, sys.executable if name == "arvid" else options.python)}
+        {
+            "reader": name,
+            **in_process(
+                {**job, "reader": name}, sys.executable if name == "arvid" else options.python
+            ),
+        }
         for name in READERS
     ]
     return [{"num_clips": len(clips), **result} for result in found]
@@ -277,11 +298,11 @@ def write_long(path: Path, *, minutes: int) -> None:
             with av.open(str(minute)) as source:
                 given = source.streams.video[0]
                 stream = stream or target.add_stream_from_template(given)
-                step = round(Fraction(60) / Fraction(given.time_base))
+                step = round(60 / float(given.time_base or 1))
                 for packet in source.demux(given):
                     if packet.size:
-                        packet.pts += number * step
-                        packet.dts += number * step
+                        packet.pts = (packet.pts or 0) + number * step
+                        packet.dts = (packet.dts or 0) + number * step
                         packet.stream = stream
                         target.mux(packet)
 
@@ -386,7 +407,10 @@ def long_row(result: Result, others: Sequence[Result]) -> list[Cell]:
 
 def large_row(result: Result, others: Sequence[Result]) -> list[Cell]:
     """The cells of the large clip."""
-    return ["x".join(map(str, result["shape"])), *(f"{result[k]:.0f}" for k in ("before_mb", "peak_mb"))]
+    return [
+        "x".join(map(str, result["shape"])),
+        *(f"{result[k]:.0f}" for k in ("before_mb", "peak_mb")),
+    ]
 
 
 def many_row(result: Result, others: Sequence[Result]) -> list[Cell]:
