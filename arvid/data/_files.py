@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data._survey import content_hash, contents, probe_files
+from arvid.data._survey import content_hash, contents
+from arvid.data._survey import probe_files as probe_files
 from arvid.data.clips import ClipSpec, clip_indices, frames_there
 from arvid.data.motion import MotionCache
 from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames

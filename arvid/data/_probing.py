@@ -8,8 +8,9 @@ shows when a clip is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ class _Packets:
 def probe_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
     """Look at a whole file without keeping a frame. Raises VideoError, also for frames of more than `max_pixels`."""
     with Reader(path, max_pixels=max_pixels) as reader:
-        told = _read_packets(reader)
+        count = _counting(reader)
+        if count is None:
+            return _decode_all(reader)
+        told = _told(count, reader)
         tick = float(reader.stream.time_base or 0)
     found = told and _trusted(path, told, tick, max_pixels)
     if found:
@@ -58,22 +62,28 @@ def probe_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
         return _decode_all(reader)
 
 
-def _read_packets(reader: Reader) -> _Packets | None:
-    """What the packets tell; None where they do not tell it exactly."""
+Count = Callable[[Iterator[av.Packet[Any]]], _Packets | None]
+
+
+def _counting(reader: Reader) -> Count | None:
+    """How the packets of a file are counted; None where it is decoded whole."""
     codec = reader.stream.codec_context.codec.canonical_name
     containers = set(reader.container_name.split(","))
     if 0 < reader.stream.frames < FEW_FRAMES:
         return None
+    if containers & TIMED_CONTAINERS and codec in ONE_FRAME_A_PACKET:
+        return _timed_packets
+    if "avi" in containers and codec == "mpeg4":
+        return partial(_mpeg4_packets, fewest_bytes=_fewest_bytes(reader))
+    return None
+
+
+def _told(count: Count, reader: Reader) -> _Packets | None:
+    """What the packets tell; None where they do not tell it exactly."""
     try:
-        if containers & TIMED_CONTAINERS and codec in ONE_FRAME_A_PACKET:
-            told = _timed_packets(reader.packets())
-        elif "avi" in containers and codec == "mpeg4":
-            told = _mpeg4_packets(reader.packets(), _fewest_bytes(reader))
-        else:
-            return None
+        return count(reader.packets())
     except VideoError:
         return None
-    return told if told and len(told.keys) >= FEWEST_KEYS else None
 
 
 def _timed_packets(packets: Iterator[av.Packet[Any]]) -> _Packets | None:
