@@ -62,7 +62,7 @@ def probe_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
         return _decode_all(reader)
 
 
-Count = Callable[[Iterator[av.Packet[Any]]], _Packets | None]
+Count = Callable[[Iterator[Any]], _Packets | None]
 
 
 def _counting(reader: Reader) -> Count | None:
