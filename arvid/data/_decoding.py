@@ -191,22 +191,19 @@ class Reader:
         return key.frame
 
     def _note(self, frame: av.VideoFrame) -> None:
-        stored = frame.height, frame.width
+        stored, turn = (frame.height, frame.width), self.turn
+        is_first = self._stored == (0, 0)
+        if frame.key_frame or is_first:
+            turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
         if stored != self._stored:
             self._require_size(*stored)
-        turn = self.turn
-        if frame.key_frame or self._stored == (0, 0):
-            turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
-        if self._stored != (0, 0) and (stored, turn) != (self._stored, self.turn):
-            before, after = (
-                f"{height}x{width}"
-                for height, width in (self.turn.shape(*self._stored), turn.shape(*stored))
+        if not is_first and turn.shape(*stored) != self.turn.shape(*self._stored):
+            sizes = (self.turn.shape(*self._stored), turn.shape(*stored))
+            before, after = (f"{height}x{width}" for height, width in sizes)
+            reason = (
+                f"the frame size changes from {before} to {after} after frame {self.num_frames}"
             )
-            if before != after:
-                reason = (
-                    f"the frame size changes from {before} to {after} after frame {self.num_frames}"
-                )
-                raise VideoError(self.path, reason)
+            raise VideoError(self.path, reason)
         self._stored, self.turn = stored, turn
         self.num_frames += 1
         if frame.time is not None:

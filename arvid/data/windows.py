@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from arvid.contracts import Clip, VideoDataset
+from arvid.data.stand_ins import read_clip
 from arvid.files import sha256_json
 from arvid.ranges import at_least, between
 
@@ -23,7 +24,7 @@ class Windows(VideoDataset):
     """
 
     def __init__(self, dataset: VideoDataset, *, num_frames: int, seed: int = 0) -> None:
-        between(1, len(dataset[0].video)).require("a window's ", num_frames=num_frames)
+        between(1, len(read_clip(dataset, 0)[0].video)).require("a window's ", num_frames=num_frames)
         at_least(0).require(seed=seed)
         self.dataset = dataset
         self.num_frames = num_frames

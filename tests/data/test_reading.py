@@ -199,6 +199,24 @@ def test_shared_faults(shared: Path) -> None:
     np.testing.assert_allclose(probe.times[indices], np.arange(9) / 5, atol=0.051)
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pixels"),
+    [
+        ("libx264", ".mp4", "yuvj420p"),  # full range
+        ("libx264", ".mp4", "yuv444p"),
+        ("libx264rgb", ".mp4", "rgb24"),
+        ("gif", ".gif", "rgb8"),  # a palette
+        ("ffv1", ".mkv", "gray"),
+        ("png", ".mov", "rgba"),
+    ],
+)
+def test_other_pixels_are_read_as_ffmpeg_does(
+    tmp_path: Path, codec: str, suffix: str, pixels: str
+) -> None:
+    path = encode(tmp_path / f"a{suffix}", codec, num=5, pixels=pixels, options={})
+    np.testing.assert_array_equal(read_video(path).frames[0], filtered(path))
+
+
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "song.m4a"
     with av.open(str(path), "w", format="mp4") as target:
