@@ -306,6 +306,13 @@ class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
     def fingerprint(self) -> str:
         """Hash of what the clips depend on (files and options, not where they lie): keys the token cache."""
 
+    def earlier_fingerprint(self) -> str | None:
+        """The fingerprint that an earlier version of arvid gave to these clips, if it was another one.
+
+        Runs and records of then are recognised by it.
+        """
+        return None
+
     def __iter__(self) -> Iterator[Clip]:
         return (self[i] for i in range(len(self)))
 

@@ -40,6 +40,14 @@ class Entry:
 
     def section(self, probe: Probe) -> tuple[int, int]:
         """First frame of the part and its number of frames, in a video with this probe."""
+        if probe.times is not None:
+            times = probe.times - probe.times[0]
+            ends = (
+                0.0 if self.start is None else self.start,
+                np.inf if self.end is None else self.end,
+            )
+            first, last = np.searchsorted(times, ends).tolist()
+            return first, max(last - first, 0)
         start = np.nan if self.start is None else self.start
         end = np.nan if self.end is None else self.end
         first, count = sections(start, end, probe.num_frames, probe.fps)

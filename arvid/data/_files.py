@@ -1,6 +1,6 @@
 """What the datasets of video files share: looking at the files once, reporting the bad ones, cutting clips.
 
-Files are decoded once when a dataset is made, because neither their headers nor their endings tell how many clips
+Files are looked at once when a dataset is made, because neither their headers nor their endings tell how many clips
 there are, unless a manifest states it. What was found is remembered on disk, so the next time costs one look at each
 file's size and date.
 """
@@ -10,26 +10,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._columns import split_fraction
 from arvid.data._entries import Entries, Entry
-from arvid.data._ledger import Ledger
+from arvid.data._survey import content_hash, contents, file_stamp
+from arvid.data._survey import probe_files as probe_files
 from arvid.data._videos import DistinctFiles, Videos, is_long_enough
-from arvid.data.cache_dir import cache_dir
 from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
-from arvid.data.pictures import is_pictures, probe_pictures, read_pictures
-from arvid.data.video import Probe, VideoError, probe_video, read_frames
+from arvid.data.pictures import is_pictures, read_pictures
+from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames
 from arvid.files import sha256_json
 from arvid.ranges import SHARE, at_least
 
@@ -37,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "all"]
 
-_VERSION = 1  # of probing and cutting: part of the cache's keys and of the fingerprint
+_VERSION = 2  # of reading and cutting: part of the fingerprint
 MANY = 100_000
 """Files from which on those whose frames and rate are stated are not looked at before they are read."""
 
@@ -56,12 +54,13 @@ class FileOptions:
     mirror: bool
     motion: bool
     strict: bool
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "all"):
             raise UserError(f"split is one of train, val, all, got {self.split!r}.")
         SHARE.require(val_fraction=self.val_fraction)
-        at_least(1).require(clips_per_video=self.clips_per_video)
+        at_least(1).require(clips_per_video=self.clips_per_video, max_pixels=self.max_pixels)
         at_least(0).require(seed=self.seed)
 
 
@@ -109,7 +108,7 @@ class FileDataset(VideoDataset):
         self.missing = (*missing, *sorted(absent))
         is_unknown = files.with_any(~stated[files.rows]) & is_there
         wanted = [files.entries[i] for i in np.flatnonzero(is_unknown)]
-        probes, self.broken = probe_files(wanted)
+        probes, self.broken = probe_files(wanted, max_pixels=options.max_pixels)
         self._report_problems(where)
         is_probed = np.array([entry.path in probes for entry in files.entries], bool)
         bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
@@ -123,6 +122,9 @@ class FileDataset(VideoDataset):
             num_listed = len(chosen) + len(missing)
             raise UserError(self._empty_message(where, len(entries), len(chosen), num_listed))
         _require_one_there(self._videos, where)
+        there = () if self._is_believed else (files.entries[i] for i in np.flatnonzero(is_there))
+        self._stamps = {entry.path: file_stamp(entry.path) for entry in there}
+        self._fingerprint = ""
         self._motion = MotionCache() if options.motion else None
 
     def __len__(self) -> int:
@@ -134,16 +136,17 @@ class FileDataset(VideoDataset):
             raise IndexError(f"clip {index} of {len(self)}")
         options = self.options
         entry, probe = self._videos[index // options.clips_per_video]
+        self._require_unchanged(entry.path, probe)
         rng = np.random.default_rng([options.seed, index])
         cut = self._cut(index, rng)
-        video = read_clip(entry.path, cut, options.clip)
+        video = read_clip(entry.path, cut, options.clip, probe=probe, max_pixels=options.max_pixels)
         if options.mirror and rng.random() < 0.5:
             video = np.ascontiguousarray(video[:, :, ::-1])
         return Clip(
             video=video,
             caption=entry.caption,
             label=entry.label,
-            motion=self._motion_of(entry, cut.indices, video),
+            motion=self._motion_of(entry, probe, cut.indices, video),
             fps=options.clip.clip_fps(probe.fps),
             name=self.clip_name(index),
         )
@@ -164,10 +167,12 @@ class FileDataset(VideoDataset):
         number, window = divmod(index, self.options.clips_per_video)
         entry, probe = self._videos[number]
         first, num_frames = entry.section(probe)
+        times = None if probe.times is None else probe.times[first : first + num_frames]
         indices = clip_indices(
             num_frames,
             probe.fps,
             clip,
+            times=times,
             rng=rng,
             window=window,
             num_windows=self.options.clips_per_video,
@@ -175,35 +180,77 @@ class FileDataset(VideoDataset):
         assert indices is not None, "videos that are too short were left out"
         return Cut(
             indices=first + indices,
-            num_there=frames_there(num_frames, probe.fps, clip),
+            num_there=frames_there(num_frames, probe.fps, clip, times),
             first=first,
             num_frames=num_frames,
             fps=probe.fps,
         )
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and sizes, captions, labels and options; not of where the files lie.
+        """Hash of the files' names and contents, captions, labels and options; not of where the files lie.
 
         Of a large manifest that states frames and rates it is the hash of its columns: no file is looked at.
         """
-        files = (
-            self._videos.digest()
-            if self._is_believed
-            else [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in self._videos]
-        )
+        if not self._fingerprint:  # files may change while a run goes on, and it stays the same run
+            files = (
+                self._videos.digest() if self._is_believed else self._described(self._contents())
+            )
+            self._fingerprint = self._hash(_VERSION, files)
+        return self._fingerprint
+
+    def earlier_fingerprint(self) -> str | None:
+        """The hash of names and sizes in its place up to version 0.1; None where clips were others then."""
+        if self._is_believed or any(self._was_read_otherwise(probe) for _, probe in self._videos):
+            return None
+        return self._hash(1, self._described({p: size for p, (size, *_) in self._stamps.items()}))
+
+    def _described(self, contents: Mapping[Path, str | int]) -> list[Any]:
+        return [[e.name, contents[e.path], e.caption, e.label] for e, _ in self._videos]
+
+    def _hash(self, version: int, files: list[Any]) -> str:
         options = dataclasses.asdict(self.options)
-        for name in ("split", "val_fraction", "strict"):  # these only choose the files
+        for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose files
             del options[name]
-        return sha256_json(
-            {"version": _VERSION, "files": files, "classes": self.classes, **options}
+        return sha256_json({"version": version, "files": files, "classes": self.classes, **options})
+
+    def _contents(self) -> dict[Path, str]:
+        """Hashes of the files' contents; those that were not looked at are read now."""
+        known = {entry.path: probe.content for entry, probe in self._videos}
+        unknown = contents([path for path, content in known.items() if not content])
+        return {**known, **unknown}
+
+    def _was_read_otherwise(self, probe: Probe) -> bool:
+        """Whether version 0.1 gave other clips: it knew no mirroring, no shape of pixels and no varying rate."""
+        by_time = probe.times is not None and self.options.clip.fps is not None
+        return by_time or not probe.as_stored
+
+    def _require_unchanged(self, path: Path, probe: Probe) -> None:
+        """Raise VideoError for a file with another content than when the dataset was made."""
+        before = self._stamps.get(path)
+        if before is None:
+            return
+        try:
+            stamp = file_stamp(path)
+            if stamp == before:
+                return
+            if stamp[0] == before[0] and probe.content in ("", content_hash(path)):
+                self._stamps[path] = stamp
+                return
+        except OSError:
+            return  # reading says why
+        raise VideoError(
+            path, "it has changed since the dataset was made", "Leave files alone that are in use."
         )
 
-    def _motion_of(self, entry: Entry, indices: np.ndarray, video: np.ndarray) -> float | None:
+    def _motion_of(
+        self, entry: Entry, probe: Probe, indices: np.ndarray, video: np.ndarray
+    ) -> float | None:
         if self._motion is None:
             return None
         clip = self.options.clip
         cut = [indices.tolist(), clip.height_width, clip.resize]
-        return self._motion.score([file_key(entry.path), cut], video)
+        content = probe.content or contents([entry.path])[entry.path]
+        return self._motion.score([content, cut], video)
 
     def _report_problems(self, where: str) -> None:
         """Name each broken file once with its reason; listed files that are absent are told together."""
@@ -273,48 +320,21 @@ def _require_one_there(videos: Videos, where: str) -> None:
         )
 
 
-def file_key(path: Path) -> list[str | int]:
-    """Tells a file and its content apart from others without reading it."""
-    stat = path.stat()
-    return [_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-
-
-def probe_files(entries: Iterable[Entry]) -> tuple[dict[Path, Probe], dict[str, str]]:
-    """Look at every file, or remember what it was like: readable ones by path, reasons of the others by name.
-
-    Failures are not remembered: a file may become readable (permissions, say) without changing.
-    """
-    names = {entry.path: entry.name for entry in entries}
-    ledger = Ledger(cache_dir() / "probes.jsonl")
-    known = {path: ledger.get(file_key(path)) for path in names}
-    probes = {path: Probe(**value) for path, value in known.items() if value is not None}
-    unknown = [path for path in names if path not in probes]
-    broken = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_try_probe, unknown)
-        progress = tqdm(
-            found, "looking at videos", len(unknown), unit="file", delay=1, disable=None
-        )
-        for path, result in zip(unknown, progress, strict=True):
-            if isinstance(result, VideoError):
-                broken[names[path]] = result.reason
-                continue
-            probes[path] = result
-            ledger.add(file_key(path), dataclasses.asdict(result))
-    return probes, broken
-
-
-def _try_probe(path: Path) -> Probe | VideoError:
-    try:
-        return probe_pictures(path) if is_pictures(path) else probe_video(path)
-    except VideoError as error:
-        return error
-
-
-def read_clip(path: Path, cut: Cut, clip: ClipSpec) -> NDArray[np.uint8]:
+def read_clip(
+    path: Path, cut: Cut, clip: ClipSpec, *, probe: Probe, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Frames of a video as a clip (T, height, width, 3): resized, and black where the clip wants that."""
-    read = read_pictures if is_pictures(path) else read_frames
-    video = resize_frames(read(path, cut.indices), clip.height_width, clip.resize)
+    if is_pictures(path):
+        video = resize_frames(read_pictures(path, cut.indices), clip.height_width, clip.resize)
+    else:
+        video = read_frames(
+            path,
+            cut.indices,
+            probe=probe,
+            size=clip.height_width,
+            resize=clip.resize,
+            max_pixels=max_pixels,
+        )
     if clip.short == "black":
         video[cut.num_there :] = 0
     return video

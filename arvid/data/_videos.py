@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from arvid.data._entries import Entries, Entry, sections
-from arvid.data.clips import ClipSpec, frames_needed
+from arvid.data.clips import ClipSpec, clip_indices, frames_needed
 from arvid.data.video import Probe
 
 Rows = NDArray[np.int64]
@@ -108,4 +108,19 @@ def is_long_enough(
     distinct = pa.array(fps).dictionary_encode()
     needed = np.array([frames_needed(x, clip) for x in distinct.dictionary.to_pylist()], np.int64)
     enough: NDArray[np.bool_] = num_frames >= needed[distinct.indices.to_numpy()]
+    timed = {path for path, probe in probes.items() if probe.times is not None}
+    if timed and clip.fps is not None:
+        for i, row in enumerate(rows.tolist()):
+            entry = entries[row]
+            if entry.path in timed:
+                enough[i] = _has_times_enough(entry, probes[entry.path], clip)
     return enough
+
+
+def _has_times_enough(entry: Entry, probe: Probe, clip: ClipSpec) -> bool:
+    """Whether a video whose rate varies lasts as long as a clip."""
+    assert probe.times is not None
+    first, count = entry.section(probe)
+    start = dataclasses.replace(clip, window="start")
+    times = probe.times[first : first + count]
+    return clip_indices(count, probe.fps, start, times=times) is not None

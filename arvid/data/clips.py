@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.contracts import UserError
+from arvid.data._area import can_shrink, shrink
 from arvid.ranges import above, at_least
 
 Frames = NDArray[np.uint8]
@@ -78,6 +79,7 @@ def clip_indices(
     fps: float,
     spec: ClipSpec,
     *,
+    times: NDArray[np.float64] | None = None,
     rng: np.random.Generator | None = None,
     window: int = 0,
     num_windows: int = 1,
@@ -86,7 +88,12 @@ def clip_indices(
 
     With several windows the possible starts are cut into as many equal parts, and window i starts in the i-th one.
     None means that the video is too short (spec.short is "drop"). Raises ValueError if a random window has no rng.
+
+    `times` are the seconds (num_frames,) at which the frames of a video with a varying rate are shown (`Probe.times`).
+    Where the clip has a rate of its own, its frames are then those nearest in time.
     """
+    if times is not None and spec.fps is not None and num_frames:
+        return _nearest_in_time(times, fps, spec, rng, window, num_windows)
     offsets = _offsets(fps, spec)
     slack = num_frames - 1 - int(offsets[-1])
     if num_frames < 1 or (slack < 0 and spec.short == "drop"):
@@ -100,9 +107,40 @@ def frames_needed(fps: float, spec: ClipSpec) -> int:
     return 1 if spec.short != "drop" else int(_offsets(fps, spec)[-1]) + 1
 
 
-def frames_there(num_frames: int, fps: float, spec: ClipSpec) -> int:
+def frames_there(
+    num_frames: int, fps: float, spec: ClipSpec, times: NDArray[np.float64] | None = None
+) -> int:
     """How many of a clip's frames a video has; those after them are the last one again (or black)."""
+    if times is not None and spec.fps is not None:
+        return int((times[0] + _seconds(fps, spec) < times[-1] + 0.5 / fps).sum())
     return int((_offsets(fps, spec) < num_frames).sum())
+
+
+def _nearest_in_time(
+    times: NDArray[np.float64],
+    fps: float,
+    spec: ClipSpec,
+    rng: np.random.Generator | None,
+    window: int,
+    num_windows: int,
+) -> NDArray[np.int64] | None:
+    """The frames shown nearest to t0 + k / rate, where t0 is the time of the first one."""
+    seconds = _seconds(fps, spec)
+    # As with a constant rate, the last one may be wanted up to half a frame after it is shown.
+    latest = times[-1] + 0.5 / fps - seconds[-1]
+    slack = int(np.searchsorted(times, latest, side="right")) - 1
+    if slack < 0 and spec.short == "drop":
+        return None
+    start = _start(max(slack, 0), spec, rng, window, num_windows)
+    wanted = times[start] + seconds
+    after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+    before = after - 1
+    after = np.minimum(after, len(times) - 1)
+    return np.where(wanted - times[before] < times[after] - wanted, before, after)
+
+
+def _seconds(fps: float, spec: ClipSpec) -> NDArray[np.float64]:
+    return np.arange(spec.num_frames) / spec.clip_fps(fps)
 
 
 def _offsets(fps: float, spec: ClipSpec) -> NDArray[np.int64]:
@@ -126,31 +164,44 @@ def resize_frames(frames: Frames, size: int | tuple[int, int], mode: Resize = "c
 
     "crop" scales so that the frame just covers the size and keeps the middle; "squash" changes the aspect ratio.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    _, old_height, old_width, _ = frames.shape
-    if mode == "squash":
-        return _scale(frames, height, width)
-    factor = max(height / old_height, width / old_width)
-    covered = _scale(
-        frames, max(height, round(old_height * factor)), max(width, round(old_width * factor))
-    )
-    top, left = (covered.shape[1] - height) // 2, (covered.shape[2] - width) // 2
-    return np.ascontiguousarray(covered[:, top : top + height, left : left + width])
+    height_width = (size, size) if isinstance(size, int) else size
+    return np.stack([fit_frame(frame, height_width, mode) for frame in frames])
 
 
-def _scale(frames: Frames, height: int, width: int) -> Frames:
-    """Resize each frame, first along the axes that shrink, then along those that grow.
+def fit_frame(
+    pixels: Frames,
+    size: tuple[int, int],
+    mode: Resize = "crop",
+    shown: tuple[int, int] | None = None,
+) -> Frames:
+    """The same for one frame (H, W, 3). `shown` is the size that it is meant to have, if its pixels are not square."""
+    height, width = size
+    covered = size
+    if mode == "crop":
+        old_height, old_width = shown or pixels.shape[:2]
+        factor = max(height / old_height, width / old_width)
+        covered = max(height, round(old_height * factor)), max(width, round(old_width * factor))
+    top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
+    if can_shrink((pixels.shape[0], pixels.shape[1]), covered):
+        return shrink(pixels, covered, top, left, size)
+    scaled = _scale(pixels, *covered)
+    return np.ascontiguousarray(scaled[top : top + height, left : left + width])
+
+
+def _scale(pixels: Frames, height: int, width: int) -> Frames:
+    """Resize a frame, first along the axes that shrink, then along those that grow.
 
     INTER_AREA averages all source pixels under a target pixel: no aliasing, no ringing. It does so only if neither
     axis grows, hence the two passes. When an axis grows there is nothing to alias, and cubic is sharper than linear.
     """
-    small = min(height, frames.shape[1]), min(width, frames.shape[2])
-    return _resize(_resize(frames, small, cv2.INTER_AREA), (height, width), cv2.INTER_CUBIC)
+    small = min(height, pixels.shape[0]), min(width, pixels.shape[1])
+    return _resize(_resize(pixels, small, cv2.INTER_AREA), (height, width), cv2.INTER_CUBIC)
 
 
-def _resize(frames: Frames, size: tuple[int, int], interpolation: int) -> Frames:
-    if frames.shape[1:3] == size:
-        return frames
+def _resize(pixels: Frames, size: tuple[int, int], interpolation: int) -> Frames:
+    if pixels.shape[:2] == size:
+        return pixels
     height, width = size
-    resized = [cv2.resize(f, (width, height), interpolation=interpolation) for f in frames]
-    return np.stack(resized).astype(np.uint8, copy=False)
+    return cv2.resize(pixels, (width, height), interpolation=interpolation).astype(
+        np.uint8, copy=False
+    )

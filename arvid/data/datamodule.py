@@ -19,14 +19,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.collate import Example, collate, normalise
 from arvid.data.division import Division, divide
+from arvid.data.stand_ins import MAX_UNREADABLE, Tally, read_clip
 from arvid.data.token_cache import cache_folder, describe_clip, encode_dataset
 from arvid.data.token_shards import TokenShards
 from arvid.nn.draws import Part, part_of
-from arvid.ranges import at_least
+from arvid.ranges import SHARE, at_least
 
 
 class VideoExamples(Dataset[Example]):
-    """A dataset's clips as frames."""
+    """A dataset's clips as frames; others stand in for those that cannot be read, which `unreadable` lists."""
 
     def __init__(self, dataset: VideoDataset) -> None:
         self.dataset = dataset
@@ -35,8 +36,9 @@ class VideoExamples(Dataset[Example]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Example:
-        clip = self.dataset[index]
-        return {"video": normalise(clip.video), **describe_clip(clip)}
+        clip, failed = read_clip(self.dataset, index)
+        unreadable = {"unreadable": failed} if failed else {}
+        return {"video": normalise(clip.video), **describe_clip(clip), **unreadable}
 
 
 class TokenExamples(Dataset[Example]):
@@ -127,16 +129,24 @@ class PartSampler(Sampler[list[int]]):
 class BatchLoader(DataLoader[Any]):
     """Batches of examples. What a dataset has to say to the user reaches them unharmed, from worker processes too."""
 
+    tally: Tally | None = None
+    """Counts the clips that could not be read."""
+
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
+            failed = batch.pop("unreadable", ())
+            if self.tally:
+                self.tally.add(failed)
             yield batch
 
 
-def load(examples: Dataset[Example], **options: Any) -> BatchLoader:
+def load(examples: Dataset[Example], *, tally: Tally | None = None, **options: Any) -> BatchLoader:
     """Batches of examples; the options are those of `DataLoader`."""
-    return BatchLoader(_Polite(examples), collate_fn=_collate, **options)
+    loader = BatchLoader(_Polite(examples), collate_fn=_collate, **options)
+    loader.tally = tally
+    return loader
 
 
 class _Polite(Dataset[Example | UserError]):
@@ -159,7 +169,9 @@ def _collate(examples: list[Example | UserError]) -> dict[str, Any] | UserError:
     for example in examples:
         if isinstance(example, UserError):
             return example
-    return collate(cast("list[Example]", examples))
+    given = cast("list[Example]", examples)
+    failed = [one for example in given for one in example.get("unreadable", ())]
+    return {**collate(given), **({"unreadable": failed} if failed else {})}
 
 
 class VideoDataModule(LightningDataModule):
@@ -180,6 +192,8 @@ class VideoDataModule(LightningDataModule):
         seed: decides the order of the clips.
         posterior: train on tokens drawn anew each time from the tokenizer's posterior, as NOVA's released code does,
             instead of on its means. Needs a tokenizer with one; validation is on the means.
+        max_unreadable: share of a set's clips that may turn out to be unreadable while training goes on. Others stand
+            in for them; with more, training stops.
 
     Raises UserError for values outside their ranges, and where the sets' clips differ in shape.
     """
@@ -194,6 +208,7 @@ class VideoDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         posterior: bool = False,
+        max_unreadable: float = MAX_UNREADABLE,
     ) -> None:
         super().__init__()
         at_least(1).require("data.", batch_size=batch_size, clips_per_step=clips_per_step)
@@ -206,6 +221,8 @@ class VideoDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.posterior = posterior
+        SHARE.require("data.", max_unreadable=max_unreadable)
+        self.tallies = [Tally(len(clips), max_unreadable) for clips in (train, val)]
         self.clip_shape = _clip_shape(train)
         if _clip_shape(val) != self.clip_shape:
             raise UserError(
@@ -298,6 +315,7 @@ class VideoDataModule(LightningDataModule):
         )
         return load(
             examples,
+            tally=self.tallies[0],
             batch_sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -306,6 +324,7 @@ class VideoDataModule(LightningDataModule):
     def val_dataloader(self) -> BatchLoader:
         return load(
             self._examples(self.val),
+            tally=self.tallies[1],
             batch_sampler=self.val_sampler(),
             num_workers=self.num_workers,
         )
@@ -353,5 +372,5 @@ def _clip_shape(dataset: VideoDataset) -> tuple[int, int, int]:
     """Frames, height and width of a dataset's clips."""
     if isinstance(dataset, TokenShards):
         return dataset.manifest.clip_shape
-    frames, height, width = dataset[0].video.shape[:3]
+    frames, height, width = read_clip(dataset, 0)[0].video.shape[:3]
     return frames, height, width

@@ -13,6 +13,7 @@ from arvid.data._entries import Entries, Entry
 from arvid.data._files import FileDataset, FileOptions, Split, named
 from arvid.data._walk import Content, LeftOut, look_into, walk
 from arvid.data.clips import ClipSpec
+from arvid.data.video import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class VideoFolder(FileDataset):
         mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
+        max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
         UserError: there is no such folder or list, or nothing is left to take.
@@ -60,6 +62,7 @@ class VideoFolder(FileDataset):
         mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         options = FileOptions(
             clip=clip or ClipSpec(),
@@ -70,6 +73,7 @@ class VideoFolder(FileDataset):
             mirror=mirror,
             motion=motion,
             strict=strict,
+            max_pixels=max_pixels,
         )
         entries = find_videos(Path(root))
         missing: list[str] = []

@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from arvid.contracts import VideoDataset
+from arvid.data.stand_ins import read_clip
 
 NUM_CLIPS = 32
 """Clips that are looked at, evenly spread over the set."""
@@ -107,7 +108,7 @@ def _look_at_frames(
     constant: list[str] = []
     equal: list[Bool[np.ndarray, " t"]] = []
     for index in indices:
-        clip = dataset[index]
+        clip, _ = read_clip(dataset, index)
         if is_constant(clip.video):
             constant.append(clip.name or str(index))
         else:

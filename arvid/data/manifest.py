@@ -8,6 +8,7 @@ from arvid.data._entries import Entries
 from arvid.data._files import FileDataset, FileOptions, Split
 from arvid.data._kept_tables import TableFile, read_entries
 from arvid.data.clips import ClipSpec
+from arvid.data.video import MAX_PIXELS
 
 
 class VideoManifest(FileDataset):
@@ -39,6 +40,7 @@ class VideoManifest(FileDataset):
         mirror: swap left and right in a random half of the clips. For training alone.
         motion: measure each clip's motion score.
         strict: broken or missing files are an error instead of being reported and skipped.
+        max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
         UserError: the manifest is missing, has another ending or a bad line (named by its number), or nothing of
@@ -59,6 +61,7 @@ class VideoManifest(FileDataset):
         mirror: bool = False,
         motion: bool = False,
         strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         options = FileOptions(
             clip=clip or ClipSpec(),
@@ -69,6 +72,7 @@ class VideoManifest(FileDataset):
             mirror=mirror,
             motion=motion,
             strict=strict,
+            max_pixels=max_pixels,
         )
         entries = read_manifest(
             Path(path), root=None if video_root is None else Path(video_root), columns=columns

@@ -30,6 +30,7 @@ from arvid.data.shard_files import (
     verify_shard,
     write_shard,
 )
+from arvid.data.stand_ins import Tally, read_clip
 from arvid.files import sha256_json
 from arvid.nn.finite import require_finite_weights
 
@@ -61,6 +62,8 @@ def encode_dataset(
 ) -> list[int]:
     """Encode a dataset into a folder of token shards; those that are there, or that others make, are not made again.
 
+    Other clips stand in for those whose files cannot be read (see `stand_ins`).
+
     Args:
         device: where the tokenizer is moved to.
         share: which part this process does, counted from 0, and how many parts there are.
@@ -71,7 +74,8 @@ def encode_dataset(
     Raises UserError if the folder holds other tokens or a damaged shard, if the tokenizer's weights or tokens are not
     finite or its ids outside its vocabulary, and as the dataset and the tokenizer do.
     """
-    frames, height, width = dataset[0].video.shape[:3]
+    frames, height, width = read_clip(dataset, 0)[0].video.shape[:3]
+    tally = Tally(len(dataset))
     manifest = Manifest(
         tokenizer=tokenizer_hash,
         data=dataset.fingerprint(),
@@ -102,7 +106,7 @@ def encode_dataset(
                 bar.update(len(manifest.clips_of(shard)))
                 continue
             batches = _batches(manifest, shard)
-            encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar)
+            encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar, tally)
             write_shard(folder, manifest, shard, *encoded)
     return missing_shards(folder, manifest)
 
@@ -122,10 +126,12 @@ def _encode(
     device: torch.device | str,
     posterior: bool,
     bar: tqdm[NoReturn],
+    tally: Tally,
 ) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """Tokens of the clips, their standard deviations if these are asked for, and what else is known of the clips."""
     tokens, spread, facts = [], [], []
-    for indices, clips in zip(batches, load_batches(dataset, batches), strict=True):
+    loaded = load_batches(dataset, batches, tally=tally)
+    for indices, clips in zip(batches, loaded, strict=True):
         video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
         if posterior:
             mean, deviation = tokenizer.encode_posterior(video)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from arvid.contracts import Clip, VideoDataset
+from arvid.data.stand_ins import read_clip
 from arvid.files import sha256_json
 from arvid.ranges import at_least, between
 
@@ -23,7 +24,9 @@ class Windows(VideoDataset):
     """
 
     def __init__(self, dataset: VideoDataset, *, num_frames: int, seed: int = 0) -> None:
-        between(1, len(dataset[0].video)).require("a window's ", num_frames=num_frames)
+        between(1, len(read_clip(dataset, 0)[0].video)).require(
+            "a window's ", num_frames=num_frames
+        )
         at_least(0).require(seed=seed)
         self.dataset = dataset
         self.num_frames = num_frames
@@ -42,4 +45,11 @@ class Windows(VideoDataset):
         return dataclasses.replace(clip, video=window, name=f"{clip.name}@{start}")
 
     def fingerprint(self) -> str:
-        return sha256_json(["windows", self.dataset.fingerprint(), self.num_frames, self.seed])
+        return self._hash(self.dataset.fingerprint())
+
+    def earlier_fingerprint(self) -> str | None:
+        earlier = self.dataset.earlier_fingerprint()
+        return None if earlier is None else self._hash(earlier)
+
+    def _hash(self, fingerprint: str) -> str:
+        return sha256_json(["windows", fingerprint, self.num_frames, self.seed])

@@ -80,7 +80,7 @@ class VideosRow(Row):
         return {**super().identity(), "files": sha256_json(self._files)}
 
     def _read(self, given: Given) -> np.ndarray:
-        return read_clip(given.path, given.cut, self.clip)
+        return read_clip(given.path, given.cut, self.clip, probe=given.probe)
 
 
 def clip_of(protocol: Protocol) -> ClipSpec:

@@ -110,7 +110,12 @@ def _lasts_as_long(probe: Probe, real: Cut) -> bool:
 
 
 def _at_same_times(real: Cut, probe: Probe) -> Cut:
-    indices = np.round((real.indices - real.first) * (probe.fps / real.fps)).astype(np.int64)
+    if probe.times is not None and probe.num_frames == real.num_frames:
+        indices = (
+            real.indices - real.first
+        )  # frames of a varying rate: those of the real video itself
+    else:
+        indices = np.round((real.indices - real.first) * (probe.fps / real.fps)).astype(np.int64)
     return dataclasses.replace(
         real,
         indices=np.minimum(indices, probe.num_frames - 1),
@@ -122,7 +127,7 @@ def _at_same_times(real: Cut, probe: Probe) -> Cut:
 
 def _from_start(path: Path, probe: Probe, protocol: Protocol) -> Cut:
     clip, fps = _clip_from_start(protocol), _rate(path, probe, protocol)
-    indices = clip_indices(probe.num_frames, fps, clip)
+    indices = clip_indices(probe.num_frames, fps, clip, times=probe.times)
     if indices is None:
         raise UserError(_too_short(path, probe, fps, clip))
     return Cut(

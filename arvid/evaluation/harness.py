@@ -108,6 +108,7 @@ def evaluate(
             setting=description["setting"],
             setting_hash=description["setting_hash"],
             protocol=stated,
+            earlier={**description.get("earlier", {}), **_earlier_data(dataset)},
             identity=identity,
             wall_seconds=time.monotonic() - started,
         )
@@ -115,6 +116,12 @@ def evaluate(
         work.parts.remove()
     wait_for_all()
     return load(path)
+
+
+def _earlier_data(dataset: VideoDataset) -> dict[str, str]:
+    """The hash of the real clips as an earlier version of arvid has it in its records."""
+    earlier = dataset.earlier_fingerprint()
+    return {} if earlier is None else {"protocol.data": earlier[:16]}
 
 
 def _record_path(folder: Path, stated: dict[str, Any], name: str) -> Path:

@@ -172,6 +172,8 @@ class ResultRecord:
     hardware: str = ""
     wall_seconds: float | None = None
     """Of the process that finished the evaluation."""
+    earlier: dict[str, str] = field(default_factory=dict)
+    """Values as an earlier version of arvid wrote them: keys of the setting, and `protocol.data`."""
     identity: str = ""
     """Hash of all that the numbers depend on: an evaluation with the same one is not done again."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load_run
+from arvid.report._earlier import written_alike
 from arvid.report._seeds import merge_seeds, seeds_of, without_seeds
 from arvid.report.cells import Identity, Row, identity
 from arvid.training.going_on import held, with_defaults
@@ -24,9 +26,11 @@ def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
     if not run_dirs:
         raise UserError("nothing to compare: give at least one run folder.")
     rows: list[Row] = []
-    for run in dict.fromkeys(Path(d).resolve() for d in run_dirs):
+    runs = {run: load_run(run) for run in dict.fromkeys(Path(d).resolve() for d in run_dirs)}
+    alike = iter(written_alike([record for records in runs.values() for record in records]))
+    for run, loaded in runs.items():
         by_name: dict[str, list[ResultRecord]] = {}
-        for record in load_run(run):
+        for record in islice(alike, len(loaded)):
             by_name.setdefault(record.name, []).append(record)
         for name, records in by_name.items():
             _require_consistent(run, records)

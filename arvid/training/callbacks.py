@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.division import Division
+from arvid.data.stand_ins import read_clip
 from arvid.nn import draws
 from arvid.nn.draws import SharedStream, part_of
 from arvid.ranges import FPS, at_least
@@ -187,7 +188,7 @@ class SampleVideos(Callback):
             return
         assert isinstance(pl_module, GeneratorModule)
         dataset = trainer.datamodule.val  # type: ignore[attr-defined]
-        clips = [dataset[i % len(dataset)] for i in range(self.num_clips)]
+        clips = [read_clip(dataset, i % len(dataset))[0] for i in range(self.num_clips)]
         first, required = None, pl_module.paradigm.required_frames
         if required:
             grid = dataclasses.replace(pl_module.paradigm.grid, t=required)

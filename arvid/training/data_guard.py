@@ -13,6 +13,7 @@ from arvid.contracts import VideoDataset
 from arvid.data.collate import normalise
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.guard import Findings, Tokens, look_at
+from arvid.data.stand_ins import read_clip
 from arvid.data.token_cache import cache_folder
 from arvid.data.token_shards import TokenShards
 from arvid.training.generator_module import GeneratorModule
@@ -62,7 +63,7 @@ def _tokens(
     if isinstance(dataset, TokenShards):
         shards = dataset
     elif encode:
-        return lambda index: _encoded(module, dataset[index].video, posterior)
+        return lambda index: _encoded(module, read_clip(dataset, index)[0].video, posterior)
     else:
         folder = cache_folder(module.tokenizer_hash, dataset, posterior=posterior)
         shards = TokenShards(str(folder))

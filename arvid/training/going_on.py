@@ -59,7 +59,17 @@ def differences(
     )
     keys = sorted({*left, *right})
     pairs = {key: (filled[0].get(key), filled[1].get(key)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return {
+        key: (there, here)
+        for key, (there, here) in pairs.items()
+        if there != here and not _was(b, key, there) and not _was(a, key, here)
+    }
+
+
+def _was(description: Description, key: str, value: Any) -> bool:
+    """Whether an earlier version of arvid would have described the same thing by this value."""
+    earlier = description.get("earlier", {})
+    return key in earlier and earlier[key] == value
 
 
 def with_defaults(

@@ -36,6 +36,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """`setting`, `setting_hash`, `factors`, their `options`, and the `config` of a run's model and `validation` set.
 
+    `earlier` holds values of the setting as an earlier version wrote them, by which runs of then are recognised.
+
     Args:
         config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
         train, val: the datasets, whose content counts and not their place.
@@ -55,6 +57,7 @@ def describe_run(
         "options": _options(model),
         "config": model,
         "validation": config["data"]["val"],
+        "earlier": earlier_fingerprints(train, val),
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in a file
     return {**plain, "setting_hash": setting_hash(plain["setting"])}
@@ -95,7 +98,17 @@ def describe_tokenizer_run(
     if backbone is not None:
         setting["model.perceptual.backbone"] = sha256_file(backbone)[:16]
     plain: dict[str, Any] = json.loads(json.dumps(setting))
-    return {"setting": plain, "setting_hash": setting_hash(plain)}
+    earlier = earlier_fingerprints(train, val)
+    return {"setting": plain, "setting_hash": setting_hash(plain), "earlier": earlier}
+
+
+def earlier_fingerprints(train: VideoDataset, val: VideoDataset) -> dict[str, str]:
+    """Values of a setting as an earlier version of arvid wrote them for the same clips."""
+    found = {
+        "data.train.fingerprint": train.earlier_fingerprint(),
+        "data.val.fingerprint": val.earlier_fingerprint(),
+    }
+    return {key: value[:16] for key, value in found.items() if value is not None}
 
 
 def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

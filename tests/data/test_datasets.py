@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,15 @@ import numpy as np
 import pytest
 
 from arvid.contracts import UserError
-from arvid.data import _files
+from arvid.data import _survey
 from arvid.data._files import in_split
 from arvid.data._ledger import Ledger
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder, class_caption, read_split_list
 from arvid.data.manifest import VideoManifest
-from arvid.data.video import VideoError, write_video
+from arvid.data.video import VideoError, probe_video, write_video
+from arvid.data.windows import Windows
+from arvid.files import sha256_json
 
 CLIP = ClipSpec(num_frames=5, size=16)
 
@@ -225,9 +230,97 @@ def test_fingerprint_depends_on_content_and_options_only(root: Path, tmp_path: P
     assert len({original, *(dataset.fingerprint() for dataset in changed)}) == 6
 
 
+def test_a_file_replaced_by_another_of_its_size_changes_the_fingerprint(
+    root: Path,
+) -> None:
+    path = root / "YoYo" / "v_YoYo_g00_c01.mp4"
+    before, stat = VideoFolder(root, CLIP).fingerprint(), path.stat()
+    content = path.read_bytes()
+    os.utime(path)
+    assert VideoFolder(root, CLIP).fingerprint() == before
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` and `rsync -t` do
+    dataset = VideoFolder(root, CLIP)
+    assert dataset.fingerprint() != before
+    shutil.rmtree(root)
+    assert dataset.fingerprint(), "it is that of the files that the dataset began with"
+
+
+@pytest.mark.parametrize("size", [0, 10, 2**20, 2**20 + 1, 3 * 2**20 + 5])
+def test_the_hash_of_a_content_covers_head_tail_and_blocks(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    hashes = set()
+    places = [None, 0, size // 2, size - 1] if size else [None]
+    for at in places:
+        changed = data.copy()
+        if at is not None:
+            block = slice(max(0, at - 10**5), at + 10**5) if size > 2**20 else slice(at, at + 1)
+            changed[block] ^= 1
+        path.write_bytes(changed.tobytes())
+        hashes.add(_survey.content_hash(path))
+    assert len(hashes) == len(places)
+    assert max((start + length for start, length in _survey._parts(size)), default=0) == size
+
+
+def test_the_fingerprint_of_version_0_1(root: Path) -> None:
+    """Computed at commit 17cedba for such a folder: runs of then go on."""
+    dataset = VideoFolder(root, CLIP)
+    files = [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in dataset._videos]
+    options = {
+        "clip": {**vars(CLIP)},
+        **{"clips_per_video": 1, "seed": 0, "mirror": False, "motion": False},
+    }
+    then = {"version": 1, "files": files, "classes": dataset.classes, **options}
+    assert dataset.earlier_fingerprint() == sha256_json(then)
+    assert dataset.earlier_fingerprint() != dataset.fingerprint()
+    windows = Windows(dataset, num_frames=3)
+    assert windows.earlier_fingerprint() == sha256_json(
+        ["windows", dataset.earlier_fingerprint(), 3, 0]
+    )
+
+
+def test_clips_that_were_others_then_have_no_earlier_fingerprint(shared: Path) -> None:
+    mirrored = VideoFolder(shared / "faults", CLIP)
+    assert mirrored.earlier_fingerprint() is None
+
+
+def test_a_file_that_is_being_written_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = root / "YoYo" / "v_YoYo_g00_c01.mp4"
+
+    def probe(at: Path, **options: Any) -> Any:
+        found = probe_video(at, **options)
+        if at == path:
+            with path.open("ab") as file:
+                file.write(b"more")
+        return found
+
+    monkeypatch.setattr(_survey, "probe_video", probe)
+    dataset = VideoFolder(root, CLIP)
+    assert len(dataset) == 5
+    assert "still be being written" in dataset.broken["YoYo/v_YoYo_g00_c01.mp4"]
+
+
+def test_one_process_looks_for_all(root: Path, own_cache: Path) -> None:
+    """Started side by side, each file is looked at once."""
+    code = (
+        "import sys; from arvid.data import _survey; from pathlib import Path; found = []\n"
+        "look = _survey._look\n"
+        "_survey._look = lambda *a: found.append(1) or look(*a)\n"
+        "from arvid.data.folder import VideoFolder; from arvid.data.clips import ClipSpec\n"
+        "VideoFolder(sys.argv[1], ClipSpec(num_frames=5, size=16)); print(len(found))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    counts = sorted(int(process.communicate()[0]) for process in processes)
+    assert counts == [0, 0, 6]
+
+
 def test_files_are_probed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     VideoFolder(root, CLIP)
-    monkeypatch.setattr(_files, "probe_video", lambda _: pytest.fail("probed again"))
+    monkeypatch.setattr(_survey, "probe_video", lambda *_, **__: pytest.fail("probed again"))
     assert len(VideoFolder(root, CLIP)) == 6
 
 
@@ -248,9 +341,9 @@ def test_motion_is_filled_in(root: Path, own_cache: Path) -> None:
     dataset = VideoFolder(root, CLIP, motion=True)
     scores = [clip.motion for clip in dataset]
     assert all(isinstance(score, float) for score in scores)
-    assert len((own_cache / "motion.jsonl").read_text().splitlines()) == 6
+    remembered = (own_cache / "motion.jsonl").read_text()
     assert [clip.motion for clip in VideoFolder(root, CLIP, motion=True)] == scores
-    assert len((own_cache / "motion.jsonl").read_text().splitlines()) == 6
+    assert (own_cache / "motion.jsonl").read_text() == remembered
 
 
 @pytest.mark.parametrize(

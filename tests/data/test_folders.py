@@ -89,15 +89,16 @@ def test_endings_that_can_be_read_are_taken(tmp_path: Path, ending: str) -> None
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "BMP", "tiff"])
 def test_folders_of_frames(tmp_path: Path, ending: str) -> None:
-    write_frames(tmp_path / "Class" / "v_1", ending=ending)
-    write_video(tmp_path / "Class" / "v_2.mp4", shades(), 8)
-    (tmp_path / "Class" / "v_1" / "notes.txt").write_text("taken in spring")
-    dataset = VideoFolder(tmp_path, ClipSpec(num_frames=12, size=16, short="pad"), strict=True)
+    root = tmp_path / "videos"  # beside the cache
+    write_frames(root / "Class" / "v_1", ending=ending)
+    write_video(root / "Class" / "v_2.mp4", shades(), 8)
+    (root / "Class" / "v_1" / "notes.txt").write_text("taken in spring")
+    dataset = VideoFolder(root, ClipSpec(num_frames=12, size=16, short="pad"), strict=True)
     assert [clip.name for clip in dataset] == ["Class/v_1", "Class/v_2.mp4"]
     assert levels(dataset[0].video) == list(range(12))
     assert (dataset[0].fps, dataset[0].caption) == (25, "class")
-    assert dataset.fingerprint() == VideoFolder(tmp_path, dataset.options.clip).fingerprint()
-    assert videos_in(tmp_path) == [tmp_path / "Class" / "v_1", tmp_path / "Class" / "v_2.mp4"]
+    assert dataset.fingerprint() == VideoFolder(root, dataset.options.clip).fingerprint()
+    assert videos_in(root) == [root / "Class" / "v_1", root / "Class" / "v_2.mp4"]
 
 
 def test_frames_without_classes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from arvid.contracts import UserError
-from arvid.data import _files, _kept_tables
+from arvid.data import _files, _kept_tables, _survey
 from arvid.data._columns import split_fraction
 from arvid.data._entries import Entries
 from arvid.data._files import in_split
@@ -185,8 +185,10 @@ def test_many_parts_of_few_files_look_at_each_file_once(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probed = []
-    probe = _files.probe_video
-    monkeypatch.setattr(_files, "probe_video", lambda path: probed.append(path) or probe(path))
+    probe = _survey.probe_video
+    monkeypatch.setattr(
+        _survey, "probe_video", lambda path, **more: probed.append(path) or probe(path, **more)
+    )
     rows = "".join(f"clips/{'ac'[i % 2]}.mp4,{i % 40 / 10}\n" for i in range(1000))
     dataset = VideoManifest(write(videos, f"path,start\n{rows}clips/x.mp4,1\n"), CLIP)
     assert (len(probed), len(dataset), dataset.missing) == (2, 1000, ("clips/x.mp4",))
@@ -225,7 +227,7 @@ def test_parts_that_make_no_sense_are_refused(videos: Path, start: str, end: str
 
 
 def test_what_is_stated_is_not_decoded(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "probe_video", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(_survey, "probe_video", lambda *_, **__: pytest.fail("decoded"))
     path = write(videos, "path,frames,frame_rate,fps\nclips/a.mp4,40,,8\nclips/c.mp4,4,8/1,\n")
     dataset = VideoManifest(path, ClipSpec(num_frames=5, size=16, fps=4, window="start"))
     assert (len(dataset), dataset.too_short) == (1, ("clips/c.mp4",))
@@ -259,7 +261,7 @@ def test_long_names_are_missing(videos: Path, caplog: pytest.LogCaptureFixture) 
     assert (len(dataset), len(dataset.missing)) == (1, 2)
     assert "2 listed files are not there" in caplog.text
     with pytest.raises(VideoError, match="no such file"):
-        _files.probe_video(videos / ("x" * 300))
+        _survey.probe_video(videos / ("x" * 300))
 
 
 def test_absolute_paths_that_share_their_last_two_parts(videos: Path, tmp_path: Path) -> None:
@@ -415,7 +417,7 @@ def test_many_files_that_are_stated_are_not_looked_at(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_files, "MANY", 3)
-    monkeypatch.setattr(_files, "probe_video", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(_survey, "probe_video", lambda *_, **__: pytest.fail("decoded"))
     rows = "".join(f"clips/{name}.mp4,40,8,{name}\n" for name in "acxy")
     path = write(videos, f"path,num_frames,fps,text\n{rows}")
     dataset = VideoManifest(path, CLIP)

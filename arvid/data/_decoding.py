@@ -1,0 +1,275 @@
+"""One pass over the frames of a video file, from its start or from a key frame on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.container
+import av.error
+import av.stream
+
+from arvid.contracts import UserError
+from arvid.data._layout import Layout
+from arvid.data._picture import Orientation, orientation_of, stretch_of
+
+FPS_TOLERANCE = 0.01
+"""Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
+MAX_PIXELS = 8192 * 4320
+"""Pixels that a frame may have: 8K, as in cinemas. A file of some kilobytes can ask for gigabytes of memory."""
+
+
+class VideoError(UserError):
+    """A video file that cannot be read: names the file, the reason and what to do."""
+
+    def __init__(self, path: str | Path, reason: str, advice: str = "") -> None:
+        self.path = Path(path)
+        self.reason = reason
+        self.advice = advice or "Fetch the file again, or leave it out."
+        super().__init__(f"{self.path} cannot be read as a video: {reason}. {self.advice}")
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[Path, str, str]]:
+        # Data workers send their errors pickled; the default would call __init__ with the message alone.
+        return type(self), (self.path, self.reason, self.advice)
+
+
+class Reader:
+    """One pass over the video stream of a file; errors of the library become VideoErrors.
+
+    Args:
+        path: the file.
+        max_pixels: frames with more are refused before memory is taken for them.
+    """
+
+    def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.max_pixels = max_pixels
+        self.num_frames = 0
+        """Frames up to the last one decoded, counted from the file's start."""
+        self.turn = Orientation()
+        """Of the last frame decoded."""
+        self._stored = (0, 0)
+        self._first_time, self._last_time = float("inf"), float("-inf")
+
+    def __enter__(self) -> Reader:
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+        # They refer to this reader: without a cycle the decoder is freed at once.
+        self._frames = _none()
+
+    @property
+    def stream(self) -> av.VideoStream:
+        """The stream that is read."""
+        return self._stream
+
+    @property
+    def container_name(self) -> str:
+        """Names of the container's kind, separated by commas."""
+        return self._container.format.name
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width at which the last frame decoded is meant to be seen."""
+        height, width = self._stored
+        return self.turn.shape(height, self._stretched(width))
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the last frame decoded is shown as it is stored, or turned only."""
+        turned = self.turn.transposed ^ self.turn.flip_rows ^ self.turn.flip_columns
+        return not turned and self._stretched(self._stored[1]) == self._stored[1]
+
+    def packets(self) -> Iterator[av.Packet[Any]]:
+        """Yield the stream's packets and at last an empty one, which makes the decoder give its last frames."""
+        try:
+            yield from self._container.demux(self._stream)
+        except av.error.FFmpegError as error:
+            raise self._fails(error) from error
+
+    def decode(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames in decoding order. Raises VideoError on corruption, and if there is no frame."""
+        yield from self._frames
+        if not self.num_frames:
+            raise VideoError(self.path, "no frame of it can be decoded")
+
+    def decode_packets(self, packets: Iterable[av.Packet[Any] | None]) -> Iterator[av.VideoFrame]:
+        """Yield the frames of some packets; None makes the decoder give those that it has kept back."""
+        try:
+            for packet in packets:
+                for frame in self._stream.codec_context.decode(packet):
+                    self._note(frame)
+                    yield frame
+        except av.error.FFmpegError as error:
+            raise self._fails(error) from error
+
+    def seek(self, layout: Layout, index: int) -> int:
+        """Make `decode` begin at the last key frame up to `index`; returns the index of the first frame it gives.
+
+        What a seek does depends on container and library, so the packet at which it lands has to be one of the
+        layout's. Where no seek finds one, decoding begins at the start: 0.
+        """
+        key = layout.key_before(index)
+        if key is None or key.frame == 0:
+            return 0
+        for stamp in (key.pts, key.dts):
+            landed = None if stamp is None else self._land(layout, stamp)
+            if landed is not None and landed <= index:
+                return landed
+        self._container.close()
+        self._open()
+        return 0
+
+    def fps(self) -> float:
+        """Mean frame rate over the frames decoded so far, by their timestamps where they have any."""
+        return self.rate(self.num_frames, self._last_time - self._first_time)
+
+    def rate(self, num_frames: int, span: float) -> float:
+        """Mean rate of so many frames, whose first and last are `span` seconds apart.
+
+        Only the first and the last time count, so it does not matter that they come out of order. A rate that the
+        header confirms is given as the header says: it is the exact one. Where the file says nothing, 25.
+        """
+        header = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        if num_frames < 2 or not 0 < span < float("inf"):
+            return header
+        measured = (num_frames - 1) / span
+        return header if abs(measured / header - 1) < FPS_TOLERANCE else measured
+
+    def _open(self) -> None:
+        self._container = _open(self.path)
+        try:
+            self._stream = self._pick_stream()
+            self._stretch = stretch_of(self._stream.sample_aspect_ratio)
+            context = self._stream.codec_context
+            self._require_size(context.height, context.width)
+            # The library counts whole blocks, and so more than are shown.
+            context.thread_count = (
+                1  # clips are read in parallel; and a forked worker has no threads to wait for
+            )
+            context.options = {"max_pixels": str(2 * self.max_pixels + 2**16)}
+        except VideoError:
+            self._container.close()
+            raise
+        self.num_frames, self._stored, self.turn = 0, (0, 0), Orientation()
+        self._frames = self.decode_packets(self.packets())
+
+    def _pick_stream(self) -> av.VideoStream:
+        streams = self._container.streams.video
+        if not streams:
+            raise VideoError(self.path, "it holds no video stream")
+        for stream in streams:
+            if not stream.disposition & av.stream.Disposition.attached_pic:
+                return stream
+        raise VideoError(self.path, "it holds sound with a cover picture, and no video stream")
+
+    def _land(self, layout: Layout, stamp: int) -> int | None:
+        """Seek, and decode up to the first key frame; its index, or None if it is not known."""
+        try:
+            self._container.seek(stamp, stream=self._stream)
+            packets = self.packets()
+            first = next(packets)
+            self._stored, self.turn = (0, 0), layout.turn
+            known = {(key.pts, key.dts): key for key in layout.keys}
+            key = known.get((first.pts, first.dts))
+            if key is None:
+                return None
+            frames = self.decode_packets(chain([first], packets))
+            # Frames before it in time need some that were not decoded.
+            frame = next((frame for frame in frames if frame.key_frame), None)
+        except (VideoError, av.error.FFmpegError, StopIteration):
+            return None
+        if frame is None or (layout.in_order and frame.pts != key.pts):
+            return None
+        self.num_frames = key.frame + 1
+        self._frames = chain([frame], frames)
+        return key.frame
+
+    def _note(self, frame: av.VideoFrame) -> None:
+        stored, turn = (frame.height, frame.width), self.turn
+        is_first = self._stored == (0, 0)
+        if frame.key_frame or is_first:
+            turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
+        if stored != self._stored:
+            self._require_size(*stored)
+        if not is_first and turn.shape(*stored) != self.turn.shape(*self._stored):
+            sizes = (self.turn.shape(*self._stored), turn.shape(*stored))
+            before, after = (f"{height}x{width}" for height, width in sizes)
+            reason = (
+                f"the frame size changes from {before} to {after} after frame {self.num_frames}"
+            )
+            raise VideoError(self.path, reason)
+        self._stored, self.turn = stored, turn
+        self.num_frames += 1
+        if frame.time is not None:
+            self._first_time = min(self._first_time, frame.time)
+            self._last_time = max(self._last_time, frame.time)
+
+    def _stretched(self, width: int) -> int:
+        return width if self._stretch == 1 else max(1, round(width * self._stretch))
+
+    def _require_size(self, height: int, width: int) -> None:
+        shown = self._stretched(width)
+        if height * max(width, shown) > self.max_pixels:
+            raise VideoError(
+                self.path,
+                f"its frames of {height}x{shown} have more than {self.max_pixels:,} pixels",
+                "Allow more by max_pixels, or leave the file out.",
+            )
+
+    def _fails(self, error: av.error.FFmpegError) -> VideoError:
+        where = f"after {self.num_frames} frames" if self.num_frames else "at its first frame"
+        return VideoError(self.path, f"decoding fails {where} ({_reason(error)})")
+
+
+def _none() -> Iterator[av.VideoFrame]:
+    yield from ()
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    if not os.path.exists(path):  # False for names that are too long, too
+        raise VideoError(path, "there is no such file", "Check the path.")
+    if path.is_dir():
+        raise VideoError(path, "it is a folder", "Give the path of one video file.")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "the file is empty (0 bytes)")
+    try:
+        # Tags in other encodings than UTF-8 are common and of no interest here.
+        return av.open(str(path), metadata_errors="ignore")
+    except PermissionError as error:
+        raise VideoError(path, "reading is not permitted", "Change its permissions.") from error
+    except av.error.FFmpegError as error:
+        if _lacks_index(path):
+            reason = "the file is cut off, its index is missing (moov atom not found)"
+            raise VideoError(path, reason) from error
+        raise VideoError(path, _reason(error)) from error
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _lacks_index(path: Path) -> bool:
+    """True for an mp4 or mov file without a moov box.
+
+    The library says so only in its log, and catching that log is known to deadlock with decoder threads.
+    """
+    with path.open("rb") as file:
+        at, boxes, end = 0, [], path.stat().st_size
+        while at < end:
+            file.seek(at)
+            header = file.read(16)
+            boxes.append(header[4:8])
+            size = int.from_bytes(header[:4], "big")
+            if size == 1:  # the true size stands behind the name
+                size = int.from_bytes(header[8:16], "big")
+            if size < 8:  # 0 is "to the end of the file", the others are no boxes at all
+                break
+            at += size
+    return boxes[0] == b"ftyp" and b"moov" not in boxes
