@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("arvid: interrupted", file=sys.stderr)
         return 130
     except Exception:
-        if (
-            _left_with
-        ):  # the signal came while a library was imported, which made an error of its own of it
+        if _left_with:  # a library turned the exit into an error of its own while it was imported
             return _left_with
         raise
 

@@ -178,6 +178,7 @@ def map_table(file: Path) -> pa.Table:
 
 
 def section_name(name: str, start: float | None, end: float | None) -> str:
+    """Name of a part of a file: from 2 to 4.5 seconds of "a.mp4" is "a@2-4.5.mp4"."""
     stem, dot, suffix = name.rpartition(".")
     ends = "-".join(
         "" if at is None else f"{at:.3f}".rstrip("0").rstrip(".") for at in (start, end)

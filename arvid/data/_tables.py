@@ -113,6 +113,7 @@ def _one_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def bad_line(path: Path, line: int, reason: str) -> UserError:
+    """The error that names a line of a table and what is wrong with it."""
     return UserError(f"{path}, line {line}: {reason}.")
 
 

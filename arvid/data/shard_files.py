@@ -269,6 +269,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def is_url(path: str) -> bool:
+    """Whether a path names object storage, as s3://bucket/folder does."""
     return "://" in path
 
 
