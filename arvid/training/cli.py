@@ -99,13 +99,13 @@ class ArvidCLI(LightningCLI):
             "--allow_changes",
             type=bool,
             default=False,
-            help="Go on although the setting differs from the checkpoint's, and put the difference down in it.",
+            help="Continue although the setting differs from that of the checkpoint. The new setting records the difference.",
         )
         parser.add_argument(
             "--trust",
             type=list[str],
             default=[],
-            help="Packages whose classes other runs' checkpoints may name, where the configuration has some.",
+            help="Packages whose classes may be imported when a checkpoint of another run names them.",
         )
         parser.add_argument(
             "--wait_minutes",
@@ -246,8 +246,7 @@ def encode_clips(
     configs: Sequence[str], *, out: Path | None = None, share: tuple[int, int] = (0, 1)
 ) -> dict[Path, int]:
     """Encode the clips of a configuration of `fit` with its tokenizer; see `VideoDataModule.encode`."""
-    arguments = [part for name in configs for part in ("--config", name)]
-    cli = _lightning_cli(arguments, run=False)
+    cli = _of_configs(configs)
     if not isinstance(cli.model, GeneratorModule):
         raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
     data: VideoDataModule = cli.datamodule
@@ -256,9 +255,13 @@ def encode_clips(
 
 def check_data(configs: Sequence[str]) -> list[Findings]:
     """What a look at the clips of a configuration of `fit` shows; see `arvid.data.guard`."""
-    arguments = [part for name in configs for part in ("--config", name)]
-    cli = _lightning_cli(arguments, run=False)
+    cli = _of_configs(configs)
     return look_at_data(cli.model.to(best_device()), cli.datamodule, encode=True)
+
+
+def _of_configs(configs: Sequence[str]) -> ArvidCLI:
+    """Model and data of a configuration of `fit`, built and not trained."""
+    return _lightning_cli([part for name in configs for part in ("--config", name)], run=False)
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
