@@ -99,7 +99,7 @@ class ArvidCLI(LightningCLI):
             "--allow_changes",
             type=bool,
             default=False,
-            help="Continue although the setting differs from that of the checkpoint. The new setting records the difference.",
+            help="Continue with another setting than the checkpoint's. The new setting records the difference.",
         )
         parser.add_argument(
             "--trust",
