@@ -20,7 +20,7 @@ class Division:
     batch_size: int
     """Clips that a process holds at a time."""
     accumulate: int = 1
-    """Batches of each process in a step."""
+    """Batches per process and step (gradient accumulation)."""
     parts: int = 1
     """Processes that share a micro-batch."""
 

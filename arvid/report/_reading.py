@@ -14,7 +14,7 @@ from arvid.evaluation.records import ResultRecord, load_run
 from arvid.report._earlier import written_alike
 from arvid.report._seeds import merge_seeds, seeds_of, without_seeds
 from arvid.report.cells import Identity, Row, identity
-from arvid.training.going_on import held, with_defaults
+from arvid.training.resuming import union_of, with_defaults
 
 
 def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
@@ -62,7 +62,7 @@ def setting_differences(rows: Sequence[Row]) -> list[str]:
     records = [(row, record) for row in rows for record in row.records if record.setting]
     if len({record.setting_hash for _, record in records}) < 2:
         return []
-    every = held([record.setting for _, record in records])
+    every = union_of([record.setting for _, record in records])
     settings = [(row, with_defaults(record.setting, every)) for row, record in records]
     lines = _differences([(row.name, without_seeds(setting)) for row, setting in settings])
     trained = [(row, record) for row, record in records if not row.is_reference]

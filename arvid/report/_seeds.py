@@ -24,7 +24,7 @@ from arvid.evaluation.records import (
 )
 from arvid.metrics.rollout import StepCurve
 from arvid.report.cells import Row, identity
-from arvid.training.going_on import held, with_defaults
+from arvid.training.resuming import union_of, with_defaults
 from arvid.training.setting import setting_hash
 
 KEYS = ("seed", "data.seed")
@@ -80,7 +80,7 @@ def _method(row: Row, rows: Sequence[Row]) -> str | None:
     if len({json.dumps(seeds_of(r.setting)) for r in row.records}) > 1:
         return None
     alike = [r for other in rows for r in other.records if r.factors == row.factors]
-    settings, options = held(r.setting for r in alike), held(r.options for r in alike)
+    settings, options = union_of(r.setting for r in alike), union_of(r.options for r in alike)
     found = [
         (
             r.factors,

@@ -3,7 +3,7 @@
 A checkpoint of torch is a zip archive. Its seal is the archive's comment, `arvid sha256 <64 hexadecimal digits>`: the
 SHA-256 of all bytes before these digits. torch.load does not read the comment, so a sealed file is an ordinary one. The
 checkpoint also holds the key "sealed", so that a file that lost its seal is known to be damaged. Files without a seal,
-which arvid wrote before it had one, are held against the CRC-32 of the archive's members.
+which arvid wrote before it had one, are checked against the CRC-32 of the archive's members.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def verifying(path: str | Path) -> Iterator[None]:
     """Verify a file while the block uses it: a thread reads the file, and the end of the block waits for it.
 
-    Inside a block of the same file there is nothing to do: a generator's checkpoint also is that of its tokenizer.
+    A nested block for the same file does nothing: loading a generator reads its tokenizer from the same checkpoint.
     Raises UserError for a damaged file, also in the place of an error that the damage caused in the block.
     """
     path = Path(path).resolve()
@@ -102,7 +102,7 @@ _verified: ContextVar[frozenset[Path]] = ContextVar("verified", default=frozense
 
 
 def verify(path: Path) -> None:
-    """Raise UserError if a file's seal is not that of its content, or its zip archive is broken."""
+    """Raise UserError if the content of a file does not match its seal, or a member of its zip archive is damaged."""
     digits = _digits(path)
     if digits is None:
         _verify_members(path)

@@ -28,11 +28,11 @@ from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
-from arvid.training.going_on import differing as differing
-from arvid.training.going_on import stored_description, take_up
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
+from arvid.training.resuming import check_resume, stored_description
+from arvid.training.resuming import differing as differing
 from arvid.training.step import log_step, one_or_nan
 from arvid.training.tokenizer_module import TOKENIZER_KEY
 from arvid.trust import trusting
@@ -170,8 +170,8 @@ class GeneratorModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = json.dumps(self.description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for the checkpoint of a run that was another one; see `arvid.training.going_on`."""
-        take_up(
+        """Raises UserError for the checkpoint of a run that was another one; see `arvid.training.resuming`."""
+        check_resume(
             stored_description(checkpoint.get(CHECKPOINT_KEY, "{}")),
             self.description,
             step=checkpoint["global_step"],

@@ -32,7 +32,7 @@ class SaveLast(Checkpoint):
     Args:
         every_n_steps: optimiser steps between two saves; the last step is always saved.
         keep: checkpoints that are kept.
-        in_doubt: whether the state of this moment is none to keep, so that a save which is due is left out.
+        in_doubt: says whether the current weights may be ruined. A save that is due is then skipped.
     """
 
     def __init__(

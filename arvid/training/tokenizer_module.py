@@ -24,11 +24,11 @@ from arvid.nn.draws import counted_clips, draw
 from arvid.ranges import SHARE, at_least
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
-from arvid.training.going_on import stored_description, take_up
 from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite, warn
 from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.pictures import show_reconstructions
+from arvid.training.resuming import check_resume, stored_description
 from arvid.training.step import log_step, one_or_nan, weight
 
 TOKENIZER_KEY = "tokenizer"
@@ -199,7 +199,7 @@ class TokenizerModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError for the checkpoint of another tokenizer, or of a training with another discriminator or
-        setting; see `arvid.training.going_on`.
+        setting; see `arvid.training.resuming`.
         """
         stored, own = checkpoint.get(TOKENIZER_KEY), describe(self.tokenizer)
         advice = "Use another --run folder, or delete this one."
@@ -225,7 +225,7 @@ class TokenizerModule(LightningModule):
         configs = [self.optimizer_config]
         if self.adversary is not None and self.adversary.options.optimizer is not None:
             configs.append(self.adversary.options.optimizer)
-        take_up(
+        check_resume(
             stored_description(checkpoint[SETTING_KEY]),
             self.description,
             step=checkpoint["global_step"],

@@ -15,8 +15,8 @@ from arvid import registry
 from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED
-from arvid.training.going_on import differing, held, take_up, with_defaults
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
+from arvid.training.resuming import check_resume, differing, union_of, with_defaults
 from arvid.training.tokenizer_module import SETTING_KEY, TokenizerModule
 
 Arguments = Callable[..., list[str]]
@@ -46,10 +46,10 @@ def test_an_option_that_is_no_more_and_was_not_used_does_not_count() -> None:
     """Lightning's averages have options that arvid's have not."""
     older = {**SETTING, "averaging.multi_avg_fn": None}
     assert differing({"setting": older}, {"setting": SETTING}, ("setting",)) == []
-    assert with_defaults(SETTING, held([SETTING, older])) == older
+    assert with_defaults(SETTING, union_of([SETTING, older])) == older
     used = {**SETTING, "averaging.multi_avg_fn": "mean"}
     assert differing({"setting": used}, {"setting": SETTING}, ("setting",)) != []
-    assert with_defaults(SETTING, held([SETTING, older, used])) == SETTING
+    assert with_defaults(SETTING, union_of([SETTING, older, used])) == SETTING
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_longer_schedule_has_to_be_asked_for_and_is_put_down(
 def test_a_run_cannot_become_shorter_than_it_is() -> None:
     stored = {"setting": {"trainer.max_steps": 10}}
     with pytest.raises(UserError, match=r"has 8 steps already: trainer\.max_steps 6"):
-        take_up(
+        check_resume(
             stored,
             {"setting": {"trainer.max_steps": 6}},
             step=8,
@@ -156,7 +156,7 @@ def test_a_run_cannot_become_shorter_than_it_is() -> None:
 def test_what_shapes_the_checkpoint_cannot_change() -> None:
     stored = {"setting": {"model.optimizer.muon": True, "trainer.max_steps": 10}}
     with pytest.raises(UserError, match=r"muon: True there, False here") as caught:
-        take_up(
+        check_resume(
             stored,
             {"setting": {"model.optimizer.muon": False, "trainer.max_steps": 10}},
             step=8,

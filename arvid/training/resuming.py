@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: its setting must be that of the checkpoint, or the change must be wanted.
+"""Whether a run may resume from a checkpoint: the settings must be equal, or the user must have allowed the change.
 
 A key that one of two settings lacks stands for the default of the option: options are added over time, and those that
 are off by default change no older run.
@@ -101,7 +101,7 @@ def with_defaults(
     return filled
 
 
-def held(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def union_of(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The keys of several settings with a value that one of them holds: null only where all hold that."""
     found: dict[str, Any] = {}
     for setting in settings:
@@ -109,7 +109,7 @@ def held(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def take_up(
+def check_resume(
     stored: Mapping[str, Any],
     own: dict[str, Any],
     *,
@@ -118,10 +118,10 @@ def take_up(
     allow_changes: bool,
     model: type | None = None,
 ) -> None:
-    """Let a run go on from a checkpoint, or raise UserError listing what differs.
+    """Return if a run may resume from a checkpoint; raise UserError listing what differs otherwise.
 
-    Another `trainer.max_steps` needs no leave where the learning rates of the steps done do not depend on it: the run
-    is then that of the new length. Other changes of the setting that are allowed are put down in `own` as `changes`.
+    A longer `trainer.max_steps` is always allowed if the learning rates of the finished steps do not depend on it: the
+    run is then the one of the new length. Other allowed changes are recorded in the setting of `own`, as `changes`.
 
     Args:
         stored: the checkpoint's description.
