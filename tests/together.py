@@ -15,7 +15,7 @@ import traceback
 
 import arvid.commands.encode
 import arvid.evaluation.rows
-import arvid.evaluation.vbench.dimensions
+import arvid.suites.vbench.dimensions
 import arvid.training.cli  # noqa: F401
 from arvid.cli import main
 from arvid.training.generator_module import GeneratorModule

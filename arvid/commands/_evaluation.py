@@ -7,7 +7,7 @@ import json
 from typing import Any, NoReturn
 
 from arvid.commands._sampling import add_dtype_argument
-from arvid.evaluation.processes import WAIT_MINUTES, launched
+from arvid.processes import WAIT_MINUTES, launched
 from arvid.ranges import above
 
 

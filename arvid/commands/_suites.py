@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from arvid.trust import trusting
 
-_IMAGES = "arvid.evaluation.image_benchmarks.command"
+_IMAGES = "arvid.commands.image_benchmarks"
 SUITES = {
-    "vbench": "arvid.evaluation.vbench.command",
+    "vbench": "arvid.commands.vbench",
     "geneval": _IMAGES,
     "t2i-compbench": _IMAGES,
     "dpg-bench": _IMAGES,

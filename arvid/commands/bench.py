@@ -1,4 +1,4 @@
-"""Run a benchmark script of a source checkout: a table or figure of a paper, or the demo.
+"""Run a benchmark script: a table or figure of a paper, or the demo.
 
 example:
   arvid bench demo --scale demo --out runs/demo
@@ -18,7 +18,7 @@ from arvid.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help=f"one of: {', '.join(sorted(_benchmarks())) or 'none here'}")
+    parser.add_argument("name", help=f"one of: {', '.join(sorted(_benchmarks()))}")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="the benchmark's own (try --help)"
     )
@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     if options.name not in known:
         close = difflib.get_close_matches(options.name, known, n=1)
         suggestion = f" Did you mean {close[0]!r}?" if close else ""
-        where = f"Known: {', '.join(sorted(known))}." if known else "They need a source checkout."
-        raise UserError(f"There is no benchmark {options.name!r}.{suggestion} {where}")
+        names = ", ".join(sorted(known))
+        raise UserError(f"There is no benchmark {options.name!r}.{suggestion} Known: {names}.")
     script = known[options.name]
     sys.argv = [f"arvid bench {options.name}", *options.arguments]
     runpy.run_path(str(script), run_name="__main__")
@@ -40,7 +40,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _benchmarks() -> dict[str, Path]:
     """Scripts by name: `demo` is benchmarks/demo/run.py, `nbp/table1` benchmarks/nbp/table1.py."""
-    folder = Path(arvid.__file__).resolve().parents[1] / "benchmarks"
-    scripts = {str(p.relative_to(folder).with_suffix("")): p for p in folder.glob("*/*.py")}
+    folder = Path(arvid.__file__).parent / "benchmarks"
+    scripts = {
+        str(p.relative_to(folder).with_suffix("")): p
+        for p in folder.glob("*/*.py")
+        if not p.name.startswith("_")
+    }
     short = {n.removesuffix("/run"): p for n, p in scripts.items() if n.endswith("/run")}
     return {n: p for n, p in scripts.items() if not n.endswith("/run")} | short

@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 
 from arvid.errors import UserError
-from arvid.evaluation.processes import launched, take_own_gpu
+from arvid.processes import launched, take_own_gpu
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

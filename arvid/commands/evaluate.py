@@ -33,7 +33,7 @@ from arvid.commands._evaluation import (
 )
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
-from arvid.evaluation.processes import rank_and_count, sharing_processes
+from arvid.processes import rank_and_count, sharing_processes
 from arvid.ranges import at_least
 
 if TYPE_CHECKING:

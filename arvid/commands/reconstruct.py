@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
-from arvid.evaluation.processes import best_device
+from arvid.processes import best_device
 from arvid.ranges import at_least
 
 

@@ -25,7 +25,7 @@ from arvid.commands._sampling import (
 )
 from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
-from arvid.evaluation.processes import gather, rank_and_count, sharing_processes
+from arvid.processes import gather, rank_and_count, sharing_processes
 from arvid.ranges import FPS, at_least
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from arvid.data.loading import load_batches
 from arvid.data.video import write_video
 from arvid.evaluation.code_identity import code_identity
 from arvid.evaluation.parts import Measurements, Parts
-from arvid.evaluation.processes import rank_and_count, wait_for_all
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_measurements import RealMeasurements
 from arvid.evaluation.records import (
@@ -45,6 +44,7 @@ from arvid.evaluation.scores import Measured, scores_for
 from arvid.files import atomic_write, sha256_json
 from arvid.hardware import hardware
 from arvid.metrics.rollout import StepCurve, step_curve
+from arvid.processes import rank_and_count, wait_for_all
 from arvid.sampling.contact_sheet import write_png
 from arvid.tensor_files import save_tensors
 

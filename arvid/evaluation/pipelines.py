@@ -13,9 +13,9 @@ from PIL import Image
 from arvid.contracts import Clip, UserError
 from arvid.data.clips import resize_frames
 from arvid.evaluation.external import clip_of
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.row_kinds import Row, Videos
+from arvid.processes import best_device
 
 
 class PipelineRow(Row):

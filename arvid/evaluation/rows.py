@@ -14,11 +14,11 @@ from arvid.contracts import UserError, VideoDataset
 from arvid.evaluation.external import NO_SETTING, VideosRow
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.pipelines import PipelineRow, check_task, load_pipeline
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
 from arvid.files import sha256_file
+from arvid.processes import best_device
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
     LAST_CHECKPOINT,

@@ -23,10 +23,10 @@ from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.data.clips import resize_frames
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.video import Frames, iter_frames, probe_video, write_frames
-from arvid.evaluation.processes import best_device
 from arvid.metrics.paired import PairedMetric, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips
 from arvid.nn.finite import require_finite_weights
+from arvid.processes import best_device
 from arvid.sampling.contact_sheet import side_by_side
 
 FORMATS = {"PSNR": "{:.2f} dB", "SSIM": "{:.4f}", "LPIPS": "{:.4f}"}

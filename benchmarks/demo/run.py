@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 from arvid.ranges import at_least
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
-    from arvid.evaluation.variants import Variant
-    from arvid.training.side_by_side import Job
+    from arvid.experiments.side_by_side import Job
+    from arvid.experiments.variants import Variant
 
 PARADIGMS = ("nova", "next_block", "next_token")
 TASKS = ("generation", "prediction")
@@ -75,10 +75,10 @@ def main() -> None:
     """Train, evaluate, compare."""
     options = parse_arguments()
     from arvid.evaluation.protocols import get_protocol
-    from arvid.evaluation.variants import data_options, folders, score, train
+    from arvid.experiments.side_by_side import run_side_by_side
+    from arvid.experiments.variants import data_options, folders, score, train
     from arvid.report import tables
     from arvid.report.page import write_report
-    from arvid.training.side_by_side import run_side_by_side
 
     scale = SCALES[options.scale]
     started = time.monotonic()
@@ -130,7 +130,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Job:
     """Train a tokenizer on the user's clips."""
-    from arvid.evaluation.variants import fit_job
+    from arvid.experiments.variants import fit_job
 
     steps = options.tokenizer_steps if options.scale != "smoke" else 3
     configs = [f"tokenizers/clips-{name}", "settings/clips-tokenizers"]
@@ -155,7 +155,7 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
 
 def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
     """The paradigms."""
-    from arvid.evaluation.variants import Variant
+    from arvid.experiments.variants import Variant
 
     return [
         Variant(

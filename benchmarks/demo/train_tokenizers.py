@@ -23,11 +23,11 @@ from arvid.contracts import VideoTokenizer
 from arvid.data.collate import collate
 from arvid.data.datamodule import VideoExamples
 from arvid.data.sprites import Sprites
+from arvid.experiments.side_by_side import Job, run_side_by_side
 from arvid.files import write_json
 from arvid.hardware import hardware
 from arvid.training.export import load_tokenizer, save_tokenizer
 from arvid.training.generator_module import LAST_CHECKPOINT
-from arvid.training.side_by_side import Job, run_side_by_side
 from arvid.training.tokenizer_module import psnr
 
 ASSETS = Path(__file__).parents[2] / "arvid" / "assets"

@@ -31,11 +31,11 @@ from tqdm import tqdm
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
+from arvid.experiments.paper import table, write_page
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features
 from arvid.metrics.preprocessing import PREPROCESSINGS
 from arvid.ranges import at_least
-from arvid.report.paper import table, write_page
 
 Videos = UInt8[Tensor, "b t h w 3"]
 BATCH_SIZE = 4

@@ -16,12 +16,12 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
+from arvid.benchmarks.nbp import _common as nbp
 from arvid.contracts import Clip
-from arvid.evaluation.variants import Variant, load_variant, scored_clips, train
-from arvid.paradigms.next_block import benchmarks as nbp
+from arvid.experiments.paper import table, write_page
+from arvid.experiments.variants import Variant, load_variant, scored_clips, train
 from arvid.paradigms.next_block.maps import Maps, attention_maps
 from arvid.report.panels import write_png
-from arvid.report.paper import table, write_page
 from arvid.training.generator_module import GeneratorModule
 
 TASK: nbp.Task = "class and frame"

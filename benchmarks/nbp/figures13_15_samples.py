@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arvid.benchmarks.nbp import _common as nbp
 from arvid.contracts import Clip
 from arvid.data.video import write_video
 from arvid.evaluation.protocols import Protocol
-from arvid.evaluation.variants import Variant, load_variant, scored_clips, train
-from arvid.paradigms.next_block import benchmarks as nbp
-from arvid.report.paper import write_page
+from arvid.experiments.paper import write_page
+from arvid.experiments.variants import Variant, load_variant, scored_clips, train
 from arvid.sampling.contact_sheet import side_by_side, write_sheet
 from arvid.sampling.sample import Conditions, sample
 

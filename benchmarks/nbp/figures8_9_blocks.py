@@ -23,25 +23,10 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import (
-    Speed,
-    Variant,
-    folders,
-    measure_speed,
-    model_path,
-    run_folder,
-    score,
-    train,
-)
-from arvid.paradigms.next_block import benchmarks as nbp
-from arvid.paradigms.next_block.order import Block
-from arvid.ranges import SAMPLING, at_least
-from arvid.report import tables
-from arvid.report.page import write_report
-from arvid.report.panels import colours, write_png
-from arvid.report.paper import (
+from arvid.experiments.paper import (
     SPEED_HEADINGS,
     Cell,
     Curve,
@@ -54,6 +39,21 @@ from arvid.report.paper import (
     validation_losses,
     write_page,
 )
+from arvid.experiments.variants import (
+    Speed,
+    Variant,
+    folders,
+    measure_speed,
+    model_path,
+    run_folder,
+    score,
+    train,
+)
+from arvid.paradigms.next_block.order import Block
+from arvid.ranges import SAMPLING, at_least
+from arvid.report import tables
+from arvid.report.page import write_report
+from arvid.report.panels import colours, write_png
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
 """As figure 9 is scored, and with nothing given but the condition, which shows more of a model."""

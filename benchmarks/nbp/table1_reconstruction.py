@@ -42,15 +42,15 @@ from arvid.data.loading import load_batches
 from arvid.data.sprites import Sprites
 from arvid.evaluation.external import NO_SETTING
 from arvid.evaluation.harness import evaluate
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import ReconstructionRow
-from arvid.evaluation.variants import usable
+from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.variants import usable
 from arvid.metrics.codebook import CodebookUse
+from arvid.processes import best_device
 from arvid.ranges import at_least
-from arvid.report.paper import Cell, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.export import embedded, load_tokenizer
 

@@ -13,23 +13,10 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import (
-    Speed,
-    Variant,
-    folders,
-    measure_speed,
-    model_path,
-    run_folder,
-    score,
-    train,
-)
-from arvid.paradigms.next_block import benchmarks as nbp
-from arvid.report import tables
-from arvid.report.page import write_report
-from arvid.report.panels import colours, write_png
-from arvid.report.paper import (
+from arvid.experiments.paper import (
     SPEED_HEADINGS,
     Cell,
     draw_losses,
@@ -40,6 +27,19 @@ from arvid.report.paper import (
     table,
     write_page,
 )
+from arvid.experiments.variants import (
+    Speed,
+    Variant,
+    folders,
+    measure_speed,
+    model_path,
+    run_folder,
+    score,
+    train,
+)
+from arvid.report import tables
+from arvid.report.page import write_report
+from arvid.report.panels import colours, write_png
 
 PUBLISHED = (
     ("700M", "NTP", "38.5", "768", "0.80"),

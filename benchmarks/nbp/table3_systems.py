@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import Variant, folders, score, train
-from arvid.paradigms.next_block import benchmarks as nbp
+from arvid.experiments.paper import Cell, headings, metric_cells, row_name, table, write_page
+from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.paper import Cell, headings, metric_cells, row_name, table, write_page
 
 TASKS: dict[str, nbp.Task] = {
     "frames": "frames",

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError
 from arvid.evaluation.records import EVALUATION_FOLDER, load
-from arvid.evaluation.variants import named_paths
-from arvid.paradigms.nova import benchmarks as nova
+from arvid.experiments.paper import write_page
+from arvid.experiments.variants import named_paths
 from arvid.report.panels import write_png
-from arvid.report.paper import write_page
 
 COLUMNS = {
     "dpg": "overall",

@@ -34,19 +34,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.sprites import Sprites
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import Variant, folders, score, train, usable
-from arvid.paradigms.nova import benchmarks as nova
+from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.variants import Variant, folders, score, train, usable
 from arvid.ranges import SAMPLING, at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import DASHED, colours, write_png
-from arvid.report.paper import Cell, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
 from arvid.training.instantiate import build, instantiate

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import numpy as np
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import Clip
 from arvid.data.sprites import Sprites
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.row_kinds import ModelRow, Videos
 from arvid.evaluation.rows import evaluate_references, validation_set
-from arvid.evaluation.variants import REFERENCES, folders, train, usable
+from arvid.experiments.paper import write_page
+from arvid.experiments.variants import REFERENCES, folders, train, usable
 from arvid.files import sha256_file
-from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.paper import write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import checkpoint_path, load_generator
 

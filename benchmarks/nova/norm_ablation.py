@@ -23,15 +23,15 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import Variant, folders, score, train
-from arvid.paradigms.nova import benchmarks as nova
+from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
-from arvid.report.paper import Cell, headings, metric_cells, table, write_page
 from arvid.training.activations import FP16_MAX, LARGEST, VARIANCE, block_names
 
 ROWS = {

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.evaluation.variants import folders, score, train
-from arvid.paradigms.nova import benchmarks as nova
+from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
-from arvid.report.paper import Cell, headings, metric_cells, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 
 RANKS = (8, 24)

@@ -24,10 +24,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import Clip
 from arvid.evaluation.records import ResultRecord, load
 from arvid.evaluation.rows import validation_set
-from arvid.evaluation.variants import (
+from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.variants import (
     Variant,
     folders,
     load_variant,
@@ -35,14 +37,12 @@ from arvid.evaluation.variants import (
     score,
     train,
 )
-from arvid.evaluation.vbench.record import Layout
-from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import write_png
-from arvid.report.paper import Cell, headings, metric_cells, table, write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.sampling.sample import Conditions, sample
+from arvid.suites.vbench.record import Layout
 from arvid.training.generator_module import GeneratorModule
 
 WITH, WITHOUT = "nova", "without-TAM"

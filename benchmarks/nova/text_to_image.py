@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.commands._suites import run_suite
 from arvid.contracts import UserError
 from arvid.data.clips import ClipSpec
@@ -40,12 +41,11 @@ from arvid.data.windows import Windows
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import EVALUATION_FOLDER, ResultRecord, load
 from arvid.evaluation.rows import validation_set
-from arvid.evaluation.variants import folders, named_paths, score, train, usable
+from arvid.experiments.paper import write_page
+from arvid.experiments.variants import folders, named_paths, score, train, usable
 from arvid.files import atomic_write
-from arvid.paradigms.nova import benchmarks as nova
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.paper import write_page
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import load_generator
 

@@ -26,16 +26,16 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from arvid.benchmarks.nova import _common as nova
 from arvid.commands._suites import run_suite
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load
-from arvid.evaluation.variants import folders, named_paths, score, train
-from arvid.evaluation.vbench.record import Layout
-from arvid.paradigms.nova import benchmarks as nova
+from arvid.experiments.paper import write_page
+from arvid.experiments.variants import folders, named_paths, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.paper import write_page
 from arvid.sampling.contact_sheet import write_sheet
+from arvid.suites.vbench.record import Layout
 from arvid.training.generator_module import load_generator
 
 COLUMNS = {

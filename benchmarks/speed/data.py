@@ -41,9 +41,9 @@ from numpy.typing import NDArray
 from arvid.data.clips import ClipSpec, resize_frames
 from arvid.data.folder import VideoFolder
 from arvid.data.video import probe_video, read_frames, read_video, write_video
+from arvid.experiments.paper import Cell, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.ranges import at_least
-from arvid.report.paper import Cell, table, write_page
 
 Result = dict[str, Any]
 Clip = tuple[str, int]

@@ -47,19 +47,19 @@ from tqdm import tqdm
 from arvid.data.clips import ClipSpec
 from arvid.data.sprites import Sprites
 from arvid.data.video import read_video, write_video
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_clips import real_clips, videos_in
 from arvid.evaluation.rows import evaluate_videos
 from arvid.evaluation.scores.distances import Fvd
+from arvid.experiments.paper import Cell, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.metrics.bootstrap import NUM_DRAWS, SPREAD_DRAWS, bootstrap_distances
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.fvd import I3DFeatures
 from arvid.metrics.i3d import load_i3d, seeded_i3d
 from arvid.metrics.preprocessing import PREPROCESSINGS
+from arvid.processes import best_device
 from arvid.ranges import at_least
-from arvid.report.paper import Cell, table, write_page
 
 Result = dict[str, Any]
 

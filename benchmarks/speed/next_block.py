@@ -55,12 +55,12 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
+from arvid.experiments.paper import table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.order import Block
 from arvid.ranges import at_least
-from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
 

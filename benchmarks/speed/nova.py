@@ -48,12 +48,12 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.evaluation.processes import best_device
+from arvid.experiments.paper import table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.attention import TransformerBlock
 from arvid.paradigms.nova import NOVA
+from arvid.processes import best_device
 from arvid.ranges import at_least
-from arvid.report.paper import table, write_page
 
 Result = dict[str, Any]
 Amounts = dict[str, float]

@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import ParadigmFactory, Size
+from arvid.experiments.paper import table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_token import NextToken
-from arvid.report.paper import table, write_page
 from arvid.training.averaging import EMAWeightAveraging
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.finite import SkipNonfinite

@@ -43,11 +43,11 @@ from tqdm import tqdm
 import arvid
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
-from arvid.evaluation.processes import best_device
+from arvid.experiments.paper import Cell, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn import causal_conv
+from arvid.processes import best_device
 from arvid.ranges import at_least
-from arvid.report.paper import Cell, table, write_page
 from arvid.training.export import embedded, load_tokenizer
 from arvid.training.instantiate import build as build_part
 from arvid.yaml_files import load_yaml

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import pytest
 
+from arvid.benchmarks.nbp._common import SIZES
 from arvid.cli import main
 from arvid.contracts import UserError
-from arvid.paradigms.next_block.benchmarks import SIZES
-from arvid.training.side_by_side import Job
+from arvid.experiments.side_by_side import Job
 
 TINY = [
     "--num-clips=2",
@@ -58,9 +58,9 @@ def bench(
                 trained[key] = tmp_path / "trained" / run.name
                 shutil.copytree(run, trained[key])
 
-    monkeypatch.setattr("arvid.evaluation.variants.run_side_by_side", train_here)
+    monkeypatch.setattr("arvid.experiments.variants.run_side_by_side", train_here)
     monkeypatch.setitem(SIZES, "demo", {"d6w128": "tiny"})
-    monkeypatch.setattr("arvid.evaluation.variants.MIN_SECONDS", 0)
+    monkeypatch.setattr("arvid.experiments.variants.MIN_SECONDS", 0)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path / "nothing"))
 
@@ -193,7 +193,7 @@ def test_the_scale_paper_trains_as_published(
         jobs.extend(found)
         raise UserError("enough")
 
-    monkeypatch.setattr("arvid.evaluation.variants.run_side_by_side", keep)
+    monkeypatch.setattr("arvid.experiments.variants.run_side_by_side", keep)
     given = ["--k600-train=.", "--k600-val=.", "--k600-tokenizer=nbp.safetensors"]
     name = "nbp/table2_figure5_sizes"
     assert main(["bench", name, "--scale=paper", *given, f"--out={tmp_path}"]) == 2

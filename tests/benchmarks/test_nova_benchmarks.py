@@ -14,9 +14,9 @@ from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
-from arvid.evaluation import variants
 from arvid.evaluation.records import EVALUATION_FOLDER, MetricValue, ResultRecord, save
-from arvid.training.side_by_side import Job
+from arvid.experiments import variants
+from arvid.experiments.side_by_side import Job
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/nova"
 TINY = (

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from arvid.contracts import Clip, UserError
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
 from arvid.metrics.bootstrap import (
@@ -31,6 +30,7 @@ from arvid.metrics.pixel_features import PixelFeatures
 from arvid.metrics.sample_count import sample_count_curve
 from arvid.metrics.sprites_net import load_sprites_net
 from arvid.metrics.videomae import videomae_features
+from arvid.processes import best_device
 
 if TYPE_CHECKING:
     from arvid.evaluation.protocols import Protocol

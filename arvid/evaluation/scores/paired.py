@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torchmetrics.utilities.data import dim_zero_cat
 
 from arvid.contracts import Clip, UserError
-from arvid.evaluation.processes import best_device
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score, alone, restore
 from arvid.metrics.paired import MsSsim, PairedMetric, PairedScore, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips, NbpPerceptual
+from arvid.processes import best_device
 
 if TYPE_CHECKING:
     from arvid.evaluation.protocols import Protocol

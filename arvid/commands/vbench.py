@@ -1,0 +1,274 @@
+"""`arvid evaluate vbench`: sample the suite, score the videos, add up the scores.
+
+A row is a folder: a run of arvid, or any other for videos from elsewhere. Below it lie vbench/videos/,
+vbench/scores/ and, once added up, evaluation/vbench.json.
+
+example:
+  arvid evaluate vbench sample runs/nova --suite VBench_full_info.json --checkpoint runs/nova
+  arvid evaluate vbench score runs/nova --suite VBench_full_info.json --vbench-python ~/vbench/bin/python
+  arvid evaluate vbench aggregate runs/nova
+
+  torchrun --nproc-per-node 8 -m -- arvid evaluate vbench sample runs/nova --suite ... --checkpoint runs/nova
+  arvid evaluate vbench score results/other --suite VBench_full_info.json --videos ~/other/videos \\
+      --dimension subject_consistency --dimension dynamic_degree
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arvid.commands._evaluation import (
+    add_download_argument,
+    add_shard_argument,
+    add_wait_argument,
+)
+from arvid.commands._sampling import (
+    add_dtype_argument,
+    add_sampling_arguments,
+    sampling_options,
+)
+from arvid.commands._trust import add_trust_argument
+from arvid.errors import UserError
+from arvid.evaluation.records import save as save_record
+from arvid.files import sha256_file
+from arvid.processes import (
+    launched,
+    rank_and_count,
+    sharing_processes,
+    take_own_gpu,
+)
+from arvid.ranges import FPS, at_least
+from arvid.suites.manifest import claim
+from arvid.suites.vbench import results
+from arvid.suites.vbench.aggregate import DIMENSIONS
+from arvid.suites.vbench.record import Layout, format_table, make_record
+from arvid.suites.vbench.suite import (
+    FLICKERING,
+    FLICKERING_SAMPLES,
+    SAMPLES,
+    Prompt,
+    Take,
+    check_dimensions,
+    load_rewritten,
+    load_suite,
+    present,
+    takes,
+)
+from arvid.weights import downloading
+
+if TYPE_CHECKING:
+    from arvid.suites.checkpoint_sampler import CheckpointSampler
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    _add_sample(steps.add_parser("sample", help="draw the suite's videos from a checkpoint"))
+    _add_score(steps.add_parser("score", help="measure dimensions of a folder of videos"))
+    add_up = steps.add_parser("aggregate", help="add up the scores: table and result record")
+    add_up.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    layout = Layout(options.folder)
+    if options.step == "sample":
+        _sample(options, layout)
+    elif options.step == "score":
+        with sharing_processes(options.wait_minutes):
+            _score(options, layout)
+    elif launched()[0] == 0:
+        _aggregate(options, layout)
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
+    parser.add_argument("--suite", type=Path, required=True, help="VBench_full_info.json")
+    parser.add_argument(
+        "--dimension",
+        action="append",
+        metavar="NAME",
+        help=f"this one only; may be repeated ({', '.join(DIMENSIONS)})",
+    )
+    parser.add_argument(
+        "--flickering-samples",
+        type=at_least(1).integer,
+        default=FLICKERING_SAMPLES,
+        help=f"videos per prompt of temporal flickering (default: {FLICKERING_SAMPLES}; NOVA: 5)",
+    )
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
+    add_trust_argument(parser)
+    parser.add_argument(
+        "--rewritten",
+        type=Path,
+        metavar="FILE",
+        help="what the model is given in the place of the prompts, which the files keep as names: NOVA's JSON, "
+        "an object of texts by prompt, or .txt with a line for each entry of the suite",
+    )
+    parser.add_argument(
+        "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
+    )
+    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
+    parser.add_argument("--fps", type=FPS.number, default=8.0, help="of the files (default: 8)")
+    parser.add_argument("--seed", type=at_least(0).integer, default=0)
+    add_shard_argument(parser, "video")
+    add_dtype_argument(parser)
+    add_sampling_arguments(parser)
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument(
+        "--videos", type=Path, help="folder of the videos (default: those sampled for the row)"
+    )
+    parser.add_argument(
+        "--vbench-python",
+        type=Path,
+        metavar="PYTHON",
+        help="interpreter of an environment with the package vbench: measures the other nine dimensions",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="score what is there; not comparable"
+    )
+    parser.add_argument(
+        "--no-static-filter",
+        dest="static_filter",
+        action="store_false",
+        help="temporal flickering of the first five videos of each prompt, moving ones included",
+    )
+    add_download_argument(parser)
+    add_wait_argument(parser)
+    group = parser.add_argument_group("weights (folders or hub names; files)")
+    for name in ("--dino", "--clip-b32", "--clip-l14"):
+        group.add_argument(name, metavar="NAME")
+    for name in ("--laion-head", "--raft", "--musiq"):
+        group.add_argument(name, type=Path, metavar="FILE")
+
+
+def _sample(options: argparse.Namespace, layout: Layout) -> None:
+    from arvid.suites.checkpoint_sampler import CheckpointSampler
+    from arvid.suites.vbench.sampling import sample_suite
+    from arvid.training.generator_module import load_generator
+
+    suite = load_suite(options.suite)
+    names = check_dimensions(options.dimension or DIMENSIONS)
+    wanted = takes(suite, names, flickering_samples=options.flickering_samples)
+    texts = load_rewritten(options.rewritten, suite) if options.rewritten else None
+    take_own_gpu()
+    model = load_generator(options.checkpoint, dtype=options.dtype)
+    sampler = CheckpointSampler(
+        model,
+        num_frames=options.frames,
+        motion=options.motion,
+        options=sampling_options(options, model.sampling),
+    )
+    claim(layout.benchmark, _describe(options, sampler))
+    drawn = sample_suite(
+        wanted,
+        lambda text, seed: sampler([text], seed)[0],
+        layout.videos,
+        texts=texts,
+        fps=options.fps,
+        seed=options.seed,
+        shard=options.shard,
+    )
+    index, count = options.shard
+    share = f" (shard {index} of {count})" if count > 1 else ""
+    print(f"{drawn} videos drawn{share}; the suite's {len(wanted)} belong in {layout.videos}.")
+
+
+def _score(options: argparse.Namespace, layout: Layout) -> None:
+    from arvid.suites.vbench.dimensions import BUILDERS, WeightsOptions, build
+    from arvid.suites.vbench.external import score_external
+    from arvid.suites.vbench.scoring import score_dimension
+
+    suite = load_suite(options.suite)
+    videos = options.videos or layout.videos
+    python = options.vbench_python
+    names = check_dimensions(options.dimension or (DIMENSIONS if python else BUILDERS))
+    outside = [name for name in names if name not in BUILDERS]
+    if outside and python is None:
+        raise UserError(
+            f"{', '.join(outside)}: measured by VBench's package. Name the interpreter of an "
+            "environment that has it with --vbench-python."
+        )
+    chosen = {name: _present(suite, name, videos, options) for name in names}
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
+    weights = WeightsOptions(**{name: path for name, path in given.items() if path is not None})
+    with downloading(options.download):
+        built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
+    rank, _ = rank_and_count()
+    for name in sorted(names, key=lambda name: name not in built):  # nobody waits for VBench's
+        if name in built:
+            result = score_dimension(
+                name,
+                built[name],
+                chosen[name],
+                videos,
+                layout.scores,
+                options=_options(name, options),
+            )
+        elif rank:
+            continue
+        else:
+            result = score_external(
+                name,
+                chosen[name],
+                python=python,
+                suite=options.suite,
+                videos=videos,
+                folder=layout.scores,
+            )
+        if rank == 0:
+            print(f"{name}: {100 * result.score:.2f} % of {len(result.videos)} videos")
+
+
+def _aggregate(options: argparse.Namespace, layout: Layout) -> None:
+    found = results.load_all(layout.scores)
+    print(format_table(found))
+    save_record(make_record(found, layout), layout.record)
+    print(f"Wrote {layout.record}.")
+
+
+def _present(
+    suite: Sequence[Prompt], name: str, videos: Path, options: argparse.Namespace
+) -> list[Take]:
+    filtered = name == FLICKERING and options.static_filter
+    samples = options.flickering_samples if filtered else SAMPLES
+    wanted = takes(suite, [name], flickering_samples=samples)
+    return present(wanted, videos, allow_missing=options.allow_missing)
+
+
+def _options(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What the score of a dimension depends on besides videos and networks."""
+    if name != FLICKERING:
+        return {}
+    return {
+        "static_filter": options.static_filter,
+        "flickering_samples": options.flickering_samples if options.static_filter else SAMPLES,
+    }
+
+
+def _describe(options: argparse.Namespace, sampler: CheckpointSampler) -> dict[str, Any]:
+    """What the videos depend on, as plain data, with the setting and factors that the row bears."""
+    rewritten = sha256_file(options.rewritten) if options.rewritten else None
+    return {
+        **sampler.describe(options.checkpoint),
+        "frames": options.frames,
+        "motion": options.motion,
+        "fps": options.fps,
+        "seed": options.seed,
+        "prompts": f"rewritten (sha256 {rewritten})" if rewritten else "short",
+        "suite_sha256": sha256_file(options.suite),
+    }

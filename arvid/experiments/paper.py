@@ -1,0 +1,109 @@
+"""What a benchmark of a paper writes: a page with the published numbers beside ours, and the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from arvid.evaluation.records import ResultRecord, code_version
+from arvid.experiments.variants import Speed
+from arvid.files import atomic_write, write_json
+from arvid.hardware import hardware
+
+Cell = str | float | None
+"""None is blank; numbers get four digits."""
+
+
+SPEED_HEADINGS = ("steps", "frames / s, tokens alone", "frames / s ↑", "frames / s, in batches")
+"""Of `speed_cells`: of one clip without and with its decoding, and of those that were scored."""
+Curve = Sequence[Mapping[str, float | None]]
+_STYLES: dict[str, dict[str, Any]] = {
+    "train_loss": {"lw": 0.8, "alpha": 0.4},
+    "val_loss": {"marker": "o", "ms": 3},
+}
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """Lines of a Markdown table whose first column is text. Raises ValueError for a row of another length."""
+    lines = [headings, [":--", *["--:"] * (len(headings) - 1)]]
+    for row in rows:
+        if len(row) != len(headings):
+            raise ValueError(f"a row of {len(row)} cells under {len(headings)} headings: {row}")
+        lines.append([_text(cell) for cell in row])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else f"{cell:.4g}"
+
+
+def headings(records: Sequence[ResultRecord], known: Mapping[str, str]) -> dict[str, str]:
+    """A heading for each metric by name: the paper's, whether measured or not, and then others of the records."""
+    arrows = {True: "↑", False: "↓"}
+    found = {
+        m.name: f"{m.heading} {arrows[m.higher_is_better]}" for r in records for m in r.metrics
+    }
+    return {**known, **{name: h for name, h in found.items() if name not in known}}
+
+
+def metric_cells(record: ResultRecord | None, names: Sequence[str]) -> list[Cell]:
+    """A record's values by the metrics' names, blank where it has none."""
+    values = {m.name: m.value for m in record.metrics} if record else {}
+    return [values.get(name) for name in names]
+
+
+def speed_cells(record: ResultRecord, speeds: Mapping[str, Speed]) -> list[Cell]:
+    """Forward steps and speeds of a row, blank for those that generate nothing."""
+    found = speeds.get(record.name)
+    if found is None:
+        return [None] * len(SPEED_HEADINGS)
+    alone = found.frames / found.seconds
+    return [
+        str(found.steps),
+        alone,
+        found.frames_per_second,
+        record.budget.frames_per_second,
+    ]
+
+
+def row_name(record: ResultRecord) -> str:
+    """Reference rows are slanted."""
+    return f"*{record.name}*" if record.row == "reference" else record.name
+
+
+def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
+    """Validation losses (dots) and training losses (thin) by name, as `read_curve` gives them."""
+    for name, curve in curves.items():
+        for key, style in _STYLES.items():
+            points = [(p["step"], p[key]) for p in curve if p.get(key) is not None]
+            if points:
+                label = name if key == "val_loss" else None
+                axis.plot(*zip(*points, strict=True), color=colours[name], label=label, **style)
+    axis.set(xlabel="training step", ylabel="loss (nats per token)")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def validation_losses(curve: Curve) -> list[float]:
+    """In the order of training."""
+    return [loss for point in curve if (loss := point.get("val_loss")) is not None]
+
+
+def write_page(
+    out: Path, title: str, lines: Sequence[str], notes: Sequence[str], results: dict[str, Any]
+) -> None:
+    """Write OUT/table.md and OUT/results.json, and print the page. `notes` stand before the tables."""
+    version, machine = code_version(), hardware()
+    quoted = [part for note in notes for part in (f"> {note}", "")]
+    page = "\n".join([f"# {title}", "", f"arvid {version}, {machine}.", "", *quoted, *lines, ""])
+    write_json(
+        out / "results.json",
+        {**results, "notes": list(notes), "code_version": version, "hardware": machine},
+    )
+    with atomic_write(out / "table.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    print(page)

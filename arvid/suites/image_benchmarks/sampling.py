@@ -1,0 +1,118 @@
+"""Draws a benchmark's images: resumable, sharded over processes, the same for any number of them.
+
+The images of one prompt are one batch with the seeds s, s + 1, ... for every prompt, as the benchmarks' own scripts
+do (GenEval and T2I-CompBench begin each prompt with seed 42). So what is drawn for a prompt does not depend on which
+process draws it, nor on what was there before. A file beside the images says what they were drawn from; another
+model, seed or prompt list cannot be mixed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from arvid.errors import UserError
+from arvid.files import atomic_write, sha256_json
+from arvid.sampling.contact_sheet import write_png
+from arvid.suites.image_benchmarks.benchmark import Batch, Part
+from arvid.suites.manifest import claim
+
+DEFAULT_SEED = 42
+
+Images = UInt8[np.ndarray, "b h w 3"]
+
+
+class ImageSampler(Protocol):
+    """Text to images, RGB."""
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
+        """One image for each prompt and seed. The same prompts and seeds give the same images."""
+
+
+def sample_part(
+    part: Part,
+    sampler: ImageSampler,
+    *,
+    model: Mapping[str, Any],
+    seed: int = DEFAULT_SEED,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> None:
+    """Draw the images of a part that are not there yet.
+
+    Args:
+        part: prompts and files.
+        sampler: draws them.
+        model: what the sampler is, as plain data; kept beside the images.
+        seed: of each prompt's first image; its others follow.
+        shard: index of this process and their number: it draws every n-th prompt.
+        progress: show a bar over the prompts.
+
+    Raises UserError where the folder holds images of something else, and for images of another shape or type.
+    """
+    claim(part.folder, describe(part, model=model, seed=seed))
+    for path, text in part.side_files:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    mine = part.batches[shard[0] :: shard[1]]
+    for batch in tqdm(mine, desc=part.folder.name, disable=not progress, leave=False):
+        if not all(path.exists() for path in batch.files):
+            seeds = range(seed, seed + batch.num_images)
+            images = sampler([batch.prompt] * batch.num_images, seeds)
+            _write(batch, images)
+
+
+def describe(part: Part, *, model: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What the images of a part depend on, as plain data."""
+    prompts = [
+        (b.prompt, [p.relative_to(part.folder).as_posix() for p in b.files]) for b in part.batches
+    ]
+    return {
+        "model": dict(model),
+        "seed": seed,
+        "num_prompts": len(part.batches),
+        "num_images": sum(batch.num_images for batch in part.batches),
+        "num_files": sum(len(batch.files) for batch in part.batches),
+        "prompts_sha256": sha256_json(prompts),
+    }
+
+
+def rewritten(part: Part, texts: Mapping[str, str]) -> Part:
+    """The part with the texts that the model is given in the place of the benchmark's prompts.
+
+    File names and side files keep the original. Raises UserError for prompts without a text.
+    """
+    missing = [batch.prompt for batch in part.batches if batch.prompt not in texts]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(part.batches)} prompts have no rewritten text, "
+            f"e.g. {missing[0]!r}."
+        )
+    batches = (dataclasses.replace(b, prompt=texts[b.prompt]) for b in part.batches)
+    return dataclasses.replace(part, batches=tuple(batches))
+
+
+def _write(batch: Batch, images: Images) -> None:
+    if images.dtype != np.uint8 or images.shape[0] != batch.num_images or images.shape[3:] != (3,):
+        raise UserError(
+            f"The sampler gave {images.dtype} {images.shape} in the place of "
+            f"{batch.num_images} uint8 images (H, W, 3)."
+        )
+    if len(batch.files) == 1:
+        images = _grid(images)
+    for path, image in zip(batch.files, images, strict=True):
+        write_png(path, image)
+
+
+def _grid(images: Images) -> Images:
+    """One square picture of n·n square images, row by row: (1, n·H, n·W, 3)."""
+    side = round(len(images) ** 0.5)
+    if side**2 != len(images) or images.shape[1] != images.shape[2]:
+        raise UserError(f"{images.shape} is not a square number of square images.")
+    return rearrange(images, "(r c) h w d -> 1 (r h) (c w) d", r=side)

@@ -1,0 +1,142 @@
+"""Optical flow for dynamic degree and the static filter: RAFT (arXiv:2003.12039) of torchvision, 20 iterations.
+
+VBench uses the authors' `raft-things.pth`. torchvision's file `raft_large_C_T_V1-22a6c225.pth` holds the same weights
+under its own names and is read too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torchvision.models.optical_flow import raft_large
+
+from arvid.contracts import UserError
+from arvid.suites.vbench.frames import for_raft
+
+ITERATIONS = 20
+MIN_SIDE = 128
+"""Below, the coarsest level of RAFT's correlations is a single cell, and its coordinates are not numbers."""
+
+Frame = UInt8[np.ndarray, "h w 3"]
+Flow = Callable[[Frame, Frame], Float[Tensor, "2 h w"]]
+"""Displacement in pixels (x, y) from one frame to another, on the size padded to multiples of 8."""
+
+_RENAMES = (  # names of princeton-vl/RAFT to torchvision's, applied in this order
+    (r"^module\.", ""),
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"_encoder\.conv1\.", "_encoder.convnormrelu.0."),
+    (r"_encoder\.norm1\.", "_encoder.convnormrelu.1."),
+    (r"_encoder\.conv2\.", "_encoder.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm(\d)\.", r"\1.convnormrelu\2.1."),
+    (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"^update_block\.encoder\.convc(\d)\.", r"update_block.motion_encoder.convcorr\1.0."),
+    (r"^update_block\.encoder\.convf(\d)\.", r"update_block.motion_encoder.convflow\1.0."),
+    (r"^update_block\.gru\.conv(\w)(\d)\.", r"update_block.recurrent_block.convgru\2.conv\1."),
+    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+)
+_SHARED = re.compile(r"layer\d\.\d\.norm3\.")
+"""The authors' modules name the norm of a shortcut twice: `norm3` is `downsample.1`."""
+
+
+class RaftFlow:
+    """Flow by a RAFT network. Raises UserError for frames below 128 pixels on a side."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, first: Frame, second: Frame) -> Float[Tensor, "2 h w"]:
+        if min(first.shape[:2]) < MIN_SIDE:
+            raise UserError(
+                f"RAFT needs frames of at least {MIN_SIDE}x{MIN_SIDE} pixels, "
+                f"not {first.shape[1]}x{first.shape[0]}."
+            )
+        device = next(self.network.parameters()).device
+        pair = (for_raft(frame).to(device) for frame in (first, second))
+        return self.network(*pair, num_flow_updates=ITERATIONS)[-1][0]
+
+
+def load_raft(path: Path) -> nn.Module:
+    """RAFT with the weights of a file of the authors or of torchvision. Raises UserError if they do not fit."""
+    network = raft_large(weights=None, progress=False)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(torchvision_names(state))
+    except (
+        RuntimeError,
+        AttributeError,
+        EOFError,
+        OSError,
+        ValueError,
+        UnpicklingError,
+    ) as error:
+        raise UserError(f"{path} does not hold the weights of RAFT (large): {error}") from error
+    return network
+
+
+def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state of princeton-vl/RAFT under the names of torchvision; one that has them already comes back as it is."""
+    renamed = {}
+    for name, value in state.items():
+        if _SHARED.search(name):
+            continue
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+def top_speed(flow: Float[Tensor, "2 h w"], share: float) -> float:
+    """Mean length in pixels of the fastest `share` of the vectors."""
+    speed = flow.square().sum(0).sqrt().flatten()
+    return float(speed.topk(int(len(speed) * share)).values.mean())
+
+
+def is_dynamic(speeds: Iterable[float], num_frames: int, shorter_side: int) -> bool:
+    """Whether enough pairs of neighbouring frames move: VBench's `dynamic_degree`.
+
+    Args:
+        speeds: `top_speed` (5 %) of each pair; taken only until the answer is known.
+        num_frames: of the clip, sampled at about 8 per second.
+        shorter_side: of the frames, in pixels.
+
+    As VBench counts, the number asked for is rounded to even halves and looked at after each pair: with two frames it
+    is 0, so that any two are dynamic, while one frame is not.
+    """
+    threshold, wanted = 6.0 * shorter_side / 256, round(4 * num_frames / 16)
+    moving = 0
+    for speed in speeds:
+        moving += speed > threshold
+        if moving >= wanted:
+            return True
+    return False
+
+
+def is_static(
+    speeds: Iterable[float], ends: Iterable[float], num_frames: int, shorter_side: int
+) -> bool:
+    """Whether hardly anything moves: VBench's `static_filter`.
+
+    Args:
+        speeds: `top_speed` (2 %) of each pair of neighbouring frames, at the file's rate.
+        ends: that of the first frame to the last, and of the last to the first.
+        num_frames: of the clip.
+        shorter_side: of the frames, in pixels.
+    """
+    threshold, allowed = 3.0 * shorter_side / 256, round(2 * num_frames / 16)
+    moving = 0
+    for speed in speeds:
+        moving += speed > threshold
+        if moving > allowed:
+            return False
+    return all(speed <= threshold * allowed * 2 for speed in ends)

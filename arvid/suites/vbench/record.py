@@ -1,0 +1,166 @@
+"""A row's VBench scores as a result record, and as a table to read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from arvid.evaluation.records import (
+    EVALUATION_FOLDER,
+    MetricValue,
+    ResultRecord,
+    code_version,
+    standard_error,
+)
+from arvid.files import sha256_json
+from arvid.suites.manifest import read_manifest
+from arvid.suites.vbench.aggregate import DIMENSIONS, Totals, aggregate
+from arvid.suites.vbench.results import DimensionResult
+from arvid.suites.vbench.suite import FLICKERING
+
+PROTOCOL = "vbench"
+PERCENT = 100.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a row keeps what belongs to VBench, below its own folder."""
+
+    folder: Path
+
+    @property
+    def benchmark(self) -> Path:
+        """Holds the file that says what the videos were drawn from: VBench wants nothing else in their folder."""
+        return self.folder / "vbench"
+
+    @property
+    def videos(self) -> Path:
+        return self.benchmark / "videos"
+
+    @property
+    def scores(self) -> Path:
+        return self.benchmark / "scores"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / EVALUATION_FOLDER / f"{PROTOCOL}.json"
+
+
+def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> ResultRecord:
+    """The record of a row: each dimension that was measured, and the totals, all in percent.
+
+    The protocol says which dimensions were measured and with what, so that rows of other dimensions have another
+    hash; totals that lack some say so in their headings.
+    """
+    from arvid.hardware import hardware  # imports torch
+
+    model = read_manifest(layout.benchmark) or {}
+    totals = aggregate({name: result.score for name, result in results.items()})
+    metrics = [_metric(result) for result in results.values()]
+    return ResultRecord(
+        name=model.get("name", layout.folder.resolve().name),
+        row="trained" if model else "reference",
+        setting=model.get("setting", {}),
+        setting_hash=model.get("setting_hash", ""),
+        factors=model.get("factors", {}),
+        options=model.get("options", {}),
+        protocol=_protocol(results, model),
+        metrics=(*metrics, *_totals(totals)),
+        checkpoint_sha256=model.get("checkpoint_sha256"),
+        seed=model.get("seed", 0),
+        code_version=code_version(),
+        hardware=hardware(),
+    )
+
+
+def format_table(results: Mapping[str, DimensionResult]) -> str:
+    """The dimensions, raw and as they enter the totals, and the totals; in percent. Names what is missing."""
+    lines = [f"{'dimension':24}{'videos':>7}{'raw %':>9}{'normalised %':>14}"]
+    for name, scale in DIMENSIONS.items():
+        if name not in results:
+            lines.append(f"{name:24}{'missing: counts as raw 0':>30}")
+            continue
+        result = results[name]
+        normal = PERCENT * scale.normalised(result.score) / scale.weight
+        lines.append(f"{name:24}{len(result.videos):7}{PERCENT * result.score:9.2f}{normal:14.2f}")
+    totals = aggregate({name: result.score for name, result in results.items()})
+    for metric in _totals(totals):
+        lines.append(f"{metric.label:48}{metric.value:6.2f}")
+    return "\n".join(lines)
+
+
+def _metric(result: DimensionResult) -> MetricValue:
+    networks = result.made_with.get("networks", {})
+    external = None if result.made_with.get("networks") is not None else "vbench package"
+    return MetricValue(
+        name=_metric_name(result.dimension),
+        label=f"VBench {result.dimension.replace('_', ' ')}",
+        value=PERCENT * result.score,
+        spread=_standard_error(result),
+        count=len(result.videos),
+        unit="%",
+        feature_network=external or " + ".join(networks) or None,
+        feature_sha256=" + ".join(networks.values()) or None,
+        protocol=PROTOCOL,
+    )
+
+
+def _totals(totals: Totals) -> list[MetricValue]:
+    groups = {"quality": totals.quality, "semantic": totals.semantic, "total": totals.total}
+    missing = {
+        group: sum(group in ("total", DIMENSIONS[name].group) for name in totals.missing)
+        for group in groups
+    }
+    return [
+        MetricValue(
+            name=_metric_name(group) + ("-incomplete" if missing[group] else ""),
+            label=f"VBench {group}"
+            + (f" (incomplete: {n} missing)" if (n := missing[group]) else ""),
+            value=PERCENT * value,
+            unit="%",
+            protocol=PROTOCOL,
+        )
+        for group, value in groups.items()
+    ]
+
+
+def _metric_name(name: str) -> str:
+    return f"vbench-{name.replace('_', '-')}"
+
+
+def _protocol(results: Mapping[str, DimensionResult], model: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for two rows to be compared."""
+    values: dict[str, Any] = {
+        "name": PROTOCOL,
+        "dimensions": {name: _conditions(result) for name, result in results.items()},
+        "pooling": "as VBench in a single process",
+        "prompts": model.get("prompts"),
+        "fps": model.get("fps"),
+    }
+    return {**values, "hash": sha256_json(values)[:16]}
+
+
+def _conditions(result: DimensionResult) -> dict[str, Any]:
+    conditions = {key: result.made_with.get(key) for key in ("networks", "options")}
+    if (
+        result.dimension == FLICKERING
+    ):  # the static filter leaves another number of each row's videos
+        return conditions
+    return {**conditions, "videos": len(result.videos)}
+
+
+def _standard_error(result: DimensionResult) -> float | None:
+    """Of the score over prompts, whose videos are no independent draws; None where videos have no number each."""
+    by_prompt: dict[str, list[float]] = {}
+    for video in result.videos:
+        value = video.get("video_results")
+        if not isinstance(value, int | float):
+            return None
+        prompt = re.sub(r"-\d+$", "", Path(video["video_path"]).stem)
+        by_prompt.setdefault(prompt, []).append(float(value))
+    percent = PERCENT if result.dimension != "imaging_quality" else 1.0
+    return standard_error([percent * fmean(values) for values in by_prompt.values()])

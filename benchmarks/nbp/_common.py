@@ -1,0 +1,326 @@
+"""What the benchmarks of NBP's tables and figures have in common: scales, blocks, sizes, protocols, command line.
+
+scales:
+  demo    a CPU: sprites, or one's own clips (--data) with one's own tokenizer (--tokenizer), scored by what has its
+          weights; the page says what was left out
+  lab     one GPU: the paper's data and tokenizer, smaller networks, 20,000 steps, 1,000 clips
+  paper   as published
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from arvid.contracts import UserError, VideoDataset
+from arvid.evaluation.protocols import Protocol, get_protocol
+from arvid.evaluation.real_clips import real_clips
+from arvid.experiments.variants import Variant, data_options, named_paths, tokenizer_option, usable
+from arvid.paradigms.next_block.order import Block
+from arvid.ranges import at_least
+from arvid.training.export import load_tokenizer
+
+Data = Literal["k600", "ucf101"]
+Task = Literal["frames", "class and frame", "class"]
+"""What is given: five frames (Kinetics-600), the class and the first frame, or the class alone (both UCF-101)."""
+
+PROTOCOLS: dict[Task, str] = {
+    "frames": "nbp-k600-fp",
+    "class and frame": "nbp-ucf101-cfp",
+    "class": "nbp-ucf101-cg",
+}
+RECIPES: dict[Task, tuple[Data, str]] = {
+    "frames": ("k600", "nbp-paper-k600"),
+    "class and frame": ("ucf101", "nbp-paper-ucf101"),
+    "class": ("ucf101", "nbp-released-ucf101"),
+}
+"""Data of each task, and the configurations (settings and paradigms) of models for it: table 6 of the paper, but for
+the class alone, which only the released code trains for."""
+METRICS = {"fvd": "FVD ↓", "psnr-pooled": "PSNR ↑", "ssim": "SSIM ↑", "lpips-nbp": "LPIPS ↓"}
+"""The paper's metrics, by the names of the registry."""
+
+LAB_CLIPS = 1_000
+DEMO_CLIPS = 128
+DEMO_SIDES = {"sprites": 32, "clips": 64}
+"""Pixels of the demo's clips."""
+SIZES = {
+    "demo": {"d4w64": "d4w64", "d5w96": "d5w96", "d6w128": "tiny"},
+    "lab": {"d8w384": "d8w384", "d12w512": "d12w512", "d12w768": "d12w768"},
+    "paper": {"700M": "d24w1536", "1.2B": "d24w2048", "3B": "d32w3072"},
+}
+"""Configurations of three sizes by scale and name; those of the paper are its table 4's."""
+ABLATED = {"demo": "d6w128", "lab": "d12w768", "paper": "700M"}
+"""The size whose blocks are compared."""
+PARADIGM = "--model.init_args.paradigm.init_args"
+DEMO_OPTIONS = (
+    "--trainer.max_steps=600",
+    "--trainer.val_check_interval=150",
+)
+LAB_OPTIONS = (
+    "--trainer.max_steps=20000",
+    "--trainer.precision=bf16-mixed",
+    "--trainer.accumulate_grad_batches=1",
+    "--trainer.val_check_interval=1000",
+    "--data.batch_size=64",
+    "--model.init_args.optimizer.warmup_steps=1000",
+)
+
+
+# The command line
+
+
+def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argparse.ArgumentParser:
+    """The options that all of them have; those for real sets are of the named ones."""
+    made = argparse.ArgumentParser(
+        description=f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all variants. "
+        "What is interrupted goes on when the same command is given again.",
+    )
+    made.add_argument("--scale", choices=tuple(SIZES), default="demo")
+    made.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
+    made.add_argument(
+        "--num-clips", type=at_least(2).integer, help="clips of each protocol (default: by scale)"
+    )
+    demo = made.add_argument_group("scale demo")
+    demo.add_argument("--data", type=Path, help="folder of class folders, or manifest (sprites)")
+    _add_models(demo, "")
+    if "k600" in data:
+        k600 = made.add_argument_group("scales lab and paper, Kinetics-600")
+        k600.add_argument("--k600-train", type=Path, help="folder of videos, or manifest")
+        k600.add_argument("--k600-val", type=Path, help="folder of videos, or manifest")
+        _add_models(k600, "k600-")
+    if "ucf101" in data:
+        ucf101 = made.add_argument_group("scales lab and paper, UCF-101")
+        ucf101.add_argument("--ucf101", type=Path, help="folder of class folders")
+        ucf101.add_argument("--ucf101-lists", type=Path, help="of trainlist01.txt, testlist01.txt")
+        ucf101.add_argument("--llama-tokenizer", type=Path, help="LLaMA's tokenizer.json")
+        _add_models(ucf101, "ucf101-")
+    return made
+
+
+def _add_models(group: argparse._ArgumentGroup, prefix: str) -> None:
+    group.add_argument(f"--{prefix}tokenizer", help="discrete tokenizer: file, checkpoint or name")
+    group.add_argument(
+        f"--{prefix}checkpoint",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="score this model in the place of those that would be trained; may be repeated",
+    )
+
+
+def read_arguments(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; `fit_options` is what it does not know and `arvid fit` should.
+
+    Raises UserError for options of another scale, which would do nothing.
+    """
+    options, unknown = made.parse_known_args()
+    options.fit_options = unknown
+    sets = ("k600_", "ucf101", "llama_")
+    demo = options.scale == "demo"
+    for name, value in vars(options).items():
+        of_sets, of_demo = name.startswith(sets), name in ("data", "tokenizer", "checkpoint")
+        if value and (of_sets if demo else of_demo):
+            raise UserError(
+                f"--{name.replace('_', '-')} is no option of the scale {options.scale}: that one takes "
+                f"{'--data, --tokenizer and --checkpoint' if demo else 'those of the published sets (--help)'}."
+            )
+    return options
+
+
+def _required(options: argparse.Namespace, name: str) -> Path:
+    value: Path | None = getattr(options, name)
+    if value is None:
+        raise UserError(f"The scale {options.scale} needs --{name.replace('_', '-')} here.")
+    return value
+
+
+def _of_data(options: argparse.Namespace, data: Data, name: str) -> str:
+    """What the option of a set of clips is called."""
+    return name if options.scale == "demo" else f"{data}_{name}"
+
+
+# What is trained
+
+
+def variant(
+    name: str, options: argparse.Namespace, task: Task, *, size: str, block: Block
+) -> Variant:
+    """A model for a task with a size of SIZES."""
+    demo = options.scale == "demo"
+    setting, paradigm = (demo_setting(options), "next_block") if demo else (RECIPES[task][1],) * 2
+    sized = SIZES[options.scale][size]
+    return Variant(
+        name=name,
+        configs=(f"settings/{setting}", f"paradigms/{paradigm}", f"sizes/{sized}"),
+        options=(f"{PARADIGM}.block={list(block)}".replace(" ", ""),),
+    )
+
+
+def demo_setting(options: argparse.Namespace) -> str:
+    """What the name of the demo's setting begins with."""
+    return "clips" if options.data else "sprites"
+
+
+def given(options: argparse.Namespace, task: Task) -> list[Variant]:
+    """The models that the command line names for a task, which are scored in the place of trained ones."""
+    named = getattr(options, _of_data(options, RECIPES[task][0], "checkpoint"))
+    return [Variant(name=n, checkpoint=p) for n, p in named_paths(named).items()]
+
+
+def fit_options(options: argparse.Namespace, task: Task, *, paper: Sequence[str] = ()) -> list[str]:
+    """Options of `arvid fit` that all variants for a task share; the user's own come last and win.
+
+    `paper` are those of the scale paper besides its configurations. Raises UserError for data or a tokenizer that must
+    be named and is not.
+    """
+    by_scale = {"demo": DEMO_OPTIONS, "lab": LAB_OPTIONS, "paper": paper}[options.scale]
+    return [
+        *_data_options(options, task),
+        *_tokenizer_options(options, task),
+        *by_scale,
+        *options.fit_options,
+    ]
+
+
+def _data_options(options: argparse.Namespace, task: Task) -> list[str]:
+    if options.scale == "demo":
+        frames = [f"--data.{part}.init_args.num_frames=17" for part in ("train", "val")]
+        return data_options(options.data) if options.data else frames
+    if RECIPES[task][0] == "k600":
+        return data_options(_required(options, "k600_train"), _required(options, "k600_val"))
+    root, lists = _required(options, "ucf101"), _required(options, "ucf101_lists")
+    found = [f"--model.init_args.text.init_args.tokenizer={_required(options, 'llama_tokenizer')}"]
+    for part, file in (("train", "trainlist01.txt"), ("val", "testlist01.txt")):
+        place = f"--data.{part}.init_args"
+        found += [f"{place}.root={root}", f"{place}.split_list={lists / file}"]
+    return found
+
+
+def _tokenizer_options(options: argparse.Namespace, task: Task) -> list[str]:
+    name = _of_data(options, RECIPES[task][0], "tokenizer")
+    tokenizer = getattr(options, name)
+    if tokenizer is None and options.scale == "demo" and options.data:
+        raise UserError(
+            "Your own clips need a tokenizer of their own: --tokenizer CHECKPOINT. Train one with "
+            "`arvid fit --config tokenizers/clips-magvit_fsq --config settings/clips-tokenizers`."
+        )
+    if tokenizer is None and options.scale == "demo":
+        return []
+    if tokenizer is None:
+        raise UserError(f"The scale {options.scale} needs --{name.replace('_', '-')} here.")
+    return [
+        tokenizer_option(discrete=str(tokenizer)),
+    ]
+
+
+# Blocks
+
+
+def frame_sides(options: argparse.Namespace) -> tuple[int, int]:
+    """Rows and columns of a frame's tokens, 16 x 16 but in the demo."""
+    if options.scale != "demo":
+        return 16, 16
+    tokenizer = load_tokenizer(options.tokenizer or "sprites-magvit_fsq")
+    side = DEMO_SIDES[demo_setting(options)]
+    grid = tokenizer.spec.grid(1, side, side)
+    return grid.h, grid.w
+
+
+def published_blocks(height: int, width: int) -> list[Block]:
+    """The shapes of the paper's ablation in a frame of so many tokens: a token, a row, a quarter of the rows, a frame.
+
+    For 16 x 16 they are 1x1x1, 1x1x16, 1x4x16 and 1x16x16.
+    """
+    return [(1, 1, 1), (1, 1, width), (1, max(height // 4, 1), width), (1, height, width)]
+
+
+def block_name(block: Block) -> str:
+    """`1x4x16`."""
+    return "x".join(map(str, block))
+
+
+def parse_block(text: str) -> Block:
+    """`1x4x16` as sides. Raises ArgumentTypeError for anything else."""
+    sides = text.split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"a block is TxHxW, as in 1x4x16, not {text!r}")
+    t, h, w = map(int, sides)
+    return t, h, w
+
+
+# How it is scored
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Protocols, the real clips of each by its name, and what was left out."""
+
+    protocols: tuple[Protocol, ...]
+    real: dict[str, VideoDataset]
+    notes: tuple[str, ...]
+
+
+def scoring(
+    options: argparse.Namespace, tasks: Sequence[Task], *, also: Sequence[str] = ()
+) -> Scoring:
+    """The paper's protocols for some tasks; in the demo like ones on the run's validation clips.
+
+    `also` are metrics besides the paper's, which give the protocols another name.
+    """
+    found: list[Protocol] = []
+    notes: dict[str, None] = {}
+    real: dict[str, VideoDataset] = {}
+    for task in tasks:
+        protocol, left_out = _protocol(options, task)
+        if also:
+            name = "-".join((protocol.name, "and", *also))
+            metrics = (*protocol.metrics, *also)
+            protocol = dataclasses.replace(protocol, name=name, metrics=metrics)
+        found.append(protocol)
+        notes.update(dict.fromkeys(left_out))
+        if options.scale != "demo":
+            real[protocol.name] = _real(options, protocol, task)
+    return Scoring(tuple(found), real, tuple(notes))
+
+
+def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[str]]:
+    protocol = get_protocol(PROTOCOLS[task])
+    if options.scale == "demo":
+        return usable(_demo_protocol(options, protocol))
+    count = options.num_clips or (LAB_CLIPS if options.scale == "lab" else None)
+    if count:
+        name = f"{protocol.name}-{count}"
+        protocol = dataclasses.replace(protocol, name=name, num_clips=count, folds=1)
+    return (protocol, []) if options.scale == "paper" else usable(protocol)
+
+
+def _demo_protocol(options: argparse.Namespace, protocol: Protocol) -> Protocol:
+    """The same frames given and scored, of the run's own validation clips; a distance that needs no download too."""
+    frames = {0: "", 1: " and first frame"}
+    others = f" and {protocol.condition_frames} frames"
+    return dataclasses.replace(
+        protocol,
+        name=protocol.name.replace("nbp-", "nbp-demo-"),
+        summary=f"Caption{frames.get(protocol.condition_frames, others)} given.",
+        metrics=("fd-pixels" if options.data else "fd-sprites", *protocol.metrics),
+        num_clips=options.num_clips or DEMO_CLIPS,
+        folds=1,
+        real_split="the validation set of the run's setting",
+        too_few="half",
+        clip=None,
+        paired_size=None,
+        preprocessing="nbp",
+    )
+
+
+def _real(options: argparse.Namespace, protocol: Protocol, task: Task) -> VideoDataset:
+    if RECIPES[task][0] == "k600":
+        return real_clips(protocol, _required(options, "k600_val"))
+    lists = _required(options, "ucf101_lists")
+    return real_clips(protocol, _required(options, "ucf101"), lists / "trainlist01.txt")

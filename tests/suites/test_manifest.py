@@ -1,0 +1,25 @@
+"""Samples of different models, seeds or prompts do not get into one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arvid.contracts import UserError
+from arvid.suites.manifest import MANIFEST, claim, read_manifest
+
+
+def test_another_sampling_is_not_mixed_in(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    for _ in range(2):
+        claim(tmp_path, {"seed": 0, "name": "a", "shape": (1, 2)})
+    with pytest.raises(UserError, match=r"another sampling \(seed differ"):
+        claim(tmp_path, {"seed": 1, "name": "a", "shape": (1, 2)})
+    with pytest.raises(UserError, match=r"another sampling \(fps differ"):
+        claim(tmp_path, {"seed": 0, "name": "a", "shape": (1, 2), "fps": 8})
+    assert read_manifest(tmp_path) == {"seed": 0, "name": "a", "shape": [1, 2]}
+    for damaged in ("[]", "{"):
+        (tmp_path / MANIFEST).write_text(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            read_manifest(tmp_path)
