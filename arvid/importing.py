@@ -1,16 +1,19 @@
 """Other people's checkpoints: read without running their code, every tensor accounted for.
 
-An importer is a module beside the part that it is for. It has a table of names and one function,
-`import_file(file, out) -> Imported`, which `arvid.commands.import_` finds by the importer's name.
+An importer is a class beside the part that it is for: `paradigms/nova/import_nova.py` holds the one of
+`arvid import nova`. Other packages register theirs by entry points of the group `arvid.importers`, and exporters by
+`arvid.exporters`.
 """
 
 from __future__ import annotations
 
+import argparse
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +40,31 @@ class Imported:
     moves: list[Move]
     unused: list[str]
     """What the file holds besides the weights: optimiser, step, ..."""
+
+
+class Importer(ABC):
+    """Reads one kind of published checkpoint. The class's docstring is the help of `arvid import KIND`."""
+
+    suffix: ClassVar[str]
+    """How the file that it writes is called: .ckpt for a generator, .safetensors for a tokenizer."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (optional)
+        """Declare options of its own; none by default."""
+
+    @abstractmethod
+    def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
+        """Write what the published `file` (or folder) holds to `out`. Raises UserError where tensors do not fit."""
+
+
+class Exporter(ABC):
+    """Writes a model in the layout of another code base. The class's docstring is the help of `arvid export KIND`."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (optional)
+        """Declare options of its own; none by default."""
+
+    @abstractmethod
+    def run(self, checkpoint: Path, out: Path, options: argparse.Namespace) -> list[str]:
+        """Write the model in `checkpoint` to the folder `out`; returns the names of what was written."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

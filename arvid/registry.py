@@ -2,9 +2,9 @@
 
 Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
 the short name, and its package exposes exactly one class that fulfils the contract (among the names in `__all__`,
-or among all public ones). Built-in text encoders, datasets and metrics stand in the tables below. Other packages add
-theirs by entry points of the groups `arvid.paradigms`, `arvid.tokenizers`, `arvid.text_encoders`, `arvid.datasets` and
-`arvid.metrics`.
+or among all public ones). An importer or exporter is a module of such a folder: `paradigms/nova/import_nova.py` is the
+importer `nova`. Built-in text encoders, datasets and metrics stand in the tables below. Other packages add theirs by
+entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
 
 Listing names imports none of them; getting a class imports one module. A class that nobody registered is only imported
 from a package that the user trusts (see `arvid.trust`).
@@ -24,7 +24,9 @@ from typing import Any, Literal, get_args
 from arvid.errors import UserError
 from arvid.trust import is_trusted
 
-Kind = Literal["paradigms", "tokenizers", "text_encoders", "datasets", "metrics"]
+Kind = Literal[
+    "paradigms", "tokenizers", "text_encoders", "datasets", "metrics", "importers", "exporters"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 CONTRACTS: dict[Kind, str] = {
@@ -33,7 +35,11 @@ CONTRACTS: dict[Kind, str] = {
     "text_encoders": "arvid.nn.text:TextEncoder",
     "datasets": "arvid.contracts:VideoDataset",
     "metrics": "arvid.evaluation.scores:Score",
+    "importers": "arvid.importing:Importer",
+    "exporters": "arvid.importing:Exporter",
 }
+MODULE_PREFIXES: dict[Kind, str] = {"importers": "import_", "exporters": "export_"}
+"""How the modules of a plug-in's folder begin that hold parts of these kinds."""
 OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
 """Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
 TABLES: dict[Kind, dict[str, str]] = {
@@ -134,7 +140,12 @@ def _load(kind: Kind, name: str, target: str) -> type[Any]:
 
 def _known(kind: Kind) -> dict[str, str]:
     """Where each known name leads: 'module:Class', or 'module' for a built-in folder."""
-    known = dict(TABLES[kind]) if kind in TABLES else _folders(kind)
+    if kind in TABLES:
+        known = dict(TABLES[kind])
+    elif kind in MODULE_PREFIXES:
+        known = _modules(MODULE_PREFIXES[kind])
+    else:
+        known = _folders(kind)
     for point in entry_points(group=f"arvid.{kind}"):
         if point.name in known:
             raise UserError(
@@ -154,6 +165,20 @@ def _folders(kind: Kind) -> dict[str, str]:
         )
     modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
     return {m.name: f"arvid.{kind}.{m.name}" for m in modules if m.ispkg}
+
+
+def _modules(prefix: str) -> dict[str, str]:
+    """Modules of the built-in plug-ins whose names begin so, by the rest of the name with dashes."""
+    packages = {**_folders("paradigms"), **_folders("tokenizers")}.values()
+    found = {}
+    for package in packages:
+        _, kind, name = package.split(".")
+        (folder,) = find_spec(f"arvid.{kind}").submodule_search_locations  # type: ignore[union-attr, misc]
+        for module in pkgutil.iter_modules([f"{folder}/{name}"], f"{package}."):
+            stem = module.name.rpartition(".")[2]
+            if stem.startswith(prefix):
+                found[stem.removeprefix(prefix).replace("_", "-")] = module.name
+    return found
 
 
 def _unknown(kind: Kind, name: str, known: list[str]) -> str:

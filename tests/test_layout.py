@@ -17,7 +17,9 @@ import pytest
 from arvid import registry
 
 ROOT = Path(__file__).parents[1]
-LINKS = {f"arvid/{name}": f"../{name}" for name in ("paradigms", "tokenizers", "configs", "benchmarks")}
+LINKS = {
+    f"arvid/{name}": f"../{name}" for name in ("paradigms", "tokenizers", "configs", "benchmarks")
+}
 PLUG_INS = {"paradigms", "tokenizers"}
 FORBIDDEN_FOLDERS = ("datasets", "diffusers", "evaluate", "lightning", "models", "transformers")
 

@@ -17,9 +17,8 @@ from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.data.clips import ClipSpec
 from arvid.training.checkpoint_io import save_checkpoint
-from arvid.training.generator_module import CHECKPOINT_KEY
 from arvid.training.instantiate import instantiate
-from arvid.training.tokenizer_module import TOKENIZER_KEY
+from arvid.training.keys import CHECKPOINT_KEY, TOKENIZER_KEY
 
 EVIL = """
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Write a model of arvid's in the layout that others publish it in, for their code to load.
 
-kinds:
-  nova  transformer, scheduler and VAE of a pipeline's folder; what else there is in a published one (text_encoder,
-        tokenizer, model_index.json) is to be linked or copied from there
+`arvid export KIND --help` explains a kind.
 
 example:
   arvid export nova runs/nova nova-mine
@@ -11,21 +9,26 @@ example:
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from arvid import registry
+from arvid.commands._kinds import add_kind_argument, parse_own
 from arvid.commands._trust import add_trust_argument
+from arvid.trust import trusting
 
-EXPORTERS = {"nova": "arvid.paradigms.nova.pipeline"}
-"""Module of each exporter, by what it writes; its function `export_file` returns what it wrote."""
+if TYPE_CHECKING:
+    from arvid.importing import Exporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("kind", choices=EXPORTERS, help="whose layout")
+    """Declare the options; those of a kind are its exporter's."""
+    add_kind_argument(parser, "exporters")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="run folder or file")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--half", action="store_true", help="store weights in fp16")
     add_trust_argument(parser)
 
 
@@ -33,8 +36,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from arvid.training.generator_module import checkpoint_path
 
-    exporter = importlib.import_module(EXPORTERS[options.kind])
-    checkpoint = checkpoint_path(options.checkpoint)
-    written = exporter.export_file(checkpoint, options.out, half=options.half)
+    exporter: Exporter = registry.get("exporters", options.kind)()
+    options = parse_own(exporter, options, _add_files)
+    with trusting(options.trust):
+        written = exporter.run(checkpoint_path(options.checkpoint), options.out, options)
     print(f"Wrote {', '.join(written)} to {options.out}.")
     return 0

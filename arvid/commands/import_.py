@@ -1,12 +1,7 @@
 """Turn a published checkpoint into arvid's own format, every tensor accounted for.
 
 What comes out is named wherever arvid asks for a tokenizer, or for a generator's checkpoint. A file with a tensor
-missing, left over or of another shape is refused.
-
-kinds:
-  nbp-tokenizer  magvit2_ucf.pt or magvit2_k600.pt of Next-Block Prediction
-  nbp            its generators: k600_base_nbp16.ckpt, ucf_base_nbp16_hybrid.ckpt, ...
-  nova           the folder of a pipeline of NOVA: nova-d48w1024-osp480, ... (its text encoder stays where it is)
+missing, left over or of another shape is refused. `arvid import KIND --help` explains a kind.
 
 examples:
   arvid import nbp-tokenizer magvit2_ucf.pt nbp-ucf.safetensors
@@ -17,50 +12,37 @@ examples:
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arvid import registry
+from arvid.commands._kinds import add_kind_argument, parse_own
 from arvid.errors import UserError
 
 if TYPE_CHECKING:
-    from arvid.importing import Imported
-
-IMPORTERS = {
-    "nbp-tokenizer": "arvid.tokenizers.magvit_fsq.published",
-    "nbp": "arvid.paradigms.next_block.published",
-    "nova": "arvid.paradigms.nova.pipeline",
-}
-"""Module of each importer (see `arvid.importing`), by the kind of file that it reads."""
-GENERATORS = ("nbp", "nova")
-SUFFIX = ".safetensors"
-GENERATOR_SUFFIX = ".ckpt"
+    from arvid.importing import Imported, Importer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("kind", choices=IMPORTERS, help="what the file is")
+    """Declare the options; those of a kind are its importer's."""
+    add_kind_argument(parser, "importers")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the published checkpoint, or its folder")
-    written = f"{SUFFIX}; of a generator {GENERATOR_SUFFIX}"
-    parser.add_argument("out", type=Path, help=f"file to write ({written})")
-    parser.add_argument("--tokenizer", type=Path, help="a generator's video tokenizer")
     parser.add_argument(
-        "--text", type=Path, help="folder of a generator's text tokenizer or encoder"
+        "out", type=Path, help="file to write: .ckpt for a generator, .safetensors for a tokenizer"
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    generator = options.kind in GENERATORS
-    suffix = GENERATOR_SUFFIX if generator else SUFFIX
-    if options.out.suffix != suffix:
-        raise UserError(f"{options.out}: what is written must be called *{suffix}.")
-    if options.kind == "nbp" and options.tokenizer is None:
-        raise UserError("This generator's file also needs its video tokenizer: give --tokenizer.")
-    importer = importlib.import_module(IMPORTERS[options.kind])
-    others = {"tokenizer": options.tokenizer, "text": options.text} if generator else {}
-    print(_report(importer.import_file(options.file, options.out, **others)))
+    importer: Importer = registry.get("importers", options.kind)()
+    options = parse_own(importer, options, _add_files)
+    if options.out.suffix != importer.suffix:
+        raise UserError(f"{options.out}: what is written must be called *{importer.suffix}.")
+    print(_report(importer.run(options.file, options.out, options)))
     print(f"Written to {options.out}.")
     return 0
 

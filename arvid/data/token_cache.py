@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
+from arvid.cache_dir import cache_dir
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
-from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
 from arvid.data.shard_files import (

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from arvid.cache_dir import cache_dir
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data.cache_dir import cache_dir
 from arvid.data.collate import Example
 from arvid.data.shard_files import (
     Shard,

@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from arvid.cache_dir import cache_dir
 from arvid.contracts import VideoDataset
-from arvid.data.cache_dir import cache_dir
 from arvid.evaluation.scores import Measured, Score
 from arvid.files import sha256_json
 from arvid.hardware import hardware, instruction_set

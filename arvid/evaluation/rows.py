@@ -21,13 +21,13 @@ from arvid.files import sha256_file
 from arvid.processes import best_device
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
-    LAST_CHECKPOINT,
     GeneratorModule,
     checkpoint_path,
     differing,
     load_generator,
 )
 from arvid.training.instantiate import build
+from arvid.training.keys import LAST_CHECKPOINT
 from arvid.trust import trusting
 
 logger = logging.getLogger(__name__)

@@ -28,12 +28,8 @@ from arvid.evaluation.rows import evaluate_references, validation_set
 from arvid.experiments.side_by_side import Job, run_side_by_side
 from arvid.files import sha256_file
 from arvid.sampling.sample import Conditions, clip_grid
-from arvid.training.generator_module import (
-    LAST_CHECKPOINT,
-    GeneratorModule,
-    checkpoint_path,
-    load_generator,
-)
+from arvid.training.generator_module import GeneratorModule, checkpoint_path, load_generator
+from arvid.training.keys import LAST_CHECKPOINT
 
 MIN_TIMES, MIN_SECONDS = 3, 2.0
 """A clip is timed so often, and for so long: the fastest time is what other work on the machine disturbed least."""

@@ -41,8 +41,9 @@ from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.data_guard import DataGuard, look_at_data
 from arvid.training.finite import SkipNonfinite
-from arvid.training.generator_module import LAST_CHECKPOINT, GeneratorModule, checkpoint_path
+from arvid.training.generator_module import GeneratorModule, checkpoint_path
 from arvid.training.global_batch import CountSteps, clips_per_step_of_older
+from arvid.training.keys import LAST_CHECKPOINT
 from arvid.training.leaving import LeaveOnSignal, leave_at_once
 from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision

@@ -12,9 +12,8 @@ from torch import Tensor
 from arvid.contracts import VideoTokenizer
 from arvid.training.checkpoint_io import save_checkpoint
 from arvid.training.export import describe
-from arvid.training.generator_module import CHECKPOINT_KEY
+from arvid.training.keys import CHECKPOINT_KEY, TOKENIZER_KEY
 from arvid.training.setting import describe_imported
-from arvid.training.tokenizer_module import TOKENIZER_KEY
 
 
 def save_generator(

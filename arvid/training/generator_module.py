@@ -30,17 +30,12 @@ from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
+from arvid.training.keys import CHECKPOINT_KEY, LAST_CHECKPOINT, TOKENIZER_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
 from arvid.training.step import log_step, one_or_nan
-from arvid.training.tokenizer_module import TOKENIZER_KEY
 from arvid.trust import trusting
-
-CHECKPOINT_KEY = "arvid"
-"""Where a checkpoint keeps what it takes to build the module again, and the run's setting and factors."""
-LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
-"""Where a run folder keeps its newest checkpoint."""
 
 DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-3)
 

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from arvid.ranges import at_least
-from arvid.training.generator_module import LAST_CHECKPOINT
 from arvid.training.guards import warn
+from arvid.training.keys import LAST_CHECKPOINT
 
 PATTERN = "step-*.ckpt"
 """Names of a run's checkpoints, beside `last.ckpt`. The number is that of the steps done."""

@@ -25,16 +25,13 @@ from arvid.ranges import SHARE, at_least
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.export import describe
 from arvid.training.guards import CollapseGuard, DiscriminatorGuard, explain_nonfinite, warn
+from arvid.training.keys import SETTING_KEY, TOKENIZER_KEY
 from arvid.training.losses import Perceptual, PerceptualLoss, Reconstruction, take_frames
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.pictures import show_reconstructions
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.step import log_step, one_or_nan, weight
 
-TOKENIZER_KEY = "tokenizer"
-"""Where a checkpoint keeps the tokenizer's name and constructor arguments."""
-SETTING_KEY = "tokenizer_setting"
-"""Where the checkpoint of a tokenizer's training keeps its setting and the hash of it."""
 DEFAULT_OPTIMIZER = OptimizerConfig(lr=1e-4)
 DEFAULT_RECONSTRUCTION = Reconstruction()
 

@@ -140,7 +140,7 @@ def tokenizer_job(options: argparse.Namespace, name: str, data: list[str]) -> Jo
 
 def tokenizer_options(options: argparse.Namespace) -> list[str]:
     """The options of `arvid fit` that name the trained tokenizers."""
-    from arvid.training.generator_module import LAST_CHECKPOINT
+    from arvid.training.keys import LAST_CHECKPOINT
 
     return [
         f"--model.init_args.tokenizers.{kind}={tokenizer_run(options, name) / LAST_CHECKPOINT}"

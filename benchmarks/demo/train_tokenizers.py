@@ -27,7 +27,7 @@ from arvid.experiments.side_by_side import Job, run_side_by_side
 from arvid.files import write_json
 from arvid.hardware import hardware
 from arvid.training.export import load_tokenizer, save_tokenizer
-from arvid.training.generator_module import LAST_CHECKPOINT
+from arvid.training.keys import LAST_CHECKPOINT
 from arvid.training.tokenizer_module import psnr
 
 ASSETS = Path(__file__).parents[2] / "arvid" / "assets"

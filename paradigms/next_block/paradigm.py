@@ -35,10 +35,10 @@ from arvid.nn.attention import BlockStyle, Transformer, build_norm
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import Dropout, draw
 from arvid.nn.heads import DiffusionOptions, build_head
-from arvid.nn.initialise import initialise_gpt
 from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding
 from arvid.paradigms.next_block.decoding import Decoder, draw_block
+from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import Block, block_order
 from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces

@@ -17,8 +17,7 @@ from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED, read_checkpoint, save_checkpoint, verify, verifying
 from arvid.training.export import load_tokenizer, save_tokenizer
-from arvid.training.generator_module import CHECKPOINT_KEY
-from arvid.training.tokenizer_module import TOKENIZER_KEY
+from arvid.training.keys import CHECKPOINT_KEY, TOKENIZER_KEY
 
 JUNK: tuple[Any, ...] = (None, 3, -1.5, float("nan"), "x", [], {}, [1], {"x": 1}, b"x", True)
 

@@ -15,9 +15,10 @@ from arvid import registry
 from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED
+from arvid.training.keys import SETTING_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.resuming import check_resume, differing, union_of, with_defaults
-from arvid.training.tokenizer_module import SETTING_KEY, TokenizerModule
+from arvid.training.tokenizer_module import TokenizerModule
 
 Arguments = Callable[..., list[str]]
 Losses = Callable[..., dict[int, float]]

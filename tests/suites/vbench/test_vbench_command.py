@@ -9,7 +9,8 @@ import pytest
 
 from arvid.contracts import UserError
 from arvid.evaluation import records
-from arvid.suites.vbench import command, results
+from arvid.commands import vbench as command
+from arvid.suites.vbench import results
 from arvid.suites.vbench.aggregate import DIMENSIONS
 from arvid.suites.vbench.results import DimensionResult
 
