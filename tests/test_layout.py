@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from arvid import registry
+from arvid.cli import COMMANDS
+from arvid.commands._suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 LINKS = {
@@ -159,6 +161,95 @@ def test_imports_point_inward_only(path: Path) -> None:
 def test_the_rule_sees_an_outward_import() -> None:
     tree = ast.parse("def f():\n    from arvid import paradigms\n    import arvid.tokenizers.vae3d")
     assert list(_imports(tree)) == ["arvid.paradigms", "arvid.tokenizers.vae3d"]
+
+
+# --- rooms: a folder of the core imports only from those before it
+
+ROOMS = (
+    "ground",
+    "nn",
+    "data",
+    "metrics",
+    "sampling",
+    "training",
+    "evaluation",
+    "suites",
+    "report",
+    "experiments",
+    "commands",
+    "roof",
+)
+"""Folders of arvid/, from the lowest. The files of arvid/ itself are the ground, but for those of the roof."""
+ROOF = {"arvid/__init__.py", "arvid/__main__.py", "arvid/cli.py"}
+FOR_PLUG_INS = ROOMS[: ROOMS.index("evaluation")]
+"""What paradigms and tokenizers may import from."""
+
+
+def _room(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    if str(relative) in ROOF:
+        return "roof"
+    return relative.parts[1] if len(relative.parts) > 2 else "ground"
+
+
+def _room_of_import(name: str) -> str | None:
+    """The room of a dotted name; None for other packages and plug-ins."""
+    first, *rest = name.split(".")
+    if first != "arvid" or not rest or rest[0] in LINKED:
+        return None
+    if rest[0] in ROOMS:
+        return rest[0]
+    return _room(ROOT / "arvid" / f"{rest[0]}.py")
+
+
+LINKED = {Path(link).name for link in LINKS}
+CORE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "arvid"]
+PARTS = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in PLUG_INS]
+
+
+def test_every_folder_is_a_room() -> None:
+    folders = {path.name for path in (ROOT / "arvid").iterdir() if (path / "__init__.py").exists()}
+    assert folders - LINKED == set(ROOMS) - {"ground", "roof"}
+
+
+@pytest.mark.parametrize("path", CORE, ids=str)
+def test_imports_never_point_upward(path: Path) -> None:
+    """So there is no cycle of folders either. Imports inside functions and for type checkers count."""
+    own = ROOMS.index(_room(path))
+    rooms = {name: _room_of_import(name) for name in _imports(_tree(path))}
+    assert not {n: room for n, room in rooms.items() if room and ROOMS.index(room) > own}
+
+
+@pytest.mark.parametrize("path", PARTS, ids=str)
+def test_plug_ins_import_neither_evaluation_nor_report(path: Path) -> None:
+    rooms = {name: _room_of_import(name) for name in _imports(_tree(path))}
+    assert not {n: room for n, room in rooms.items() if room and room not in FOR_PLUG_INS}
+
+
+def test_no_file_is_there_for_tests_alone() -> None:
+    """Another file of the product imports it, or the registry, a configuration or the documentation names it."""
+    product = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "tests"]
+    imported = {name for path in product for name in _imports(_tree(path))}
+    named = {
+        target.partition(":")[0] for table in registry.TABLES.values() for target in table.values()
+    }
+    named |= {f"arvid.commands.{name}" for name in (*COMMANDS, "import_")}
+    named |= set(SUITES.values())
+    for kind in registry.MODULE_PREFIXES:
+        named |= {registry.get(kind, name).__module__ for name in registry.names(kind)}
+    texts = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.yaml")]
+    written = "\n".join(text.read_text() for text in texts)
+    unused = []
+    for path in CORE + PARTS:
+        relative = path.relative_to(ROOT).with_suffix("")
+        module = ".".join(
+            relative.parts if relative.parts[0] == "arvid" else ("arvid", *relative.parts)
+        )
+        if relative.name in ("__init__", "__main__", "_driver") or module in named | imported:
+            continue
+        if not any(name.startswith(f"{module}.") for name in imported) and module not in written:
+            unused.append(module)
+    assert not unused
 
 
 # --- rules for every file

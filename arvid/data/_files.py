@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data._columns import split_fraction
 from arvid.data._entries import Entries, Entry
 from arvid.data._survey import content_hash, contents, file_stamp
 from arvid.data._survey import probe_files as probe_files
@@ -297,11 +296,6 @@ def named(names: Sequence[str]) -> str:
     """The first few names and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def in_split(name: str, split: Split, val_fraction: float) -> bool:
-    """Whether a video belongs to the split: see `split_fraction`."""
-    return bool(_of_split(np.array(split_fraction(name)), split, val_fraction))
 
 
 def _of_split(fractions: NDArray[np.float64], split: Split, val_fraction: float) -> Any:

@@ -7,18 +7,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import nn
 from tqdm import tqdm
 
 from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.training.generator_module import GeneratorModule
+from arvid.sampling.generator import Generator as GeneratorModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ def _asked(
 ) -> dict[str, Any]:
     """Arguments of the paradigm's `generate` and `stream`. Raises UserError for a model that cannot be sampled."""
     grid = clip_grid(model, num_frames)
-    require_finite_weights(model, "This model")
+    require_finite_weights(cast(nn.Module, model), "This model")
     return {
         "condition": conditions.encode(model),
         "grid": grid,

@@ -106,19 +106,6 @@ def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
     return tokenizer.requires_grad_(False).eval()
 
 
-def read_record(path_or_name: str | Path) -> dict[str, Any]:
-    """The record that `save_tokenizer` wrote; empty for a checkpoint."""
-    path = _find(path_or_name)
-    if path.suffix in CHECKPOINT_SUFFIXES:
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            record: dict[str, Any] = json.loads((file.metadata() or {}).get("record", "{}"))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path}: not a tokenizer file ({error}).") from error
-    return record
-
-
 def fingerprint(tokenizer: VideoTokenizer) -> str:
     """Hex SHA-256 over class, constructor arguments and every tensor: equal where the tokens are equal."""
     digest = hashlib.sha256()

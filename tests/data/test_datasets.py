@@ -16,7 +16,8 @@ import pytest
 
 from arvid.contracts import UserError
 from arvid.data import _survey
-from arvid.data._files import in_split
+from arvid.data._columns import split_fraction
+from arvid.data._files import _of_split
 from arvid.data._ledger import Ledger
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder, class_caption, read_split_list
@@ -205,8 +206,9 @@ def test_split_list_problems(root: Path, tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_split_by_hash() -> None:
     names = [f"A/v_A_g{group:02}_c{clip:02}.avi" for group in range(500) for clip in range(1, 4)]
-    val = {name for name in names if in_split(name, "val", 0.2)}
-    train = {name for name in names if in_split(name, "train", 0.2)}
+    fractions = np.array([split_fraction(name) for name in names])
+    val = set(np.array(names)[_of_split(fractions, "val", 0.2)])
+    train = set(np.array(names)[_of_split(fractions, "train", 0.2)])
     assert val | train == set(names)
     assert not val & train
     assert 0.15 < len(val) / len(names) < 0.25

@@ -17,7 +17,7 @@ from arvid.contracts import UserError
 from arvid.data import _files, _kept_tables, _survey
 from arvid.data._columns import split_fraction
 from arvid.data._entries import Entries
-from arvid.data._files import in_split
+from arvid.data._files import _of_split
 from arvid.data.clips import ClipSpec
 from arvid.data.manifest import VideoManifest, read_manifest
 from arvid.data.video import VideoError, write_video
@@ -330,8 +330,8 @@ def test_other_encodings_are_refused(videos: Path) -> None:
 )
 def test_splits_stay_as_they_were(name: str, fraction: float) -> None:
     assert split_fraction(name) == fraction
-    assert in_split(name, "val", fraction + 1e-9)
-    assert in_split(name, "train", fraction)
+    assert _of_split(np.array(fraction), "val", fraction + 1e-9)
+    assert _of_split(np.array(fraction), "train", fraction)
 
 
 @pytest.fixture

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from arvid.contracts import UserError
 from arvid.files import sha256_file
 from arvid.metrics import inference
-from arvid.metrics.frechet import frechet_distance_from_features
-from arvid.metrics.frechet_over_time import FrechetOverTime
 from arvid.metrics.fvd import I3DFeatures, fvd_features, seeded_fvd_features
 from arvid.metrics.jedi import JediFeatures, jedi_features, load_vjepa
-from arvid.metrics.pixel_features import PixelFeatures
 from arvid.metrics.preprocessing import PREPROCESSINGS
 from arvid.metrics.videomae import VideoMAEFeatures, load_videomae, videomae_features
 from arvid.weights import KNOWN, git_blob
@@ -124,25 +121,6 @@ def test_published_weights_give_name_and_hash(
 
 
 # --- over time
-
-
-def test_drift_shows_in_the_windows_that_drift() -> None:
-    real, drifting = videos(6, num_frames=20), videos(6, num_frames=20)
-    drifting[:, 8:] //= 2
-    metric = FrechetOverTime(PixelFeatures(), num_frames=20, window=4, stride=8)
-    for batch, other in zip(real.split(4), drifting.split(4), strict=True):
-        metric.update(batch, real=True)
-        metric.update(other, real=False)
-    found = metric.compute()
-    assert list(found) == [0, 8, 16]
-    assert found[0] < 1e-9 < 1 < found[8]
-    pixels = PixelFeatures()
-    expected = frechet_distance_from_features(pixels(real[:, 16:]), pixels(drifting[:, 16:]))
-    assert found[16] == pytest.approx(float(expected), rel=1e-9)
-    with pytest.raises(ValueError, match="20 frames, got 19"):
-        metric.update(real[:, 1:], real=True)
-    with pytest.raises(UserError, match="does not fit clips of 20 frames"):
-        FrechetOverTime(PixelFeatures(), num_frames=20, window=21)
 
 
 # --- what the sensitivity benchmark does to clips

@@ -131,20 +131,13 @@ class VAE3D(VideoTokenizer):
         return reconstruction, {"loss": self.kl_weight * kl, "kl": kl}
 
     @torch.no_grad()
-    def measure_latents(self, videos: Iterable[Float[Tensor, "b 3 _ H W"]]) -> None:
-        """Measure shift and scale anew over these batches, each counting the same."""
-        self.num_measured.zero_()
-        for video in videos:
-            self._measure(self.posterior(video)[0], slowest=0.0)
-
-    @torch.no_grad()
-    def _measure(self, mean: Tensor, slowest: float = SLOWEST) -> None:
+    def _measure(self, mean: Tensor) -> None:
         """Let a batch of latents (B, C, t, h, w) count in shift and scale: equally at first, then as a running mean.
 
         The variance is that over all batches: within them and between their means.
         """
         self.num_measured += 1
-        share = (1 / self.num_measured).clamp_min(slowest)
+        share = (1 / self.num_measured).clamp_min(SLOWEST)
         values = mean.detach().float().transpose(0, 1).flatten(1)  # (C, N)
         step = values.mean(1) - self.latent_shift
         within = values.var(1, unbiased=False)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from arvid.commands import vbench as command
 from arvid.contracts import UserError
 from arvid.evaluation import records
-from arvid.commands import vbench as command
 from arvid.suites.vbench import results
 from arvid.suites.vbench.aggregate import DIMENSIONS
 from arvid.suites.vbench.results import DimensionResult

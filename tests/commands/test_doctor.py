@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from arvid import doctor
-from arvid.doctor import Row
+from arvid.commands import doctor
+from arvid.commands.doctor import Row
 
 OK = Row(name="good", status="ok", detail="fine", needed=True)
 FAULT = Row(name="bad", status="broken", detail="dead", advice="Mend it.", needed=True)
@@ -20,7 +21,7 @@ ABSENT = Row(name="extra", status="missing", detail="absent", advice="Get it.")
 
 
 def test_arvid_can_run_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.main() == 0
+    assert doctor.run(argparse.Namespace()) == 0
     text = capsys.readouterr().out
     assert text.endswith("arvid can run here.\n")
     for word in ("torch", "H.264", "VP9", "arvid/tokenizers", "i3d_torchscript.pt", "GFLOP/s"):
@@ -35,10 +36,12 @@ def test_advice_stands_below_what_is_not_ok() -> None:
     assert lines[-1] == "arvid can run here."
 
 
-def test_a_needed_fault_is_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_needed_fault_is_the_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(doctor, "CHECKS", {"Section": (lambda: iter([OK, FAULT, ABSENT]),)})
-    assert doctor.main() == 1
-    assert doctor.report().endswith("arvid cannot run here: bad.")
+    assert doctor.run(argparse.Namespace()) == 1
+    assert capsys.readouterr().out.rstrip().endswith("arvid cannot run here: bad.")
 
 
 def test_a_check_whose_package_is_missing_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +64,7 @@ def test_versions_below_the_bound_and_other_than_tested() -> None:
 
 
 def test_constraints_pin_what_make_installs() -> None:
-    tested = doctor._tested_versions(Path(__file__).parents[1] / "constraints.txt")
+    tested = doctor._tested_versions(Path(__file__).parents[2] / "constraints.txt")
     for text in metadata.requires("arvid") or []:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": "dev"}):
@@ -92,6 +95,6 @@ def test_importing_the_doctor_needs_only_torch() -> None:
 import sys
 for name in {packages}:
     sys.modules[name] = None  # importing it is an ImportError from here on
-import arvid.doctor
+import arvid.commands.doctor
 """
     subprocess.run([sys.executable, "-c", code], check=True)
