@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arvid.data._columns import split_fraction
 from arvid.data.folder import find_videos
-from arvid.data.prepare.prepared import Item, Prepared
+from arvid.data.prepare.prepared import Item, Prepared, hashed_splits
 from arvid.data.prepare.sources import link_videos, unpacked
 
 
@@ -29,7 +28,5 @@ def prepare(source: Path, out: Path, *, val_fraction: float) -> Prepared:
     entries = find_videos(root)
     link_videos(root, out)
     items = [Item(entry.name, entry.caption, entry.label) for entry in entries]
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for item in items:
-        splits["val" if split_fraction(item.name) < val_fraction else "train"].append(item.name)
+    splits = hashed_splits([item.name for item in items], val_fraction)
     return Prepared(items=items, splits=splits, classes=entries.classes)

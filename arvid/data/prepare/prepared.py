@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import arvid
+from arvid.data._columns import split_fraction
 from arvid.data._layout import Probe
 from arvid.data._survey import probe_files
 from arvid.data.prepare.facts import Facts
@@ -53,6 +54,14 @@ class Prepared:
     """Split -> reason -> clips that its list names and that are not among the items."""
     remarks: Sequence[str] = ()
     """What else differs from the published dataset."""
+
+
+def hashed_splits(names: Sequence[str], val_fraction: float) -> dict[str, list[str]]:
+    """Names of "train" and "val" by a hash of each, as `VideoFolder` divides them."""
+    splits: dict[str, list[str]] = {"train": [], "val": []}
+    for name in names:
+        splits["val" if split_fraction(name) < val_fraction else "train"].append(name)
+    return splits
 
 
 @dataclass(frozen=True)

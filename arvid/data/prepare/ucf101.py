@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from arvid.data._columns import split_fraction
 from arvid.data.folder import class_caption, read_split_list
 from arvid.data.prepare.facts import UCF101
-from arvid.data.prepare.prepared import Item, Prepared
+from arvid.data.prepare.prepared import Item, Prepared, hashed_splits
 from arvid.data.prepare.sources import link_videos, require_videos, unpacked, videos_below
 from arvid.errors import UserError
 
@@ -34,26 +33,24 @@ def prepare(source: Path, out: Path, *, lists: Path | None, val_fraction: float)
     Raises UserError where there are no clips, or none of the lists in the folder that is named for them.
     """
     root = unpacked(source, out)
-    found = {name: CLIP.match(PurePosixPath(name).name) for name in videos_below(root)}
-    clips = {name: match["name"] for name, match in found.items() if match}
+    names = videos_below(root)
+    clips = {name: match["name"] for name in names if (match := CLIP.match(name.split("/")[-1]))}
     require_videos(list(clips), source, "v_<Class>_gNN_cNN.avi, in folders of classes or not")
     list_files = _find_lists(source, root, lists, out)
     classes = _classes(list_files, clips.values())
     numbers = {name.casefold(): number for number, name in enumerate(classes)}
     labels = {name: numbers[clip.casefold()] for name, clip in clips.items()}
     items = [Item(name, class_caption(classes[n]), n) for name, n in labels.items()]
-    link_videos(root, out)
-    remarks = (
-        [] if len(clips) == len(found) else [f"{len(found) - len(clips)} videos of another name"]
-    )
+    others = len(names) - len(clips)
+    remarks = [f"videos of another name: {others:,}"] if others else []
+    missing: dict[str, dict[str, int]] = {}
     listed = {name: path for path in list_files if (name := _split_name(path))}
-    if not listed:
-        splits: dict[str, list[str]] = {"train": [], "val": []}
-        for name in clips:
-            splits["val" if split_fraction(name) < val_fraction else "train"].append(name)
+    if listed:
+        splits, missing = _take_lists(listed, clips)
+    else:
+        splits = hashed_splits(list(clips), val_fraction)
         remarks.append("no official lists: the split is by a hash of the recordings")
-        return Prepared(items=items, splits=splits, classes=classes, remarks=remarks)
-    splits, missing = _take_lists(listed, clips)
+    link_videos(root, out)
     return Prepared(items=items, splits=splits, classes=classes, missing=missing, remarks=remarks)
 
 
