@@ -1,10 +1,13 @@
 """What a preparation hands over, and what is written of it.
 
-OUT/videos          the clips, or a link to them
-OUT/manifest.csv    all that can be read: path, caption, label, num_frames, fps, height, width
-OUT/<split>.csv     those of a split: what a training names
-OUT/lists/*.txt     the same as split lists, relative to OUT/videos
-OUT/dataset.json    where it comes from, classes, counts, what is missing and why
+    OUT/videos          the clips, or a link to them
+    OUT/manifest.csv    all that can be read: path, caption, label, num_frames, fps, height, width
+    OUT/<split>.csv     those of a split
+    OUT/lists/*.txt     the same as split lists, relative to OUT/videos
+    OUT/data.yaml       a configuration to lay over a setting: trains on the first training split
+    OUT/dataset.json    where it comes from, classes, counts, what is missing and why
+
+dataset.json is written last: where it is, the others are whole.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import arvid
 from arvid.data._columns import split_fraction
@@ -119,6 +124,7 @@ def write_prepared(
         _write_manifest(path, [rows[n] for n in names])
         _write_list(listed, names)
         files[path.name] = sha256_file(path)
+    _write_configuration(out, files)
     write_json(out / "dataset.json", _description(facts, source, prepared, summary, files))
     return summary
 
@@ -177,6 +183,29 @@ def _write_manifest(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 def _write_list(path: Path, names: Sequence[str]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def _write_configuration(out: Path, files: Mapping[str, str]) -> None:
+    """Write data.yaml, which puts manifests into a setting, where there is one for each of training and validation.
+
+    How clips are cut stays as the setting has it; what it says of a split of its own does not count.
+    """
+    train = next((name for name in sorted(files) if name.startswith("train")), "")
+    others = [train.replace("train", name, 1) for name in ("val", "test")]
+    val = next((name for name in others if train and name in files), "")
+    path = out / "data.yaml"
+    if not val:
+        path.unlink(missing_ok=True)
+        return
+    data = {
+        part: {
+            "class_path": "arvid.data.manifest.VideoManifest",
+            "init_args": {"path": str(out.absolute() / name), "split": "all"},
+        }
+        for part, name in (("train", train), ("val", val))
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump({"data": data}, sort_keys=False), encoding="utf-8")
 
 
 def _description(
