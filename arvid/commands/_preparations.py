@@ -110,7 +110,7 @@ def run_preparation(options: argparse.Namespace) -> int:
 
     facts: Facts = options.facts
     source = _source(options, facts)
-    module = importlib.import_module(f"arvid.data.prepare.{facts.name.replace('-', '_')}")
+    module = importlib.import_module(facts.module)
     chosen = {name: getattr(options, name) for name in OPTIONS[facts.name]}
     prepared = module.prepare(source, options.out, **chosen)
     summary = write_prepared(prepared, facts, options.out, source=source, strict=options.strict)

@@ -56,6 +56,11 @@ class Facts:
     counts: Mapping[str, int] = field(default_factory=dict)
     """What is counted -> how many there are: "clips", "classes", or the name of a split."""
 
+    @property
+    def module(self) -> str:
+        """The module whose `prepare` makes it."""
+        return f"arvid.data.prepare.{self.name.replace('-', '_')}"
+
 
 UCF101 = Facts(
     name="ucf101",
