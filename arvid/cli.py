@@ -25,7 +25,7 @@ from arvid.trust import trusting
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
-    "data": "look at a configuration's clips before training",
+    "data": "prepare a published dataset, or look at a configuration's clips",
     "encode": "encode a setting's clips into token shards",
     "reconstruct": "show what a tokenizer makes of a video, with PSNR, SSIM and LPIPS",
     "sample": "generate clips from a checkpoint",

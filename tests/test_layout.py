@@ -17,6 +17,7 @@ import pytest
 from arvid import registry
 from arvid.cli import COMMANDS
 from arvid.commands._suites import SUITES
+from arvid.data.prepare.facts import DATASETS
 
 ROOT = Path(__file__).parents[1]
 LINKS = {
@@ -235,6 +236,7 @@ def test_no_file_is_there_for_tests_alone() -> None:
     }
     named |= {f"arvid.commands.{name}" for name in (*COMMANDS, "import_")}
     named |= set(SUITES.values())
+    named |= {facts.module for facts in DATASETS}
     for kind in registry.MODULE_PREFIXES:
         named |= {registry.get(kind, name).__module__ for name in registry.names(kind)}
     texts = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.yaml")]

@@ -10,6 +10,7 @@ import pytest
 
 from arvid.cli import COMMANDS, LIGHTNING_COMMANDS
 from arvid.commands._suites import SUITES
+from arvid.data.prepare.facts import DATASETS
 
 SLOW = (
     "cv2",
@@ -35,6 +36,7 @@ HELPS = [
     (),
     *((name,) for name in COMMANDS if name not in LIGHTNING_COMMANDS),
     ("bench", "demo"),
+    *(("data", facts.name) for facts in DATASETS),
     *(("evaluate", suite) for suite in SUITES),
     *(("evaluate", "vbench", step) for step in ("sample", "score", "aggregate")),
     *(("evaluate", s, step) for s in IMAGE_SUITES for step in ("sample", "score", "aggregate")),

@@ -1,10 +1,17 @@
-"""Look at the clips of a configuration before anything is trained on them.
+"""Prepare a published dataset, or look at the clips of a configuration before anything is trained on them.
+
+A dataset's name takes what was downloaded (--source), or downloads it where its address allows (--download), and
+writes manifests with captions, labels, frames, rates and sizes, split lists, and dataset.json with what is missing and
+why. `arvid data NAME --help` says where to get it. Steps from the archive to a training: docs/datasets.md.
 
 `check` reads some clips of each set, and encodes them where the configuration is a generator's of continuous tokens. It
 says what a training should not be on: clips of one colour, frames that repeat, tokens whose standard deviation is not
 about 1. `arvid fit` warns of the same when it begins. The exit code is 1 if something is wrong.
 
-example:
+examples:
+  arvid data ucf101 data/ucf101 --source UCF-101
+  arvid data moving-mnist data/moving-mnist --download
+  arvid data folder data/mine --source videos
   arvid data check settings/sprites paradigms/nova sizes/tiny
 """
 
@@ -13,6 +20,8 @@ from __future__ import annotations
 import argparse
 import sys
 from typing import TYPE_CHECKING
+
+from arvid.commands._preparations import add_preparations
 
 if TYPE_CHECKING:
     from arvid.data.guard import Findings
@@ -28,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "configs", nargs="+", metavar="CONFIG", help="as --config of `arvid fit`, later ones win"
     )
     check.set_defaults(function=_check)
+    add_preparations(actions)
 
 
 def run(options: argparse.Namespace) -> int:

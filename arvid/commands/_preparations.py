@@ -1,0 +1,146 @@
+"""`arvid data DATASET OUT`: a subcommand for each published dataset, from what was downloaded to manifests."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arvid.data.prepare.facts import DATASETS, Facts
+from arvid.errors import UserError
+from arvid.ranges import SHARE, at_least
+
+if TYPE_CHECKING:
+    from arvid.data.prepare.prepared import Summary
+
+_LISTS = {"type": Path, "metavar": "PATH"}
+_VAL_FRACTION = {"type": SHARE.number, "default": 0.1, "metavar": "SHARE"}
+_COUNT = {"type": at_least(1).integer, "metavar": "N"}
+OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "ucf101": {
+        "lists": {
+            **_LISTS,
+            "help": "folder or zip file of trainlist01.txt, ... (default: in or beside the source)",
+        },
+        "val_fraction": {
+            **_VAL_FRACTION,
+            "help": "share of the recordings in val, where there are no lists (default: 0.1)",
+        },
+    },
+    "kinetics600": {
+        "lists": {
+            **_LISTS,
+            "help": "folder of train.csv, val.csv, test.csv (default: OUT/downloads, else the source)",
+        },
+    },
+    "moving-mnist": {
+        "num_train": {**_COUNT, "default": 10_000, "help": "training clips (default: 10000)"},
+        "num_val": {**_COUNT, "default": 1_000, "help": "validation clips (default: 1000)"},
+        "num_test": {**_COUNT, "default": 10_000, "help": "test clips (default: 10000)"},
+        "num_frames": {**_COUNT, "default": 20, "help": "frames of a clip (default: 20)"},
+        "size": {**_COUNT, "default": 64, "help": "height and width in pixels (default: 64)"},
+        "seed": {
+            "type": at_least(0).integer,
+            "default": 0,
+            "help": "of the rendering (default: 0)",
+        },
+    },
+    "bair": {
+        "camera": {"choices": ("aux1", "main"), "default": "aux1", "help": "(default: aux1)"},
+    },
+    "sky": {},
+    "folder": {
+        "val_fraction": {**_VAL_FRACTION, "help": "share of the videos in val (default: 0.1)"},
+    },
+}
+"""Dataset -> the arguments of its `prepare` beside source and out -> how the command line reads them."""
+
+
+def add_preparations(actions: Any) -> None:
+    """Declare a subcommand for each dataset."""
+    for facts in DATASETS:
+        parser = actions.add_parser(
+            facts.name,
+            help=f"prepare {facts.title.partition(':')[0]}",
+            description=_description(facts),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is written")
+        parser.add_argument("--source", type=Path, metavar="PATH", help="what was downloaded")
+        if facts.remotes:
+            parser.add_argument(
+                "--download",
+                action="store_true",
+                help="download to OUT/downloads; beside a --source only its lists, if it has any",
+            )
+        parser.add_argument(
+            "--strict",
+            action="store_true",
+            help="missing clips and other counts than the published ones are an error",
+        )
+        for name, how in OPTIONS[facts.name].items():
+            parser.add_argument(f"--{name.replace('_', '-')}", **how)
+        parser.set_defaults(function=run_preparation, facts=facts)
+
+
+def _description(facts: Facts) -> str:
+    counts = ", ".join(f"{what} {count:,}" for what, count in facts.counts.items())
+    told = {
+        "page": facts.page,
+        "licence": facts.licence,
+        "get": facts.get,
+        "source": facts.source,
+        "counts": counts,
+    }
+    lines = [
+        textwrap.fill(f"{name}: {text}", 100, subsequent_indent="  ", break_on_hyphens=False)
+        for name, text in told.items()
+        if text
+    ]
+    example = f"example:\n  arvid data {facts.name} data/{facts.name} --source PATH"
+    return "\n".join([facts.title, "", *lines, "", example])
+
+
+def run_preparation(options: argparse.Namespace) -> int:
+    """Prepare a dataset and print what was found; returns the exit code."""
+    from arvid.data.prepare.prepared import write_prepared
+
+    facts: Facts = options.facts
+    source = _source(options, facts)
+    module = importlib.import_module(facts.module)
+    chosen = {name: getattr(options, name) for name in OPTIONS[facts.name]}
+    prepared = module.prepare(source, options.out, **chosen)
+    summary = write_prepared(prepared, facts, options.out, source=source, strict=options.strict)
+    print(_report(summary, options.out))
+    return 0
+
+
+def _source(options: argparse.Namespace, facts: Facts) -> Path:
+    """The folder or archive of the clips; what was asked for is downloaded. Raises UserError where there is neither."""
+    wants = getattr(options, "download", False)
+    wanted = [r for r in facts.remotes if wants and (r.is_list or options.source is None)]
+    if options.source is None and not any(not remote.is_list for remote in wanted):
+        raise UserError(f"Name what you have with --source: {facts.source}. Get {facts.get}.")
+    if wanted:
+        from arvid.data.prepare.downloading import download
+
+        for remote in wanted:
+            download(remote, options.out / "downloads")
+    source: Path = options.source or options.out / "downloads"
+    return source
+
+
+def _report(summary: Summary, out: Path) -> str:
+    lines = [
+        f"{split}: {n['clips']:,} clips, {n['frames']:,} frames"
+        for split, n in summary.splits.items()
+    ]
+    for split, reasons in summary.missing.items():
+        lines += [
+            f"{split}: {count:,} clips left out: {reason}" for reason, count in reasons.items()
+        ]
+    lines += [f"differs: {remark}" for remark in summary.remarks]
+    return "\n".join([*lines, f"Manifests, split lists and dataset.json are in {out}."])

@@ -1,0 +1,139 @@
+"""Where a dataset's clips lie: folders as they are, archives unpacked once, and OUT/videos, which leads to them.
+
+OUT/videos is a link to the clips, so that they have the same names in manifests wherever they lie.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from arvid.data._walk import LeftOut, walk
+from arvid.errors import UserError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar")
+_RAR_TOOLS = (
+    ("bsdtar", "-x", "-f", "{archive}", "-C", "{folder}"),
+    ("unrar", "x", "-idq", "{archive}", "{folder}/"),
+    ("7z", "x", "-y", "-o{folder}", "{archive}"),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file's name ends like that of an archive."""
+    return path.name.lower().endswith(ARCHIVES) and path.is_file()
+
+
+def unpacked(source: Path, out: Path) -> Path:
+    """The folder of a source: itself, or OUT/unpacked with the content of an archive, or of a folder of archives.
+
+    A folder that has folders in it counts as unpacked. Raises UserError where there is no such path, an archive cannot
+    be read, or its names lead out of it.
+    """
+    if not source.exists():
+        raise UserError(f"There is no {source}. Name an existing folder or archive with --source.")
+    if source.is_dir():
+        content = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+        archives = [path for path in content if is_archive(path)]
+        if not archives or any(path.is_dir() for path in content):
+            return source
+    elif is_archive(source):
+        archives = [source]
+    else:
+        raise UserError(f"{source} is neither a folder nor an archive ({', '.join(ARCHIVES)}).")
+    for archive in tqdm(archives, "unpacking", unit="archive", delay=1, disable=None):
+        _unpack(archive, out / "unpacked" / archive.name.partition(".")[0])
+    return out / "unpacked"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack into a temporary neighbour, which then gets the folder's name; nothing where it is there already."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+    try:
+        if archive.suffix.lower() == ".rar":
+            _unpack_rar(archive, temporary)
+        elif archive.suffix.lower() == ".zip":
+            with zipfile.ZipFile(archive) as file:  # it takes ".." and "/" out of names
+                file.extractall(temporary)
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(temporary, filter="data")
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked into {folder}: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack_rar(archive: Path, folder: Path) -> None:
+    command = next((words for words in _RAR_TOOLS if shutil.which(words[0])), None)
+    if command is None:
+        names = ", ".join(words[0] for words in _RAR_TOOLS)
+        raise UserError(
+            f"{archive} needs a program that reads .rar, and none of {names} is installed. Unpack it elsewhere and "
+            "name its folder with --source."
+        )
+    words = [word.format(archive=archive, folder=folder) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{archive} cannot be unpacked by {words[0]}: {done.stderr.strip()}.")
+
+
+def videos_below(folder: Path) -> list[str]:
+    """Paths of all videos below a folder (files and folders of frames), relative to it and with forward slashes."""
+    return [path.relative_to(folder).as_posix() for path in walk(folder, LeftOut())]
+
+
+def folder_with(source: Path, *names: str) -> Path | None:
+    """The nearest folder, at most two levels below the source, that holds folders of all these names; None for none."""
+    level = [source]
+    for _ in range(3):
+        for folder in level:
+            if all((folder / name).is_dir() for name in names):
+                return folder
+        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
+    return None
+
+
+def link_videos(source: Path, out: Path) -> None:
+    """Make OUT/videos a link to the folder of the clips.
+
+    The link is relative where the clips lie in OUT, which can then be moved. Raises UserError where OUT/videos holds
+    clips itself, or OUT lies among the clips: they would be found again in it.
+    """
+    target, place = source.resolve(), out.resolve()
+    if place.is_relative_to(target):
+        raise UserError(f"{out} lies in the folder of the clips, {source}. Choose another folder.")
+    link = out / "videos"
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(f"{link} holds clips that were made before. Choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    inside = target.is_relative_to(place)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(target, place) if inside else target)
+
+
+def own_videos(out: Path) -> Path:
+    """OUT/videos as a folder to write clips into. Raises UserError where it is a link to clips that lie elsewhere."""
+    videos = out / "videos"
+    if videos.is_symlink():
+        raise UserError(f"{videos} is a link to other clips. Choose another folder.")
+    return videos
+
+
+def require_videos(names: Sequence[str], source: Path, expected: str) -> None:
+    """Raise UserError where a source has no video."""
+    if not names:
+        raise UserError(f"{source} holds no videos. Expected: {expected}.")
