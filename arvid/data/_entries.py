@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -14,8 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from arvid.data._columns import SCHEMA, split_fractions
+from arvid.data._names import names_of, section_name
 from arvid.data.video import Probe
 from arvid.files import sha256_json
+
+_BLOCK = 2**16
+"""Rows that are worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,21 @@ class Entries(Sequence[Entry]):
         """Of which videos (N,) the table says frames and rate."""
         return ~(np.isnan(self.numbers("num_frames")) | np.isnan(self.numbers("fps")))
 
+    def blocks(self, rows: NDArray[Any]) -> Iterator[tuple[pa.RecordBatch, slice]]:
+        """Yield the table of some rows (N,), in ascending order, in pieces; and which of the N these are."""
+        start = 0
+        for batch in self.table.to_batches(max_chunksize=_BLOCK):
+            first, last = np.searchsorted(rows, (start, start + len(batch))).tolist()
+            if first < last:
+                inside = rows[first:last].astype(np.int64) - start
+                yield batch.take(pa.array(inside)), slice(first, last)
+            start += len(batch)
+
+    def names(self, rows: NDArray[Any]) -> Iterator[str]:
+        """The names of some rows (N,), in ascending order."""
+        for block, _ in self.blocks(rows):
+            yield from names_of(block).to_pylist()
+
     def has(self, column: str) -> bool:
         """Whether any row has a value there."""
         return bool(self.table.column(column).null_count < len(self))
@@ -175,12 +194,3 @@ def map_table(file: Path) -> pa.Table:
     """The table of an Arrow file, mapped into memory: processes share its pages, and what is not used is not read."""
     with pa.memory_map(os.fspath(file)) as mapped:
         return pa.ipc.open_file(mapped).read_all()
-
-
-def section_name(name: str, start: float | None, end: float | None) -> str:
-    """Name of a part of a file: from 2 to 4.5 seconds of "a.mp4" is "a@2-4.5.mp4"."""
-    stem, dot, suffix = name.rpartition(".")
-    ends = "-".join(
-        "" if at is None else f"{at:.3f}".rstrip("0").rstrip(".") for at in (start, end)
-    )
-    return f"{stem}@{ends}.{suffix}" if dot else f"{name}@{ends}"

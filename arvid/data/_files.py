@@ -8,9 +8,10 @@ file's size and date.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data._described import described, sha256_with_files
 from arvid.data._entries import Entries, Entry
 from arvid.data._survey import content_hash, contents, file_stamp
 from arvid.data._survey import probe_files as probe_files
@@ -27,7 +29,6 @@ from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
 from arvid.data.pictures import is_pictures, read_pictures
 from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames
-from arvid.files import sha256_json
 from arvid.ranges import SHARE, at_least
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class FileDataset(VideoDataset):
         bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
         readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
-        self.too_short = tuple(entries[row].name for row in readable[~is_enough].tolist())
+        self.too_short = tuple(entries.names(readable[~is_enough]))
         self._videos = Videos(entries, readable[is_enough], probes)
         self._is_believed = len(files.rows) < len(chosen)
         self._report_short(where)
@@ -191,32 +192,36 @@ class FileDataset(VideoDataset):
         Of a large manifest that states frames and rates it is the hash of its columns: no file is looked at.
         """
         if not self._fingerprint:  # files may change while a run goes on, and it stays the same run
-            files = (
-                self._videos.digest() if self._is_believed else self._described(self._contents())
-            )
-            self._fingerprint = self._hash(_VERSION, files)
+            self._fingerprint = self._hash(_VERSION, self._said_of_videos())
         return self._fingerprint
+
+    def _said_of_videos(self) -> Iterable[memoryview | bytes]:
+        if self._is_believed:
+            return [json.dumps(self._videos.digest())[1:-1].encode()]
+        files = self._videos.files()
+        return described(files, self._contents(files))
 
     def earlier_fingerprint(self) -> str | None:
         """The hash of names and sizes in its place up to version 0.1; None where clips were others then."""
-        if self._is_believed or any(self._was_read_otherwise(probe) for _, probe in self._videos):
+        if self._is_believed:
             return None
-        return self._hash(1, self._described({p: size for p, (size, *_) in self._stamps.items()}))
+        files = self._videos.files()
+        probes = (self._videos.probes.get(entry.path) for entry in files.entries)
+        if any(probe and self._was_read_otherwise(probe) for probe in probes):
+            return None
+        return self._hash(1, described(files, {p: size for p, (size, *_) in self._stamps.items()}))
 
-    def _described(self, contents: Mapping[Path, str | int]) -> list[Any]:
-        return [[e.name, contents[e.path], e.caption, e.label] for e, _ in self._videos]
-
-    def _hash(self, version: int, files: list[Any]) -> str:
+    def _hash(self, version: int, files: Iterable[memoryview | bytes]) -> str:
         options = dataclasses.asdict(self.options)
         for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose files
             del options[name]
-        return sha256_json({"version": version, "files": files, "classes": self.classes, **options})
+        return sha256_with_files({"version": version, "classes": self.classes, **options}, files)
 
-    def _contents(self) -> dict[Path, str]:
+    def _contents(self, files: DistinctFiles) -> dict[Path, str]:
         """Hashes of the files' contents; those that were not looked at are read now."""
-        known = {entry.path: probe.content for entry, probe in self._videos}
-        unknown = contents([path for path, content in known.items() if not content])
-        return {**known, **unknown}
+        probes = {entry.path: self._videos.probes.get(entry.path) for entry in files.entries}
+        known = {path: probe.content for path, probe in probes.items() if probe and probe.content}
+        return {**known, **contents([path for path in probes if path not in known])}
 
     def _was_read_otherwise(self, probe: Probe) -> bool:
         """Whether version 0.1 gave other clips: it knew no mirroring, no shape of pixels and no varying rate."""

@@ -47,6 +47,10 @@ class Videos(Sequence[tuple[Entry, Probe]]):
         entry = self.entries[row]
         return entry, self.entries.probe(row, self.probes.get(entry.path))
 
+    def files(self) -> DistinctFiles:
+        """The files that they are in."""
+        return DistinctFiles(self.entries, self.rows.astype(np.int64))
+
     def digest(self) -> list[str]:
         """Hash of what the table says of them, for those whose files are not looked at."""
         return [self.entries.digest, hashlib.sha256(self.rows.tobytes()).hexdigest()]
@@ -61,6 +65,7 @@ class DistinctFiles:
     """
 
     def __init__(self, entries: Entries, rows: Rows) -> None:
+        self.dataset = entries
         numbers = pa.array(_file_numbers(entries)[rows] if len(rows) else rows).dictionary_encode()
         self.rows = rows
         self.of_row: NDArray[np.int32] = numbers.indices.to_numpy()
