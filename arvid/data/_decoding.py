@@ -53,6 +53,7 @@ class Reader:
         self.turn = Orientation()
         """Of the last frame decoded."""
         self._stored = (0, 0)
+        self._first_shown = (0, 0)
         self._first_time, self._last_time = float("inf"), float("-inf")
 
     def __enter__(self) -> Reader:
@@ -76,9 +77,12 @@ class Reader:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Height and width at which the last frame decoded is meant to be seen."""
-        height, width = self._stored
-        return self.turn.shape(height, self._stretched(width))
+        """Height and width at which the first frame decoded is meant to be seen.
+
+        Later frames of another size are brought to it, as ffmpeg's option -autoscale does; likewise where the shape
+        of the pixels changes.
+        """
+        return self._first_shown
 
     @property
     def as_stored(self) -> bool:
@@ -198,14 +202,9 @@ class Reader:
             turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
         if stored != self._stored:
             self._require_size(*stored)
-        if not is_first and turn.shape(*stored) != self.turn.shape(*self._stored):
-            sizes = (self.turn.shape(*self._stored), turn.shape(*stored))
-            before, after = (f"{height}x{width}" for height, width in sizes)
-            reason = (
-                f"the frame size changes from {before} to {after} after frame {self.num_frames}"
-            )
-            raise VideoError(self.path, reason)
         self._stored, self.turn = stored, turn
+        if is_first:
+            self._first_shown = turn.shape(stored[0], self._stretched(stored[1]))
         self.num_frames += 1
         if frame.time is not None:
             self._first_time = min(self._first_time, frame.time)

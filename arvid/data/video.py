@@ -2,7 +2,8 @@
 
 Frames come in the order in which the decoder gives them, never sorted by timestamp: the packed B-frames of
 UCF-101's AVI files bear timestamps that are out of order while the frames are not. Nothing that a header says
-about the number of frames is believed. Turned and mirrored pictures are set right, and pixels made square.
+about the number of frames is believed. Turned and mirrored pictures are set right, and pixels made square. Where the
+size changes within a file, all frames get that of the first one.
 """
 
 from __future__ import annotations
@@ -121,11 +122,12 @@ def read_frames(
     with Reader(path, max_pixels=max_pixels) as reader:
         start = reader.seek(probe.layout if probe else Layout(), wanted[0])
         decoded = enumerate(islice(reader.decode(), wanted[-1] + 1 - start), start)
+        whole = (probe.height, probe.width) if probe and start else None
         for index, frame in decoded:
             if index in chosen:
                 if probe:
                     _require_sound(path, frame, index, probe)
-                frames[index] = paint(frame, reader.shown, reader.turn)
+                frames[index] = paint(frame, whole or reader.shown, reader.turn)
         if wanted[-1] not in frames:
             raise VideoError(
                 path, f"it ends after {reader.num_frames} frames, before frame {wanted[-1]}"
