@@ -15,7 +15,8 @@ import av.stream
 
 from arvid.contracts import UserError
 from arvid.data._layout import Layout
-from arvid.data._picture import Orientation, orientation_of, stretch_of
+from arvid.data._picture import Orientation, Painter, orientation_of, stretch_of
+from arvid.data.clips import Frames
 
 FPS_TOLERANCE = 0.01
 """Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
@@ -112,6 +113,22 @@ class Reader:
                     yield frame
         except av.error.FFmpegError as error:
             raise self._fails(error) from error
+
+    def painted(
+        self, paint: Painter, frame: av.VideoFrame, shown: tuple[int, int] | None = None
+    ) -> Frames:
+        """Pixels uint8 (H, W, 3) of the last frame decoded; `shown` where the file's first frame was not decoded.
+
+        Raises VideoError where the library has no conversion of its colours to RGB.
+        """
+        try:
+            return paint(frame, shown or self._first_shown, self.turn)
+        except av.error.FFmpegError as error:
+            colours = f"{frame.format.name}, colour space {int(frame.colorspace)}"
+            reason = f"its pixels ({colours}) cannot be converted to RGB ({_reason(error)})"
+            raise VideoError(
+                self.path, reason, "Encode it anew as BT.709, or leave it out."
+            ) from error
 
     def seek(self, layout: Layout, index: int) -> int:
         """Make `decode` begin at the last key frame up to `index`; returns the index of the first frame it gives.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from arvid.data._columns import SCHEMA, split_fractions
@@ -113,6 +114,23 @@ class Entries(Sequence[Entry]):
         table = self.table.take(pa.array(rows, pa.int64()))
         digest = sha256_json([self.digest, list(rows)])
         return Entries(table, self.root, classes=self.classes, labels=self.labels, digest=digest)
+
+    def respelled(self, paths: Mapping[str, str]) -> Entries:
+        """The same with other paths in the place of some. Names stay, and with them splits and fingerprints."""
+        columns = {name: self.table.column(name) for name in SCHEMA.names}
+        listed = columns["path"]
+        index = pc.index_in(listed, value_set=pa.array(paths, pa.string()))
+        other = pa.chunked_array(
+            [pa.array(paths.values(), pa.string()).take(chunk) for chunk in index.chunks],
+            pa.string(),
+        )
+        name = pc.coalesce(columns["name"], listed)
+        columns["name"] = pc.if_else(pc.is_valid(other), name, columns["name"])
+        columns["path"] = pc.coalesce(other, listed)
+        table = pa.table(columns, schema=SCHEMA)
+        return Entries(
+            table, self.root, classes=self.classes, labels=self.labels, digest=self.digest
+        )
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

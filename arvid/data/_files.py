@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data._described import described, sha256_with_files
 from arvid.data._entries import Entries, Entry
+from arvid.data._names import other_spellings
 from arvid.data._survey import content_hash, contents, file_stamp
 from arvid.data._survey import probe_files as probe_files
 from arvid.data._videos import DistinctFiles, Videos, is_long_enough
@@ -102,28 +104,31 @@ class FileDataset(VideoDataset):
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
         stated = entries.stated()
         # so many files are not looked at one by one where nothing has to be found out
-        files = DistinctFiles(entries, chosen[~stated[chosen]] if len(chosen) > MANY else chosen)
-        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+        looked_at = chosen[~stated[chosen]] if len(chosen) > MANY else chosen
+        entries, files, is_there = _located(entries, looked_at, where)
         absent = {files.entries[i].name for i in np.flatnonzero(~is_there)}
         self.missing = (*missing, *sorted(absent))
         is_unknown = files.with_any(~stated[files.rows]) & is_there
         wanted = [files.entries[i] for i in np.flatnonzero(is_unknown)]
         probes, self.broken = probe_files(wanted, max_pixels=options.max_pixels)
-        self._report_problems(where)
         is_probed = np.array([entry.path in probes for entry in files.entries], bool)
-        bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
+        is_usable = is_there & (is_probed | ~is_unknown)
+        self._is_believed = len(looked_at) < len(chosen)
+        usable = [] if self._is_believed else np.flatnonzero(is_usable).tolist()
+        self._stamps, unusable = _stamped([files.entries[i] for i in usable])
+        is_usable &= np.array([entry.name not in unusable for entry in files.entries], bool)
+        self.broken = {**self.broken, **unusable}
+        self._report_problems(where)
+        bad = files.rows_of(~is_usable)
         readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
         self.too_short = tuple(entries.names(readable[~is_enough]))
         self._videos = Videos(entries, readable[is_enough], probes)
-        self._is_believed = len(files.rows) < len(chosen)
         self._report_short(where)
         if not self._videos:
             num_listed = len(chosen) + len(missing)
             raise UserError(self._empty_message(where, len(entries), len(chosen), num_listed))
         _require_one_there(self._videos, where)
-        there = () if self._is_believed else (files.entries[i] for i in np.flatnonzero(is_there))
-        self._stamps = {entry.path: file_stamp(entry.path) for entry in there}
         self._fingerprint = ""
         self._motion = MotionCache() if options.motion else None
 
@@ -295,6 +300,40 @@ class FileDataset(VideoDataset):
             f"{self.options.clip.num_frames} frames. Ask for shorter clips or pad them "
             "(short: pad) if they are too short; otherwise check the paths and the files."
         )
+
+
+def _located(
+    entries: Entries, rows: NDArray[np.int64], where: str
+) -> tuple[Entries, DistinctFiles, NDArray[np.bool_]]:
+    """The files of rows, and which of them are there; and the entries, with the paths at which the files really are."""
+    files = DistinctFiles(entries, rows)
+    is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+    absent = entries.table.column("path").take(pa.array(files.first_rows[~is_there]))
+    others = other_spellings(entries.root, absent.to_pylist())
+    if others:
+        logger.warning(
+            "%s: %d files have other names on the disk (accents in another form of Unicode, or spaces around): %s",
+            *(where, len(others), named([*others.values()])),
+        )
+        entries = entries.respelled(others)
+        files = DistinctFiles(entries, rows)
+        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+    return entries, files, is_there
+
+
+def _stamped(
+    entries: Iterable[Entry],
+) -> tuple[dict[Path, tuple[int, int, int]], dict[str, str]]:
+    """Sizes and times of files by path, and why others have none, by name: folders without pictures, say."""
+    stamps, broken = {}, {}
+    for entry in entries:
+        try:
+            stamps[entry.path] = file_stamp(entry.path)
+        except VideoError as error:
+            broken[entry.name] = error.reason
+        except OSError as error:
+            broken[entry.name] = str(error.strerror or error)
+    return stamps, broken
 
 
 def named(names: Sequence[str]) -> str:

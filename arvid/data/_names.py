@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -62,3 +67,27 @@ def _all_seconds(values: pa.Array) -> pa.Array:
         written = pa.array([_seconds(at) for at in seconds[hard].tolist()], pa.string())
         texts = pc.replace_with_mask(texts, pa.array(hard), written)
     return pc.if_else(pc.is_valid(values), texts, pa.scalar(""))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text: not with halves of characters, nor with what other bytes in names become."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def other_spellings(root: Path, listed: Iterable[str]) -> dict[str, str]:
+    """How paths that are not there as they are listed stand on the disk, of those for which that can be found.
+
+    Macs take letters with accents apart (NFD), other systems do not (NFC); and spreadsheets leave spaces around.
+    """
+    found = {}
+    for path in listed:
+        stripped = path.strip()
+        forms = (unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))
+        for other in (stripped, *forms):
+            if other not in ("", path) and os.path.exists(root / other):
+                found[path] = other
+    return found

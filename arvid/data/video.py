@@ -81,7 +81,7 @@ def read_video(
     paint = Painter(size, resize)
     with Reader(path, max_pixels=max_pixels) as reader:
         decoded = islice(reader.decode(), max_frames)
-        frames = [paint(frame, reader.shown, reader.turn) for frame in decoded]
+        frames = [reader.painted(paint, frame) for frame in decoded]
         return Video(np.stack(frames), reader.fps())
 
 
@@ -90,7 +90,7 @@ def iter_frames(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[F
     paint = Painter()
     with Reader(path, max_pixels=max_pixels) as reader:
         for frame in reader.decode():
-            yield paint(frame, reader.shown, reader.turn)
+            yield reader.painted(paint, frame)
 
 
 def read_frames(
@@ -127,7 +127,7 @@ def read_frames(
             if index in chosen:
                 if probe:
                     _require_sound(path, frame, index, probe)
-                frames[index] = paint(frame, whole or reader.shown, reader.turn)
+                frames[index] = reader.painted(paint, frame, whole)
         if wanted[-1] not in frames:
             raise VideoError(
                 path, f"it ends after {reader.num_frames} frames, before frame {wanted[-1]}"
