@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -179,7 +180,8 @@ class Labels:
 def _label_text(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_floating(values.type):
+    if pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         broken = pc.not_equal(values, pc.floor(values))
         if pc.any(broken).as_py():
@@ -262,13 +264,14 @@ def _in_folder(paths: pa.Array, folder: str) -> pa.Array:
 
 
 def _not_a_path(value: Any) -> str:
-    if isinstance(value, dict) and "bytes" in value:
+    if isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value):
         return "the videos lie inside of the table: read it as a dataset of Hugging Face's (huggingface_videos)"
     return f"there is no path of a video: it is text, got {value!r}"
 
 
 def _not_a_caption(value: Any) -> str:
-    return f"caption must be text, got {value!r}"
+    advice = ". Write a row for each of several captions" if isinstance(value, list) else ""
+    return f"caption must be text, got {value!r}{advice}"
 
 
 FAULTS: dict[str, Callable[[Any], str]] = {
@@ -322,13 +325,29 @@ def _text(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
     """A column of text. Raises BadRow with `fault(value)` for one of something else."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if _is_text(values.type):
         return values.cast(pa.string())
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        return _decoded(values, fault)
     if pa.types.is_floating(values.type):  # pandas writes an empty column as NaN
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
     if values.null_count < len(values):
         raise _first_bad(values, pc.is_valid(values), fault)
     return pa.nulls(len(values), pa.string())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _decoded(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
+    """Text that a .parquet file holds without saying that it is text. Raises BadRow for other bytes."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        raise _first_bad(values, pc.is_valid(values), fault) from None
 
 
 def _absent(values: pa.Array, stand_ins: pa.Array) -> pa.Array:
@@ -343,34 +362,49 @@ def _first_of(columns: list[pa.Array], length: int) -> pa.Array:
 
 def _numbers(columns: list[pa.Array], meaning: str, length: int) -> pa.Array:
     """Numbers, null where unknown; text may be seconds, H:MM:SS, or a fraction. Raises BadRow."""
-    found = [_parsed(values, meaning) for values in columns if _may_be_numbers(values.type)]
+    found = [_parsed(values, meaning) for values in columns if _may_be(values, meaning)]
     values = _first_of(found, length).cast(pa.float64())
     lowest = pc.greater_equal if meaning in ("start", "end") else pc.greater
-    known = pc.and_(lowest(values, 0.0), pc.is_finite(values))
+    is_small = pc.less(values, _TOO_LARGE) if meaning in _WHOLE_NUMBERS else pc.is_finite(values)
+    known = pc.and_(lowest(values, 0.0), is_small)
     # published tables say 0, -1 or NaN where they do not know
     return pc.if_else(known, _rounded(values, meaning), pa.scalar(None, pa.float64()))
 
 
 def _rounded(values: pa.Array, meaning: str) -> pa.Array:
-    return pc.floor(values) if meaning in ("num_frames", "height", "width") else values
+    return pc.floor(values) if meaning in _WHOLE_NUMBERS else values
 
 
-def _may_be_numbers(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_dictionary(kind)
-        or pa.types.is_null(kind)
+_WHOLE_NUMBERS = ("num_frames", "height", "width")
+_TOO_LARGE = 2.0**31
+
+
+def _may_be(values: pa.Array, meaning: str) -> bool:
+    """Whether a column can hold numbers. Raises BadRow for one that should say which part of a file is meant."""
+    kind = values.type
+    of_numbers = (
+        *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null),
+        *(pa.types.is_dictionary, pa.types.is_duration, pa.types.is_time, _is_text),
     )
+    if any(is_of(kind) for is_of in of_numbers):
+        return True
+    if meaning in ("start", "end") and values.null_count < len(values):
+        raise _first_bad(values, pc.is_valid(values), partial(_not_a_number, meaning))
+    return False
+
+
+def _not_a_number(meaning: str, value: Any) -> str:
+    return f"{meaning} must be a number, got {value!r}"
 
 
 def _parsed(values: pa.Array, meaning: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if pa.types.is_duration(values.type) or pa.types.is_time(values.type):
+        return _seconds(values)
+    if not _is_text(values.type):
         return values.cast(pa.float64())
+    values = values.cast(pa.string())
     values = _absent(values, _NO_CAPTION)
     try:
         return pc.utf8_trim_whitespace(values).cast(pa.float64())
@@ -378,8 +412,17 @@ def _parsed(values: pa.Array, meaning: str) -> pa.Array:
         parsed = [None if text is None else _number(text) for text in values.to_pylist()]
     for row, number in enumerate(parsed):
         if number is not None and math.isnan(number):
-            raise BadRow(row, f"{meaning} must be a number, got {values[row].as_py()!r}")
+            raise BadRow(row, _not_a_number(meaning, values[row].as_py()))
     return pa.array(parsed, pa.float64())
+
+
+def _seconds(values: pa.Array) -> pa.Array:
+    """Seconds of durations, or of times of a day."""
+    of_kind = pa.duration if pa.types.is_duration(values.type) else pa.time64
+    if pa.types.is_time32(values.type):
+        values = values.cast(pa.time64("us"))
+    nanoseconds = values.cast(of_kind("ns")).cast(pa.int64())
+    return pc.divide(nanoseconds.cast(pa.float64()), 1e9)
 
 
 def _number(text: str) -> float:

@@ -15,7 +15,8 @@ import av.stream
 
 from arvid.contracts import UserError
 from arvid.data._layout import Layout
-from arvid.data._picture import Orientation, orientation_of, stretch_of
+from arvid.data._picture import Orientation, Painter, orientation_of, stretch_of
+from arvid.data.clips import Frames
 
 FPS_TOLERANCE = 0.01
 """Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
@@ -53,6 +54,7 @@ class Reader:
         self.turn = Orientation()
         """Of the last frame decoded."""
         self._stored = (0, 0)
+        self._first_shown = (0, 0)
         self._first_time, self._last_time = float("inf"), float("-inf")
 
     def __enter__(self) -> Reader:
@@ -76,9 +78,12 @@ class Reader:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Height and width at which the last frame decoded is meant to be seen."""
-        height, width = self._stored
-        return self.turn.shape(height, self._stretched(width))
+        """Height and width at which the first frame decoded is meant to be seen.
+
+        Later frames of another size are brought to it, as ffmpeg's option -autoscale does; likewise where the shape
+        of the pixels changes.
+        """
+        return self._first_shown
 
     @property
     def as_stored(self) -> bool:
@@ -108,6 +113,22 @@ class Reader:
                     yield frame
         except av.error.FFmpegError as error:
             raise self._fails(error) from error
+
+    def painted(
+        self, paint: Painter, frame: av.VideoFrame, shown: tuple[int, int] | None = None
+    ) -> Frames:
+        """Pixels uint8 (H, W, 3) of the last frame decoded; `shown` where the file's first frame was not decoded.
+
+        Raises VideoError where the library has no conversion of its colours to RGB.
+        """
+        try:
+            return paint(frame, shown or self._first_shown, self.turn)
+        except av.error.FFmpegError as error:
+            colours = f"{frame.format.name}, colour space {int(frame.colorspace)}"
+            reason = f"its pixels ({colours}) cannot be converted to RGB ({_reason(error)})"
+            raise VideoError(
+                self.path, reason, "Encode it anew as BT.709, or leave it out."
+            ) from error
 
     def seek(self, layout: Layout, index: int) -> int:
         """Make `decode` begin at the last key frame up to `index`; returns the index of the first frame it gives.
@@ -198,14 +219,9 @@ class Reader:
             turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
         if stored != self._stored:
             self._require_size(*stored)
-        if not is_first and turn.shape(*stored) != self.turn.shape(*self._stored):
-            sizes = (self.turn.shape(*self._stored), turn.shape(*stored))
-            before, after = (f"{height}x{width}" for height, width in sizes)
-            reason = (
-                f"the frame size changes from {before} to {after} after frame {self.num_frames}"
-            )
-            raise VideoError(self.path, reason)
         self._stored, self.turn = stored, turn
+        if is_first:
+            self._first_shown = turn.shape(stored[0], self._stretched(stored[1]))
         self.num_frames += 1
         if frame.time is not None:
             self._first_time = min(self._first_time, frame.time)

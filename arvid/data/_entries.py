@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from arvid.data._columns import SCHEMA, split_fractions
+from arvid.data._names import names_of, section_name
 from arvid.data.video import Probe
 from arvid.files import sha256_json
+
+_BLOCK = 2**16
+"""Rows that are worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,23 @@ class Entries(Sequence[Entry]):
         digest = sha256_json([self.digest, list(rows)])
         return Entries(table, self.root, classes=self.classes, labels=self.labels, digest=digest)
 
+    def respelled(self, paths: Mapping[str, str]) -> Entries:
+        """The same with other paths in the place of some. Names stay, and with them splits and fingerprints."""
+        columns = {name: self.table.column(name) for name in SCHEMA.names}
+        listed = columns["path"]
+        index = pc.index_in(listed, value_set=pa.array(paths, pa.string()))
+        other = pa.chunked_array(
+            [pa.array(paths.values(), pa.string()).take(chunk) for chunk in index.chunks],
+            pa.string(),
+        )
+        name = pc.coalesce(columns["name"], listed)
+        columns["name"] = pc.if_else(pc.is_valid(other), name, columns["name"])
+        columns["path"] = pc.coalesce(other, listed)
+        table = pa.table(columns, schema=SCHEMA)
+        return Entries(
+            table, self.root, classes=self.classes, labels=self.labels, digest=self.digest
+        )
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -143,6 +165,21 @@ class Entries(Sequence[Entry]):
         """Of which videos (N,) the table says frames and rate."""
         return ~(np.isnan(self.numbers("num_frames")) | np.isnan(self.numbers("fps")))
 
+    def blocks(self, rows: NDArray[Any]) -> Iterator[tuple[pa.RecordBatch, slice]]:
+        """Yield the table of some rows (N,), in ascending order, in pieces; and which of the N these are."""
+        start = 0
+        for batch in self.table.to_batches(max_chunksize=_BLOCK):
+            first, last = np.searchsorted(rows, (start, start + len(batch))).tolist()
+            if first < last:
+                inside = rows[first:last].astype(np.int64) - start
+                yield batch.take(pa.array(inside)), slice(first, last)
+            start += len(batch)
+
+    def names(self, rows: NDArray[Any]) -> Iterator[str]:
+        """The names of some rows (N,), in ascending order."""
+        for block, _ in self.blocks(rows):
+            yield from names_of(block).to_pylist()
+
     def has(self, column: str) -> bool:
         """Whether any row has a value there."""
         return bool(self.table.column(column).null_count < len(self))
@@ -175,12 +212,3 @@ def map_table(file: Path) -> pa.Table:
     """The table of an Arrow file, mapped into memory: processes share its pages, and what is not used is not read."""
     with pa.memory_map(os.fspath(file)) as mapped:
         return pa.ipc.open_file(mapped).read_all()
-
-
-def section_name(name: str, start: float | None, end: float | None) -> str:
-    """Name of a part of a file: from 2 to 4.5 seconds of "a.mp4" is "a@2-4.5.mp4"."""
-    stem, dot, suffix = name.rpartition(".")
-    ends = "-".join(
-        "" if at is None else f"{at:.3f}".rstrip("0").rstrip(".") for at in (start, end)
-    )
-    return f"{stem}@{ends}.{suffix}" if dot else f"{name}@{ends}"

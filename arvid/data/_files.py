@@ -8,18 +8,22 @@ file's size and date.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data._described import described, sha256_with_files
 from arvid.data._entries import Entries, Entry
+from arvid.data._names import other_spellings
 from arvid.data._survey import content_hash, contents, file_stamp
 from arvid.data._survey import probe_files as probe_files
 from arvid.data._videos import DistinctFiles, Videos, is_long_enough
@@ -27,7 +31,6 @@ from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
 from arvid.data.motion import MotionCache
 from arvid.data.pictures import is_pictures, read_pictures
 from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames
-from arvid.files import sha256_json
 from arvid.ranges import SHARE, at_least
 
 logger = logging.getLogger(__name__)
@@ -101,28 +104,31 @@ class FileDataset(VideoDataset):
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
         stated = entries.stated()
         # so many files are not looked at one by one where nothing has to be found out
-        files = DistinctFiles(entries, chosen[~stated[chosen]] if len(chosen) > MANY else chosen)
-        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+        looked_at = chosen[~stated[chosen]] if len(chosen) > MANY else chosen
+        entries, files, is_there = _located(entries, looked_at, where)
         absent = {files.entries[i].name for i in np.flatnonzero(~is_there)}
         self.missing = (*missing, *sorted(absent))
         is_unknown = files.with_any(~stated[files.rows]) & is_there
         wanted = [files.entries[i] for i in np.flatnonzero(is_unknown)]
         probes, self.broken = probe_files(wanted, max_pixels=options.max_pixels)
-        self._report_problems(where)
         is_probed = np.array([entry.path in probes for entry in files.entries], bool)
-        bad = files.rows_of(~is_there | (is_unknown & ~is_probed))
+        is_usable = is_there & (is_probed | ~is_unknown)
+        self._is_believed = len(looked_at) < len(chosen)
+        usable = [] if self._is_believed else np.flatnonzero(is_usable).tolist()
+        self._stamps, unusable = _stamped([files.entries[i] for i in usable])
+        is_usable &= np.array([entry.name not in unusable for entry in files.entries], bool)
+        self.broken = {**self.broken, **unusable}
+        self._report_problems(where)
+        bad = files.rows_of(~is_usable)
         readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
-        self.too_short = tuple(entries[row].name for row in readable[~is_enough].tolist())
+        self.too_short = tuple(entries.names(readable[~is_enough]))
         self._videos = Videos(entries, readable[is_enough], probes)
-        self._is_believed = len(files.rows) < len(chosen)
         self._report_short(where)
         if not self._videos:
             num_listed = len(chosen) + len(missing)
             raise UserError(self._empty_message(where, len(entries), len(chosen), num_listed))
         _require_one_there(self._videos, where)
-        there = () if self._is_believed else (files.entries[i] for i in np.flatnonzero(is_there))
-        self._stamps = {entry.path: file_stamp(entry.path) for entry in there}
         self._fingerprint = ""
         self._motion = MotionCache() if options.motion else None
 
@@ -191,32 +197,36 @@ class FileDataset(VideoDataset):
         Of a large manifest that states frames and rates it is the hash of its columns: no file is looked at.
         """
         if not self._fingerprint:  # files may change while a run goes on, and it stays the same run
-            files = (
-                self._videos.digest() if self._is_believed else self._described(self._contents())
-            )
-            self._fingerprint = self._hash(_VERSION, files)
+            self._fingerprint = self._hash(_VERSION, self._said_of_videos())
         return self._fingerprint
+
+    def _said_of_videos(self) -> Iterable[memoryview | bytes]:
+        if self._is_believed:
+            return [json.dumps(self._videos.digest())[1:-1].encode()]
+        files = self._videos.files()
+        return described(files, self._contents(files))
 
     def earlier_fingerprint(self) -> str | None:
         """The hash of names and sizes in its place up to version 0.1; None where clips were others then."""
-        if self._is_believed or any(self._was_read_otherwise(probe) for _, probe in self._videos):
+        if self._is_believed:
             return None
-        return self._hash(1, self._described({p: size for p, (size, *_) in self._stamps.items()}))
+        files = self._videos.files()
+        probes = (self._videos.probes.get(entry.path) for entry in files.entries)
+        if any(probe and self._was_read_otherwise(probe) for probe in probes):
+            return None
+        return self._hash(1, described(files, {p: size for p, (size, *_) in self._stamps.items()}))
 
-    def _described(self, contents: Mapping[Path, str | int]) -> list[Any]:
-        return [[e.name, contents[e.path], e.caption, e.label] for e, _ in self._videos]
-
-    def _hash(self, version: int, files: list[Any]) -> str:
+    def _hash(self, version: int, files: Iterable[memoryview | bytes]) -> str:
         options = dataclasses.asdict(self.options)
         for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose files
             del options[name]
-        return sha256_json({"version": version, "files": files, "classes": self.classes, **options})
+        return sha256_with_files({"version": version, "classes": self.classes, **options}, files)
 
-    def _contents(self) -> dict[Path, str]:
+    def _contents(self, files: DistinctFiles) -> dict[Path, str]:
         """Hashes of the files' contents; those that were not looked at are read now."""
-        known = {entry.path: probe.content for entry, probe in self._videos}
-        unknown = contents([path for path, content in known.items() if not content])
-        return {**known, **unknown}
+        probes = {entry.path: self._videos.probes.get(entry.path) for entry in files.entries}
+        known = {path: probe.content for path, probe in probes.items() if probe and probe.content}
+        return {**known, **contents([path for path in probes if path not in known])}
 
     def _was_read_otherwise(self, probe: Probe) -> bool:
         """Whether version 0.1 gave other clips: it knew no mirroring, no shape of pixels and no varying rate."""
@@ -290,6 +300,40 @@ class FileDataset(VideoDataset):
             f"{self.options.clip.num_frames} frames. Ask for shorter clips or pad them "
             "(short: pad) if they are too short; otherwise check the paths and the files."
         )
+
+
+def _located(
+    entries: Entries, rows: NDArray[np.int64], where: str
+) -> tuple[Entries, DistinctFiles, NDArray[np.bool_]]:
+    """The files of rows, and which of them are there; and the entries, with the paths at which the files really are."""
+    files = DistinctFiles(entries, rows)
+    is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+    absent = entries.table.column("path").take(pa.array(files.first_rows[~is_there]))
+    others = other_spellings(entries.root, absent.to_pylist())
+    if others:
+        logger.warning(
+            "%s: %d files have other names on the disk (accents in another form of Unicode, or spaces around): %s",
+            *(where, len(others), named([*others.values()])),
+        )
+        entries = entries.respelled(others)
+        files = DistinctFiles(entries, rows)
+        is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
+    return entries, files, is_there
+
+
+def _stamped(
+    entries: Iterable[Entry],
+) -> tuple[dict[Path, tuple[int, int, int]], dict[str, str]]:
+    """Sizes and times of files by path, and why others have none, by name: folders without pictures, say."""
+    stamps, broken = {}, {}
+    for entry in entries:
+        try:
+            stamps[entry.path] = file_stamp(entry.path)
+        except VideoError as error:
+            broken[entry.name] = error.reason
+        except OSError as error:
+            broken[entry.name] = str(error.strerror or error)
+    return stamps, broken
 
 
 def named(names: Sequence[str]) -> str:

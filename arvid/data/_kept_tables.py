@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_FROM = 2**23
 """Bytes of a manifest from which on its columns are kept; a smaller one is read in a moment."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import av
 
 from arvid.data._decoding import MAX_PIXELS, Reader, VideoError
 from arvid.data._layout import Key, Layout, Probe, runs_of, some_keys
+from arvid.data._picture import Painter
 
 TIMED_CONTAINERS = {"mov", "matroska"}
 ONE_FRAME_A_PACKET = {
@@ -170,7 +171,8 @@ def _trusted(path: str | Path, told: _Packets, tick: float, max_pixels: int) -> 
     try:
         with Reader(path, max_pixels=max_pixels) as reader:
             packets = islice(reader.packets(), num_packets)
-            stamps = [frame.pts for frame in reader.decode_packets(chain(packets, [None]))]
+            frames = reader.decode_packets(chain(packets, [None]))
+            stamps = [frame.pts for frame in _first_painted(reader, frames)]
             if not _agree(stamps, told, 0, num_frames):
                 return None
             shown, as_stored, turn = reader.shown, reader.as_stored, reader.turn
@@ -206,7 +208,7 @@ def _decode_all(reader: Reader) -> Probe:
 
     stamps: list[int | None] = []
     keys: list[int] = []
-    for frame in reader.decode_packets(noted()):
+    for frame in _first_painted(reader, reader.decode_packets(noted())):
         if frame.key_frame:
             keys.append(len(stamps))
         stamps.append(frame.pts)
@@ -227,6 +229,14 @@ def _decode_all(reader: Reader) -> Probe:
     return Probe(
         len(stamps), reader.fps(), height, width, layout=layout, as_stored=reader.as_stored
     )
+
+
+def _first_painted(reader: Reader, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The same frames; the first is converted to RGB to see whether that can be done. Raises VideoError."""
+    for number, frame in enumerate(frames):
+        if not number:
+            reader.painted(Painter(), frame)
+        yield frame
 
 
 def _paired(

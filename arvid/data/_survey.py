@@ -28,7 +28,7 @@ from arvid.data.pictures import frame_files, is_pictures, probe_pictures
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of probing: part of the ledger's keys
+_VERSION = 3  # of probing: part of the ledger's keys
 WHOLE = 2**20
 """Files of up to so many bytes are hashed whole."""
 ENDS, BLOCK, NUM_BLOCKS = 2**17, 2**14, 16

@@ -24,6 +24,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from arvid.data._columns import FAULTS, NO_PATH, TEXT, BadRow, Labels, Meanings, standard_block
+from arvid.data._names import is_utf8
 from arvid.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -94,7 +95,7 @@ class TableReader:
                 except BadRow as error:
                     line = block.line_of(error.row)
                     raise bad_line(self.path, line, error.reason) from error
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise UserError(f"The manifest {self.path} cannot be read: {error}.") from error
 
     def _note_unread(self, names: Sequence[str], columns: Mapping[str, list[str]]) -> None:
@@ -215,9 +216,11 @@ def _column(values: list[Any], meaning: str) -> pa.Array:
     values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass  # values of several kinds
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        pass  # values of several kinds, or bad ones
     for row, value in enumerate(values):
+        if isinstance(value, str) and not is_utf8(value):
+            raise BadRow(row, f"{meaning} holds half of a character: {value!r}")
         if meaning in TEXT and not isinstance(value, TEXT[meaning]):
             raise BadRow(row, FAULTS[meaning](value))
     return pa.array([None if value is None else str(value) for value in values])

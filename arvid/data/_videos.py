@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from arvid.data._entries import Entries, Entry, sections
-from arvid.data.clips import ClipSpec, clip_indices, frames_needed
+from arvid.data.clips import ClipSpec, frames_needed
 from arvid.data.video import Probe
 
 Rows = NDArray[np.int64]
@@ -47,6 +47,10 @@ class Videos(Sequence[tuple[Entry, Probe]]):
         entry = self.entries[row]
         return entry, self.entries.probe(row, self.probes.get(entry.path))
 
+    def files(self) -> DistinctFiles:
+        """The files that they are in."""
+        return DistinctFiles(self.entries, self.rows.astype(np.int64))
+
     def digest(self) -> list[str]:
         """Hash of what the table says of them, for those whose files are not looked at."""
         return [self.entries.digest, hashlib.sha256(self.rows.tobytes()).hexdigest()]
@@ -61,13 +65,16 @@ class DistinctFiles:
     """
 
     def __init__(self, entries: Entries, rows: Rows) -> None:
+        self.dataset = entries
         numbers = pa.array(_file_numbers(entries)[rows] if len(rows) else rows).dictionary_encode()
         self.rows = rows
         self.of_row: NDArray[np.int32] = numbers.indices.to_numpy()
         """Which file a row is of (N,)."""
         first = np.zeros(len(numbers.dictionary), np.int64)
         first[self.of_row[::-1]] = np.arange(len(rows))[::-1]
-        found = (entries[row] for row in rows[first].tolist())
+        self.first_rows: Rows = rows[first]
+        """A row of each file."""
+        found = (entries[row] for row in self.first_rows.tolist())
         self.entries = [dataclasses.replace(entry, start=None, end=None) for entry in found]
         """One of each."""
 
@@ -108,19 +115,48 @@ def is_long_enough(
     distinct = pa.array(fps).dictionary_encode()
     needed = np.array([frames_needed(x, clip) for x in distinct.dictionary.to_pylist()], np.int64)
     enough: NDArray[np.bool_] = num_frames >= needed[distinct.indices.to_numpy()]
-    timed = {path for path, probe in probes.items() if probe.times is not None}
-    if timed and clip.fps is not None:
-        for i, row in enumerate(rows.tolist()):
-            entry = entries[row]
-            if entry.path in timed:
-                enough[i] = _has_times_enough(entry, probes[entry.path], clip)
+    if clip.fps is not None:
+        _correct_timed(enough, entries, rows, files, probes, clip)
     return enough
 
 
-def _has_times_enough(entry: Entry, probe: Probe, clip: ClipSpec) -> bool:
-    """Whether a video whose rate varies lasts as long as a clip."""
-    assert probe.times is not None
-    first, count = entry.section(probe)
-    start = dataclasses.replace(clip, window="start")
-    times = probe.times[first : first + count]
-    return clip_indices(count, probe.fps, start, times=times) is not None
+def _correct_timed(
+    enough: NDArray[np.bool_],
+    entries: Entries,
+    rows: Rows,
+    files: DistinctFiles,
+    probes: Mapping[Path, Probe],
+    clip: ClipSpec,
+) -> None:
+    """Set `enough` (N,) anew for rows of videos whose rate varies: a clip lasts so many seconds there."""
+    found = [probes.get(entry.path) for entry in files.entries]
+    timed = [i for i, probe in enumerate(found) if probe and probe.times is not None]
+    if not timed:
+        return
+    of_all = np.zeros(len(entries), bool)
+    of_all[rows] = enough
+    start, end = (entries.numbers(column) for column in ("start", "end"))
+    order = np.argsort(files.of_row, kind="stable")
+    numbers = files.of_row[order]
+    for i in timed:
+        own = files.rows[order[np.searchsorted(numbers, i) : np.searchsorted(numbers, i + 1)]]
+        probe = found[i]
+        assert probe is not None
+        of_all[own] = _last_long_enough(probe, clip, start[own], end[own])
+    enough[:] = of_all[rows]
+
+
+def _last_long_enough(
+    probe: Probe, clip: ClipSpec, start: NDArray[np.float64], end: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which parts (N,), in seconds, of a video whose rate varies last as long as a clip; NaN is an open end."""
+    times = probe.times
+    assert times is not None
+    first = np.searchsorted(times - times[0], np.nan_to_num(start, nan=0.0))
+    last = np.searchsorted(times - times[0], np.where(np.isnan(end), np.inf, end))
+    has_any: NDArray[np.bool_] = last > first
+    if clip.short != "drop":
+        return has_any
+    seconds = (clip.num_frames - 1) / clip.clip_fps(probe.fps)
+    latest = times[np.maximum(last, 1) - 1] + 0.5 / probe.fps - seconds
+    return has_any & (times[np.minimum(first, len(times) - 1)] <= latest)

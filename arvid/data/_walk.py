@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from arvid.data import pictures
+from arvid.data._names import is_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Content:
     folders: list[Path] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
+    misnamed: list[Path] = field(default_factory=list)
+    """Names that are not UTF-8, which tables and records cannot hold."""
 
     @property
     def is_frames(self) -> bool:
@@ -62,6 +65,8 @@ class LeftOut:
         """Files of a folder that are no videos."""
         for path in content.others:
             self.reasons[f"{path.suffix.lower() or 'no ending'} (no video)"] += 1
+        if content.misnamed:
+            self.reasons["names that are not UTF-8 (rename them)"] += len(content.misnamed)
         if content.pictures and pictures_too:
             self.reasons["pictures beside videos or folders"] += len(content.pictures)
 
@@ -88,6 +93,8 @@ def look_into(folder: Path) -> Content:
 
 
 def _list_for(content: Content, path: Path) -> list[Path]:
+    if not is_utf8(path.name):
+        return content.misnamed
     if os.path.isdir(path):
         return content.folders
     if path.suffix.lower() in SUFFIXES:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from arvid.data._layout import Layout, runs_of
 from arvid.data.video import Frames, Probe, VideoError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -38,8 +39,11 @@ def probe_pictures(path: Path) -> Probe:
         files = frame_files(path)
         height, width, _ = _read(path, files[0], cv2.IMREAD_COLOR).shape
         return Probe(len(files), DEFAULT_FPS, height, width)
-    frames, fps = _read_webp(path)
-    return Probe(len(frames), fps, *frames[0].shape[:2])
+    frames, milliseconds = _read_webp(path)
+    stamps = np.cumsum([0, *milliseconds[:-1]]).tolist()
+    layout = Layout(tick=0.001, span=(0, stamps[-1]), runs=runs_of(stamps) if stamps[-1] else ())
+    height, width = frames[0].shape[:2]
+    return Probe(len(frames), _mean_rate(stamps), height, width, layout=layout)
 
 
 def read_pictures(path: Path, indices: Sequence[int] | NDArray[np.int64]) -> Frames:
@@ -100,16 +104,20 @@ def _read(folder: Path, file: Path, mode: int) -> Frames:
     return cast("Frames", pixels)
 
 
-def _read_webp(path: Path) -> tuple[list[Frames], float]:
-    """Frames (H, W, 4) and their rate."""
+def _mean_rate(stamps: Sequence[int]) -> float:
+    """Frames per second of some that are shown at these milliseconds."""
+    return (len(stamps) - 1) / (stamps[-1] / 1000) if stamps[-1] else DEFAULT_FPS
+
+
+def _read_webp(path: Path) -> tuple[list[Frames], list[int]]:
+    """Frames (H, W, 4), and for how many milliseconds each is shown."""
     if not os.path.isfile(path):
         raise VideoError(path, "there is no such file", "Check the path.")
     is_read, animation = cv2.imreadanimation(os.fspath(path))
     if not is_read or not len(animation.frames):
         raise VideoError(path, "it is no WebP picture")
-    seconds = float(np.sum(animation.durations[:-1])) / 1000
-    fps = (len(animation.frames) - 1) / seconds if seconds > 0 else DEFAULT_FPS
-    return cast("list[Frames]", list(animation.frames)), fps
+    durations = np.ravel(animation.durations).astype(int).tolist()
+    return cast("list[Frames]", list(animation.frames)), durations
 
 
 def _require(path: Path, num_frames: int, last: int) -> None:

@@ -2,7 +2,8 @@
 
 Frames come in the order in which the decoder gives them, never sorted by timestamp: the packed B-frames of
 UCF-101's AVI files bear timestamps that are out of order while the frames are not. Nothing that a header says
-about the number of frames is believed. Turned and mirrored pictures are set right, and pixels made square.
+about the number of frames is believed. Turned and mirrored pictures are set right, and pixels made square. Where the
+size changes within a file, all frames get that of the first one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def read_video(
     paint = Painter(size, resize)
     with Reader(path, max_pixels=max_pixels) as reader:
         decoded = islice(reader.decode(), max_frames)
-        frames = [paint(frame, reader.shown, reader.turn) for frame in decoded]
+        frames = [reader.painted(paint, frame) for frame in decoded]
         return Video(np.stack(frames), reader.fps())
 
 
@@ -89,7 +90,7 @@ def iter_frames(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[F
     paint = Painter()
     with Reader(path, max_pixels=max_pixels) as reader:
         for frame in reader.decode():
-            yield paint(frame, reader.shown, reader.turn)
+            yield reader.painted(paint, frame)
 
 
 def read_frames(
@@ -121,11 +122,12 @@ def read_frames(
     with Reader(path, max_pixels=max_pixels) as reader:
         start = reader.seek(probe.layout if probe else Layout(), wanted[0])
         decoded = enumerate(islice(reader.decode(), wanted[-1] + 1 - start), start)
+        whole = (probe.height, probe.width) if probe and start else None
         for index, frame in decoded:
             if index in chosen:
                 if probe:
                     _require_sound(path, frame, index, probe)
-                frames[index] = paint(frame, reader.shown, reader.turn)
+                frames[index] = reader.painted(paint, frame, whole)
         if wanted[-1] not in frames:
             raise VideoError(
                 path, f"it ends after {reader.num_frames} frames, before frame {wanted[-1]}"

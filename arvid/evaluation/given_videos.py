@@ -72,9 +72,10 @@ def pair_by_name(
 
 
 def _nearest(candidates: Sequence[tuple[str, ...]], name: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Those that share most folders with a name, counted from the file upwards."""
+    """Those that share most folders with a name, counted from the file upwards; of these the one of the same ending."""
     shared = [_num_shared(parts[:-1], name[:-1]) for parts in candidates]
-    return [parts for parts, num in zip(candidates, shared, strict=True) if num == max(shared)]
+    nearest = [parts for parts, num in zip(candidates, shared, strict=True) if num == max(shared)]
+    return [parts for parts in nearest if parts[-1] == name[-1]] or nearest
 
 
 def _num_shared(a: tuple[str, ...], b: tuple[str, ...]) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -61,11 +64,11 @@ def write_frames(folder: Path, num_frames: int = 12, ending: str = "png") -> Pat
     return folder
 
 
-def write_webp(path: Path, num_frames: int = 8) -> Path:
+def write_webp(path: Path, num_frames: int = 8, milliseconds: Sequence[int] = ()) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     animation = cv2.Animation()
     animation.frames = [frame[..., ::-1].copy() for frame in shades(num_frames)]
-    animation.durations = np.full(num_frames, 125, np.int32)
+    animation.durations = np.array(milliseconds or [125] * num_frames, np.int32)
     assert cv2.imwriteanimation(str(path), animation)
     return path
 
@@ -142,6 +145,42 @@ def test_rate_of_webp_and_alpha(tmp_path: Path) -> None:
     assert not has_alpha(tmp_path)
     cv2.imwrite(str(tmp_path / "v0.png"), np.full((8, 8, 4), 128, np.uint8))
     assert has_alpha(tmp_path)
+
+
+def test_pictures_of_a_webp_whose_rate_varies_are_the_nearest(tmp_path: Path) -> None:
+    """Shown at 0, 0.1, 0.2, 1, 1.1, 1.9, 2 and 2.1 seconds."""
+    milliseconds = [100, 100, 800, 100, 800, 100, 100, 100]
+    path = write_webp(tmp_path / "Class" / "a.webp", milliseconds=milliseconds)
+    times = probe_pictures(path).times
+    assert times is not None
+    np.testing.assert_allclose(times, [0, 0.1, 0.2, 1, 1.1, 1.9, 2, 2.1])
+    clip = ClipSpec(num_frames=3, size=16, fps=1, window="start")
+    assert levels(VideoFolder(tmp_path, clip)[0].video) == [0, 3, 6]
+
+
+def test_names_that_are_not_utf8_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They ended the whole dataset."""
+    write_video(tmp_path / "Walk" / "a.mp4", shades(), 8)
+    for name in (b"Walk/\xe4.mp4", b"R\xfcn/b.mp4"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy(tmp_path / "Walk" / "a.mp4", path)
+    dataset = VideoFolder(tmp_path, CLIP)
+    assert [clip.name for clip in dataset] == ["Walk/a.mp4"]
+    assert "2 names that are not UTF-8" in caplog.text
+    assert videos_in(tmp_path) == [tmp_path / "Walk" / "a.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    write_video(tmp_path / "Walk" / "a.mp4", shades(), 8)
+    odd = tmp_path / "Walk" / "b.mp4"
+    os.mkfifo(odd) if kind == "pipe" else odd.symlink_to("/dev/zero")
+    dataset = VideoFolder(tmp_path, CLIP)
+    assert len(dataset) == 1
+    assert list(dataset.broken) == ["Walk/b.mp4"]
 
 
 def test_what_is_left_out_is_counted_by_reason(

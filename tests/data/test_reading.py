@@ -217,6 +217,38 @@ def test_other_pixels_are_read_as_ffmpeg_does(
     np.testing.assert_array_equal(read_video(path).frames[0], filtered(path))
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pixels", "options"),
+    [
+        ("libx264", ".mp4", "yuv420p", {"x264-params": f"{X264}:colormatrix=bt2020nc"}),
+        ("libx264", ".mp4", "yuv420p", {"x264-params": f"{X264}:colormatrix=bt709:fullrange=on"}),
+        ("libx264", ".mp4", "gray10le", {}),
+        ("libvpx-vp9", ".webm", "yuva420p", {}),
+        ("ffv1", ".mkv", "gray16le", {}),
+        ("rawvideo", ".nut", "monob", {}),
+    ],
+)
+def test_other_colours_are_read_as_ffmpeg_does(
+    tmp_path: Path, codec: str, suffix: str, pixels: str, options: dict[str, str]
+) -> None:
+    path = encode(tmp_path / f"a{suffix}", codec, num=5, pixels=pixels, options=options)
+    np.testing.assert_array_equal(read_video(path).frames[0], filtered(path))
+
+
+@pytest.mark.parametrize("matrix", ["ICtCp", "YCgCo", "bt2020c"])
+def test_colours_that_ffmpeg_does_not_convert_are_told(tmp_path: Path, matrix: str) -> None:
+    """They ended a training at the first clip that was read."""
+    (tmp_path / "A").mkdir()
+    options = {"x264-params": f"{X264}:colormatrix={matrix}"}
+    path = encode(tmp_path / "A" / "a.mp4", options=options)
+    for read in (probe_video, read_video, lambda at: read_frames(at, [3])):
+        with pytest.raises(VideoError, match=r"its pixels \(yuv420p, colour space \d+\) cannot"):
+            read(path)
+    encode(tmp_path / "A" / "b.mp4")
+    dataset = VideoFolder(tmp_path, ClipSpec(num_frames=2, size=16))
+    assert (len(dataset), list(dataset.broken)) == (1, ["A/a.mp4"])
+
+
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "song.m4a"
     with av.open(str(path), "w", format="mp4") as target:

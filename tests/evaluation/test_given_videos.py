@@ -219,6 +219,18 @@ def test_equal_stems_pair_by_their_folders(tmp_path: Path) -> None:
     assert record.metrics[0].value == 100
 
 
+def test_equal_stems_pair_by_their_endings(tmp_path: Path) -> None:
+    for root in ("real", "given"):
+        for i, name in enumerate(("v.mp4", "other.mp4")):
+            write_video(tmp_path / root / name, shades(9, 40 + 60 * i), 10, crf=0)
+        (tmp_path / root / "other.mp4").rename(tmp_path / root / "v.mkv")
+    record = score(tmp_path / "given", PREDICTION, tmp_path / "real", tmp_path / "out")
+    assert record.metrics[0].value == 100
+    (tmp_path / "given" / "v.mkv").rename(tmp_path / "given" / "w.mkv")
+    with pytest.raises(UserError, match=r"v\.mp4 would be that of v\.mkv too"):
+        taken(tmp_path / "given", PREDICTION, tmp_path / "real")
+
+
 def test_names_that_do_not_tell_videos_apart_are_refused(tmp_path: Path) -> None:
     for name in ("real/Run/v.mp4", "real/Walk/v.mp4", "flat/v.mp4", "flat/w.mp4"):
         write_video(tmp_path / name, shades(9), 10)
