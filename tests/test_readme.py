@@ -46,3 +46,10 @@ def test_commands_that_the_readme_names_exist(readme: str) -> None:
     named = set(re.findall(r"^    arvid (\w+)", readme, re.MULTILINE))
     assert named <= set(COMMANDS)
     assert {"fit", "sample", "evaluate", "compare", "bench"} <= named
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    names = re.findall(r"`([\w./-]+\.(?:py|yaml))`", page)
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / name).exists()] == []
