@@ -425,11 +425,13 @@ def test_tokenizers_that_do_not_fit_are_refused(
         (["--tokenizer", own, "--text", str(tmp_path / "llama")], "has 100 ids"),
         (["--tokenizer", own, "--text", str(tmp_path)], "there is no such file"),
         (["--tokenizer", own], "give LLaMA's tokenizer.json"),
-        ([], "give --tokenizer"),
         (["--tokenizer", "sprites-vae3d", "--text", words], "the one given is continuous"),
     ):
         assert main([*files, *options]) != 0
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(files)
+    assert "required: --tokenizer" in capsys.readouterr().err
     assert not (tmp_path / "out.ckpt").exists()
 
 
