@@ -1,4 +1,4 @@
-"""One pass over the frames of a video file, from its start or from a key frame on."""
+"""Decode the frames of a video file in one pass, from its start or from a key frame."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from arvid.data._picture import Orientation, Painter, orientation_of, stretch_of
 from arvid.data.clips import Frames
 
 FPS_TOLERANCE = 0.01
-"""Timestamps that agree with the header's frame rate this well are taken to mean the header's."""
+"""Relative difference up to which a measured frame rate counts as the header's."""
 MAX_PIXELS = 8192 * 4320
-"""Pixels that a frame may have: 8K, as in cinemas. A file of some kilobytes can ask for gigabytes of memory."""
+"""Largest frame, in pixels: cinema's 8K. Without a limit, a file of some kilobytes can ask for gigabytes of memory."""
 
 
 class VideoError(UserError):
-    """A video file that cannot be read: names the file, the reason and what to do."""
+    """A video file that cannot be read. The message has the file, the reason and what to do."""
 
     def __init__(self, path: str | Path, reason: str, advice: str = "") -> None:
         self.path = Path(path)
@@ -34,25 +34,25 @@ class VideoError(UserError):
         super().__init__(f"{self.path} cannot be read as a video: {reason}. {self.advice}")
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[Path, str, str]]:
-        # Data workers send their errors pickled; the default would call __init__ with the message alone.
+        # Data workers pickle their errors. By default, unpickling would call __init__ with the message alone.
         return type(self), (self.path, self.reason, self.advice)
 
 
 class Reader:
-    """One pass over the video stream of a file; errors of the library become VideoErrors.
+    """One pass over the video stream of a file. Errors of the library become VideoErrors.
 
     Args:
         path: the file.
-        max_pixels: frames with more are refused before memory is taken for them.
+        max_pixels: frames with more pixels are refused before memory is allocated for them.
     """
 
     def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self.path = Path(path)
         self.max_pixels = max_pixels
         self.num_frames = 0
-        """Frames up to the last one decoded, counted from the file's start."""
+        """Index in the file of the last decoded frame, plus one."""
         self.turn = Orientation()
-        """Of the last frame decoded."""
+        """Orientation of the last decoded frame."""
         self._stored = (0, 0)
         self._first_shown = (0, 0)
         self._first_time, self._last_time = float("inf"), float("-inf")
@@ -63,7 +63,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
-        # They refer to this reader: without a cycle the decoder is freed at once.
+        # The generator refers to this reader. Breaking that cycle frees the decoder at once.
         self._frames = _none()
 
     @property
@@ -78,34 +78,33 @@ class Reader:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Height and width at which the first frame decoded is meant to be seen.
+        """Height and width of the first decoded frame as it is displayed.
 
-        Later frames of another size are brought to it, as ffmpeg's option -autoscale does; likewise where the shape
-        of the pixels changes.
+        Later frames of another size or pixel shape are resized to it, as ffmpeg's option -autoscale does.
         """
         return self._first_shown
 
     @property
     def as_stored(self) -> bool:
-        """Whether the last frame decoded is shown as it is stored, or turned only."""
+        """Whether the last decoded frame is displayed as stored, or only rotated: not mirrored, not stretched."""
         turned = self.turn.transposed ^ self.turn.flip_rows ^ self.turn.flip_columns
         return not turned and self._stretched(self._stored[1]) == self._stored[1]
 
     def packets(self) -> Iterator[av.Packet[Any]]:
-        """Yield the stream's packets and at last an empty one, which makes the decoder give its last frames."""
+        """Yield the stream's packets, and at the end an empty one, which flushes the decoder."""
         try:
             yield from self._container.demux(self._stream)
         except av.error.FFmpegError as error:
             raise self._fails(error) from error
 
     def decode(self) -> Iterator[av.VideoFrame]:
-        """Yield the frames in decoding order. Raises VideoError on corruption, and if there is no frame."""
+        """Yield the frames in the decoder's order. Raises VideoError on corruption, and if there is no frame."""
         yield from self._frames
         if not self.num_frames:
             raise VideoError(self.path, "no frame of it can be decoded")
 
     def decode_packets(self, packets: Iterable[av.Packet[Any] | None]) -> Iterator[av.VideoFrame]:
-        """Yield the frames of some packets; None makes the decoder give those that it has kept back."""
+        """Yield the frames of some packets. None flushes the decoder."""
         try:
             for packet in packets:
                 for frame in self._stream.codec_context.decode(packet):
@@ -117,9 +116,9 @@ class Reader:
     def painted(
         self, paint: Painter, frame: av.VideoFrame, shown: tuple[int, int] | None = None
     ) -> Frames:
-        """Pixels uint8 (H, W, 3) of the last frame decoded; `shown` where the file's first frame was not decoded.
+        """Pixels uint8 (H, W, 3) of the last decoded frame. After a seek, give the size of the first frame as `shown`.
 
-        Raises VideoError where the library has no conversion of its colours to RGB.
+        Raises VideoError if the library cannot convert its colours to RGB.
         """
         try:
             return paint(frame, shown or self._first_shown, self.turn)
@@ -131,10 +130,10 @@ class Reader:
             ) from error
 
     def seek(self, layout: Layout, index: int) -> int:
-        """Make `decode` begin at the last key frame up to `index`; returns the index of the first frame it gives.
+        """Let `decode` begin at the last key frame up to `index`. Returns the index of its first frame.
 
-        What a seek does depends on container and library, so the packet at which it lands has to be one of the
-        layout's. Where no seek finds one, decoding begins at the start: 0.
+        Where a seek lands depends on container and library. So it counts only if it lands on a packet that the layout
+        knows. Otherwise decoding begins at the start, and the index is 0.
         """
         key = layout.key_before(index)
         if key is None or key.frame == 0:
@@ -148,14 +147,14 @@ class Reader:
         return 0
 
     def fps(self) -> float:
-        """Mean frame rate over the frames decoded so far, by their timestamps where they have any."""
+        """Mean frame rate of the frames decoded so far, from their timestamps if there are any."""
         return self.rate(self.num_frames, self._last_time - self._first_time)
 
     def rate(self, num_frames: int, span: float) -> float:
-        """Mean rate of so many frames, whose first and last are `span` seconds apart.
+        """Mean rate of `num_frames` frames, with `span` seconds from the first to the last.
 
-        Only the first and the last time count, so it does not matter that they come out of order. A rate that the
-        header confirms is given as the header says: it is the exact one. Where the file says nothing, 25.
+        Only the first and the last time count, so their order does not matter. If the header's rate agrees, that one
+        is returned, because it is exact. A file without any rate has 25.
         """
         header = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         if num_frames < 2 or not 0 < span < float("inf"):
@@ -170,10 +169,9 @@ class Reader:
             self._stretch = stretch_of(self._stream.sample_aspect_ratio)
             context = self._stream.codec_context
             self._require_size(context.height, context.width)
-            # The library counts whole blocks, and so more than are shown.
-            context.thread_count = (
-                1  # clips are read in parallel; and a forked worker has no threads to wait for
-            )
+            # Clips are read in parallel already. And a forked worker would wait for ever for threads of its parent.
+            context.thread_count = 1
+            # The library counts whole blocks, so more pixels than are displayed.
             context.options = {"max_pixels": str(2 * self.max_pixels + 2**16)}
         except VideoError:
             self._container.close()
@@ -191,7 +189,7 @@ class Reader:
         raise VideoError(self.path, "it holds sound with a cover picture, and no video stream")
 
     def _land(self, layout: Layout, stamp: int) -> int | None:
-        """Seek, and decode up to the first key frame; its index, or None if it is not known."""
+        """Seek, and decode up to the first key frame. Its index, or None if the layout does not know it."""
         try:
             self._container.seek(stamp, stream=self._stream)
             packets = self.packets()
@@ -202,7 +200,7 @@ class Reader:
             if key is None:
                 return None
             frames = self.decode_packets(chain([first], packets))
-            # Frames before it in time need some that were not decoded.
+            # Earlier frames (leading B-frames) depend on frames that were not decoded.
             frame = next((frame for frame in frames if frame.key_frame), None)
         except (VideoError, av.error.FFmpegError, StopIteration):
             return None
@@ -213,10 +211,11 @@ class Reader:
         return key.frame
 
     def _note(self, frame: av.VideoFrame) -> None:
+        """Update size, orientation, times and the count by a decoded frame."""
         stored, turn = (frame.height, frame.width), self.turn
         is_first = self._stored == (0, 0)
         if frame.key_frame or is_first:
-            turn = orientation_of(frame) or turn  # H.264 may state it once, for all frames
+            turn = orientation_of(frame) or turn  # H.264 may state it only once
         if stored != self._stored:
             self._require_size(*stored)
         self._stored, self.turn = stored, turn
@@ -256,7 +255,7 @@ def _open(path: Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty (0 bytes)")
     try:
-        # Tags in other encodings than UTF-8 are common and of no interest here.
+        # Metadata is often not UTF-8, and is not used here.
         return av.open(str(path), metadata_errors="ignore")
     except PermissionError as error:
         raise VideoError(path, "reading is not permitted", "Change its permissions.") from error
@@ -272,9 +271,9 @@ def _reason(error: av.error.FFmpegError) -> str:
 
 
 def _lacks_index(path: Path) -> bool:
-    """True for an mp4 or mov file without a moov box.
+    """Whether this is an mp4 or mov file without a moov box.
 
-    The library says so only in its log, and catching that log is known to deadlock with decoder threads.
+    The library reports that only in its log, and catching the log can deadlock with decoder threads.
     """
     with path.open("rb") as file:
         at, boxes, end = 0, [], path.stat().st_size
@@ -283,9 +282,9 @@ def _lacks_index(path: Path) -> bool:
             header = file.read(16)
             boxes.append(header[4:8])
             size = int.from_bytes(header[:4], "big")
-            if size == 1:  # the true size stands behind the name
+            if size == 1:  # the size is in the 8 bytes after the name
                 size = int.from_bytes(header[8:16], "big")
-            if size < 8:  # 0 is "to the end of the file", the others are no boxes at all
+            if size < 8:  # 0: up to the end of the file; 2 to 7: not a box
                 break
             at += size
     return boxes[0] == b"ftyp" and b"moov" not in boxes

@@ -1,4 +1,4 @@
-"""What is known of a file's frames once it was looked at: number, rate, times, and where decoding can begin."""
+"""Facts about a probed file: number of frames, rate, times, and the key frames where decoding can begin."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from arvid.data._picture import AS_STORED, Orientation
 
 MAX_KEYS = 512
-"""Key frames that are remembered of a file, evenly spread where it has more."""
+"""Most key frames kept of a file. If it has more, evenly spaced ones are kept."""
 
 
 class Key(NamedTuple):
-    """A key frame: its index as a frame, and the timestamps of its packet, which tell where a seek has landed."""
+    """A key frame: its index, and the timestamps of its packet, by which a seek recognises it."""
 
     frame: int
     pts: int | None
@@ -27,27 +27,27 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where decoding can begin in a file, and the times of its frames.
+    """Key frames and frame times of a file.
 
-    All is empty for a file that nothing is known of: it is decoded from its start.
+    The default is that of an unknown file, which is decoded from its start.
     """
 
     keys: tuple[Key, ...] = ()
-    """Key frames by index: from each of them on, decoding gives the same frames as from the start."""
+    """Key frames by index. Decoding from any of them gives the same frames as decoding from the start."""
     turn: Orientation = AS_STORED
     """The orientation that the file states."""
     tick: float = 0.0
-    """Seconds of one tick of the timestamps."""
+    """Unit of the timestamps, in seconds."""
     in_order: bool = False
-    """Whether each frame bears its own timestamp; in packed AVI files they come out of order."""
+    """Whether each frame has its own timestamp. False for packed AVI files, whose timestamps are out of order."""
     span: tuple[int, int] = (0, 0)
     """First and last timestamp, in ticks."""
     runs: tuple[tuple[int, int], ...] = ()
-    """Only of a file whose rate varies: ticks from one frame to the next, and how often in a row."""
+    """Run lengths of the frame durations, as (ticks, frames). Only for a file with a varying rate."""
 
     @cached_property
     def times(self) -> NDArray[np.float64] | None:
-        """Seconds (T,) at which the frames are shown, ascending; None where the mean rate tells them."""
+        """Seconds (T,) at which the frames are shown, ascending. None for a constant rate."""
         if not self.runs:
             return None
         steps = np.repeat(*np.array(self.runs, np.int64).T)
@@ -60,7 +60,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a look at a whole file shows: frames that come out, mean frame rate, size as it is meant to be seen."""
+    """Result of probing a file: number of decodable frames, mean frame rate, and size as displayed."""
 
     num_frames: int
     fps: float
@@ -68,9 +68,9 @@ class Probe:
     width: int
     layout: Layout = Layout()
     as_stored: bool = True
-    """Whether stored pixels are shown without mirroring, and are square."""
+    """Whether the stored pixels are square and not mirrored."""
     content: str = ""
-    """Hash of the file's content; empty where nobody has asked for it."""
+    """Hash of the file's content; empty if it was not computed."""
 
     def time_of(self, index: int) -> float:
         """Seconds at which a frame is shown."""
@@ -81,12 +81,12 @@ class Probe:
 
     @property
     def times(self) -> NDArray[np.float64] | None:
-        """Seconds (T,) at which the frames of a file with a varying rate are shown; None for a constant one."""
+        """Seconds (T,) at which the frames are shown, ascending. None for a constant rate."""
         return self.layout.times
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Probe:
-        """From what `dataclasses.asdict` made of one. Raises TypeError or KeyError for anything else."""
+        """Undo `dataclasses.asdict`. Raises TypeError or KeyError for other values."""
         layout = dict(value["layout"])
         layout["keys"] = tuple(Key(*key) for key in layout["keys"])
         layout["turn"] = Orientation(*layout["turn"])
@@ -96,7 +96,7 @@ class Probe:
 
 
 def some_keys(keys: Sequence[Key]) -> tuple[Key, ...]:
-    """At most MAX_KEYS of them, evenly spread; the first and the last are among them."""
+    """At most MAX_KEYS evenly spaced key frames, with the first and the last."""
     if len(keys) <= MAX_KEYS:
         return tuple(keys)
     chosen = np.linspace(0, len(keys) - 1, MAX_KEYS).round().astype(int)
@@ -104,16 +104,16 @@ def some_keys(keys: Sequence[Key]) -> tuple[Key, ...]:
 
 
 def runs_of(stamps: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Runs of ascending timestamps where their rate varies, else ().
+    """Run lengths of the steps of ascending timestamps if the rate varies, else ().
 
-    It varies if a frame is shown half a frame or more from where the mean rate puts it: then another may be nearest.
+    It varies if a frame is shown half a frame or more off its time by the mean rate. Another frame may be nearer then.
     """
     ticks = np.asarray(stamps, np.int64)
     if len(ticks) < 3:
         return ()
     steps = np.diff(ticks)
     even = np.linspace(ticks[0], ticks[-1], len(ticks))
-    # A tick to and fro is rounding, as of the milliseconds of mkv files.
+    # One tick off is rounding, as in mkv files, whose tick is a millisecond.
     if np.abs(ticks - even).max() < max(0.5 * steps.mean(), 1.5):
         return ()
     return tuple((int(step), len(list(group))) for step, group in groupby(steps.tolist()))

@@ -1,8 +1,7 @@
-"""A cache on disk for many small facts: one file of JSON lines that only ever grows.
+"""A cache on disk for many small values: one append-only file of JSON lines.
 
-Several processes (ranks, data workers) may add to it at once. A line is written by one call in append mode and ends
-with its checksum; one that was cut off, mixed up or damaged is not read back, and its fact is computed again. Lines
-without a checksum are of older versions, and are read.
+Several processes (ranks, data workers) may append at once. Each line is written by one call and ends with its checksum.
+A damaged line is skipped, and its value is computed again. Lines without a checksum are from older versions, and count.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Key -> JSON value. Keys may be any JSON value; where the folder cannot be written, memory alone serves."""
+    """Key -> value, both any JSON value. If the folder cannot be written, values are kept in memory only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +29,7 @@ class Ledger:
         return self._facts.get(sha256_json(key))
 
     def add(self, key: Any, value: Any) -> None:
-        """Remember a value, here and on disk."""
+        """Store a value in memory and on disk."""
         digest = sha256_json(key)
         self._facts[digest] = value
         if self._writable:
@@ -44,8 +43,8 @@ class Ledger:
         except OSError as error:
             self._writable = False
             logger.warning(
-                "%s cannot be written (%s), so this is computed again next time. "
-                "Set ARVID_CACHE to a folder that can be written.",
+                "%s cannot be written (%s), so its values are computed again next time. "
+                "Set ARVID_CACHE to a writable folder.",
                 self.path,
                 error.strerror,
             )

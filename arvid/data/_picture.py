@@ -1,8 +1,8 @@
-"""From a decoded frame to pixels as they are meant to be seen: right way up, not mirrored, with square pixels.
+"""Convert a decoded frame to pixels as displayed: upright, not mirrored, with square pixels.
 
-A file states two things beside the stored pixels (H, W): a display matrix, which turns and mirrors them, and the shape
-of a pixel (sample aspect ratio, width : height). Pixels that are not square are brought to square ones by changing the
-width, as ffmpeg's `scale=iw*sar:ih` does. A frame that gets another size anyway is resampled once.
+Beside the stored pixels (H, W) a file states a display matrix, which rotates and mirrors them, and the shape of a pixel
+(sample aspect ratio, width : height). Pixels become square by a change of the width, as in ffmpeg's
+`scale=iw*sar:ih`. If the frame is resized anyway, both steps are one resampling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from arvid.data.clips import Frames, Resize, fit_frame
 
 SQUARE_TOLERANCE = 0.005
-"""Pixels whose sides differ by less count as square: nobody sees it, and the stored pixels stay as they are."""
+"""Pixels with an aspect ratio this close to 1 count as square, and are not resampled."""
 
 
 def _unknown_type(cls: type[Enum], value: object) -> Enum:
@@ -28,26 +28,26 @@ def _unknown_type(cls: type[Enum], value: object) -> Enum:
     return member
 
 
-# PyAV 18 cannot list the side data of a frame if one kind of it is newer than PyAV (31 is EXIF, of photos).
+# PyAV 18 fails to list a frame's side data if it does not know one type (31 is EXIF, of photos).
 sidedata.Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment]
 
 
 class Orientation(NamedTuple):
-    """What sets stored pixels (H, W) right: rows and columns are exchanged first, then reversed."""
+    """How to turn stored pixels (H, W) upright: first transpose, then reverse rows and columns."""
 
     transposed: bool = False
     flip_rows: bool = False
     flip_columns: bool = False
 
     def apply(self, pixels: Frames) -> Frames:
-        """Turn and mirror pixels (H, W, 3)."""
+        """Rotate and mirror pixels (H, W, 3)."""
         if self.transposed:
             pixels = pixels.swapaxes(0, 1)
         rows, columns = (-1 if flip else 1 for flip in (self.flip_rows, self.flip_columns))
         return pixels[::rows, ::columns]
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of pixels of a stored size."""
+        """Upright height and width of a stored size."""
         return (width, height) if self.transposed else (height, width)
 
 
@@ -55,9 +55,9 @@ AS_STORED = Orientation()
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation | None:
-    """The orientation that a frame states, to the nearest quarter turn; None if it states none.
+    """The orientation that a frame states, to the nearest quarter turn. None if it states none.
 
-    A display matrix (a b u, c d v, x y w) moves column p and row q to a·p + c·q and b·p + d·q.
+    A display matrix (a b u, c d v, x y w) maps column p and row q to column a·p + c·q and row b·p + d·q.
     """
     stated: Any = frame.side_data.get(sidedata.Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if stated is None:
@@ -69,25 +69,28 @@ def orientation_of(frame: av.VideoFrame) -> Orientation | None:
 
 
 def stretch_of(pixel_shape: Fraction | None) -> float:
-    """What the width is multiplied with to make pixels of a shape square; 1 if they are, or it is unknown."""
+    """Factor for the width that makes pixels square; 1 if they are square or their shape is unknown."""
     shape = float(pixel_shape or 1)
     return shape if shape > 0 and abs(shape - 1) >= SQUARE_TOLERANCE else 1.0
 
 
 class Painter:
-    """Makes pixels uint8 (H, W, 3) of the frames of one file, one at a time.
+    """Converts the frames of one file to pixels uint8 (H, W, 3), one at a time.
 
     Args:
-        size: height and width that frames are brought to, as `mode` says. None: as they are meant to be seen.
+        size: height and width to resize to. None: the size as displayed.
+        mode: how to resize (see ClipSpec).
     """
 
     def __init__(self, size: tuple[int, int] | None = None, mode: Resize = "crop") -> None:
         self.size = size
         self.mode = mode
-        self._to_rgb = VideoReformatter()  # kept: a new one for each frame costs more than its work
+        self._to_rgb = (
+            VideoReformatter()
+        )  # kept, because making one costs more than converting a frame
 
     def __call__(self, frame: av.VideoFrame, shown: tuple[int, int], turn: Orientation) -> Frames:
-        """Pixels of a frame whose height and width are meant to be `shown`."""
+        """Pixels of a frame that is displayed at height and width `shown`."""
         rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         pixels = turn.apply(cast(Frames, rgb))
         if self.size is None and pixels.shape[:2] == shown:

@@ -1,9 +1,9 @@
-"""Looking at a whole video file: by its packets where these tell the frames exactly, else by decoding it.
+"""Probe a whole video file: from its packets if these determine the frames exactly, else by decoding it.
 
-Packets tell them in containers that state a time for each packet, with codecs that keep one frame in each; and in AVI
-files of MPEG-4 (as UCF-101's), where packed B-frames lie two in a packet but say so. The packets are trusted only if
-the decoder gives just their frames at the start and at the end of the file. Neither looks for damage in between: that
-shows when a clip is read.
+Packets determine the frames in two cases. One is a container that states a time for each packet, with a codec that puts
+one frame into each. The other is an AVI file of MPEG-4 (such as UCF-101's): a packet may hold two frames (packed
+B-frames), but marks them. The packets are trusted only if the decoder returns exactly their frames at the start and at
+the end of the file. Damage in between is found when a clip is read.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ ONE_FRAME_A_PACKET = {
     *("h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "png", "rawvideo"),
 }
 FEWEST_KEYS = 3
-"""Files with fewer key frames are decoded whole: their start and end are all of them."""
+"""Files with fewer key frames are decoded whole: checking their start and end would decode everything anyway."""
 FEW_FRAMES = 64
-"""Likewise those whose header promises fewer frames: decoding them costs no more."""
+"""Files whose header states fewer frames are decoded whole too, because that is as fast."""
 VOP = b"\x00\x00\x01\xb6"
-"""Begins a frame of MPEG-4 part 2; the first two bits after it say which kind."""
+"""Start code of a frame in MPEG-4 part 2. The first two bits after it are the frame type."""
 B_FRAME = 2
 
 
 @dataclass
 class _Packets:
-    """What a file's packets tell."""
+    """The frames of a file according to its packets."""
 
     num_frames: int
     stamps: list[int]
     """Timestamps in ascending order."""
     keys: list[Key]
     first_group: tuple[int, int]
-    """Packets before the second key frame, and frames in them."""
+    """Number of packets before the second key frame, and number of frames in them."""
     timed: bool
-    """Whether the frames bear the timestamps of their packets."""
+    """Whether each frame has the timestamp of its packet."""
 
 
 def probe_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
-    """Look at a whole file without keeping a frame. Raises VideoError, also for frames of more than `max_pixels`."""
+    """Probe a whole file without keeping frames. Raises VideoError, also for frames of more than `max_pixels`."""
     with Reader(path, max_pixels=max_pixels) as reader:
-        count = _counting(reader)
+        count = _counter(reader)
         if count is None:
             return _decode_all(reader)
-        told = _told(count, reader)
+        counted = _count(count, reader)
         tick = float(reader.stream.time_base or 0)
-    found = told and _trusted(path, told, tick, max_pixels)
+    found = counted and _checked(path, counted, tick, max_pixels)
     if found:
         return found
     with Reader(path, max_pixels=max_pixels) as reader:
         return _decode_all(reader)
 
 
-Count = Callable[[Iterator[Any]], _Packets | None]
+Counter = Callable[[Iterator[Any]], _Packets | None]
 
 
-def _counting(reader: Reader) -> Count | None:
-    """How the packets of a file are counted; None where it is decoded whole."""
+def _counter(reader: Reader) -> Counter | None:
+    """The function that counts the frames in a file's packets. None if the file must be decoded whole."""
     codec = reader.stream.codec_context.codec.canonical_name
     containers = set(reader.container_name.split(","))
     if 0 < reader.stream.frames < FEW_FRAMES:
@@ -79,8 +79,8 @@ def _counting(reader: Reader) -> Count | None:
     return None
 
 
-def _told(count: Count, reader: Reader) -> _Packets | None:
-    """What the packets tell; None where they do not tell it exactly."""
+def _count(count: Counter, reader: Reader) -> _Packets | None:
+    """The frames according to the packets; None if these do not determine them."""
     try:
         return count(reader.packets())
     except VideoError:
@@ -88,7 +88,7 @@ def _told(count: Count, reader: Reader) -> _Packets | None:
 
 
 def _timed_packets(packets: Iterator[av.Packet[Any]]) -> _Packets | None:
-    """One frame in each packet, shown at its timestamp. Packets that an edit list leaves out are not counted."""
+    """One frame in each packet, shown at the packet's timestamp. Packets that an edit list drops do not count."""
     stamps: list[int] = []
     keys: list[tuple[int, int | None, int, int]] = []
     for number, packet in enumerate(packets):
@@ -99,6 +99,7 @@ def _timed_packets(packets: Iterator[av.Packet[Any]]) -> _Packets | None:
         if packet.is_keyframe:
             keys.append((packet.pts, packet.dts, number, len(stamps)))
         stamps.append(packet.pts)
+    # Packets come in decoding order. The index of a frame is the rank of its timestamp.
     rank = {stamp: index for index, stamp in enumerate(sorted(stamps))}
     if len(rank) < len(stamps) or len(keys) < FEWEST_KEYS or keys[0][3]:
         return None
@@ -107,9 +108,9 @@ def _timed_packets(packets: Iterator[av.Packet[Any]]) -> _Packets | None:
 
 
 def _mpeg4_packets(packets: Iterator[av.Packet[Any]], fewest_bytes: int) -> _Packets | None:
-    """Coded frames are counted: a packet may hold two, and the next one then a stand-in, which is not coded.
+    """Count coded frames. A packet may hold two; the next packet then holds a placeholder without a coded frame.
 
-    In the order of showing, B-frames that follow a key frame's packet come before it.
+    B-frames that follow a key frame in the file are displayed before it.
     """
     stamps: list[int] = []
     keys: list[tuple[int | None, int | None, int]] = []
@@ -125,12 +126,12 @@ def _mpeg4_packets(packets: Iterator[av.Packet[Any]], fewest_bytes: int) -> _Pac
             starts.append(number)
         stamps.append(packet.pts)
         kinds += _coded_frames(bytes(packet), fewest_bytes)
-    # A stand-in without a frame packed before it stands for a frame that is left out.
+    # A placeholder without a packed frame before it is a dropped frame: the counts differ.
     if len(kinds) != len(stamps) or len(keys) < FEWEST_KEYS or starts[0]:
         return None
     found = []
     for pts, dts, coded in keys:
-        leading = 0
+        leading = 0  # B-frames after the key frame, which move its index
         while kinds[coded + 1 + leading :][:1] == [B_FRAME]:
             leading += 1
         found.append(Key(coded + leading, pts, dts))
@@ -140,7 +141,7 @@ def _mpeg4_packets(packets: Iterator[av.Packet[Any]], fewest_bytes: int) -> _Pac
 
 
 def _coded_frames(data: bytes, fewest_bytes: int) -> list[int]:
-    """Kinds (0 I, 1 P, 2 B, 3 S) of the frames coded in a packet."""
+    """Types (0 I, 1 P, 2 B, 3 S) of the frames coded in a packet."""
     starts = []
     at = data.find(VOP)
     while at >= 0:
@@ -152,48 +153,49 @@ def _coded_frames(data: bytes, fewest_bytes: int) -> list[int]:
 
 
 def _fewest_bytes(reader: Reader) -> int:
-    """Bytes that a coded frame exceeds: start code and header, and a bit for each block of 16x16."""
+    """A coded frame has more bytes than this: start code, header, and one bit for each block of 16x16."""
     context = reader.stream.codec_context
     return 8 + (context.height // 16) * (context.width // 16) // 8
 
 
-def _trusted(path: str | Path, told: _Packets, tick: float, max_pixels: int) -> Probe | None:
-    """What is known of a file by its packets; None if the decoder disagrees at the start or at the end."""
+def _checked(path: str | Path, counted: _Packets, tick: float, max_pixels: int) -> Probe | None:
+    """Probe made from the packets; None if the decoder disagrees at the start or at the end of the file."""
     layout = Layout(
-        keys=some_keys(told.keys),
+        keys=some_keys(counted.keys),
         tick=tick,
-        in_order=told.timed,
-        span=(told.stamps[0], told.stamps[-1]),
-        runs=runs_of(told.stamps) if told.timed else (),
+        in_order=counted.timed,
+        span=(counted.stamps[0], counted.stamps[-1]),
+        runs=runs_of(counted.stamps) if counted.timed else (),
     )
-    num_packets, num_frames = told.first_group
-    last = told.keys[-1].frame
+    num_packets, num_frames = counted.first_group
+    last = counted.keys[-1].frame
     try:
         with Reader(path, max_pixels=max_pixels) as reader:
             packets = islice(reader.packets(), num_packets)
             frames = reader.decode_packets(chain(packets, [None]))
             stamps = [frame.pts for frame in _first_painted(reader, frames)]
-            if not _agree(stamps, told, 0, num_frames):
+            if not _agree(stamps, counted, 0, num_frames):
                 return None
             shown, as_stored, turn = reader.shown, reader.as_stored, reader.turn
-            fps = reader.rate(told.num_frames, (told.stamps[-1] - told.stamps[0]) * tick)
+            span = (counted.stamps[-1] - counted.stamps[0]) * tick
+            fps = reader.rate(counted.num_frames, span)
         with Reader(path, max_pixels=max_pixels) as reader:
             if reader.seek(layout, last) != last:
                 return None
             stamps = [frame.pts for frame in reader.decode()]
-            if not _agree(stamps, told, last, told.num_frames - last):
+            if not _agree(stamps, counted, last, counted.num_frames - last):
                 return None
     except VideoError:
         return None
     layout = replace(layout, turn=turn)
-    return Probe(told.num_frames, fps, *shown, layout=layout, as_stored=as_stored)
+    return Probe(counted.num_frames, fps, *shown, layout=layout, as_stored=as_stored)
 
 
-def _agree(stamps: list[int | None], told: _Packets, start: int, num_frames: int) -> bool:
-    """Whether the decoder gave so many frames from `start` on, with the packets' timestamps if it keeps these."""
+def _agree(stamps: list[int | None], counted: _Packets, start: int, num_frames: int) -> bool:
+    """Whether the decoder returned `num_frames` frames, with the timestamps of the packets from `start` if timed."""
     if len(stamps) != num_frames:
         return False
-    return not told.timed or stamps == told.stamps[start : start + num_frames]
+    return not counted.timed or stamps == counted.stamps[start : start + num_frames]
 
 
 def _decode_all(reader: Reader) -> Probe:
@@ -232,7 +234,7 @@ def _decode_all(reader: Reader) -> Probe:
 
 
 def _first_painted(reader: Reader, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The same frames; the first is converted to RGB to see whether that can be done. Raises VideoError."""
+    """Yield the same frames. Raises VideoError if the first cannot be converted to RGB."""
     for number, frame in enumerate(frames):
         if not number:
             reader.painted(Painter(), frame)
@@ -242,7 +244,7 @@ def _first_painted(reader: Reader, frames: Iterator[av.VideoFrame]) -> Iterator[
 def _paired(
     keys: list[int], packets: list[tuple[int | None, int | None]], stamps: list[int] | None
 ) -> list[Key]:
-    """Key frames with the timestamps of their packets, where it is clear which is whose."""
+    """Key frames with the timestamps of their packets. Empty if the pairs are not certain."""
     if len(keys) != len(packets):
         return []
     found = [Key(index, *packet) for index, packet in zip(keys, packets, strict=True)]

@@ -1,7 +1,7 @@
-"""Looking at the files of a dataset before it is used: once for all processes, and remembered on disk.
+"""Probe and hash the files of a dataset before it is used: once for all processes, with a cache on disk.
 
-A file is known again by its path, size and times of change; then nothing of it is read. What is remembered of it holds
-a hash of its content, which tells it from another file in its place.
+A file with a known path, size and change times is not read again. Its cached probe has a hash of the content, so a
+replaced file is noticed.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 3  # of probing: part of the ledger's keys
 WHOLE = 2**20
-"""Files of up to so many bytes are hashed whole."""
+"""Largest file, in bytes, that is hashed whole."""
 ENDS, BLOCK, NUM_BLOCKS = 2**17, 2**14, 16
-"""Of longer ones so many bytes at each end, and so many blocks of so many bytes evenly spread in between."""
+"""Hashed parts of a larger file: ENDS bytes at both ends, and between them NUM_BLOCKS evenly spaced blocks."""
 
 T = TypeVar("T")
 
 
 class Named(Protocol):
-    """A file of a dataset and what it is called there."""
+    """A file of a dataset and its name in the dataset."""
 
     @property
     def path(self) -> Path: ...
@@ -49,10 +49,10 @@ class Named(Protocol):
 def probe_files(
     entries: Iterable[Named], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[dict[Path, Probe], dict[str, str]]:
-    """Look at every file, or remember what it was like: readable ones by path, reasons of the others by name.
+    """Probe every file that is not in the cache: probes by path, and reasons for unreadable files by name.
 
-    The first process looks, and those that are started beside it wait and read what it found. Failures are not
-    remembered: a file may become readable (permissions, say) without changing.
+    One process probes; others that start at the same time wait and read its results. Failures are not cached, because a
+    file can become readable without a change (permissions).
     """
     names = {entry.path: entry.name for entry in entries}
     path = cache_dir() / "probes.jsonl"
@@ -80,7 +80,7 @@ def probe_files(
 
 
 def contents(paths: Sequence[Path]) -> dict[Path, str]:
-    """Hashes of the files' contents; of a file that has not changed it is remembered."""
+    """Hashes of the files' contents. Those of unchanged files come from the cache."""
     ledger = Ledger(cache_dir() / "contents.jsonl")
     known = {path: ledger.get(file_key(path)) for path in dict.fromkeys(paths)}
     unknown = [path for path, value in known.items() if not isinstance(value, str)]
@@ -91,9 +91,9 @@ def contents(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def content_hash(path: Path) -> str:
-    """Hash of a file's size and content: all of a small file, head, tail and sampled blocks of a large one.
+    """Hash of a file's size and content: all of a small file; head, tail and sampled blocks of a large one.
 
-    Of a folder of frames it is that of its pictures, in their order.
+    For a folder of frames, the hash of its pictures' hashes in order.
     """
     if path.is_dir():
         found = "".join(content_hash(file) for file in frame_files(path))
@@ -107,15 +107,15 @@ def content_hash(path: Path) -> str:
 
 
 def file_key(path: Path) -> list[str | int]:
-    """Tells a file and its content apart from others without reading it.
+    """Cache key of a file and its content, made without reading it.
 
-    The time of its inode's last change is part of it: unlike that of its content, no tool sets it back.
+    It holds the inode's change time: unlike the content's modification time, no tool sets it back.
     """
     return [_VERSION, os.path.abspath(path), *file_stamp(path)]
 
 
 def file_stamp(path: Path) -> tuple[int, int, int]:
-    """Size, and times of the last change of the content and of the inode; of a folder, those of its pictures."""
+    """Size, modification time and inode change time (ns). For a folder, total size and latest times of its pictures."""
     if path.is_dir():
         stamps = [file_stamp(file) for file in frame_files(path)]
         sizes, contents, inodes = zip(*stamps, strict=True)
@@ -156,7 +156,7 @@ def _remembered(ledger: Ledger, paths: Mapping[Path, str]) -> dict[Path, Probe]:
             value: Any = ledger.get(file_key(path))
             if value is not None:
                 found[path] = Probe.from_json(value)
-        except (OSError, KeyError, TypeError, ValueError):  # gone since, or garbage: look at it
+        except (OSError, KeyError, TypeError, ValueError):  # a missing file or a bad cache entry
             continue
     return found
 
@@ -175,7 +175,7 @@ def _in_parallel(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file; where the file system has none, every process works for itself."""
+    """Hold a lock file. Without locks in the file system, every process does the work itself."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")

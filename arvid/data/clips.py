@@ -1,4 +1,4 @@
-"""From a video to a clip: which frames it takes, and how they get their size."""
+"""From a video to a clip: choose the frames, and resize them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """How clips are cut out of videos. Raises UserError for values that make no sense."""
+    """How clips are cut out of videos. Raises UserError for invalid values."""
 
     num_frames: int = 17
     """Frames per clip."""
     size: int | tuple[int, int] = 64
-    """Height and width in pixels; one number means a square."""
+    """Height and width in pixels; one number is a square."""
     fps: float | None = None
-    """Take frames at this rate. A video that is not faster keeps all of its frames: none are invented."""
+    """Take frames at this rate. A slower video keeps its own rate: no frame is repeated."""
     stride: int = 1
-    """Take every stride-th frame. Either this or fps."""
+    """Take every stride-th frame. Give either this or fps."""
     window: Literal["random", "center", "start"] = "random"
     """Where in the video the clip lies."""
     resize: Resize = "crop"
-    """crop: the shorter side is brought to size and the middle is kept. squash: both sides are, each by itself."""
+    """crop: scale until the frame covers the size, then cut out the centre. squash: change the aspect ratio."""
     short: Literal["drop", "pad", "black"] = "drop"
-    """Videos that are too short: leave them out, repeat their last frame, or go on with black frames."""
+    """Videos that are too short. drop: leave them out. pad: repeat their last frame. black: add black frames."""
 
     def __post_init__(self) -> None:
         at_least(1).require("clip.", num_frames=self.num_frames, size=self.size, stride=self.stride)
@@ -63,14 +63,14 @@ class ClipSpec:
         return height, width
 
     def step(self, video_fps: float) -> float:
-        """Native frames from one frame of the clip to the next (1 or more)."""
+        """Frames of the video per frame of the clip (1 or more)."""
         if self.fps is None:
             return float(self.stride)
-        # 29.97 asked for 30 and 25.00002 asked for 25 are the same rate, only written differently.
+        # Within 0.2 % the rates count as equal: 30 and 29.97, or 25 and 25.00002.
         return video_fps / self.fps if video_fps > self.fps * 1.002 else 1.0
 
     def clip_fps(self, video_fps: float) -> float:
-        """Frame rate of a clip that is cut out of a video with this rate."""
+        """Frame rate of a clip of a video with this rate."""
         return video_fps / self.step(video_fps)
 
 
@@ -86,11 +86,11 @@ def clip_indices(
 ) -> NDArray[np.int64] | None:
     """Indices (spec.num_frames,) of a clip's frames in a video of `num_frames` at `fps`, ascending.
 
-    With several windows the possible starts are cut into as many equal parts, and window i starts in the i-th one.
-    None means that the video is too short (spec.short is "drop"). Raises ValueError if a random window has no rng.
+    The possible starts are divided into `num_windows` equal parts; window i starts in part i. Returns None if the video
+    is too short (spec.short "drop"). Raises ValueError for a random window without rng.
 
     `times` are the seconds (num_frames,) at which the frames of a video with a varying rate are shown (`Probe.times`).
-    Where the clip has a rate of its own, its frames are then those nearest in time.
+    If `spec.fps` is given too, the clip has the frames nearest in time.
     """
     if times is not None and spec.fps is not None and num_frames:
         return _nearest_in_time(times, fps, spec, rng, window, num_windows)
@@ -103,14 +103,14 @@ def clip_indices(
 
 
 def frames_needed(fps: float, spec: ClipSpec) -> int:
-    """The fewest frames that a video at `fps` must have for a clip."""
+    """Smallest number of frames that a video at `fps` needs for a clip."""
     return 1 if spec.short != "drop" else int(_offsets(fps, spec)[-1]) + 1
 
 
 def frames_there(
     num_frames: int, fps: float, spec: ClipSpec, times: NDArray[np.float64] | None = None
 ) -> int:
-    """How many of a clip's frames a video has; those after them are the last one again (or black)."""
+    """How many frames of a clip the video has. The others repeat the last one, or are black."""
     if times is not None and spec.fps is not None:
         return int((times[0] + _seconds(fps, spec) < times[-1] + 0.5 / fps).sum())
     return int((_offsets(fps, spec) < num_frames).sum())
@@ -124,9 +124,9 @@ def _nearest_in_time(
     window: int,
     num_windows: int,
 ) -> NDArray[np.int64] | None:
-    """The frames shown nearest to t0 + k / rate, where t0 is the time of the first one."""
+    """Indices of the frames shown nearest to t0 + k / rate, where t0 is the time of the first frame."""
     seconds = _seconds(fps, spec)
-    # As with a constant rate, the last one may be wanted up to half a frame after it is shown.
+    # As with a constant rate, the last time may lie up to half a frame after the last frame.
     latest = times[-1] + 0.5 / fps - seconds[-1]
     slack = int(np.searchsorted(times, latest, side="right")) - 1
     if slack < 0 and spec.short == "drop":
@@ -140,29 +140,31 @@ def _nearest_in_time(
 
 
 def _seconds(fps: float, spec: ClipSpec) -> NDArray[np.float64]:
+    """Times of the clip's frames after its first one (spec.num_frames,)."""
     return np.arange(spec.num_frames) / spec.clip_fps(fps)
 
 
 def _offsets(fps: float, spec: ClipSpec) -> NDArray[np.int64]:
+    """Frames of the clip counted from its first one (spec.num_frames,). Halves are rounded up, never to even."""
     return np.floor(np.arange(spec.num_frames) * spec.step(fps) + 0.5).astype(np.int64)
 
 
 def _start(
     slack: int, spec: ClipSpec, rng: np.random.Generator | None, window: int, num_windows: int
 ) -> int:
-    """First frame: between 0 and `slack`."""
+    """First frame of a window, from 0 to `slack`."""
     if spec.window != "random":
         offset = 0.5 if spec.window == "center" else 0.0
         return int((window + offset) / num_windows * slack)
     if rng is None:
-        raise ValueError("a random window needs a generator of random numbers: give rng")
+        raise ValueError("a random window needs a random generator: give rng")
     return int((window + rng.random()) / num_windows * (slack + 1))
 
 
 def resize_frames(frames: Frames, size: int | tuple[int, int], mode: Resize = "crop") -> Frames:
-    """Bring frames (T, H, W, 3) to `size` (height and width), antialiased: uint8 (T, height, width, 3).
+    """Resize frames (T, H, W, 3) to `size` (height and width), antialiased: uint8 (T, height, width, 3).
 
-    "crop" scales so that the frame just covers the size and keeps the middle; "squash" changes the aspect ratio.
+    "crop" scales until the frame covers the size and cuts out the centre; "squash" changes the aspect ratio.
     """
     height_width = (size, size) if isinstance(size, int) else size
     return np.stack([fit_frame(frame, height_width, mode) for frame in frames])
@@ -174,7 +176,7 @@ def fit_frame(
     mode: Resize = "crop",
     shown: tuple[int, int] | None = None,
 ) -> Frames:
-    """The same for one frame (H, W, 3). `shown` is the size that it is meant to have, if its pixels are not square."""
+    """`resize_frames` for one frame (H, W, 3). `shown` is its size as displayed, if its pixels are not square."""
     height, width = size
     covered = size
     if mode == "crop":
@@ -189,10 +191,10 @@ def fit_frame(
 
 
 def _scale(pixels: Frames, height: int, width: int) -> Frames:
-    """Resize a frame, first along the axes that shrink, then along those that grow.
+    """Resize a frame: first the axes that shrink, then those that grow.
 
-    INTER_AREA averages all source pixels under a target pixel: no aliasing, no ringing. It does so only if neither
-    axis grows, hence the two passes. When an axis grows there is nothing to alias, and cubic is sharper than linear.
+    INTER_AREA averages all source pixels under a target pixel, without aliasing or ringing. It does so only if no axis
+    grows, so there are two passes. Growing cannot alias, and cubic is sharper than linear.
     """
     small = min(height, pixels.shape[0]), min(width, pixels.shape[1])
     return _resize(_resize(pixels, small, cv2.INTER_AREA), (height, width), cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""Videos that are pictures: a folder of frames, or an animated WebP, which the library for video does not read."""
+"""Videos made of pictures: folders of frames, and animated WebP files, which PyAV does not read."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from arvid.data._layout import Layout, runs_of
 from arvid.data.video import Frames, Probe, VideoError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Of the pictures in a folder of frames."""
+"""Endings of the pictures in a folder of frames."""
 _AS_IT_IS = cv2.IMREAD_UNCHANGED
 
 DEFAULT_FPS = 25.0
-"""Of what states no rate: folders of frames, and single pictures."""
+"""Frame rate of folders of frames and of single pictures, which state none."""
 
 
 def is_pictures(path: Path) -> bool:
-    """Whether this module reads a path: it is a folder, or ends in .webp."""
+    """Whether this module reads a path: a folder, or a .webp file."""
     return path.suffix.lower() == ".webp" or os.path.isdir(path)
 
 
 def states_rate(path: Path) -> bool:
-    """Whether a video says its rate: a folder of frames does not."""
+    """Whether a video states its rate. A folder of frames does not."""
     return not os.path.isdir(path)
 
 
 def probe_pictures(path: Path) -> Probe:
-    """What a video of pictures is like; of a folder one picture is read. Raises VideoError."""
+    """Probe a video of pictures. In a folder only the first picture is read. Raises VideoError."""
     if os.path.isdir(path):
         files = frame_files(path)
         height, width, _ = _read(path, files[0], cv2.IMREAD_COLOR).shape
@@ -49,7 +49,7 @@ def probe_pictures(path: Path) -> Probe:
 def read_pictures(path: Path, indices: Sequence[int] | NDArray[np.int64]) -> Frames:
     """The frames at ascending indices (repeats allowed): uint8 (len(indices), H, W, 3), RGB.
 
-    Raises VideoError for one that cannot be read, is not there, or has another size than the first.
+    Raises VideoError for a frame that is unreadable or missing, and for frames of several sizes.
     """
     wanted = sorted({int(index) for index in indices})
     if os.path.isdir(path):
@@ -68,7 +68,7 @@ def read_pictures(path: Path, indices: Sequence[int] | NDArray[np.int64]) -> Fra
 
 
 def has_alpha(path: Path) -> bool:
-    """Whether pixels of the first frame of pictures are see-through. Raises VideoError."""
+    """Whether the first frame has transparent pixels. Raises VideoError."""
     is_folder = os.path.isdir(path)
     first = _read(path, frame_files(path)[0], _AS_IT_IS) if is_folder else _read_webp(path)[0][0]
     opaque = np.iinfo(first.dtype).max  # a PNG may have 16 bits
@@ -76,7 +76,7 @@ def has_alpha(path: Path) -> bool:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures in a folder in the order of their names, numbers by their value. Raises VideoError for none."""
+    """The pictures in a folder, sorted by name with numbers by value. Raises VideoError if there are none."""
     found = [
         Path(entry.path)
         for entry in os.scandir(folder)
@@ -88,13 +88,13 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def natural_key(name: str) -> list[Any]:
-    """Sorts frame2 before frame10."""
+    """Sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _read(folder: Path, file: Path, mode: int) -> Frames:
-    """A picture (H, W, channels) of uint8, blue first."""
+    """Pixels of a picture, uint8 (H, W, channels) in BGR order."""
     try:
         pixels = cv2.imdecode(np.fromfile(file, np.uint8), mode)
     except (OSError, cv2.error):
@@ -105,12 +105,12 @@ def _read(folder: Path, file: Path, mode: int) -> Frames:
 
 
 def _mean_rate(stamps: Sequence[int]) -> float:
-    """Frames per second of some that are shown at these milliseconds."""
+    """Frames per second of frames that are shown at these milliseconds."""
     return (len(stamps) - 1) / (stamps[-1] / 1000) if stamps[-1] else DEFAULT_FPS
 
 
 def _read_webp(path: Path) -> tuple[list[Frames], list[int]]:
-    """Frames (H, W, 4), and for how many milliseconds each is shown."""
+    """Frames (H, W, 4) in BGRA order, and the duration of each in milliseconds."""
     if not os.path.isfile(path):
         raise VideoError(path, "there is no such file", "Check the path.")
     is_read, animation = cv2.imreadanimation(os.fspath(path))

@@ -1,9 +1,8 @@
-"""Reading and writing video files. A video is uint8 (T, H, W, 3) in RGB, as it is meant to be seen.
+"""Read and write video files. A video is uint8 (T, H, W, 3) in RGB, as displayed.
 
-Frames come in the order in which the decoder gives them, never sorted by timestamp: the packed B-frames of
-UCF-101's AVI files bear timestamps that are out of order while the frames are not. Nothing that a header says
-about the number of frames is believed. Turned and mirrored pictures are set right, and pixels made square. Where the
-size changes within a file, all frames get that of the first one.
+Frames are in the decoder's order, never sorted by timestamp: in UCF-101's AVI files (packed B-frames) the timestamps
+are out of order, but the frames are not. Frame counts in headers are not trusted. Rotation and mirroring are undone,
+and pixels are made square. If the size changes within a file, all frames get the size of the first one.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from arvid.files import atomic_write
 from arvid.ranges import FPS, at_least
 
 REPRODUCIBLE = "mbtree=0:threads=1"
-"""Same frames, same file: x264's macroblock tree reads memory that was never written where videos are small, and the
-number of its threads, which follows from the machine, changes the file."""
+"""x264 options that make the file depend on the frames alone. The macroblock tree reads uninitialised memory for small
+videos, and the number of threads, which depends on the machine, changes the file."""
 
 __all__ = [
     "MAX_PIXELS",
@@ -67,15 +66,15 @@ def read_video(
 ) -> Video:
     """Read a video, or its first `max_frames` frames.
 
-    A file whose end is missing gives the frames before it. Raises VideoError if the file cannot be read, or is
-    corrupt before the last frame that is asked for.
+    A truncated file has the frames before its end. Raises VideoError if the file cannot be read, or is corrupt before
+    the last requested frame.
 
     Args:
         path: the file.
         max_frames: frames to read; all by default.
-        size: height and width that frames are brought to as they are decoded, so that memory holds no larger ones.
-        resize: how (see ClipSpec).
-        max_pixels: frames with more are refused.
+        size: height and width to resize to while decoding, so that memory holds no larger frames.
+        resize: how to resize (see ClipSpec).
+        max_pixels: frames with more pixels are refused.
     """
     at_least(1).require(max_frames=max_frames)
     paint = Painter(size, resize)
@@ -86,7 +85,7 @@ def read_video(
 
 
 def iter_frames(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frames]:
-    """Yield the frames (H, W, 3) one after the other, holding one at a time. Raises as `read_video`."""
+    """Yield the frames (H, W, 3), one in memory at a time. Raises as `read_video`."""
     paint = Painter()
     with Reader(path, max_pixels=max_pixels) as reader:
         for frame in reader.decode():
@@ -104,13 +103,13 @@ def read_frames(
 ) -> Frames:
     """Read the frames at ascending indices (repeats allowed): (len(indices), H, W, 3).
 
-    Only these are converted to RGB. Raises VideoError as `read_video`, and if the video has fewer frames.
+    Only these frames are converted to RGB. Raises VideoError as `read_video`, and if the video has fewer frames.
 
     Args:
         path: the file.
-        indices: counted from 0.
-        probe: what `probe_video` found. With it decoding begins at the last key frame before the first index, and a
-            frame that is damaged or not at its time is an error; without it, at the start of the file.
+        indices: frames, counted from 0.
+        probe: result of `probe_video`. With it, decoding begins at the last key frame before the first index, and a
+            frame that is damaged or off its time is an error. Without it, decoding begins at the start of the file.
         size, resize, max_pixels: as in `read_video`.
     """
     wanted = [int(index) for index in indices]
@@ -136,8 +135,10 @@ def read_frames(
 
 
 def _require_sound(path: str | Path, frame: av.VideoFrame, index: int, probe: Probe) -> None:
-    """Raise VideoError for a frame that was decoded from damaged data, or that others before it are missing."""
-    if frame.is_corrupt and index < probe.num_frames - 1:  # a file that is cut off may end so
+    """Raise VideoError for a frame that was decoded from damaged data, or with missing frames before it."""
+    if (
+        frame.is_corrupt and index < probe.num_frames - 1
+    ):  # a truncated file may end with a damaged frame
         raise VideoError(path, f"its frame {index} is damaged")
     if not probe.layout.in_order or frame.pts is None:
         return
@@ -147,20 +148,20 @@ def _require_sound(path: str | Path, frame: av.VideoFrame, index: int, probe: Pr
 
 
 _LATE = 1.0
-"""Mean durations of a frame by which one may be off its time. Half of one is usual at a nearly constant rate."""
+"""Limit of a frame's time error, in mean frame durations. Half of one is usual at a nearly constant rate."""
 
 
 def write_video(path: str | Path, frames: Frames, fps: float, *, crf: int = 18) -> None:
-    """Write frames uint8 (T, H, W, 3) as an H.264 mp4 that browsers play; the file appears whole or not at all.
+    """Write frames uint8 (T, H, W, 3) atomically as an H.264 mp4 that browsers play.
 
-    Its colours are tagged (BT.709), its index stands in front, and its chroma is halved (yuv420p), which needs even
-    sizes: an odd last column or row is repeated once, so that a video of 31×31 reads back as 32×32.
+    Colours are tagged (BT.709), the index is at the start, and chroma has half the size (yuv420p). That needs an even
+    size: of an odd one the last column or row is repeated, so a video of 31×31 reads back as 32×32.
 
     Args:
-        path: ends in .mp4; its folder is made.
-        frames: at least one.
+        path: file ending in .mp4; its folder is made.
+        frames: at least one frame.
         fps: frames per second.
-        crf: quality, 0 (best) to 51; 18 looks like the original.
+        crf: quality from 0 (best) to 51; 18 looks like the original.
 
     Raises:
         ValueError: wrong type, shape or frame rate, or another ending.
@@ -174,9 +175,9 @@ def write_video(path: str | Path, frames: Frames, fps: float, *, crf: int = 18) 
 
 
 def write_frames(path: str | Path, frames: Iterable[Frames], fps: float, *, crf: int = 18) -> None:
-    """As `write_video`, of frames uint8 (H, W, 3) that are made one after another and of which one is held at a time.
+    """`write_video` for an iterable of frames uint8 (H, W, 3), one in memory at a time.
 
-    The file appears when the last one is written; an error in making them leaves none.
+    The file appears after the last frame. An error while frames are made leaves no file.
     """
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"write_video writes .mp4 files, got {path}")
@@ -202,18 +203,19 @@ def _encode(path: Path, frames: Iterable[Frames], fps: float, crf: int) -> None:
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "x264-params": REPRODUCIBLE}
         _tag_colours(stream.codec_context)
-        for number, pixels in enumerate(frames):
+        for index, pixels in enumerate(frames):
             _check_frame(pixels)
             height, width, _ = pixels.shape
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if not number:
+            if not index:
                 stream.height, stream.width = even.shape[:2]
             container.mux(stream.encode(_to_yuv(even)))
         container.mux(stream.encode(None))
 
 
 def _tag_colours(context: Any) -> None:
-    """Say that the colours are BT.709 of limited range: untagged, players guess by the size, and differ."""
+    """Tag the colours as BT.709 with limited range. Without a tag, players guess from the size, and disagree."""
+    # 1 is BT.709 in all three lists of constants.
     context.colorspace = context.color_primaries = context.color_trc = 1
     context.color_range = ColorRange.MPEG
 
