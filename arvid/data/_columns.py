@@ -1,7 +1,7 @@
-"""What the columns of other people's tables mean, and their values as arvid stores them: SCHEMA.
+"""Convert other people's tables to arvid's columns (SCHEMA): find columns by name, and parse their values.
 
-Columns are found by the names that published datasets use (Open-Sora's, WebVid's, Hugging Face's, Kinetics' ...).
-Capitals, and spaces around and inside of a name, do not count.
+The known names are those of published datasets (Open-Sora, WebVid, Hugging Face, Kinetics, ...). They are compared
+without case, and spaces and hyphens count as underscores.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ NAMES: dict[str, tuple[str, ...]] = {
     "height": ("height",),
     "width": ("width",),
 }
-"""Meaning -> names of columns. Where a row has several, the first of them counts."""
+"""Meaning -> names of columns. If a row has values in several, the first of these names counts."""
 WEBVID = ("page_dir", "videoid", "name")
-"""WebVid's table has no path: it is <page_dir>/<videoid>.mp4, and the name is the caption."""
+"""Columns of WebVid's table. The path is <page_dir>/<videoid>.mp4, and the name is the caption."""
 
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
-        ("name", pa.string()),  # null where it is the path
+        ("name", pa.string()),  # null: the same as the path
         ("caption", pa.string()),
-        ("label", pa.int32()),  # a class number, or the place of a name in order of appearance
+        ("label", pa.int32()),  # class number; for names, their order of first appearance
         ("start", pa.float64()),  # seconds
         ("end", pa.float64()),
         ("num_frames", pa.int64()),
         ("fps", pa.float64()),
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("fraction", pa.float64()),  # decides the split: see `split_fraction`
+        ("fraction", pa.float64()),  # in [0, 1), decides the split: see `split_fraction`
     ]
 )
 MAX_CLASSES = 100_000
-"""Labels from this number on, and so many different names, are ids and not classes."""
+"""Limit of class numbers and of class names. Labels beyond it are ids, not classes."""
 
 _NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
 _NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
@@ -75,7 +75,7 @@ NO_PATH = f"there is no path of a video (columns of this name: {', '.join(NAMES[
 
 
 class BadRow(Exception):
-    """A value that cannot be what its column says; `row` counts from 0 within the block."""
+    """A value that does not fit its column; `row` counts from 0 within the block."""
 
     def __init__(self, row: int, reason: str) -> None:
         super().__init__(reason)
@@ -84,16 +84,16 @@ class BadRow(Exception):
 
 
 class LabelsError(Exception):
-    """Labels that are no classes."""
+    """Labels that cannot be classes."""
 
 
 class Meanings:
-    """Which columns of a table hold what.
+    """The meaning of each column of a table.
 
     Args:
-        given: meaning -> name of its column, where the names of NAMES will not do; None leaves it unread.
+        given: meaning -> name of its column, if NAMES does not list that name. None: leave the column unread.
 
-    Raises UserError for a meaning that is none.
+    Raises UserError for an unknown meaning.
     """
 
     def __init__(self, given: Mapping[str, str | None] | None = None) -> None:
@@ -102,10 +102,9 @@ class Meanings:
             if meaning not in NAMES:
                 raise UserError(f"columns: {meaning!r} is none of {', '.join(NAMES)}.")
             self.names[meaning] = () if column is None else (_plain(column),)
-        self._of_name = {name: meaning for meaning, names in self.names.items() for name in names}
 
-    def understood(self, columns: Iterable[str]) -> dict[str, list[str]]:
-        """Meaning -> the table's columns of that meaning, the most telling name first."""
+    def by_meaning(self, columns: Iterable[str]) -> dict[str, list[str]]:
+        """Meaning -> the table's columns of that meaning, in the order of NAMES."""
         by_name = {_plain(column): column for column in columns}
         found = {
             meaning: [by_name[name] for name in names if name in by_name]
@@ -119,7 +118,7 @@ class Meanings:
 
 
 def is_webvid(columns: Iterable[str]) -> bool:
-    """Whether the columns of the path are WebVid's."""
+    """Whether the path is made of WebVid's columns."""
     return [_plain(column) for column in columns] == list(WEBVID[:2])
 
 
@@ -128,16 +127,17 @@ def _plain(name: str) -> str:
 
 
 class Labels:
-    """Numbers for the labels of a table, block after block."""
+    """Gives the labels of a table numbers, block after block."""
 
     def __init__(self) -> None:
         self._names: dict[str, int] = {}
-        self._number = -1
-        """The largest one."""
+        """Label that is a name -> its order of first appearance."""
+        self._largest = -1
+        """Largest label that is a number."""
 
     def encode(self, values: pa.Array) -> pa.Array:
-        """Numbers of labels (int32, null where unknown). Raises BadRow, and LabelsError for too many."""
-        encoded = _absent(_label_text(values), _NO_LABEL).dictionary_encode()
+        """Label numbers (int32, null where unknown). Raises BadRow, and LabelsError for too many names."""
+        encoded = _null_for(_label_text(values), _NO_LABEL).dictionary_encode()
         codes = [self._code(text) for text in encoded.dictionary.to_pylist()]
         wrong = [i for i, code in enumerate(codes) if code is None]
         if wrong:
@@ -148,33 +148,32 @@ class Labels:
     def _code(self, text: str) -> int | None:
         whole = _WHOLE.fullmatch(text)
         if whole and len(whole[1]) < 10 and int(whole[1]) < MAX_CLASSES:
-            self._number = max(self._number, int(whole[1]))
+            self._largest = max(self._largest, int(whole[1]))
             return int(whole[1])
         if _NUMBER.fullmatch(text):
             return None
         if len(self._names) == MAX_CLASSES:
             raise LabelsError(
-                f"there are more than {MAX_CLASSES} different labels, so they are no classes. "
+                f"there are more than {MAX_CLASSES} different labels, so they cannot be classes. "
                 "Leave the column unread (columns: {label: null})."
             )
         return self._names.setdefault(text, len(self._names))
 
     def classes(self) -> tuple[tuple[str, ...], list[int] | None]:
-        """Names of the classes, and the label of each number that `encode` gave (None: the number itself).
+        """Class names, and the label of each number that `encode` returned (None: the number itself).
 
-        Names are in alphabetical order, capitals counting as small letters. Raises LabelsError where some labels are
-        names and some are numbers.
+        Names are sorted alphabetically, ignoring case. Raises LabelsError if some labels are names and others numbers.
         """
-        if self._names and self._number >= 0:
+        if self._names and self._largest >= 0:
             raise LabelsError(
-                f"labels are partly names ({min(self._names)!r}) and partly numbers (up to {self._number}). "
+                f"labels are partly names ({min(self._names)!r}) and partly numbers (up to {self._largest}). "
                 "Use one or the other."
             )
         if not self._names:
-            return tuple(str(number) for number in range(self._number + 1)), None
+            return tuple(str(number) for number in range(self._largest + 1)), None
         classes = tuple(sorted(self._names, key=lambda name: (name.casefold(), name)))
-        places = {name: number for number, name in enumerate(classes)}
-        return classes, [places[name] for name in self._names]
+        label_of = {name: label for label, name in enumerate(classes)}
+        return classes, [label_of[name] for name in self._names]
 
 
 def _label_text(values: pa.Array) -> pa.Array:
@@ -197,20 +196,20 @@ def _label_text(values: pa.Array) -> pa.Array:
 def _not_a_label(value: Any) -> str:
     return (
         f"label must be a name or a whole number from 0 to {MAX_CLASSES - 1}, got {value!r}. "
-        "Where the class is unknown leave it empty"
+        "Leave it empty if the class is unknown"
     )
 
 
 def standard_block(
     block: pa.RecordBatch, columns: Mapping[str, list[str]], labels: Labels, folder: str = ""
 ) -> pa.RecordBatch:
-    """A block of a table with the columns of SCHEMA. Raises BadRow.
+    """Convert a block of a table to the columns of SCHEMA. Raises BadRow.
 
     Args:
-        block: as the table has it.
-        columns: meaning -> names of its columns, as `Meanings.understood` gives them.
-        labels: numbers of the labels so far.
-        folder: in which the paths lie, with a slash behind it.
+        block: rows of the table.
+        columns: meaning -> names of its columns, from `Meanings.by_meaning`.
+        labels: label numbers of earlier blocks; new ones are added.
+        folder: prefix of relative paths, with a trailing slash.
     """
     found = {meaning: [block.column(name) for name in names] for meaning, names in columns.items()}
     path = _paths(found.get("path", []), webvid=is_webvid(columns.get("path", ())))
@@ -225,7 +224,7 @@ def standard_block(
     }
     _check_sections(numbers["start"], numbers["end"])
     captions = [_text(values, _not_a_caption) for values in found.get("caption", [])]
-    caption = _first_of([_absent(values, _NO_CAPTION) for values in captions], len(block))
+    caption = _first_of([_null_for(values, _NO_CAPTION) for values in captions], len(block))
     label = _first_of([labels.encode(values) for values in found.get("label", [])], len(block))
     name = video_names(path)
     values = {
@@ -250,7 +249,7 @@ def _paths(columns: list[pa.Array], *, webvid: bool) -> pa.Array | None:
         return pc.binary_join_element_wise(
             pc.binary_join_element_wise(page, video, "/"), pa.scalar("mp4"), "."
         )
-    texts = [_absent(_text(values, _not_a_path), pa.array([""])) for values in columns]
+    texts = [_null_for(_text(values, _not_a_path), pa.array([""])) for values in columns]
     path = _first_of(texts, len(columns[0]))
     # Windows writes paths with backslashes
     return pc.replace_substring(path, "\\", "/") if _any(path, "\\") else path
@@ -265,12 +264,12 @@ def _in_folder(paths: pa.Array, folder: str) -> pa.Array:
 
 def _not_a_path(value: Any) -> str:
     if isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value):
-        return "the videos lie inside of the table: read it as a dataset of Hugging Face's (huggingface_videos)"
-    return f"there is no path of a video: it is text, got {value!r}"
+        return "the videos lie inside of the table: read it as a Hugging Face dataset (huggingface_videos)"
+    return f"the path of a video must be text, got {value!r}"
 
 
 def _not_a_caption(value: Any) -> str:
-    advice = ". Write a row for each of several captions" if isinstance(value, list) else ""
+    advice = ". Write a row for each caption" if isinstance(value, list) else ""
     return f"caption must be text, got {value!r}{advice}"
 
 
@@ -279,12 +278,13 @@ FAULTS: dict[str, Callable[[Any], str]] = {
     "caption": _not_a_caption,
     "label": _not_a_label,
 }
+"""Meaning -> what to say of a bad value."""
 TEXT = {
     "path": (str, type(None)),
     "caption": (str, type(None)),
     "label": (str, int, float, type(None)),
 }
-"""Meaning -> types that its values may have, for columns of values of several types."""
+"""Meaning -> types that are allowed in a column of mixed types."""
 
 
 def _any(values: pa.Array, part: str) -> bool:
@@ -292,7 +292,7 @@ def _any(values: pa.Array, part: str) -> bool:
 
 
 def video_names(paths: pa.Array) -> pa.Array:
-    """The names of videos: their paths; of absolute ones the last two parts, for where files lie must not count."""
+    """Names of videos: the path, or the last two parts of an absolute one, so that moved files keep their names."""
     absolute = pc.starts_with(paths, "/")
     if not pc.any(absolute).as_py():
         return paths
@@ -304,9 +304,9 @@ def video_names(paths: pa.Array) -> pa.Array:
 
 
 def split_fraction(name: str) -> float:
-    """A number from 0 to 1 that a hash of the video's name decides, so other files do not matter.
+    """A number in [0, 1) from a hash of the video's name, so it does not depend on other files.
 
-    UCF-101 cuts several clips (c01, c02, ...) out of one recording (g01), nearly alike: they have the same number.
+    UCF-101 cuts several nearly equal clips (c01, c02, ...) out of one recording (g01). They get the same number.
     """
     return float(split_fractions([name])[0])
 
@@ -322,7 +322,7 @@ _CLIP = re.compile(r"(_g\d+)_c\d+(\.\w+)?$")
 
 
 def _text(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
-    """A column of text. Raises BadRow with `fault(value)` for one of something else."""
+    """A column as text. Raises BadRow with `fault(value)` for values of another type."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if _is_text(values.type):
@@ -343,31 +343,31 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _decoded(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
-    """Text that a .parquet file holds without saying that it is text. Raises BadRow for other bytes."""
+    """Text that a .parquet file stores as bytes. Raises BadRow for bytes that are not UTF-8."""
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:
         raise _first_bad(values, pc.is_valid(values), fault) from None
 
 
-def _absent(values: pa.Array, stand_ins: pa.Array) -> pa.Array:
-    """Null in the place of what people and programs write where nothing is known."""
-    return pc.if_else(pc.is_in(values, value_set=stand_ins), pa.scalar(None, values.type), values)
+def _null_for(values: pa.Array, unknown: pa.Array) -> pa.Array:
+    """Replace the texts that people and programs write for an unknown value by null."""
+    return pc.if_else(pc.is_in(values, value_set=unknown), pa.scalar(None, values.type), values)
 
 
 def _first_of(columns: list[pa.Array], length: int) -> pa.Array:
-    """For each row the first value that is there."""
+    """The first value of each row that is not null."""
     return pc.coalesce(*columns) if columns else pa.nulls(length)
 
 
 def _numbers(columns: list[pa.Array], meaning: str, length: int) -> pa.Array:
-    """Numbers, null where unknown; text may be seconds, H:MM:SS, or a fraction. Raises BadRow."""
-    found = [_parsed(values, meaning) for values in columns if _may_be(values, meaning)]
+    """Numbers (float64), null where unknown. Text may be seconds, H:MM:SS or a fraction. Raises BadRow."""
+    found = [_parsed(values, meaning) for values in columns if _may_be_numbers(values, meaning)]
     values = _first_of(found, length).cast(pa.float64())
     lowest = pc.greater_equal if meaning in ("start", "end") else pc.greater
     is_small = pc.less(values, _TOO_LARGE) if meaning in _WHOLE_NUMBERS else pc.is_finite(values)
     known = pc.and_(lowest(values, 0.0), is_small)
-    # published tables say 0, -1 or NaN where they do not know
+    # Published tables write 0, -1 or NaN for an unknown value.
     return pc.if_else(known, _rounded(values, meaning), pa.scalar(None, pa.float64()))
 
 
@@ -379,8 +379,8 @@ _WHOLE_NUMBERS = ("num_frames", "height", "width")
 _TOO_LARGE = 2.0**31
 
 
-def _may_be(values: pa.Array, meaning: str) -> bool:
-    """Whether a column can hold numbers. Raises BadRow for one that should say which part of a file is meant."""
+def _may_be_numbers(values: pa.Array, meaning: str) -> bool:
+    """Whether a column can hold numbers. Raises BadRow for `start` and `end`, which must not be ignored."""
     kind = values.type
     of_numbers = (
         *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null),
@@ -405,7 +405,7 @@ def _parsed(values: pa.Array, meaning: str) -> pa.Array:
     if not _is_text(values.type):
         return values.cast(pa.float64())
     values = values.cast(pa.string())
-    values = _absent(values, _NO_CAPTION)
+    values = _null_for(values, _NO_CAPTION)
     try:
         return pc.utf8_trim_whitespace(values).cast(pa.float64())
     except pa.ArrowInvalid:
@@ -417,7 +417,7 @@ def _parsed(values: pa.Array, meaning: str) -> pa.Array:
 
 
 def _seconds(values: pa.Array) -> pa.Array:
-    """Seconds of durations, or of times of a day."""
+    """Durations or times of day in seconds."""
     of_kind = pa.duration if pa.types.is_duration(values.type) else pa.time64
     if pa.types.is_time32(values.type):
         values = values.cast(pa.time64("us"))
@@ -426,7 +426,7 @@ def _seconds(values: pa.Array) -> pa.Array:
 
 
 def _number(text: str) -> float:
-    """Of "12.5", "0:00:12.5" or "30000/1001"; NaN for anything else."""
+    """Parse "12.5", "0:00:12.5" or "30000/1001"; NaN for anything else."""
     try:
         if "/" in text:
             top, bottom = text.split("/")
@@ -440,6 +440,7 @@ def _number(text: str) -> float:
 
 
 def _check_sections(start: pa.Array, end: pa.Array) -> None:
+    """Raise BadRow for an end that does not lie after its start (0 if unknown)."""
     wrong = pc.fill_null(pc.less_equal(end, pc.fill_null(start, 0.0)), False)
     if pc.any(wrong).as_py():
         raise _first_bad(end, wrong, lambda value: f"end ({value}) must lie after start")

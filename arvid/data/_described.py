@@ -1,7 +1,7 @@
-"""What a dataset's fingerprint is the hash of: the JSON of [name, content, caption, label] of each of its videos.
+"""The text under a dataset's fingerprint: the JSON of [name, content, caption, label] of each video.
 
-Python writes 30,000 such rows a second. Here Arrow joins the same text out of columns, block by block, so that
-datasets of millions of rows keep the fingerprints that they have always had.
+Python writes 30,000 such rows a second. Here Arrow joins the same text from columns, block by block. So datasets of
+millions of rows keep the fingerprints of earlier versions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from arvid.data._videos import DistinctFiles
 
 _COMMA = ", "
 _TO_ESCAPE = r"[^ !#-\[\]-~]"
-"""Characters that JSON does not hold as they are: quotes, backslashes, and all that is not printable ASCII."""
+"""Characters that JSON escapes: quotes, backslashes, and all but printable ASCII."""
 
 
 def sha256_with_files(values: Mapping[str, Any], files: Iterable[memoryview | bytes]) -> str:
-    """`sha256_json` of `values` with one more key, "files": a list, the JSON of whose items is given in pieces."""
+    """`sha256_json` of `values` and one more key, "files": a list. The JSON of its items comes in pieces."""
     text = json.dumps({**values, "files": []}, sort_keys=True, default=str)
-    before, key, after = text.partition('"files": [')  # quotes inside of strings have a backslash
+    # Finds the key alone: a quote inside of a string has a backslash before it.
+    before, key, after = text.partition('"files": [')
     digest = hashlib.sha256(f"{before}{key}".encode())
     for piece in files:
         digest.update(piece)
@@ -36,17 +37,18 @@ def sha256_with_files(values: Mapping[str, Any], files: Iterable[memoryview | by
 
 
 def described(files: DistinctFiles, contents: Mapping[Path, str | int]) -> Iterator[memoryview]:
-    """Yield the JSON of [name, content, caption, label] of videos in pieces, with commas between them.
+    """Yield the JSON of [name, content, caption, label] of the videos, comma-separated, in pieces.
 
     Args:
         files: the videos' rows in ascending order, and the file of each.
-        contents: what tells the content of each file.
+        contents: hash of each file's content, or its size.
     """
     of_file = pa.array([json.dumps(contents[entry.path]) for entry in files.entries])
     is_first = True
-    for rows, places in files.dataset.blocks(files.rows):
-        content = of_file.take(pa.array(files.of_row[places]))
+    for rows, positions in files.dataset.blocks(files.rows):
+        content = of_file.take(pa.array(files.of_row[positions]))
         text = _rows(rows, content, files.dataset)
+        # The strings of an Arrow column lie end to end in one buffer, so the piece is a slice of it.
         _, offsets, data = text.buffers()
         ends = memoryview(offsets).cast("i")
         start = ends[text.offset] + (len(_COMMA) if is_first else 0)
@@ -55,6 +57,7 @@ def described(files: DistinctFiles, contents: Mapping[Path, str | int]) -> Itera
 
 
 def _rows(rows: pa.RecordBatch, content: pa.Array, dataset: Entries) -> pa.Array:
+    """The JSON of each row, with a comma before it."""
     name = _quoted(names_of(rows))
     caption = _quoted(pc.fill_null(rows.column("caption"), ""))
     label = rows.column("label")

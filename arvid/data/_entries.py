@@ -1,4 +1,4 @@
-"""The videos of a dataset as columns of an Arrow table: no Python object is kept for each."""
+"""The videos of a dataset as columns of an Arrow table, without a Python object for each video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arvid.data.video import Probe
 from arvid.files import sha256_json
 
 _BLOCK = 2**16
-"""Rows that are worked on at once."""
+"""Rows per block."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The file's, and for a part of it the seconds as well: from 2 to 4.5 of "a.mp4" is "a@2-4.5.mp4"."""
+        """The file's name, with the seconds of a part: 2 to 4.5 of "a.mp4" is "a@2-4.5.mp4"."""
         if self.start is None and self.end is None:
             return self.file_name
         return section_name(self.file_name, self.start, self.end)
 
     def section(self, probe: Probe) -> tuple[int, int]:
-        """First frame of the part and its number of frames, in a video with this probe."""
+        """First frame and number of frames of the part, in a video with this probe."""
         if probe.times is not None:
             times = probe.times - probe.times[0]
             ends = (
@@ -60,22 +60,22 @@ class Entry:
 
 
 def sections(start: Any, end: Any, num_frames: Any, fps: Any) -> tuple[Any, Any]:
-    """First frames (N,) and numbers of frames (N,) of parts of videos, given in seconds; NaN is an open end."""
+    """First frames (N,) and frame counts (N,) of parts given in seconds; NaN is an open end."""
     first = np.minimum(np.round(np.nan_to_num(start, nan=0.0) * fps), num_frames)
     last = np.where(np.isnan(end), num_frames, np.minimum(np.round(end * fps), num_frames))
     return first, np.maximum(last - first, 0)
 
 
 class Entries(Sequence[Entry]):
-    """Videos as columns (SCHEMA) of a table; an Entry is made when it is asked for.
+    """Videos as columns (SCHEMA) of a table. Indexing makes an Entry.
 
     Args:
         table: the columns.
-        root: what paths are relative to.
+        root: folder that paths are relative to.
         classes: names of the classes.
-        labels: the label of each number in the column `label`; None where it is the label.
+        labels: maps numbers in the column `label` to labels. None: the numbers are the labels.
         digest: hash of the columns.
-        file: where the table lies, for other processes.
+        file: Arrow file of the table, which other processes map instead of copying it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Entries(Sequence[Entry]):
 
     @classmethod
     def of(cls, rows: Iterable[Entry], classes: Sequence[str] = ()) -> Entries:
-        """A table of whole videos that are at hand one by one."""
+        """Make a table of whole videos (no parts) from entries."""
         rows = list(rows)
         columns = {
             "path": [os.fsdecode(e.path) for e in rows],
@@ -110,13 +110,13 @@ class Entries(Sequence[Entry]):
         return cls(pa.table({**columns, **empty}, schema=SCHEMA), Path(), classes=classes)
 
     def take(self, rows: Sequence[int]) -> Entries:
-        """Some of them."""
+        """The entries at these rows."""
         table = self.table.take(pa.array(rows, pa.int64()))
         digest = sha256_json([self.digest, list(rows)])
         return Entries(table, self.root, classes=self.classes, labels=self.labels, digest=digest)
 
     def respelled(self, paths: Mapping[str, str]) -> Entries:
-        """The same with other paths in the place of some. Names stay, and with them splits and fingerprints."""
+        """The same entries with some paths replaced. Names stay the same, and so do splits and fingerprints."""
         columns = {name: self.table.column(name) for name in SCHEMA.names}
         listed = columns["path"]
         index = pc.index_in(listed, value_set=pa.array(paths, pa.string()))
@@ -151,22 +151,22 @@ class Entries(Sequence[Entry]):
         return Entry(self.root / path, name, caption or "", label, start, end)
 
     def probe(self, index: int, found: Probe | None) -> Probe:
-        """What a video is like: what the table says, else what was found by looking; a size that neither says is 0.
+        """Probe of a video: `found` with the table's rate, if it states one. Without `found`, the table's values.
 
-        Must not be called where nothing was found of a video that is not `stated`.
+        `found` may be None only for a video that is `stated`. An unknown size is 0.
         """
-        said = [self.table.column(i)[index].as_py() for i in range(6, 10)]
+        stated = [self.table.column(i)[index].as_py() for i in range(6, 10)]
         if found is None:
-            num_frames, fps, height, width = said
+            num_frames, fps, height, width = stated
             return Probe(num_frames, fps, height or 0, width or 0)
-        return found if said[1] is None else dataclasses.replace(found, fps=said[1])
+        return found if stated[1] is None else dataclasses.replace(found, fps=stated[1])
 
     def stated(self) -> NDArray[np.bool_]:
-        """Of which videos (N,) the table says frames and rate."""
+        """For each video (N,), whether the table states its frame count and rate."""
         return ~(np.isnan(self.numbers("num_frames")) | np.isnan(self.numbers("fps")))
 
     def blocks(self, rows: NDArray[Any]) -> Iterator[tuple[pa.RecordBatch, slice]]:
-        """Yield the table of some rows (N,), in ascending order, in pieces; and which of the N these are."""
+        """Yield ascending rows (N,) of the table in blocks, each with its slice of the N."""
         start = 0
         for batch in self.table.to_batches(max_chunksize=_BLOCK):
             first, last = np.searchsorted(rows, (start, start + len(batch))).tolist()
@@ -176,16 +176,16 @@ class Entries(Sequence[Entry]):
             start += len(batch)
 
     def names(self, rows: NDArray[Any]) -> Iterator[str]:
-        """The names of some rows (N,), in ascending order."""
+        """The names of ascending rows (N,)."""
         for block, _ in self.blocks(rows):
             yield from names_of(block).to_pylist()
 
     def has(self, column: str) -> bool:
-        """Whether any row has a value there."""
+        """Whether any row has a value in a column."""
         return bool(self.table.column(column).null_count < len(self))
 
     def numbers(self, column: str) -> NDArray[Any]:
-        """A column of numbers (N,), NaN where there is none."""
+        """A numeric column (N,), NaN where unknown."""
         return self.table.column(column).cast(pa.float64()).to_numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -201,7 +201,7 @@ def _restored(
     digest: str,
     file: Path | None,
 ) -> Entries:
-    """In another process: a file is mapped there too instead of being copied."""
+    """Unpickle entries in another process; a table in a file is mapped, not copied."""
     if table is None:
         assert file is not None
         table = map_table(file)
@@ -209,6 +209,6 @@ def _restored(
 
 
 def map_table(file: Path) -> pa.Table:
-    """The table of an Arrow file, mapped into memory: processes share its pages, and what is not used is not read."""
+    """The table of an Arrow file, mapped into memory. Processes share its pages; unused pages are not read."""
     with pa.memory_map(os.fspath(file)) as mapped:
         return pa.ipc.open_file(mapped).read_all()

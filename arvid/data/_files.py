@@ -1,8 +1,7 @@
-"""What the datasets of video files share: looking at the files once, reporting the bad ones, cutting clips.
+"""Base class of the datasets of video files: it probes the files, reports bad ones and cuts clips.
 
-Files are looked at once when a dataset is made, because neither their headers nor their endings tell how many clips
-there are, unless a manifest states it. What was found is remembered on disk, so the next time costs one look at each
-file's size and date.
+Files are probed once, when a dataset is made, because headers do not tell the number of frames reliably. A manifest can
+state it instead. Probes are kept on disk, so the next start only looks at each file's size and times.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ Split = Literal["train", "val", "all"]
 
 _VERSION = 2  # of reading and cutting: part of the fingerprint
 MANY = 100_000
-"""Files from which on those whose frames and rate are stated are not looked at before they are read."""
+"""Above this number of files, those with stated frame counts and rates are not looked at before they are read."""
 
-_NAMED = 5  # names in a message about many files
+_NAMED = 5  # names listed in a message about many files
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How a dataset treats its files; the constructors of the datasets explain each."""
+    """Options of a dataset of files. The constructors of the datasets explain each."""
 
     clip: ClipSpec
     split: Split
@@ -68,24 +67,25 @@ class FileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Which frames of a video a clip takes."""
+    """The frames of a clip in a video file."""
 
     indices: NDArray[np.int64]
-    """In the file, ascending (T,)."""
+    """Indices in the file, ascending (T,)."""
     num_there: int
-    """How many of them the video has; those after them are its last one again."""
+    """Number of frames that the video has. The rest repeat its last frame."""
     first: int
-    """First frame and number of frames of the video in its file: it may be a part of it."""
+    """First frame of the video in its file; the video may be a part of the file."""
     num_frames: int
+    """Number of frames of the video."""
     fps: float
-    """Rate of the file."""
+    """Frame rate of the file."""
 
 
 class FileDataset(VideoDataset):
-    """Clips of the entries whose files can be read and are long enough, in the order given.
+    """Clips of the entries whose files are readable and long enough, in the given order.
 
-    `broken` maps the name of each unreadable file to the reason, `missing` names the files that are listed but not
-    there, `too_short` those that have too few frames for a clip.
+    `broken` maps names of unreadable files to the reason. `missing` lists files that do not exist, `too_short` videos
+    with too few frames for a clip.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class FileDataset(VideoDataset):
         fractions = entries.numbers("fraction")
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
         stated = entries.stated()
-        # so many files are not looked at one by one where nothing has to be found out
+        # A large manifest that states frames and rates is believed: only the other files are looked at.
         looked_at = chosen[~stated[chosen]] if len(chosen) > MANY else chosen
-        entries, files, is_there = _located(entries, looked_at, where)
+        entries, files, is_there = _locate(entries, looked_at, where)
         absent = {files.entries[i].name for i in np.flatnonzero(~is_there)}
         self.missing = (*missing, *sorted(absent))
         is_unknown = files.with_any(~stated[files.rows]) & is_there
@@ -115,7 +115,7 @@ class FileDataset(VideoDataset):
         is_usable = is_there & (is_probed | ~is_unknown)
         self._is_believed = len(looked_at) < len(chosen)
         usable = [] if self._is_believed else np.flatnonzero(is_usable).tolist()
-        self._stamps, unusable = _stamped([files.entries[i] for i in usable])
+        self._stamps, unusable = _file_stamps([files.entries[i] for i in usable])
         is_usable &= np.array([entry.name not in unusable for entry in files.entries], bool)
         self.broken = {**self.broken, **unusable}
         self._report_problems(where)
@@ -136,7 +136,7 @@ class FileDataset(VideoDataset):
         return len(self._videos) * self.options.clips_per_video
 
     def __getitem__(self, index: int) -> Clip:
-        """The clip at an index. Raises VideoError if its file has changed since the dataset was made."""
+        """The clip at an index. Raises VideoError if its file is unreadable, or has changed since the start."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         options = self.options
@@ -163,11 +163,11 @@ class FileDataset(VideoDataset):
         return name if self.options.clips_per_video == 1 else f"{name}#{window}"
 
     def cut(self, index: int) -> Cut:
-        """Which frames the clip at an index takes, without reading them."""
+        """The frames of the clip at an index, without reading them."""
         return self._cut(index, np.random.default_rng([self.options.seed, index]))
 
     def _cut(self, index: int, rng: np.random.Generator) -> Cut:
-        """The first number of `rng` decides where a random window lies."""
+        """`cut` with the clip's generator. A random window takes its first number, mirroring the next one."""
         clip = self.options.clip
         number, window = divmod(index, self.options.clips_per_video)
         entry, probe = self._videos[number]
@@ -192,22 +192,23 @@ class FileDataset(VideoDataset):
         )
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and contents, captions, labels and options; not of where the files lie.
+        """Hash of the files' names and contents, captions, labels and options. Their folder does not count.
 
-        Of a large manifest that states frames and rates it is the hash of its columns: no file is looked at.
+        For a large manifest with stated frames and rates, the hash of its columns replaces that of the contents.
         """
-        if not self._fingerprint:  # files may change while a run goes on, and it stays the same run
-            self._fingerprint = self._hash(_VERSION, self._said_of_videos())
+        if not self._fingerprint:  # kept, because a run stays the same run if its files change
+            self._fingerprint = self._hash(_VERSION, self._description())
         return self._fingerprint
 
-    def _said_of_videos(self) -> Iterable[memoryview | bytes]:
+    def _description(self) -> Iterable[memoryview | bytes]:
+        """JSON of the videos, in pieces."""
         if self._is_believed:
             return [json.dumps(self._videos.digest())[1:-1].encode()]
         files = self._videos.files()
         return described(files, self._contents(files))
 
     def earlier_fingerprint(self) -> str | None:
-        """The hash of names and sizes in its place up to version 0.1; None where clips were others then."""
+        """The fingerprint that version 0.1 made, of names and sizes. None if it read other clips from the files."""
         if self._is_believed:
             return None
         files = self._videos.files()
@@ -218,23 +219,24 @@ class FileDataset(VideoDataset):
 
     def _hash(self, version: int, files: Iterable[memoryview | bytes]) -> str:
         options = dataclasses.asdict(self.options)
-        for name in ("split", "val_fraction", "strict", "max_pixels"):  # these only choose files
+        # These only choose files, and the files are hashed themselves.
+        for name in ("split", "val_fraction", "strict", "max_pixels"):
             del options[name]
         return sha256_with_files({"version": version, "classes": self.classes, **options}, files)
 
     def _contents(self, files: DistinctFiles) -> dict[Path, str]:
-        """Hashes of the files' contents; those that were not looked at are read now."""
+        """Hashes of the files' contents. Files without a probe are read now."""
         probes = {entry.path: self._videos.probes.get(entry.path) for entry in files.entries}
         known = {path: probe.content for path, probe in probes.items() if probe and probe.content}
         return {**known, **contents([path for path in probes if path not in known])}
 
     def _was_read_otherwise(self, probe: Probe) -> bool:
-        """Whether version 0.1 gave other clips: it knew no mirroring, no shape of pixels and no varying rate."""
+        """Whether version 0.1 read other clips: it ignored mirroring, pixel shapes and varying rates."""
         by_time = probe.times is not None and self.options.clip.fps is not None
         return by_time or not probe.as_stored
 
     def _require_unchanged(self, path: Path, probe: Probe) -> None:
-        """Raise VideoError for a file with another content than when the dataset was made."""
+        """Raise VideoError if the content of a file has changed since the dataset was made."""
         before = self._stamps.get(path)
         if before is None:
             return
@@ -246,9 +248,9 @@ class FileDataset(VideoDataset):
                 self._stamps[path] = stamp
                 return
         except OSError:
-            return  # reading says why
+            return  # reading the file raises the error
         raise VideoError(
-            path, "it has changed since the dataset was made", "Leave files alone that are in use."
+            path, "it has changed since the dataset was made", "Do not change files in use."
         )
 
     def _motion_of(
@@ -262,15 +264,15 @@ class FileDataset(VideoDataset):
         return self._motion.score([content, cut], video)
 
     def _report_problems(self, where: str) -> None:
-        """Name each broken file once with its reason; listed files that are absent are told together."""
+        """Log one message for each broken file and one for all missing files. Raises UserError if `strict`."""
         messages = [f"{where}: skipped {name}: {why}" for name, why in self.broken.items()]
         if self.missing:
             messages.append(
-                f"{where}: {len(self.missing)} listed files are not there: {named(self.missing)}"
+                f"{where}: {len(self.missing)} listed files do not exist: {named(self.missing)}"
             )
         if messages and self.options.strict:
             raise UserError(
-                "\n".join(messages) + "\nMend them, or set strict to false to skip them."
+                "\n".join(messages) + "\nRepair them, or set strict to false to skip them."
             )
         for message in messages:
             logger.warning("%s", message)
@@ -290,29 +292,29 @@ class FileDataset(VideoDataset):
     def _empty_message(self, where: str, num_entries: int, num_chosen: int, num_listed: int) -> str:
         if num_entries and not num_chosen:
             return (
-                f"{where}: none of its {num_entries} videos falls into the split "
+                f"{where}: none of its {num_entries} videos is in split "
                 f"{self.options.split!r} with val_fraction {self.options.val_fraction}. "
-                "Change val_fraction, or give a list of your own."
+                "Change val_fraction, or give a split list."
             )
         return (
             f"{where}: no video is left of {num_listed}: {len(self.missing)} missing, "
             f"{len(self.broken)} broken, {len(self.too_short)} too short for "
-            f"{self.options.clip.num_frames} frames. Ask for shorter clips or pad them "
-            "(short: pad) if they are too short; otherwise check the paths and the files."
+            f"{self.options.clip.num_frames} frames. If they are too short, use shorter clips or "
+            "pad them (short: pad). Otherwise check the paths and the files."
         )
 
 
-def _located(
+def _locate(
     entries: Entries, rows: NDArray[np.int64], where: str
 ) -> tuple[Entries, DistinctFiles, NDArray[np.bool_]]:
-    """The files of rows, and which of them are there; and the entries, with the paths at which the files really are."""
+    """Find the files of rows. Returns the entries with corrected paths, the files, and which of these exist (N,)."""
     files = DistinctFiles(entries, rows)
     is_there = np.array([os.path.exists(entry.path) for entry in files.entries], bool)
     absent = entries.table.column("path").take(pa.array(files.first_rows[~is_there]))
     others = other_spellings(entries.root, absent.to_pylist())
     if others:
         logger.warning(
-            "%s: %d files have other names on the disk (accents in another form of Unicode, or spaces around): %s",
+            "%s: %d files have another spelling on disk (accents in another Unicode form, or outer spaces): %s",
             *(where, len(others), named([*others.values()])),
         )
         entries = entries.respelled(others)
@@ -321,10 +323,10 @@ def _located(
     return entries, files, is_there
 
 
-def _stamped(
+def _file_stamps(
     entries: Iterable[Entry],
 ) -> tuple[dict[Path, tuple[int, int, int]], dict[str, str]]:
-    """Sizes and times of files by path, and why others have none, by name: folders without pictures, say."""
+    """Path -> size and times of a file, and name -> error for the others, such as folders without pictures."""
     stamps, broken = {}, {}
     for entry in entries:
         try:
@@ -337,7 +339,7 @@ def _stamped(
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 
@@ -349,11 +351,11 @@ def _of_split(fractions: NDArray[np.float64], split: Split, val_fraction: float)
 
 
 def _require_one_there(videos: Videos, where: str) -> None:
-    """Raise UserError where none of some videos is there: what a large manifest says was believed so far."""
+    """Raise UserError if none of 16 videos exists. Files of a large manifest have not been looked at before."""
     some = [videos[i * len(videos) // 16][0].path for i in range(16)]
     if not any(map(os.path.exists, some)):
         raise UserError(
-            f"{where}: none of its videos seems to be there, e.g. {some[0]}. Check the paths, and the folder that "
+            f"{where}: none of its videos seems to exist, e.g. {some[0]}. Check the paths, and the folder that "
             "they are relative to (video_root)."
         )
 
@@ -361,7 +363,7 @@ def _require_one_there(videos: Videos, where: str) -> None:
 def read_clip(
     path: Path, cut: Cut, clip: ClipSpec, *, probe: Probe, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Frames of a video as a clip (T, height, width, 3): resized, and black where the clip wants that."""
+    """Read and resize the frames of a clip (T, height, width, 3). Black ones replace missing frames on request."""
     if is_pictures(path):
         video = resize_frames(read_pictures(path, cut.indices), clip.height_width, clip.resize)
     else:

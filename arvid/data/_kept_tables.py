@@ -1,8 +1,8 @@
-"""Manifests as entries, read once for all processes.
+"""Read manifests as entries, once for all processes.
 
-The columns of a large manifest lie as an Arrow file in the cache folder, which every process maps into its memory.
-The first one writes it while the others wait. A file is named by the manifest's path, size and times, so another
-manifest has another file; deleting it is always safe.
+The columns of a large manifest are kept as an Arrow file in the cache folder. The first process writes it while the
+others wait; every process maps it into memory. Its name is a hash of the manifest's path, size and times, so a changed
+manifest has another file. Deleting a file is always safe.
 
     CACHE/manifests/<key>.arrow   the columns of SCHEMA
     CACHE/manifests/<key>.json    written last: classes, unread columns, hash
@@ -33,20 +33,20 @@ from arvid.files import atomic_write, sha256_json, write_json
 logger = logging.getLogger(__name__)
 
 KEPT_FROM = 2**23
-"""Bytes of a manifest from which on its columns are kept; a smaller one is read in a moment."""
+"""Smallest manifest, in bytes, whose columns are kept. Smaller ones are read each time."""
 _VERSION = 2
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A manifest, or one of several."""
+    """A manifest, possibly one of several of a dataset."""
 
     path: Path
     folder: str = ""
-    """In which its paths lie, with a slash behind it; "" is the root of the dataset."""
+    """Prefix of its relative paths, with a trailing slash; "" is the root of the dataset."""
 
     def state(self) -> list[str | int]:
-        """Tells it and its content from others without reading it. Raises OSError where it is absent."""
+        """Path, size and times, which identify the content without reading it. Raises OSError if it is absent."""
         stat = self.path.stat()
         where = [os.path.abspath(self.path), self.folder]
         return [*where, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
@@ -54,7 +54,7 @@ class TableFile:
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is known of a table once it has been read."""
+    """Facts about a table that has been read. Written to its .json file."""
 
     classes: tuple[str, ...]
     labels: list[int] | None
@@ -65,15 +65,15 @@ class _Summary:
 def read_entries(
     tables: Sequence[TableFile], root: Path, columns: Mapping[str, str | None] | None = None
 ) -> Entries:
-    """The entries of manifests, one after another. Columns of unknown meaning are named in the log.
+    """The entries of manifests, in order. Columns without a known meaning are named in the log.
 
     Args:
         tables: .csv, .tsv, .jsonl or .parquet.
-        root: what paths are relative to.
+        root: folder that paths are relative to.
         columns: meaning -> name of its column (see `Meanings`).
 
-    Raises UserError for a manifest that cannot be read, with a bad line (named by its number), without any video, or
-    with labels that are no classes.
+    Raises UserError for an unreadable manifest, a bad line (with its number), a manifest without videos, and labels
+    that cannot be classes.
     """
     source = _Source(tables, columns)
     try:
@@ -85,7 +85,9 @@ def read_entries(
         key = sha256_json([_VERSION, states, dict(columns or {})])[:24]
         kept = _kept(source, cache_dir() / "manifests" / f"{key}.arrow")
     if kept is None:
-        source = _Source(tables, columns)  # anew, should the other have read a part
+        source = _Source(
+            tables, columns
+        )  # a new one: writing may have failed halfway through the first
         table, file = pa.Table.from_batches(source.blocks(), SCHEMA), None
         summary = source.summary()
     else:
@@ -94,7 +96,7 @@ def read_entries(
         raise UserError(f"The manifest {tables[0].path} lists no video.")
     if summary.unread:
         logger.warning(
-            "%s: these columns are not read: %s. Name those that are wanted (columns: {caption: ...}).",
+            "%s: these columns are not read: %s. Name those that you need (columns: {caption: ...}).",
             tables[0].path,
             ", ".join(map(repr, summary.unread)),
         )
@@ -109,7 +111,7 @@ def read_entries(
 
 
 class _Source:
-    """Manifests that are read in one pass, and what that shows."""
+    """Manifests read in one pass, with the summary of that pass."""
 
     def __init__(
         self, tables: Sequence[TableFile], columns: Mapping[str, str | None] | None
@@ -129,7 +131,7 @@ class _Source:
             raise UserError(f"{self._where}: {error}") from error
 
     def summary(self) -> _Summary:
-        """Once all blocks have been taken."""
+        """Summary; call it after the last block."""
         try:
             classes, labels = self._labels.classes()
         except LabelsError as error:
@@ -139,7 +141,7 @@ class _Source:
 
 
 def _kept(source: _Source, file: Path) -> tuple[pa.Table, _Summary, Path] | None:
-    """The table of a file, which is written if it is not there; None where it cannot be."""
+    """The table of a kept file, written first if it does not exist. None if it cannot be written."""
     note = file.with_suffix(".json")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,8 +153,8 @@ def _kept(source: _Source, file: Path) -> tuple[pa.Table, _Summary, Path] | None
         return map_table(file), summary, file
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         logger.warning(
-            "%s cannot be written (%s), so every process reads the manifest by itself. "
-            "Set ARVID_CACHE to a folder that can be written.",
+            "%s cannot be written (%s), so every process reads the manifest itself. "
+            "Set ARVID_CACHE to a writable folder.",
             file,
             error,
         )
@@ -167,14 +169,14 @@ def _write(source: _Source, file: Path, note: Path) -> None:
     ):
         for block in source.blocks():
             writer.write_batch(block)
-    write_json(note, asdict(source.summary()))
+    write_json(note, asdict(source.summary()))  # last: it marks the table as complete
 
 
 def _digest(block: pa.RecordBatch, digest: Any) -> None:
-    """Add all that clips depend on to a hash. Of nulls only that they are there counts, not what lies under them."""
+    """Add all columns that clips depend on to a hash. Nulls are filled, because the bytes under them are arbitrary."""
     names = pc.coalesce(block.column("name"), block.column("path"))
     for text in (names, pc.fill_null(block.column("caption"), "")):
-        digest.update(pc.binary_length(text).to_numpy())
+        digest.update(pc.binary_length(text).to_numpy())  # so that "ab", "c" differs from "a", "bc"
         _, offsets, data = text.buffers()
         ends = memoryview(offsets).cast("i")[text.offset : text.offset + len(text) + 1]
         digest.update(memoryview(data or b"")[ends[0] : ends[-1]])

@@ -1,4 +1,4 @@
-"""Names of videos: a file's path inside the dataset, and for a part of it the seconds as well."""
+"""Names of videos: the path of the file inside the dataset, and the seconds of a part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def section_name(name: str, start: float | None, end: float | None) -> str:
 
 
 def names_of(rows: pa.RecordBatch) -> pa.Array:
-    """The names of videos in rows with the columns of SCHEMA: `Entry.name` of many."""
+    """`Entry.name` of many rows with the columns of SCHEMA."""
     start, end = rows.column("start"), rows.column("end")
     names = pc.coalesce(rows.column("name"), rows.column("path"))
     is_part = pc.or_(pc.is_valid(start), pc.is_valid(end))
@@ -42,7 +42,7 @@ def names_of(rows: pa.RecordBatch) -> pa.Array:
 
 
 def _stem_and_suffix(name: str) -> tuple[str, str]:
-    """A name before and from its last point on."""
+    """A name before its last dot, and the rest with the dot."""
     stem, dot, suffix = name.rpartition(".")
     return (stem, dot + suffix) if dot else (name, "")
 
@@ -56,7 +56,7 @@ def _all_seconds(values: pa.Array) -> pa.Array:
     seconds = pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False)
     is_large = seconds >= _MANY_SECONDS
     thousandths = np.where(is_large, 0.0, seconds) * 1000
-    # Halves are rounded by the exact binary value, which the product does not keep.
+    # Python's format rounds by the exact binary value, which the product with 1000 loses near a half.
     is_half = np.abs(thousandths - np.floor(thousandths) - 0.5) < 1e-3
     whole, rest = np.divmod(np.rint(thousandths).astype(np.int64), 1000)
     texts = pc.binary_join_element_wise(
@@ -70,7 +70,7 @@ def _all_seconds(values: pa.Array) -> pa.Array:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold a text: not with halves of characters, nor with what other bytes in names become."""
+    """Whether a text is valid UTF-8: no surrogates, which Python uses for other bytes in file names."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -79,9 +79,10 @@ def is_utf8(text: str) -> bool:
 
 
 def other_spellings(root: Path, listed: Iterable[str]) -> dict[str, str]:
-    """How paths that are not there as they are listed stand on the disk, of those for which that can be found.
+    """Listed path -> its spelling on disk, for missing paths that exist in another spelling.
 
-    Macs take letters with accents apart (NFD), other systems do not (NFC); and spreadsheets leave spaces around.
+    macOS splits an accented letter into two characters (NFD), other systems do not (NFC). Spreadsheets leave spaces at
+    the ends.
     """
     found = {}
     for path in listed:

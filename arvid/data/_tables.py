@@ -1,7 +1,7 @@
-"""Reading tables of videos block by block: .csv, .tsv, .jsonl and .parquet files into the columns of SCHEMA.
+"""Read tables of videos block by block: .csv, .tsv, .jsonl and .parquet files into the columns of SCHEMA.
 
-Arrow reads them. What it refuses, Python's own readers look at line by line: they name the line that is wrong, or
-read it where Arrow is too strict (a label that is a name in one line and a number in the next).
+Arrow reads them. A block that Arrow refuses is read again line by line in Python. That names the bad line, or reads it
+if Arrow is too strict (a label that is a name in one line and a number in the next).
 """
 
 from __future__ import annotations
@@ -30,40 +30,41 @@ from arvid.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _BLOCK = 2**24
-"""Bytes of text that are read at once."""
+"""Bytes of text per block."""
 _ROWS = 2**16
-"""Rows that are read at once where they are no text."""
+"""Rows per block of a .parquet file."""
 _LIMIT = 2**27
-"""Characters that a value in a .csv may have: Python's own limit is 131,072."""
-_NOTHING_NEW = ("", "Unnamed: 0", "__index_level_0__")
-"""Columns that nobody needs to be told of: numbers of rows, which pandas writes."""
+"""Longest value in a .csv file, in characters. Python's default is 131,072."""
+_ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")
+"""Names that pandas gives to its row numbers. They are not reported as unread."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a table; of its columns those that are understood."""
+    """Some rows of a table."""
 
     rows: pa.RecordBatch
+    """At least the columns of known meaning."""
     names: Sequence[str]
-    """Of all columns."""
+    """Names of all columns."""
     line_of: Callable[[int], int]
-    """Which line of the file a row is."""
+    """Row of the block -> line of the file."""
 
 
 class TableReader:
-    """The blocks of a table as they are asked for.
+    """Reads the blocks of a table on demand.
 
-    `unread` names the columns of which no meaning is known, once all blocks have been read.
+    After the last block `unread` holds the names of the columns without a known meaning.
 
     Args:
         path: the table.
-        meanings: which columns hold what.
-        labels: numbers of the labels so far; tables that are read one after another share it.
-        folder: in which its paths lie, with a slash behind it.
+        meanings: meaning of each column.
+        labels: label numbers; tables of one dataset share them.
+        folder: prefix of relative paths, with a trailing slash.
 
-    Raises UserError for another ending.
+    Raises UserError for a file name with another ending.
     """
 
     def __init__(self, path: Path, meanings: Meanings, labels: Labels, folder: str = "") -> None:
@@ -85,10 +86,10 @@ class TableReader:
         self._folder = folder
 
     def blocks(self) -> Iterator[pa.RecordBatch]:
-        """Yield blocks of SCHEMA. Raises UserError for a file that cannot be read, naming the line."""
+        """Yield blocks with the columns of SCHEMA. Raises UserError for an unreadable file, with the bad line."""
         try:
             for block in _one_ahead(self._read(self.path, self._meanings)):
-                columns = self._meanings.understood(block.names)
+                columns = self._meanings.by_meaning(block.names)
                 self._note_unread(block.names, columns)
                 try:
                     yield standard_block(block.rows, columns, self._labels, self._folder)
@@ -100,21 +101,21 @@ class TableReader:
 
     def _note_unread(self, names: Sequence[str], columns: Mapping[str, list[str]]) -> None:
         understood = {name for names in columns.values() for name in names}
-        known = {*understood, *self.unread, *_NOTHING_NEW}
+        known = {*understood, *self.unread, *_ROW_NUMBERS}
         self.unread += [name for name in names if name not in known]
 
 
 def _one_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The blocks, each read while the one before is worked on."""
+    """Yield the blocks, and read the next one in a thread meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
+        following = pool.submit(next, blocks, None)
+        while (block := following.result()) is not None:
+            following = pool.submit(next, blocks, None)
             yield block
 
 
 def bad_line(path: Path, line: int, reason: str) -> UserError:
-    """The error that names a line of a table and what is wrong with it."""
+    """The error for a bad line of a table."""
     return UserError(f"{path}, line {line}: {reason}.")
 
 
@@ -138,20 +139,20 @@ def _jsonl_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
 
 
 def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Pieces of a file of about _BLOCK bytes, cut behind an end of line."""
-    begun = file.read(3).removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    """Pieces of a file of about _BLOCK bytes, each up to the end of a line."""
+    rest = file.read(3).removeprefix(b"\xef\xbb\xbf")  # a byte order mark
     while piece := file.read(_BLOCK):
         cut = piece.rfind(b"\n") + 1
         if cut:
-            yield begun + piece[:cut]
-            begun = piece[cut:]
+            yield rest + piece[:cut]
+            rest = piece[cut:]
         else:
-            begun += piece
-    yield begun
+            rest += piece
+    yield rest
 
 
 def _line_of_row(text: bytes, first: int, row: int) -> int:
-    """Which line a row is; empty ones are no rows."""
+    """Line number of a row. Empty lines hold no row."""
     lines = (i for i, line in enumerate(text.split(b"\n"), start=first) if line.strip())
     return next(islice(lines, row, None), first)
 
@@ -165,10 +166,10 @@ def _jsonl_rows(path: Path, text: bytes, line: int, meanings: Meanings) -> pa.Re
     except pa.ArrowInvalid:
         return _rows_as_columns(_json_objects(path, text, line), meanings)
     understood = [
-        name for names in meanings.understood(rows.schema.names).values() for name in names
+        name for names in meanings.by_meaning(rows.schema.names).values() for name in names
     ]
     if any(pa.types.is_temporal(rows.schema.field(name).type) for name in understood):
-        # captions that are all dates, say, are text
+        # Arrow takes a column of dates for timestamps; as captions they are text.
         return _rows_as_columns(_json_objects(path, text, line), meanings)
     return rows
 
@@ -194,19 +195,19 @@ def _json_objects(path: Path, text: bytes, first: int) -> Iterator[Row]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Row:
-    """An object of JSON in which no key stands twice: Python's parser would take the last."""
+    """A JSON object. Raises ValueError for a repeated key, of which Python's parser would keep the last."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is repeated")
     return row
 
 
 def _rows_as_columns(rows: Iterable[Row], meanings: Meanings) -> pa.RecordBatch:
-    """Rows of values of any kind as columns; those that are not understood stay empty. Raises BadRow."""
+    """Columns of rows with values of any type. Columns without a known meaning stay empty. Raises BadRow."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: pa.nulls(len(rows)) for name in names}
-    for meaning, understood in meanings.understood(names).items():
+    for meaning, understood in meanings.by_meaning(names).items():
         for name in understood:
             columns[name] = _column([row.get(name) for row in rows], meaning)
     return pa.RecordBatch.from_pydict(columns)
@@ -217,7 +218,7 @@ def _column(values: list[Any], meaning: str) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-        pass  # values of several kinds, or bad ones
+        pass  # mixed types, or a bad value
     for row, value in enumerate(values):
         if isinstance(value, str) and not is_utf8(value):
             raise BadRow(row, f"{meaning} holds half of a character: {value!r}")
@@ -234,14 +235,14 @@ def _csv_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
     if [name.strip() for name in header] != header:
         yield from _csv_python_blocks(path, meanings, delimiter)
         return
-    understood = [name for names in meanings.understood(header).values() for name in names]
+    understood = [name for names in meanings.by_meaning(header).values() for name in names]
     read = 0
     try:
         for rows in _csv_arrow_batches(path, understood or header, delimiter):
             yield Block(rows, header, partial(_csv_line, path, delimiter, read))
             read += len(rows)
     except pa.ArrowInvalid:
-        _csv_line(path, delimiter, 0, sys.maxsize)  # names the line that is wrong
+        _csv_line(path, delimiter, 0, sys.maxsize)  # raises for the bad line
         raise
 
 
@@ -259,7 +260,7 @@ def _csv_arrow_batches(path: Path, names: list[str], delimiter: str) -> Iterator
 
 
 def _csv_header(path: Path) -> tuple[list[str], str]:
-    """Names of the columns as they stand there, and what is between them. Raises UserError where there are none."""
+    """Names of the columns, spaces included, and the delimiter. Raises UserError for an empty file."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((line for line in file if line.strip()), "")
     if not first:
@@ -268,14 +269,14 @@ def _csv_header(path: Path) -> tuple[list[str], str]:
     delimiter = next((mark for mark in marks if mark in first), ",")
     line, header = next(_csv_python_rows(path, delimiter, strip=False))
     if len({name.strip() for name in header}) < len(header):
-        raise bad_line(path, line, "a column's name stands there twice")
+        raise bad_line(path, line, "the name of a column is repeated")
     return header, delimiter
 
 
 def _csv_python_rows(path: Path, delimiter: str, *, strip: bool) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, each with the line at which it ends. Raises UserError for one that is no CSV.
+    """Rows that are not empty, each with its last line. Raises UserError for a row that is no CSV.
 
-    `strip` takes the spaces around values away, and reads quotes behind them as such.
+    `strip` removes the spaces around values, also before a quote.
     """
     csv.field_size_limit(_LIMIT)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -298,9 +299,9 @@ def _line_among(rows: Sequence[tuple[int, list[str]]], row: int) -> int:
 
 
 def _csv_line(path: Path, delimiter: str, before: int, row: int) -> int:
-    """The line at which a row ends, of which there are some before in the file; where there are too few, the last one.
+    """The last line of a row of a block, after `before` rows of earlier blocks; the last line of the file at most.
 
-    Raises UserError for an earlier line that is wrong.
+    Raises UserError for a bad line on the way.
     """
     line = 0
     rows = _csv_python_rows(path, delimiter, strip=False)
@@ -311,7 +312,7 @@ def _csv_line(path: Path, delimiter: str, before: int, row: int) -> int:
 
 
 def _csv_python_blocks(path: Path, meanings: Meanings, delimiter: str) -> Iterator[Block]:
-    """Where names have spaces around them, values have them too, before quotes as well, which Arrow does not take."""
+    """Blocks of a file with spaces around its values. Arrow does not read quotes after a space."""
     rows = _csv_python_rows(path, delimiter, strip=True)
     _, header = next(rows)
     while some := list(islice(rows, _ROWS)):
@@ -327,7 +328,7 @@ def _csv_python_blocks(path: Path, meanings: Meanings, delimiter: str) -> Iterat
 def _parquet_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
     with pa.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        understood = [n for names in meanings.understood(names).values() for n in names]
+        understood = [n for names in meanings.by_meaning(names).values() for n in names]
         read = 0
         for rows in file.iter_batches(_ROWS, columns=understood or names):
             yield Block(rows, names, partial(int.__add__, read + 1))

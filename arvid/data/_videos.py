@@ -1,4 +1,4 @@
-"""The videos of a dataset that can be used: rows of its table, and what their files are like."""
+"""The usable videos of a dataset: rows of its table, with the probes of their files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Rows = NDArray[np.int64]
 
 
 class Videos(Sequence[tuple[Entry, Probe]]):
-    """Some of a dataset's videos, each made when it is asked for.
+    """Some videos of a dataset. Indexing makes an entry and its probe.
 
     Args:
-        entries: the dataset's.
-        rows: which of them (N,).
-        probes: what files are like of which the table does not say it.
+        entries: all entries of the dataset.
+        rows: rows of the videos (N,).
+        probes: probes of the files whose frames or rate the table does not state.
     """
 
     def __init__(self, entries: Entries, rows: Rows, probes: Mapping[Path, Probe]) -> None:
@@ -48,20 +48,20 @@ class Videos(Sequence[tuple[Entry, Probe]]):
         return entry, self.entries.probe(row, self.probes.get(entry.path))
 
     def files(self) -> DistinctFiles:
-        """The files that they are in."""
+        """The files of these videos."""
         return DistinctFiles(self.entries, self.rows.astype(np.int64))
 
     def digest(self) -> list[str]:
-        """Hash of what the table says of them, for those whose files are not looked at."""
+        """Hashes of the table's columns and of the rows: the identity of videos whose files are not looked at."""
         return [self.entries.digest, hashlib.sha256(self.rows.tobytes()).hexdigest()]
 
 
 class DistinctFiles:
-    """The files of rows, each once: many captions, or many parts, may be of one video.
+    """The files of some rows, each once. Several rows (captions, parts) can belong to one file.
 
     Args:
-        entries: the dataset's.
-        rows: which of them (N,).
+        entries: all entries of the dataset.
+        rows: some rows (N,).
     """
 
     def __init__(self, entries: Entries, rows: Rows) -> None:
@@ -69,28 +69,29 @@ class DistinctFiles:
         numbers = pa.array(_file_numbers(entries)[rows] if len(rows) else rows).dictionary_encode()
         self.rows = rows
         self.of_row: NDArray[np.int32] = numbers.indices.to_numpy()
-        """Which file a row is of (N,)."""
+        """File index of each row (N,)."""
         first = np.zeros(len(numbers.dictionary), np.int64)
+        # With repeated indices the last assignment wins, so in reverse order the first row does.
         first[self.of_row[::-1]] = np.arange(len(rows))[::-1]
         self.first_rows: Rows = rows[first]
-        """A row of each file."""
+        """First row of each file."""
         found = (entries[row] for row in self.first_rows.tolist())
         self.entries = [dataclasses.replace(entry, start=None, end=None) for entry in found]
-        """One of each."""
+        """An entry of each whole file."""
 
     def with_any(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which files have any of the chosen ones (N,) among their rows."""
+        """For each file, whether any of its rows is chosen (N,)."""
         found = np.zeros(len(self.entries), bool)
         found[self.of_row[chosen]] = True
         return found
 
     def rows_of(self, chosen: NDArray[np.bool_]) -> Rows:
-        """The rows of some of the files."""
+        """The rows of the chosen files."""
         return self.rows[chosen[self.of_row]]
 
 
 def _file_numbers(entries: Entries) -> NDArray[np.int32]:
-    """A number for each row (N,), the same for rows of one file."""
+    """A number for each row (N,), equal for rows of one file."""
     paths = entries.table.column("path").dictionary_encode()
     return np.concatenate([chunk.indices.to_numpy() for chunk in paths.chunks])
 
@@ -98,11 +99,11 @@ def _file_numbers(entries: Entries) -> NDArray[np.int32]:
 def is_long_enough(
     entries: Entries, rows: Rows, files: DistinctFiles, probes: Mapping[Path, Probe], clip: ClipSpec
 ) -> NDArray[np.bool_]:
-    """Which rows (N,) have the frames that a clip needs. Like `Entries.probe`, for all rows at once."""
+    """For each row (N,), whether it has the frames of a clip. Like `Entries.probe`, for all rows at once."""
     num_frames, fps = (
         np.require(entries.numbers(column), requirements="W") for column in ("num_frames", "fps")
     )
-    if probes:
+    if probes:  # a probe's frame count replaces the table's; the table's rate replaces a probe's
         found = [probes.get(entry.path) for entry in files.entries]
         nums = np.array([getattr(probe, "num_frames", np.nan) for probe in found])[files.of_row]
         rates = np.array([getattr(probe, "fps", np.nan) for probe in found])[files.of_row]
@@ -112,7 +113,7 @@ def is_long_enough(
     if entries.has("start") or entries.has("end"):
         start, end = (entries.numbers(column)[rows] for column in ("start", "end"))
         _, num_frames = sections(start, end, num_frames, fps)
-    distinct = pa.array(fps).dictionary_encode()
+    distinct = pa.array(fps).dictionary_encode()  # few rates: `frames_needed` is slow
     needed = np.array([frames_needed(x, clip) for x in distinct.dictionary.to_pylist()], np.int64)
     enough: NDArray[np.bool_] = num_frames >= needed[distinct.indices.to_numpy()]
     if clip.fps is not None:
@@ -128,7 +129,7 @@ def _correct_timed(
     probes: Mapping[Path, Probe],
     clip: ClipSpec,
 ) -> None:
-    """Set `enough` (N,) anew for rows of videos whose rate varies: a clip lasts so many seconds there."""
+    """Correct `enough` (N,) in place for videos with a varying rate, whose clips are measured in seconds."""
     found = [probes.get(entry.path) for entry in files.entries]
     timed = [i for i, probe in enumerate(found) if probe and probe.times is not None]
     if not timed:
@@ -149,7 +150,10 @@ def _correct_timed(
 def _last_long_enough(
     probe: Probe, clip: ClipSpec, start: NDArray[np.float64], end: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which parts (N,), in seconds, of a video whose rate varies last as long as a clip; NaN is an open end."""
+    """For each part (N,) of a video with a varying rate, whether it lasts as long as a clip.
+
+    `start` and `end` are in seconds; NaN is an open end.
+    """
     times = probe.times
     assert times is not None
     first = np.searchsorted(times - times[0], np.nan_to_num(start, nan=0.0))

@@ -14,37 +14,36 @@ from arvid.data.video import MAX_PIXELS
 class VideoManifest(FileDataset):
     """Clips of the videos that a manifest lists; item i is a pure function of (seed, i).
 
-    A .jsonl file holds one object a line; a .csv or .tsv file has a first line with the names of its columns. Capitals
-    and spaces in names do not count. What is read, under the first of these names that a row has:
+    A .jsonl file has one object per line; a .csv or .tsv file has the column names in its first line. Case and spaces
+    in names are ignored. These columns are read; if a row has several names of one meaning, the first counts:
 
-    - the video: `path`, `video`, `file_name`, `filename`, `filepath`, `file_path`, `video_path`, ...: relative to the
-      manifest, or absolute; a video file or a folder of frames. WebVid's table has `page_dir` and `videoid`.
-    - the caption, which may be absent: `caption`, `text`, `prompt`, `description`, `sentence`. Null and "nan" are none.
-    - the class, which may be absent: `label`, `class`, `class_name`, `label_name`. A whole number from 0 (pandas'
-      "2.0" is 2), or a name; names are numbered in alphabetical order.
-    - a part of the video: `start` and `end` (`start_time`, `time_start`, ...) in seconds or as H:MM:SS.
-    - what the video is like: `num_frames` (`frames`, ...) and `fps` of the whole file, `height` and `width`. Where
-      frames and rate are known the file is not decoded beforehand; what they say is believed.
+    - path of the video: `path`, `video`, `file_name`, `filename`, `filepath`, `file_path`, `video_path`, ...: relative
+      to the manifest, or absolute; a video file or a folder of frames. WebVid's table has `page_dir` and `videoid`.
+    - caption (optional): `caption`, `text`, `prompt`, `description`, `sentence`. Null and "nan" are no caption.
+    - class (optional): `label`, `class`, `class_name`, `label_name`. A whole number from 0 (pandas' "2.0" is 2), or a
+      name; names are numbered in alphabetical order.
+    - part of the video (optional): `start` and `end` (`start_time`, `time_start`, ...) in seconds or as H:MM:SS.
+    - properties of the file (optional): `num_frames` (`frames`, ...), `fps`, `height` and `width`. A file with a known
+      number of frames and rate is not probed; these numbers are trusted.
 
-    Columns with other names are named in the log.
+    The log names columns with other names.
 
     Args:
         path: the manifest.
         clip: how clips are cut (17 frames of 64x64 by default).
-        video_root: folder that the paths are relative to; that of the manifest by default.
-        columns: which column holds what, where it has another name, e.g. {caption: title}. Null leaves one unread.
+        video_root: folder that the paths are relative to; the manifest's folder by default.
+        columns: columns with other names, as meaning: column, e.g. {caption: title}. Null: do not read one.
         split: "train", "val" or "all"; decided by a hash of each video's path in the manifest.
         val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, evenly spread over it.
-        seed: of the random windows.
-        mirror: swap left and right in a random half of the clips. For training alone.
+        clips_per_video: clips cut from each video, at evenly spaced times.
+        seed: seed of the random windows.
+        mirror: swap left and right in a random half of the clips. For training only.
         motion: measure each clip's motion score.
-        strict: broken or missing files are an error instead of being reported and skipped.
+        strict: raise an error for broken or missing files; by default they are reported and skipped.
         max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
-        UserError: the manifest is missing, has another ending or a bad line (named by its number), or nothing of
-            it is left to take.
+        UserError: the manifest is missing, has another ending or a bad line (with its number), or no video is left.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Folders and manifests of video files: what they hold, what they report, that they repeat themselves."""
+"""Folders and manifests of video files: content, reports, and reproducibility."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_clip(path: Path, num_frames: int = 12, shade: int = 90) -> None:
-    """A video that brightens by 10 from frame to frame, so that a frame tells its index."""
+    """A video that brightens by 10 per frame, so that a frame shows its index."""
     frames = np.zeros((num_frames, 16, 24, 3), np.uint8)
     frames += (shade + 10 * np.arange(num_frames, dtype=np.uint8))[:, None, None, None]
     write_video(path, frames, 8)
@@ -191,7 +191,7 @@ def test_split_list_problems(root: Path, tmp_path: Path, caplog: pytest.LogCaptu
     listed = tmp_path / "list.txt"
     listed.write_text("YoYo/v_YoYo_g00_c01.mp4 1\nYoYo/gone.mp4 1\n")
     assert len(VideoFolder(root, CLIP, split_list=listed)) == 1
-    assert "1 listed files are not there: YoYo/gone.mp4" in caplog.text
+    assert "1 listed files do not exist: YoYo/gone.mp4" in caplog.text
     with pytest.raises(UserError, match=r"gone\.mp4"):
         VideoFolder(root, CLIP, split_list=listed, strict=True)
     listed.write_text("Else/where.mp4 1\n")
@@ -266,7 +266,7 @@ def test_the_hash_of_a_content_covers_head_tail_and_blocks(tmp_path: Path, size:
 
 
 def test_the_fingerprint_of_version_0_1(root: Path) -> None:
-    """Computed at commit 17cedba for such a folder: runs of then go on."""
+    """The value was computed at commit 17cedba. Runs of that version can be resumed."""
     dataset = VideoFolder(root, CLIP)
     files = [[e.name, e.path.stat().st_size, e.caption, e.label] for e, _ in dataset._videos]
     options = {
@@ -304,7 +304,7 @@ def test_a_file_that_is_being_written_is_told(root: Path, monkeypatch: pytest.Mo
 
 
 def test_one_process_looks_for_all(root: Path, own_cache: Path) -> None:
-    """Started side by side, each file is looked at once."""
+    """Two processes that start together probe each file once."""
     code = (
         "import sys; from arvid.data import _survey; from pathlib import Path; found = []\n"
         "look = _survey._look\n"
@@ -401,12 +401,12 @@ def test_one_video_may_have_several_captions(root: Path) -> None:
         ("{oops", "line 2: this is not JSON"),
         ("[1]", "line 2: expected an object"),
         ('{"caption": "x"}', "line 2: there is no path"),
-        ('{"path": 3}', "line 2: there is no path"),
+        ('{"path": 3}', "line 2: the path of a video must be text"),
         ('{"path": "a.mp4", "caption": 3}', "line 2: caption must be text"),
         ('{"path": "a.mp4", "label": 1.5}', "line 2: label must be"),
         ('{"path": "a.mp4", "label": -1}', "line 2: label must be"),
         ('{"path": "a.mp4", "label": 1}', "partly names"),
-        ('{"path": "a.mp4", "path": "b.mp4"}', "line 2: a key stands there twice"),
+        ('{"path": "a.mp4", "path": "b.mp4"}', "line 2: a key is repeated"),
         ("[" * 10_000, "line 2: maximum recursion"),
     ],
 )
@@ -423,7 +423,7 @@ def test_bad_manifests(root: Path) -> None:
         VideoManifest(root / "absent.jsonl")
     with pytest.raises(UserError, match="lists no video"):
         VideoManifest(write_manifest(root, ""))
-    with pytest.raises(UserError, match="line 1: a column's name stands there twice"):
+    with pytest.raises(UserError, match="line 1: the name of a column is repeated"):
         VideoManifest(write_manifest(root, "path,label,path", "a,1,2", name="list.csv"))
     with pytest.raises(UserError, match="line 2: expected 2 columns"):
         VideoManifest(write_manifest(root, "path,label", "a,1,2", name="list.csv"))
@@ -452,7 +452,7 @@ def test_ucf101_mini_with_its_lists(shared: Path) -> None:
 
 
 def test_labels_follow_the_official_order(shared: Path, tmp_path: Path) -> None:
-    """Class folders in our order are UCF-101's own numbering."""
+    """The order of the class folders gives UCF-101's own numbering."""
     official = (shared / "data" / "ucf101_splits" / "classInd.txt").read_text().split()[1::2]
     assert sorted(official, key=lambda n: (n.casefold(), n)) == official
     assert len(read_split_list(shared / "data" / "ucf101_splits" / "trainlist01.txt")) == 9537

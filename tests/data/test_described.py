@@ -1,4 +1,4 @@
-"""Fingerprints of many videos: the text that Arrow joins is what Python's own JSON would be."""
+"""Fingerprints of many videos: the text that Arrow joins equals Python's JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SECONDS = [
 
 
 def table(num: int, seed: int = 0) -> pa.Table:
-    """Rows with every kind of name, part and label, some of which are absent."""
+    """Rows with every kind of name, part and label, some of them absent."""
     rng = np.random.default_rng(seed)
 
     def some(values: list[Any], share: float = 0.7) -> list[Any]:
@@ -89,7 +89,7 @@ def test_the_text_is_pythons(
 
 
 def test_rows_of_one_kind() -> None:
-    """Of whole files, of files without labels, and of none."""
+    """For whole files, for files without labels, and for no files."""
     whole = table(20).drop_columns(["start", "end", "label"])
     columns = {name: pa.nulls(20, SCHEMA.field(name).type) for name in ("start", "end", "label")}
     for name, values in columns.items():

@@ -1,4 +1,4 @@
-"""Manifests as people have them: names of columns, values that stand for nothing, labels, parts, size."""
+"""Realistic manifests: column names, spellings of unknown values, labels, parts, size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLIP = ClipSpec(num_frames=5, size=16, window="start")
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """clips/a.mp4 and clips/c.mp4 of 40 frames at 8 per second, whose shade tells the frame: 4 a frame."""
+    """clips/a.mp4 and clips/c.mp4: 40 frames at 8 fps. The grey level is 4 times the index of the frame."""
     root = tmp_path_factory.mktemp("videos")
     frames = np.zeros((40, 16, 16, 3), np.uint8)
     frames += (40 + 4 * np.arange(40, dtype=np.uint8))[:, None, None, None]
@@ -176,7 +176,7 @@ def test_spaces_around_labels_do_not_count(videos: Path) -> None:
     "text", ["null", "null\nnull\n", "{}\n", "{}", "1", '"x"', '{"a": 1}\nnull']
 )
 def test_lines_without_a_video_are_named(videos: Path, text: str) -> None:
-    """Arrow ends the process for a file of nulls alone."""
+    """Arrow crashes the process for a file of nulls alone."""
     with pytest.raises(UserError, match=r"m\.jsonl, line 1: (expected an object|there is no path)"):
         read_manifest(write(videos, text, "m.jsonl"))
 
@@ -255,11 +255,11 @@ def test_backslashes(videos: Path) -> None:
 
 
 def test_long_names_are_missing(videos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A caption in the column of paths, say; with a zero byte in it, too."""
+    """For example a caption in the path column, also with a zero byte."""
     path = write(videos, f"path\n{'a long caption ' * 30}\nclips/a.mp4\nx\0y.mp4\n")
     dataset = VideoManifest(path, CLIP)
     assert (len(dataset), len(dataset.missing)) == (1, 2)
-    assert "2 listed files are not there" in caplog.text
+    assert "2 listed files do not exist" in caplog.text
     with pytest.raises(VideoError, match="no such file"):
         _survey.probe_video(videos / ("x" * 300))
 
@@ -274,7 +274,7 @@ def test_absolute_paths_that_share_their_last_two_parts(videos: Path, tmp_path: 
 
 
 def test_lines_are_named_in_large_files(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors behind the first block of a file, where values have several lines as well."""
+    """Errors after the first block of a file, also with values of several lines."""
     monkeypatch.setattr("arvid.data._tables._BLOCK", 1000)
     row = 'clips/a.mp4,"two\nlines",3\n'
     for bad, reason in (("clips/a.mp4,x,-3", "label must be"), ("clips/a.mp4,x", "expected 3")):
@@ -282,7 +282,10 @@ def test_lines_are_named_in_large_files(videos: Path, monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match=f"line 402: {reason}"):
             read_manifest(path)
     line = json.dumps({"path": "clips/a.mp4", "caption": "x"}) + "\n\n"
-    for bad, reason in (('{"path": 3}', "there is no path"), ("{oops", "this is not JSON")):
+    for bad, reason in (
+        ('{"path": 3}', "the path of a video must be text"),
+        ("{oops", "this is not JSON"),
+    ):
         with pytest.raises(UserError, match=f"line 401: {reason}"):
             read_manifest(write(videos, line * 200 + bad + "\n" + line, "m.jsonl"))
 
@@ -336,7 +339,7 @@ def test_splits_stay_as_they_were(name: str, fraction: float) -> None:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Manifests of any size are kept."""
+    """Keep manifests of any size."""
     monkeypatch.setattr(_kept_tables, "KEPT_FROM", 0)
 
 
@@ -428,5 +431,5 @@ def test_many_files_that_are_stated_are_not_looked_at(
     same = VideoManifest(path, CLIP)
     write(videos, f"path,num_frames,fps,text\n{rows}".replace(",y", ",z"))
     assert same.fingerprint() == dataset.fingerprint() != VideoManifest(path, CLIP).fingerprint()
-    with pytest.raises(UserError, match="none of its videos seems to be there"):
+    with pytest.raises(UserError, match="none of its videos seems to exist"):
         VideoManifest(path, CLIP, video_root=videos / "clips")

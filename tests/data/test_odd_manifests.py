@@ -1,4 +1,4 @@
-"""Siblings of the faults that manifests were found to have: other types of columns, other spellings of paths."""
+"""Unusual manifests: other column types, other spellings of paths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATHS = ["a.mp4", "c.mp4"]
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a.mp4 and c.mp4 of 40 frames at 8 per second, whose shade tells the frame: 4 a frame."""
+    """a.mp4 and c.mp4: 40 frames at 8 fps. The grey level is 4 times the index of the frame."""
     root = tmp_path_factory.mktemp("videos")
     frames = np.zeros((40, 16, 16, 3), np.uint8)
     frames += (40 + 4 * np.arange(40, dtype=np.uint8))[:, None, None, None]
@@ -86,7 +86,7 @@ def test_bytes_of_videos_are_no_paths(videos: Path) -> None:
     ids=lambda values: str(values.type),
 )
 def test_all_types_of_seconds_are_seconds(videos: Path, start: pa.Array) -> None:
-    """Those that were not understood left whole files in the place of their parts, without a word."""
+    """Earlier, a part that was not understood silently became the whole file."""
     entries = read_manifest(parquet(videos, start=start))
     assert [entry.start for entry in entries] == [1.5, None]
 
@@ -156,7 +156,7 @@ def test_halves_of_characters_are_named(videos: Path, column: str) -> None:
 def test_other_spellings_of_paths_are_found(
     videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, there: str, spaces: str
 ) -> None:
-    """Macs write letters with accents in two parts."""
+    """macOS writes an accented letter as two characters."""
     on_disk = unicodedata.normalize(there, "Tänzè/é.mp4")
     other = unicodedata.normalize("NFD" if there == "NFC" else "NFC", "Tänzè/é.mp4")
     for name in (on_disk, "plain.mp4"):
@@ -165,7 +165,7 @@ def test_other_spellings_of_paths_are_found(
     listed = f"path,start\n{other}{spaces},1\nplain.mp4,0\n{other}{spaces},2\nabsent é.mp4,\n"
     dataset = VideoManifest(write(tmp_path, listed), CLIP)
     assert [first_frame(clip) for clip in dataset] == [8, 0, 16]
-    assert "1 files have other names on the disk" in caplog.text
+    assert "1 files have another spelling on disk" in caplog.text
     assert dataset.missing == ("absent é.mp4",)
     stem = f"{other}{spaces}".rpartition(".")[0]
     assert dataset[0].name.startswith(f"{stem}@1"), "names stay, and so do splits"
@@ -173,7 +173,7 @@ def test_other_spellings_of_paths_are_found(
 
 @pytest.mark.parametrize("path", ["50%20 #?&.mp4", "C:\\clips\\a.mp4", "\\\\host\\share\\a.mp4"])
 def test_paths_with_marks(videos: Path, tmp_path: Path, path: str) -> None:
-    """Names are no addresses; those of Windows' disks are missing on others."""
+    """Names are not URLs. A path on a Windows disk is a missing file on other systems."""
     shutil.copy(videos / "a.mp4", tmp_path / "50%20 #?&.mp4")
     shutil.copy(videos / "a.mp4", tmp_path / "a.mp4")
     dataset = VideoManifest(write(tmp_path, f"path\n{path}\na.mp4\n"), CLIP)
@@ -196,7 +196,7 @@ def test_a_folder_without_pictures_is_broken(videos: Path, tmp_path: Path, state
 
 @pytest.mark.parametrize("short", ["drop", "pad"])
 def test_parts_of_a_file_whose_rate_varies(shared: Path, tmp_path: Path, short: Any) -> None:
-    """The parts that are long enough are those of which a clip can be cut."""
+    """A part counts as long enough exactly if a clip can be cut from it."""
     shutil.copy(shared / "faults" / "vfr" / "vfr.mp4", tmp_path / "v.mp4")
     rng = np.random.default_rng(0)
     start = rng.uniform(0, 3.2, 200).round(3)
