@@ -1,12 +1,12 @@
-"""Prepare a published dataset, or look at the clips of a configuration before anything is trained on them.
+"""Prepare a published dataset, or check the clips of a configuration before training.
 
-A dataset's name takes what was downloaded (--source), or downloads it where its address allows (--download), and
-writes manifests with captions, labels, frames, rates and sizes, split lists, and dataset.json with what is missing and
-why. `arvid data NAME --help` says where to get it. Steps from the archive to a training: docs/datasets.md.
+A dataset's name prepares it from your download (--source), or downloads it first (--download, where its host allows
+that). It writes manifests with captions, labels, frame counts, rates and sizes, split lists, and dataset.json with the
+missing clips by reason. `arvid data NAME --help` says where to get it. All steps up to a training: docs/datasets.md.
 
-`check` reads some clips of each set, and encodes them where the configuration is a generator's of continuous tokens. It
-says what a training should not be on: clips of one colour, frames that repeat, tokens whose standard deviation is not
-about 1. `arvid fit` warns of the same when it begins. The exit code is 1 if something is wrong.
+`check` reads some clips of each set. If the configuration trains a generator on continuous tokens, it encodes them too.
+It reports clips of one colour, repeated frames, and tokens whose standard deviation is not about 1. `arvid fit` gives
+the same warnings at its start. The exit code is 1 if there is a warning.
 
 examples:
   arvid data ucf101 data/ucf101 --source UCF-101
@@ -32,7 +32,7 @@ HEADINGS = ("set", "clips", "shape", "constant", "equal frames", "std of tokens"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="say what is wrong with the clips")
+    check = actions.add_parser("check", help="report faults of the clips")
     check.add_argument(
         "configs", nargs="+", metavar="CONFIG", help="as --config of `arvid fit`, later ones win"
     )
@@ -64,7 +64,7 @@ def _row(found: Findings) -> tuple[str, ...]:
         "x".join(map(str, found.clip_shape)),
         "-" if found.constant is None else f"{len(found.constant)} of {found.looked_at}",
         "-" if found.equal_frames is None else f"{found.equal_frames:.0%}",
-        "-" if found.spread is None else f"{found.spread:.3f}",
+        "-" if found.token_std is None else f"{found.token_std:.3f}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Archives that hold videos inside, unpacked into the cache folder: once, by one process while the others wait.
+"""Unpack archives of videos into the cache folder, once: one process unpacks while the others wait.
 
     CACHE/unpacked/<key>/<archive>/<name>.mp4   the videos
     CACHE/unpacked/<key>/index.jsonl            a manifest of them
@@ -31,16 +31,16 @@ class Sample:
     """A video inside an archive."""
 
     name: str
-    """With forward slashes and the ending of its kind."""
+    """Path in the archive, with forward slashes and a video ending."""
     content: bytes
     row: dict[str, Any]
-    """What is known of it, as a line of a manifest has it."""
+    """Its columns of a manifest."""
 
 
 def unpack(archives: Sequence[Path], read: Callable[[Path], Iterator[Sample]]) -> list[TableFile]:
-    """The manifest of each archive, which is unpacked by `read` if it was not before.
+    """The manifest of each archive. An archive that is not in the cache is unpacked by `read`.
 
-    Raises UserError where one cannot be read, or there is no room for its videos.
+    Raises UserError if one cannot be read, or there is no space for its videos.
     """
     progress = tqdm(archives, "unpacking videos", unit="archive", delay=1, disable=None)
     return [_unpack(archive, read) for archive in progress]
@@ -55,13 +55,13 @@ def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFil
                 _write(archive, folder, read)
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         raise UserError(
-            f"{archive} cannot be unpacked into {cache_dir()}: {error}. ARVID_CACHE names another folder for it."
+            f"{archive} cannot be unpacked into {cache_dir()}: {error}. Set ARVID_CACHE to another folder."
         ) from error
     return TableFile(folder / "index.jsonl", f"{os.path.abspath(folder / archive.stem)}/")
 
 
 def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]) -> None:
-    """Write everything into a temporary neighbour, which then gets the folder's name."""
+    """Write everything into a temporary folder beside it, then rename that folder."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
     try:
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:

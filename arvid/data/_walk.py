@@ -1,4 +1,4 @@
-"""Which paths below a folder are videos: by their ending, and folders of frames. Links are followed; loops are not."""
+"""Find videos below a folder: files by their ending, and folders of frames. Links are followed, except loops."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SUFFIXES = (
     *(".wmv", ".asf", ".flv", ".rm", ".rmvb", ".mxf", ".dv", ".y4m", ".nut", ".ivf"),
     *(".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".mjpg", ".gif", ".apng", ".webp"),
 )
-"""Endings of videos. Small and capital letters count alike."""
-NO_VIDEOS = (
+"""Endings of videos, in any case."""
+NON_VIDEO_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml", ".toml"),
     *(".md", ".pdf", ".html", ".py", ".sh", ".log", ".srt", ".vtt", ".npy", ".npz", ".pt"),
     *(".safetensors", ".pkl", ".mat", ".zip", ".tar", ".gz"),
 )
-"""Endings that say that a file is no video: a folder of nothing else is no class."""
+"""Endings of files that are no videos. A folder of such files alone is no class."""
 
 
 @dataclass
 class Content:
-    """What lies directly in a folder, hidden things left out, each in the order of names."""
+    """Direct content of a folder without hidden files, each list sorted by name."""
 
     path: Path
     videos: list[Path] = field(default_factory=list)
@@ -44,25 +44,25 @@ class Content:
 
     @property
     def is_frames(self) -> bool:
-        """Whether it is a video of its own: pictures, no videos and no folders."""
+        """Whether the folder is one video: pictures, but no videos and no folders."""
         return bool(self.pictures) and not self.videos and not self.folders
 
     @property
     def is_class(self) -> bool:
-        """Whether it may be a class: a folder of nothing but text is none."""
+        """Whether the folder can be a class: it is not one of text files alone."""
         files = [*self.videos, *self.pictures, *self.others]
-        is_text = [path.suffix.lower() in NO_VIDEOS for path in files]
+        is_text = [path.suffix.lower() in NON_VIDEO_SUFFIXES for path in files]
         return not files or not all(is_text) or bool(self.folders)
 
 
 class LeftOut:
-    """Counts what is not taken from a folder, by reason, for the log."""
+    """Counts the files that are left out, by reason, for the log."""
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
 
     def add(self, content: Content, *, pictures_too: bool = True) -> None:
-        """Files of a folder that are no videos."""
+        """Count the files of a folder that are no videos."""
         for path in content.others:
             self.reasons[f"{path.suffix.lower() or 'no ending'} (no video)"] += 1
         if content.misnamed:
@@ -71,19 +71,20 @@ class LeftOut:
             self.reasons["pictures beside videos or folders"] += len(content.pictures)
 
     def report(self, where: Path) -> None:
-        if +self.reasons:
+        """Log the counts."""
+        if +self.reasons:  # + drops counts of zero
             found = sorted((+self.reasons).items())
             counts = ", ".join(f"{count} {why}" for why, count in found)
             logger.warning("%s: left out by reason: %s", where, counts)
 
 
 def look_into(folder: Path) -> Content:
-    """What lies in a folder. A folder that may not be read counts as empty, with a warning."""
+    """Content of a folder. An unreadable folder counts as empty, with a warning."""
     content = Content(folder)
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
-        logger.warning("%s cannot be looked into: %s", folder, error.strerror or error)
+        logger.warning("%s cannot be listed: %s", folder, error.strerror or error)
         return content
     for name in names:
         if not name.startswith("."):
@@ -105,7 +106,7 @@ def _list_for(content: Content, path: Path) -> list[Path]:
 
 
 def walk(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All videos below a folder, in the order of their paths below it."""
+    """All videos below a folder, sorted by their paths."""
     found: list[Path] = []
     for content in contents(folder, left_out):
         is_video = content.is_frames and content.path != folder
@@ -117,7 +118,7 @@ def walk(folder: Path, left_out: LeftOut) -> list[Path]:
 def contents(
     folder: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[Content]:
-    """The contents of a folder and of all below it. Links are followed, but not to a folder that they lie in."""
+    """Contents of a folder and of all folders below it. A link to a folder above itself is not followed."""
     stat = folder.stat()
     here = (stat.st_dev, stat.st_ino)
     if here in above:

@@ -1,4 +1,4 @@
-"""A folder of videos with one folder per class, as UCF-101 comes: ROOT/<Class>/<name>.avi."""
+"""A folder of videos with one folder per class, such as UCF-101: ROOT/<Class>/<name>.avi."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 class VideoFolder(FileDataset):
     """Clips of the videos in ROOT/<Class>/; item i is a pure function of (seed, i).
 
-    A video is a file with one of the endings in `arvid.data._walk.SUFFIXES`, or a folder of frames (pictures in the
-    order of their names, which count as 25 frames per second). Folders may be links. Where no folder in ROOT is a
-    class, the videos directly in ROOT are taken, without labels. What is left out is counted in the log.
+    A video is a file with an ending in `arvid.data._walk.SUFFIXES`, or a folder of frames (pictures, sorted by name, at
+    25 frames per second). Folders may be links. If no folder in ROOT is a class, the videos directly in ROOT are taken,
+    without labels. The log counts the files that are left out.
 
-    The label is the place of the class among the class folders in alphabetical order, capitals counting as small
-    letters: for UCF-101 that is the official order, from 0. A class without any video keeps its label. The caption is
-    the class's name in words: "ApplyEyeMakeup" becomes "apply eye makeup".
+    Labels number the class folders in alphabetical order from 0, ignoring case; for UCF-101 this is the official order.
+    A class without videos keeps its label. The caption is the class name in words: "ApplyEyeMakeup" becomes
+    "apply eye makeup".
 
     Args:
         root: the folder that holds the class folders.
@@ -35,18 +35,18 @@ class VideoFolder(FileDataset):
         split: "train", "val" or "all"; decided by a hash of each video's name. Clips of one recording
             (v_*_g01_c01, v_*_g01_c02) stay together.
         val_fraction: share of the recordings that belong to "val".
-        split_list: file that lists the videos to take, one a line: UCF-101's own ("Class/v_x.avi 1" or without a
-            number) or NBP's ("path<TAB>label"). Paths are compared by their last two parts, capitals counting
-            as small letters. The list's numbers are not used. `split` then divides what is listed.
-        clips_per_video: clips cut from each video, evenly spread over it.
-        seed: of the random windows.
-        mirror: swap left and right in a random half of the clips. For training alone.
+        split_list: file that lists the videos to take, one per line: UCF-101's own ("Class/v_x.avi 1" or without a
+            number) or NBP's ("path<TAB>label"). Paths are compared by their last two parts, ignoring case. The numbers
+            in the list are not used. `split` then divides the listed videos.
+        clips_per_video: clips cut from each video, at evenly spaced times.
+        seed: seed of the random windows.
+        mirror: swap left and right in a random half of the clips. For training only.
         motion: measure each clip's motion score.
-        strict: broken or missing files are an error instead of being reported and skipped.
+        strict: raise an error for broken or missing files; by default they are reported and skipped.
         max_pixels: files with larger frames count as broken. 8K by default.
 
     Raises:
-        UserError: there is no such folder or list, or nothing is left to take.
+        UserError: the folder or list does not exist, or no video is left.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class VideoFolder(FileDataset):
 
 
 def find_videos(root: Path) -> Entries:
-    """The videos in the class folders, by class and name. Raises UserError where there are none."""
+    """The videos in the class folders, by class and name. Raises UserError if there are none."""
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder. Give the folder that holds one folder per class.")
     top, left_out = look_into(root), LeftOut()
@@ -146,7 +146,7 @@ def class_caption(name: str) -> str:
 
 
 def read_split_list(path: str | Path) -> list[str]:
-    """The paths that a split list names, without their labels. Raises UserError if it cannot be read or is empty."""
+    """The paths in a split list, without labels. Raises UserError if the list is unreadable or empty."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -158,10 +158,10 @@ def read_split_list(path: str | Path) -> list[str]:
 
 
 def take_listed(entries: Entries, listed: Sequence[str]) -> tuple[Entries, list[str]]:
-    """The listed entries in the order of `entries`, each once, and the listed paths that match none.
+    """The listed entries in the order of `entries`, each once, and the listed paths without an entry.
 
-    Capitals do not count: UCF-101's lists and folders disagree about HandstandPushups. A folder of frames bears the
-    name of a listed file without its ending.
+    Case is ignored, because UCF-101's lists and folders disagree about HandstandPushups. A folder of frames matches the
+    listed file of its name, without the ending.
     """
     wanted = {_last_two(path): path for path in listed}
     stems = {key.rpartition(".")[0]: key for key in wanted}
@@ -172,6 +172,7 @@ def take_listed(entries: Entries, listed: Sequence[str]) -> tuple[Entries, list[
 
 
 def _listed_as(entry: Entry, wanted: Mapping[str, str], stems: Mapping[str, str]) -> str | None:
+    """The key under which an entry is listed, or None."""
     name = entry.name.casefold()
     if name in wanted:
         return name

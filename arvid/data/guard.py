@@ -1,6 +1,6 @@
-"""What is wrong with clips before anything is trained on them: constant ones, frames that repeat, tokens off scale.
+"""Checks of the clips before training: clips of one colour, repeated frames, tokens that are not of unit variance.
 
-None of it is an error to the training, which goes on to the end and gives numbers that mean nothing.
+Training on such clips raises no error, but its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -17,56 +17,57 @@ from arvid.contracts import VideoDataset
 from arvid.data.stand_ins import read_clip
 
 NUM_CLIPS = 32
-"""Clips that are looked at, evenly spread over the set."""
-SAME = 2
-"""Pixels that differ by so many of the 255 levels at most count as equal: codecs and resizing leave such traces."""
-MOST_EQUAL = 0.25
-"""Share of equal frames from which on it is worth a warning: videos whose frames were doubled have half or more."""
-SPREADS = (0.8, 1.2)
-"""Standard deviations of continuous tokens that count as about 1, which noise schedules and heads are made for."""
+"""Number of clips that are checked, evenly spaced over the set."""
+TOLERANCE = 2
+"""Pixels count as equal up to this difference, of 255 levels: codecs and resizing change pixels a little."""
+MAX_EQUAL = 0.25
+"""Share of repeated frames above which there is a warning. Videos with doubled frames have half or more."""
+STD_RANGE = (0.8, 1.2)
+"""Accepted standard deviation of continuous tokens. Noise schedules and heads are made for 1."""
 
 Tokens = Callable[[int], tuple[Tensor, Tensor | None]]
-"""Clip's number -> its continuous tokens, and their standard deviations if they are drawn."""
+"""Clip index -> its continuous tokens (posterior means), and their standard deviations if tokens are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a look at some clips of a set shows."""
+    """Result of checking some clips of a set."""
 
     name: str
-    """Of the set."""
+    """Name of the set."""
     num_clips: int
-    """In the whole set."""
+    """Clips in the whole set."""
     clip_shape: tuple[int, int, int]
     """Frames, height and width."""
     looked_at: int
+    """Clips that were checked."""
     constant: tuple[str, ...] | None
-    """Names of clips that are of one colour throughout; None where the set has no frames but tokens."""
+    """Names of the clips of a single colour. None for a set of tokens, without frames."""
     equal_frames: float | None
-    """Share of frames, in the other clips, that are equal to the one before; None where there are none."""
-    spread: float | None
-    """Standard deviation of the tokens; None where these are ids, or not asked for."""
+    """Share of frames, in the other clips, that repeat the frame before. None if there are no frames."""
+    token_std: float | None
+    """Standard deviation of the tokens. None for discrete tokens, or if tokens were not checked."""
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong and what to do, a sentence or two each; empty if nothing is."""
+        """Faults and what to do, one or two sentences each. Empty if there are none."""
         found = []
         if self.constant:
             named = ", ".join(self.constant[:5])
             found.append(
                 f"{len(self.constant)} of {self.looked_at} clips of {self.name} are of one colour throughout "
-                f"({named}). Leave them out, or look at how the videos were made."
+                f"({named}). Leave them out, or check how the videos were made."
             )
-        if self.equal_frames is not None and self.equal_frames > MOST_EQUAL:
+        if self.equal_frames is not None and self.equal_frames > MAX_EQUAL:
             found.append(
                 f"{self.equal_frames:.0%} of the frames in the clips of {self.name} are equal to the one before. "
                 "Take frames at a lower rate (clip.fps), or leave short videos out (clip.short: drop)."
             )
-        low, high = SPREADS
-        if self.spread is not None and not low <= self.spread <= high:
+        low, high = STD_RANGE
+        if self.token_std is not None and not low <= self.token_std <= high:
             found.append(
-                f"The tokens of {self.name} have a standard deviation of {self.spread:.2f}; it should be {low} to "
-                f"{high}. Train the tokenizer on such clips, or take another one."
+                f"The tokens of {self.name} have a standard deviation of {self.token_std:.2f}; it should be {low} to "
+                f"{high}. Train the tokenizer on such clips, or use another one."
             )
         return found
 
@@ -79,13 +80,13 @@ def look_at(
     *,
     frames: bool,
 ) -> Findings:
-    """Look at some clips of a set, the same ones each time.
+    """Check some clips of a set, always the same ones.
 
     Args:
-        name: what messages call the set.
+        name: name of the set in messages.
         dataset: the set.
-        clip_shape: of its clips.
-        tokens: gives the tokens of a clip, or None if they are not to be looked at.
+        clip_shape: frames, height and width of its clips.
+        tokens: returns the tokens of a clip. None: do not check tokens.
         frames: whether its clips have frames.
     """
     total = len(dataset)
@@ -98,7 +99,7 @@ def look_at(
         looked_at=len(indices),
         constant=constant,
         equal_frames=equal,
-        spread=None if tokens is None else _spread([tokens(i) for i in indices]),
+        token_std=None if tokens is None else _token_std([tokens(i) for i in indices]),
     )
 
 
@@ -119,20 +120,21 @@ def _look_at_frames(
 
 def is_constant(video: UInt8[np.ndarray, "t h w 3"]) -> bool:
     """Whether all pixels of all frames have the same colour."""
-    return bool(np.ptp(video.reshape(-1, 3), axis=0).max() <= SAME)
+    return bool(np.ptp(video.reshape(-1, 3), axis=0).max() <= TOLERANCE)
 
 
 def equal_frames(video: UInt8[np.ndarray, "t h w 3"]) -> Bool[np.ndarray, " t"]:
-    """For each frame but the first (T - 1), whether it is equal to the one before."""
+    """For each frame after the first (T - 1,), whether it equals the frame before."""
     change = np.abs(np.diff(video.astype(np.int16), axis=0))
-    equal: Bool[np.ndarray, " t"] = change.max(axis=(1, 2, 3)) <= SAME
+    equal: Bool[np.ndarray, " t"] = change.max(axis=(1, 2, 3)) <= TOLERANCE
     return equal
 
 
-def _spread(tokens: list[tuple[Tensor, Tensor | None]]) -> float:
-    """Standard deviation over all numbers of all tokens as they are drawn."""
+def _token_std(tokens: list[tuple[Tensor, Tensor | None]]) -> float:
+    """Standard deviation over all values of all tokens, as they are drawn from the posterior."""
     values = torch.stack([mean for mean, _ in tokens]).double()
     variance = values.var(unbiased=False)
+    # Law of total variance: variance of the means plus mean of the variances.
     deviations = [deviation for _, deviation in tokens if deviation is not None]
     if deviations:
         variance = variance + torch.stack(deviations).double().square().mean()

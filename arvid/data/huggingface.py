@@ -1,4 +1,4 @@
-"""Video datasets as the Hugging Face hub keeps them, downloaded into a folder."""
+"""Video datasets of the Hugging Face hub, downloaded into a folder."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 class HuggingFaceVideos(FileDataset):
     """Clips of a dataset of the Hugging Face hub; item i is a pure function of (seed, i).
 
-    Its folder (`hf download --repo-type dataset NAME --local-dir FOLDER`) holds files metadata.jsonl, .csv or .parquet,
-    whose `file_name` is relative to where each of them lies; or other .parquet files, which list videos or hold them
-    inside. Those inside are unpacked once into the cache folder. Columns are those of a manifest (see
+    The folder (`hf download --repo-type dataset NAME --local-dir FOLDER`) holds metadata.jsonl, .csv or .parquet files,
+    whose `file_name` is relative to their own folder. Or it holds other .parquet files, which list videos or contain
+    them. Contained videos are unpacked once into the cache folder. Columns are those of a manifest (see
     `arvid.data.manifest.VideoManifest`).
 
     Args:
         path: the folder.
         clip: how clips are cut (17 frames of 64x64 by default).
         part: one of the dataset's own splits, e.g. "train": files and folders of that name. All by default.
-        columns: which column holds what, where it has another name, e.g. {caption: title}. Null leaves one unread.
+        columns: columns with other names, as meaning: column, e.g. {caption: title}. Null: do not read one.
         split: "train", "val" or "all"; decided by a hash of each video's path.
         val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, evenly spread over it.
-        seed: of the random windows.
-        mirror: swap left and right in a random half of the clips. For training alone.
+        clips_per_video: clips cut from each video, at evenly spaced times.
+        seed: seed of the random windows.
+        mirror: swap left and right in a random half of the clips. For training only.
         motion: measure each clip's motion score.
-        strict: broken or missing files are an error instead of being reported and skipped.
+        strict: raise an error for broken or missing files; by default they are reported and skipped.
 
     Raises:
-        UserError: the folder holds no table of videos, one has a bad line, or nothing is left to take.
+        UserError: the folder holds no table of videos, a table has a bad line, or no video is left.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HuggingFaceVideos(FileDataset):
 
 
 def find_tables(root: Path, part: str = "") -> list[TableFile]:
-    """The tables of a dataset, those that hold videos inside unpacked. Raises UserError for none."""
+    """The tables of a dataset. Tables that contain videos are unpacked. Raises UserError if there is none."""
     below = contents(root, LeftOut()) if os.path.isdir(root) else ()
     files = sorted(path for content in below for path in content.others)
     paths = [p for p in files if not part or _is_of_part(p.relative_to(root), part)]
@@ -84,8 +84,8 @@ def find_tables(root: Path, part: str = "") -> list[TableFile]:
     if not tables:
         of_part = f" of the part {part!r}" if part else ""
         raise UserError(
-            f"{root}: there is no metadata.jsonl, metadata.csv or .parquet file{of_part}. A folder with a folder for "
-            "each class is a video_folder."
+            f"{root}: there is no metadata.jsonl, metadata.csv or .parquet file{of_part}. For a folder with one "
+            "folder per class use video_folder."
         )
     inside = {p for p in tables if p.suffix == ".parquet" and _video_column(p)}
     unpacked = dict(zip(sorted(inside), unpack(sorted(inside), read_parquet), strict=True))
@@ -98,13 +98,16 @@ def _folder(folder: Path, root: Path) -> str:
 
 
 def _is_of_part(path: Path, part: str) -> bool:
-    """Whether "train" is the name of a folder above a file, or begins its own: train-00000-of-00002.parquet."""
+    """Whether a file belongs to a part: the part is the name of a folder above it, or the file's name begins with it.
+
+    For "train": train/x.parquet and train-00000-of-00002.parquet.
+    """
     name = path.name
     return part in path.parts[:-1] or name.startswith((f"{part}-", f"{part}.", f"{part}_"))
 
 
 def _video_column(path: Path) -> str | None:
-    """The column whose values are videos: structures of bytes and a path."""
+    """The column that contains videos, as structs of bytes and a path. None if there is none."""
     try:
         schema = pa.parquet.read_schema(path)
     except (OSError, pa.ArrowException) as error:
@@ -116,7 +119,7 @@ def _video_column(path: Path) -> str | None:
 
 
 def read_parquet(path: Path) -> Iterator[Sample]:
-    """The videos inside a table. Raises UserError if it is damaged."""
+    """The videos in a table. Raises UserError if the table is damaged."""
     column = _video_column(path)
     assert column is not None
     number = 0
@@ -133,6 +136,6 @@ def read_parquet(path: Path) -> Iterator[Sample]:
 
 
 def _name(number: int, video: dict[str, Any]) -> str:
-    """A name that no other video of the table has."""
+    """A file name that is unique in the table."""
     name = PurePosixPath(video.get("path") or "video.mp4").name
     return f"{number:08d}-{name}"

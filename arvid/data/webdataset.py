@@ -1,4 +1,4 @@
-"""Videos in tar archives, as WebDataset and video2dataset write them."""
+"""Videos in tar archives of WebDataset or video2dataset."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from arvid.errors import UserError
 class WebDataset(FileDataset):
     """Clips of the samples of tar archives; item i is a pure function of (seed, i).
 
-    A sample is the files of one archive whose names are alike up to their first dot: KEY.mp4 (or another video), and
-    beside it, where it is known, KEY.txt with the caption, KEY.cls with the class, KEY.json with the columns of a
-    manifest (see `arvid.data.manifest.VideoManifest`). Archives are unpacked once into the cache folder, where they
-    take their size once more (ARVID_CACHE names another one).
+    A sample is the files of an archive with the same name up to the first dot: KEY.mp4 (or another video), and
+    optionally KEY.txt with the caption, KEY.cls with the class, and KEY.json with the columns of a manifest (see
+    `arvid.data.manifest.VideoManifest`). Archives are unpacked once into the cache folder, which needs their size again
+    (ARVID_CACHE sets another folder).
 
     Args:
-        path: an archive, a folder of them, or a pattern: shards/{000..127}.tar, shards/*.tar.
+        path: an archive, a folder of archives, or a pattern: shards/{000..127}.tar, shards/*.tar.
         clip: how clips are cut (17 frames of 64x64 by default).
-        columns: which keys of the .json files hold what, where they have other names than those of a manifest.
+        columns: keys of the .json files with other names than a manifest's columns, as meaning: key.
         split: "train", "val" or "all"; decided by a hash of each video's name.
         val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, evenly spread over it.
-        seed: of the random windows.
-        mirror: swap left and right in a random half of the clips. For training alone.
+        clips_per_video: clips cut from each video, at evenly spaced times.
+        seed: seed of the random windows.
+        mirror: swap left and right in a random half of the clips. For training only.
         motion: measure each clip's motion score.
-        strict: broken files are an error instead of being reported and skipped.
+        strict: raise an error for broken files; by default they are reported and skipped.
 
     Raises:
-        UserError: there is no such archive, one cannot be read, or nothing is left to take.
+        UserError: an archive does not exist or cannot be read, or no video is left.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class WebDataset(FileDataset):
 
 
 def find_archives(pattern: str) -> list[Path]:
-    """The archives that are meant, in the order of their names. Raises UserError for none."""
+    """The archives of a path or pattern, sorted by name. Raises UserError if there is none."""
     if os.path.isdir(pattern):
         pattern = f"{glob.escape(pattern)}/*.tar"
     found = [Path(p) for part in expand_braces(pattern) for p in sorted(glob.glob(part))]
@@ -82,7 +82,7 @@ def find_archives(pattern: str) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that "shard-{08..10}.tar" stands for."""
+    """Expand "shard-{08..10}.tar" to its three names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         return [pattern]
@@ -93,7 +93,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def read_archive(path: Path) -> Iterator[Sample]:
-    """The samples of an archive, whose files stand one after another. Raises UserError if it is damaged."""
+    """The samples of an archive. The files of a sample must be adjacent. Raises UserError if it is damaged."""
     key = ""
     files: dict[str, bytes] = {}
     try:
@@ -109,7 +109,7 @@ def read_archive(path: Path) -> Iterator[Sample]:
                 files[f".{ending.lower()}"] = _content(archive, member)
         yield from _sample(path, key, files)
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} is no tar archive, or cut off: {error}.") from error
+        raise UserError(f"{path} is no tar archive, or truncated: {error}.") from error
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -118,7 +118,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _sample(path: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample]:
-    """One sample; none where its files hold no video."""
+    """Yield a sample; nothing if its files hold no video."""
     endings = [ending for ending in files if ending.endswith(SUFFIXES)]
     if not endings:
         return
@@ -130,9 +130,9 @@ def _sample(path: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample]:
             if f".{name}" in files
         }
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: what stands beside {key} cannot be read: {error}.") from error
+        raise UserError(f"{path}: the text files of {key} cannot be read: {error}.") from error
     if not isinstance(row, dict):
-        raise UserError(f"{path}: {key}.json is no object in braces.")
+        raise UserError(f"{path}: {key}.json is not a JSON object.")
     named = {"txt": "caption", "cls": "label"}
     row |= {named[name]: text for name, text in texts.items()}
     suffix = endings[0].rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""WebDataset's archives and folders of the Hugging Face hub."""
+"""WebDataset archives and folders of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLIP = ClipSpec(num_frames=4, size=16, window="start")
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
-    """Files of two videos of unlike shades: 40 and 120."""
+    """Files of two videos with grey levels 40 and 120."""
     folder = tmp_path_factory.mktemp("videos")
     found = {}
     for shade in (40, 120):
@@ -95,7 +95,7 @@ def test_bad_archives_are_told(tmp_path: Path, contents: dict[int, bytes], own_c
     with pytest.raises(UserError, match="leads out of the archive"):
         WebDataset(str(tmp_path / "out.tar"), CLIP)
     write_tar(tmp_path / "json.tar", {"x.mp4": contents[40], "x.json": "{oops"})
-    with pytest.raises(UserError, match="what stands beside x cannot be read"):
+    with pytest.raises(UserError, match="the text files of x cannot be read"):
         WebDataset(str(tmp_path / "json.tar"), CLIP)
     (tmp_path / "text.tar").write_text("no archive")
     with pytest.raises(UserError, match="is no tar archive"):
@@ -108,7 +108,7 @@ def test_bad_archives_are_told(tmp_path: Path, contents: dict[int, bytes], own_c
 
 @pytest.fixture
 def hub(tmp_path: Path, contents: dict[int, bytes]) -> Path:
-    """A folder with metadata for each of two splits."""
+    """A folder with a metadata file for each of two splits."""
     for part, level in (("train", 40), ("test", 120)):
         folder = tmp_path / "hub" / part
         (folder / "clips").mkdir(parents=True)

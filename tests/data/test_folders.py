@@ -1,4 +1,4 @@
-"""Folders as people have them: endings, folders of frames, links, classes without videos, and what is left out."""
+"""Realistic folders: endings, folders of frames, links, classes without videos, and files that are left out."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def encode(path: Path, container: str, codec: str) -> None:
 
 
 def write_frames(folder: Path, num_frames: int = 12, ending: str = "png") -> Path:
-    """A folder of frames whose names are in another order than their numbers."""
+    """A folder of frames whose alphabetical order differs from their numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, pixels in enumerate(shades(num_frames)):
         cv2.imwrite(str(folder / f"frame{number}.{ending}"), pixels)
@@ -148,7 +148,7 @@ def test_rate_of_webp_and_alpha(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_webp_whose_rate_varies_are_the_nearest(tmp_path: Path) -> None:
-    """Shown at 0, 0.1, 0.2, 1, 1.1, 1.9, 2 and 2.1 seconds."""
+    """Frames are shown at 0, 0.1, 0.2, 1, 1.1, 1.9, 2 and 2.1 seconds."""
     milliseconds = [100, 100, 800, 100, 800, 100, 100, 100]
     path = write_webp(tmp_path / "Class" / "a.webp", milliseconds=milliseconds)
     times = probe_pictures(path).times
@@ -161,7 +161,7 @@ def test_pictures_of_a_webp_whose_rate_varies_are_the_nearest(tmp_path: Path) ->
 def test_names_that_are_not_utf8_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They ended the whole dataset."""
+    """Earlier they ended the whole dataset."""
     write_video(tmp_path / "Walk" / "a.mp4", shades(), 8)
     for name in (b"Walk/\xe4.mp4", b"R\xfcn/b.mp4"):
         path = os.path.join(os.fsencode(tmp_path), name)

@@ -1,4 +1,4 @@
-"""The look at clips before training: constant ones, frames that repeat, tokens off scale."""
+"""Checks of the clips before training: clips of one colour, repeated frames, tokens without unit variance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE = (9, 16, 16)
 
 
 class Changed(VideoDataset):
-    """Sprites of which some clips are changed."""
+    """Sprites with some changed clips."""
 
     def __init__(self, num_clips: int, change: Any, every: int = 1) -> None:
         self.clips = Sprites(num_clips, num_frames=9, size=16)
@@ -41,7 +41,7 @@ def black(video: np.ndarray) -> np.ndarray:
 
 
 def doubled(video: np.ndarray) -> np.ndarray:
-    """Each second frame is the one before."""
+    """Each second frame repeats the frame before."""
     return video[np.arange(len(video)) // 2 * 2]
 
 
@@ -97,14 +97,14 @@ def test_single_frames_have_none_before() -> None:
 
 
 @pytest.mark.parametrize(("scale", "fine"), [(1.0, True), (0.85, True), (0.5, False), (1.5, False)])
-def test_the_spread_of_tokens(scale: float, fine: bool) -> None:
+def test_the_standard_deviation_of_tokens(scale: float, fine: bool) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def tokens(index: int) -> tuple[Tensor, None]:
         return 3 + scale * torch.randn(2, 4, 4, 8, generator=generator), None
 
     findings = look(Changed(40, same), tokens)
-    assert findings.spread == pytest.approx(scale, rel=0.05)
+    assert findings.token_std == pytest.approx(scale, rel=0.05)
     assert (findings.warnings == []) == fine
 
 
@@ -113,4 +113,4 @@ def test_drawn_tokens_vary_around_their_means() -> None:
         sign = 1.0 if index % 2 else -1.0
         return torch.full((1, 2, 2, 4), 0.6 * sign), torch.full((1, 2, 2, 4), 0.8)
 
-    assert look(Changed(8, same), tokens).spread == pytest.approx(1.0)
+    assert look(Changed(8, same), tokens).token_std == pytest.approx(1.0)
