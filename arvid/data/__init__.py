@@ -1,1 +1,1 @@
-"""Video in and out: reading and writing files, clips and their motion score, datasets, cached tokens."""
+"""Data: video files, clips and their motion scores, datasets, cached tokens, batches."""

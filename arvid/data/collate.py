@@ -1,4 +1,4 @@
-"""From clips to batches."""
+"""Make batches of examples, and convert pixels between files and models."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch import Tensor
 from arvid.errors import UserError
 
 Example = dict[str, Any]
-"""`video` float (3, T, H, W) in [-1, 1] or `tokens` (with `spread`, if they are drawn around their means), with caption
-(str), label (int), motion and fps (float)."""
+"""`video` float (3, T, H, W) in [-1, 1] or `tokens`, with caption (str), label (int), motion and fps (float). If tokens
+are drawn from a posterior, `tokens` are its means and `spread` its standard deviations."""
 
 
 def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
-    """Frames as models take them: float (3, T, H, W) in [-1, 1]."""
+    """Convert frames to the models' input: float (3, T, H, W) in [-1, 1]."""
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-    """Frames as files and metrics take them, rounded to the nearest level.
+    """Convert frames to bytes for files and metrics, rounded to the nearest level.
 
-    Raises UserError for pixels that are not finite, which bytes cannot show.
+    Raises UserError for pixels that are not finite.
     """
     if not torch.isfinite(video).all():
         raise UserError(
-            "The pixels that a tokenizer decoded are not finite: look at its weights, or compute in a wider type."
+            "The pixels that a tokenizer decoded are not finite. Check its weights, or compute in a wider type."
         )
     levels = (video.float() * 127.5 + 127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:
-    """Stack tensors, keep captions as a list, numbers as int64 (label) and float32 (motion, fps)."""
+    """Stack tensors and numbers (label int64; motion and fps float32); captions become a list."""
     batch: dict[str, Any] = {
         "caption": [example["caption"] for example in examples],
         "label": torch.tensor([example["label"] for example in examples]),

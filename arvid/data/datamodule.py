@@ -1,7 +1,7 @@
-"""Batches for training: of frames for a tokenizer, of cached tokens for a generator.
+"""Training batches: frames for a tokenizer, cached tokens for a generator.
 
-Which clips make up a step is a function of (seed, step) alone, so an interrupted run goes on with the very batch
-that came next, and every paradigm of a comparison sees the same clips in the same order.
+The clips of a step depend on (seed, step) alone. So a resumed run continues with the next batch exactly, and all
+paradigms of a comparison see the same clips in the same order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arvid.ranges import SHARE, at_least
 
 
 class VideoExamples(Dataset[Example]):
-    """A dataset's clips as frames; others stand in for those that cannot be read, which `unreadable` lists."""
+    """Clips of a dataset as frames. Unreadable clips are replaced by others and listed in `unreadable`."""
 
     def __init__(self, dataset: VideoDataset) -> None:
         self.dataset = dataset
@@ -55,14 +55,14 @@ class TokenExamples(Dataset[Example]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches of indices: one permutation of the clips after another, from `start` batches on.
+    """Endless batches of indices, from one permutation of the clips after another.
 
     Args:
-        num_items: clips in the set.
-        batch_size: clips of a process in a batch.
-        seed: decides the permutations.
-        start: batches already done.
-        rank, world_size: this process and how many there are; they share each step's clips.
+        num_items: number of clips in the set.
+        batch_size: clips per batch of a process.
+        seed: seed of the permutations.
+        start: number of batches to skip.
+        rank, world_size: this process, and the number of processes that share each step.
     """
 
     def __init__(
@@ -88,19 +88,20 @@ class StepSampler(Sampler[list[int]]):
         epoch, order = -1, np.empty(0, int)
         while True:
             batch = []
-            for place in range(position, position + self.batch_size):
-                if place // self.num_items != epoch:
-                    epoch = place // self.num_items
+            # Positions count clips from the start of the training; a batch may span two permutations.
+            for i in range(position, position + self.batch_size):
+                if i // self.num_items != epoch:
+                    epoch = i // self.num_items
                     order = np.random.default_rng([self.seed, epoch]).permutation(self.num_items)
-                batch.append(int(order[place % self.num_items]))
+                batch.append(int(order[i % self.num_items]))
             yield batch
             position += step_size
 
 
 class PartSampler(Sampler[list[int]]):
-    """Batches of indices in order, of each the clips that one of several processes holds.
+    """Batches of indices in order; each process takes its part of every batch.
 
-    Each process has as many batches: see `arvid.nn.draws.part_of`.
+    All processes have the same number of batches: see `arvid.nn.draws.part_of`.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class PartSampler(Sampler[list[int]]):
         return math.ceil(self.num_items / self.batch_size)
 
     def part(self, batch: int) -> Part:
-        """Which of a batch's clips this process holds."""
+        """The part of a batch that this process holds."""
         total = min(self.batch_size, self.num_items - batch * self.batch_size)
         return part_of(total, self.rank, self.world_size)
 
@@ -127,7 +128,7 @@ class PartSampler(Sampler[list[int]]):
 
 
 class BatchLoader(DataLoader[Any]):
-    """Batches of examples. What a dataset has to say to the user reaches them unharmed, from worker processes too."""
+    """Batches of examples. A UserError of a dataset keeps its message, from worker processes too."""
 
     tally: Tally | None = None
     """Counts the clips that could not be read."""
@@ -150,7 +151,7 @@ def load(examples: Dataset[Example], *, tally: Tally | None = None, **options: A
 
 
 class _Polite(Dataset[Example | UserError]):
-    """Gives errors instead of raising them: a worker process would wrap them into its traceback."""
+    """Returns UserErrors instead of raising them, because a worker process would wrap them into its traceback."""
 
     def __init__(self, examples: Dataset[Example]) -> None:
         self.examples = examples
@@ -177,25 +178,24 @@ def _collate(examples: list[Example | UserError]) -> dict[str, Any] | UserError:
 class VideoDataModule(LightningDataModule):
     """Training and validation clips.
 
-    The module that is trained decides what it gets: one that `trains_on_tokens` gets its tokenizer's tokens, another
-    gets frames. Tokens come from the cache, which is filled beforehand by all processes together, or from shards that
-    are given in place of the clips.
+    A module with `trains_on_tokens` gets the tokens of its tokenizer; any other module gets frames. Tokens come from
+    the cache, which all processes fill together before training, or from token shards given as the dataset.
 
     Args:
         train: clips to train on.
         val: clips to validate on, of the same shape.
-        clips_per_step: clips of a step, over all processes. Gradients are accumulated over as many batches as that
-            takes. By default batch_size times processes times trainer.accumulate_grad_batches.
-        batch_size: clips that a process holds at a time: as many as fit on a device. Clips that are held together
-            have noise from one random stream.
+        clips_per_step: global batch size: clips of a step, over all processes. Gradient accumulation follows from it.
+            By default batch_size times processes times trainer.accumulate_grad_batches.
+        batch_size: size of a micro-batch: clips that fit on a device at a time. Its clips draw their noise from one
+            random stream.
         num_workers: processes that load clips.
-        seed: decides the order of the clips.
-        posterior: train on tokens drawn anew each time from the tokenizer's posterior, as NOVA's released code does,
-            instead of on its means. Needs a tokenizer with one; validation is on the means.
-        max_unreadable: share of a set's clips that may turn out to be unreadable while training goes on. Others stand
-            in for them; with more, training stops.
+        seed: seed of the order of the clips.
+        posterior: train on tokens drawn anew at each step from the tokenizer's posterior, as NOVA's released code does.
+            By default on the posterior means. Needs a tokenizer with a posterior; validation is on the means.
+        max_unreadable: largest share of a set's clips that may become unreadable during training. Other clips replace
+            them. Beyond it, training stops.
 
-    Raises UserError for values outside their ranges, and where the sets' clips differ in shape.
+    Raises UserError for values outside their ranges, and if the clips of the two sets differ in shape.
     """
 
     def __init__(
@@ -232,9 +232,9 @@ class VideoDataModule(LightningDataModule):
         self.num_classes = len(train.classes)
 
     def share_steps(self, trainer: Trainer) -> None:
-        """Where the clips of a step are named: share them by the trainer's processes, and count all in steps.
+        """Divide `clips_per_step` among the trainer's processes, and set the trainer to count in steps.
 
-        Raises UserError as `divide` does, and if the trainer is to accumulate another number of batches.
+        Raises UserError as `divide` does, and if the trainer is set to accumulate another number of batches.
         """
         if self.clips_per_step is None:
             return
@@ -243,15 +243,15 @@ class VideoDataModule(LightningDataModule):
         if asked not in (1, needed):
             raise UserError(
                 f"trainer.accumulate_grad_batches is {asked}, but data.clips_per_step {self.clips_per_step} needs "
-                f"{needed} batches of {self.division.batch_size} on each of {trainer.world_size} processes. Leave "
-                "trainer.accumulate_grad_batches out."
+                f"{needed} batches of {self.division.batch_size} on each of {trainer.world_size} processes. Remove "
+                "trainer.accumulate_grad_batches."
             )
         trainer.accumulate_grad_batches = needed
         if isinstance(trainer.val_check_interval, int):
             trainer.val_check_interval *= needed  # Lightning counts batches
 
     def setup(self, stage: str) -> None:
-        """Fill the token cache, all processes together; then those of a machine that does not see the others' disk."""
+        """Fill the token cache: first with all processes, then by machine, in case machines do not share a disk."""
         trainer = self.trainer
         assert trainer is not None
         module = trainer.lightning_module
@@ -274,10 +274,10 @@ class VideoDataModule(LightningDataModule):
         device: torch.device | str = "cpu",
         verify: bool = True,
     ) -> dict[Path, int]:
-        """Encode the clips for a module that trains on tokens, into the cache or into OUT/train and OUT/val.
+        """Encode the clips with the module's tokenizer, into the cache or into OUT/train and OUT/val.
 
-        `share`, `device` and `verify` are those of `encode_dataset`. Returns how many shards of each folder are still
-        missing; sets that are shards already have none.
+        `share`, `device` and `verify` are those of `encode_dataset`. Returns folder -> number of missing shards. Sets
+        that are token shards already are skipped.
         """
         missing = {}
         for name, dataset in (("train", self.train), ("val", self.val)):
@@ -330,7 +330,7 @@ class VideoDataModule(LightningDataModule):
         )
 
     def val_sampler(self) -> PartSampler:
-        """The batches of a validation, and which of their clips this process holds."""
+        """Sampler of the validation batches, with the part of each that this process holds."""
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return PartSampler(
@@ -359,12 +359,12 @@ def _trains_on_tokens(module: Any) -> bool:
 
 
 def _require_captions(module: Any, train: VideoDataset) -> None:
-    """Raise UserError where captions are a condition and no clip has one: training would teach it nothing."""
+    """Raise UserError if captions are a condition but no clip has one: the text would have no effect."""
     conditioner = getattr(module, "conditioner", None)
     if conditioner is not None and conditioner.text is not None and not train.has_captions:
         raise UserError(
-            "The caption is a condition (model.text), but no clip of data.train has one. Name the column that holds "
-            "them (columns: {caption: ...}), or leave model.text out."
+            "The caption is a condition (model.text), but no clip of data.train has one. Name the column of the "
+            "captions (columns: {caption: ...}), or remove model.text."
         )
 
 

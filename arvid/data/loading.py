@@ -1,4 +1,4 @@
-"""Clips of a dataset in batches: worker processes decode and resize the next ones while the network is at one."""
+"""Load clips in batches. Worker processes decode and resize the next batches while the network computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.stand_ins import Tally, Unreadable, read_clip
 
 FEW_BATCHES = 8
-"""Up to so many batches are read without worker processes, which take a while to start."""
+"""Up to this number of batches are read without worker processes, because these start slowly."""
 MAX_WORKERS = 4
 
 
@@ -22,14 +22,15 @@ def load_batches(
     *,
     tally: Tally | None = None,
 ) -> Iterator[list[Clip]]:
-    """The clips of each batch, given by their numbers. Memory is bounded by the batches underway, two for each worker.
+    """Yield the clips of each batch. Memory holds the batches in progress, two per worker.
 
     Args:
-        num_workers: processes that read; by default one for each core but one, at most four, and none for few
-            batches.
-        tally: if given, others stand in for clips that cannot be read (see `stand_ins`), and are counted there.
+        dataset: the clips.
+        batches: indices of the clips of each batch.
+        num_workers: worker processes. By default the number of cores minus one, at most four; none for few batches.
+        tally: counts unreadable clips, which are then replaced by others (see `stand_ins`). None: they are an error.
 
-    Raises UserError as the dataset does for files that cannot be read.
+    Raises UserError as the dataset does for unreadable files.
     """
     if num_workers is None:
         many = len(batches) > FEW_BATCHES
@@ -49,7 +50,7 @@ Batch = tuple[list[Clip], list[Unreadable]]
 
 
 class _Batches(Dataset[Batch | UserError]):
-    """The clips of each batch. Errors travel as values: a worker process would garble them."""
+    """The clips of each batch. UserErrors are returned, because a worker process would wrap them into its traceback."""
 
     def __init__(
         self, dataset: VideoDataset, batches: Sequence[Sequence[int]], *, replaced: bool
@@ -61,11 +62,12 @@ class _Batches(Dataset[Batch | UserError]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Batch | UserError:
+    def __getitem__(self, batch_index: int) -> Batch | UserError:
+        indices = self.batches[batch_index]
         try:
             if not self.replaced:
-                return [self.dataset[i] for i in self.batches[number]], []
-            found = [read_clip(self.dataset, i) for i in self.batches[number]]
+                return [self.dataset[i] for i in indices], []
+            found = [read_clip(self.dataset, i) for i in indices]
             return [clip for clip, _ in found], [one for _, failed in found for one in failed]
         except UserError as error:
             return error

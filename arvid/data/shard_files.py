@@ -1,12 +1,12 @@
-"""The files of a folder of token shards: how they are written, read and verified.
+"""Write, read and verify the files of a folder of token shards.
 
-    FOLDER/manifest.json            what the tokens are and what they are of; written first
-    FOLDER/00000.safetensors        the tokens, labels, motion scores, rates and captions of the first clips
-    FOLDER/00001.safetensors        of the next ones, and so on
+    FOLDER/manifest.json            tokenizer, dataset and shape of the tokens; written first
+    FOLDER/00000.safetensors        tokens, labels, motion scores, rates and captions of the first clips
+    FOLDER/00001.safetensors        the same of the next clips, and so on
 
-Clip i lies in shard i // clips_per_shard, so each is at hand without looking at the others. A shard is whole or absent
-and its content depends on nothing but tokenizer and clips: any number of processes may fill a folder, and what one
-has finished none makes again. Manifest and shards hold checksums of their content (see arvid/sealed.py).
+Clip i is in shard i // clips_per_shard, so it can be read without the other shards. A shard is complete or absent, and
+its content depends on tokenizer and clips alone. So any number of processes may fill a folder, and no shard is made
+twice. Manifest and shards hold checksums of their content (see arvid/sealed.py).
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from arvid.sealed import (
 
 FORMAT = "arvid tokens 3"
 UNSEALED = "arvid tokens 2"
-"""Format of older folders, whose files have no checksums. They are read, and filled, as they are."""
+"""Format of older folders, without checksums. They are still read and filled."""
 MANIFEST = "manifest.json"
 _NUMBERS = ("label", "motion", "fps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What the shards of a folder hold."""
+    """Description of the shards of a folder."""
 
     tokenizer: str
     """Hash of the tokenizer."""
@@ -63,16 +63,16 @@ class Manifest:
     num_clips: int
     clips_per_shard: int
     posterior: bool = False
-    """Whether the shards hold the standard deviations of the tokens too."""
+    """Whether the shards also hold the standard deviations of the tokens."""
     sealed: bool = dataclasses.field(default=True, compare=False)
-    """Whether every file of the folder has a checksum: one that has lost it is damaged."""
+    """Whether every file of the folder must have a checksum. A file without it is damaged."""
 
     def stored(self) -> dict[str, Any]:
-        """The fields that its file holds; the file's format says whether it is sealed."""
+        """The fields in the file. `sealed` is not among them: the file's format states it."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "sealed"}
 
     def name_of(self, shard: int) -> str:
-        """What tells a shard from every other one, also of other folders."""
+        """Hash that identifies a shard among all shards of all folders."""
         return sha256_json([self.stored(), shard])
 
     @property
@@ -80,7 +80,7 @@ class Manifest:
         return math.ceil(self.num_clips / self.clips_per_shard)
 
     def clips_of(self, shard: int) -> range:
-        """Numbers of the clips that a shard holds."""
+        """Indices of the clips in a shard."""
         start = shard * self.clips_per_shard
         return range(start, min(start + self.clips_per_shard, self.num_clips))
 
@@ -91,7 +91,7 @@ def shard_name(shard: int) -> str:
 
 
 def begin(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest of a folder that is to be filled, or see that the one there is the same. Returns it.
+    """Write the manifest of a folder, or check that an existing one is the same. Returns the manifest in the folder.
 
     Raises UserError if the folder holds tokens of another tokenizer or of other clips.
     """
@@ -112,22 +112,25 @@ def write_shard(
     manifest: Manifest,
     shard: int,
     tokens: Tensor,
-    spread: Tensor | None,
+    std: Tensor | None,
     facts: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write a shard, which appears whole or not at all.
+    """Write a shard atomically.
 
     Args:
-        tokens: (n, t, h, w[, C]) of the n clips.
-        spread: their standard deviations, if these are to be stored.
+        folder: folder of the shards.
+        manifest: its manifest.
+        shard: number of the shard.
+        tokens: tokens (n, t, h, w[, C]) of its n clips.
+        std: standard deviations of the tokens, stored under the name "spread". None: store none.
         facts: caption, label, motion score and fps of each clip.
     """
     tensors = {
         "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
         **{name: np.array([clip[name] for clip in facts]) for name in _NUMBERS},
     }
-    if spread is not None:
-        tensors["spread"] = spread.numpy().astype(np.float16)
+    if std is not None:
+        tensors["spread"] = std.numpy().astype(np.float16)
     captions = json.dumps([clip["caption"] for clip in facts])
     metadata = {"captions": captions, "name": manifest.name_of(shard)}
     content = seal_tensors(safetensors.numpy.save(tensors, metadata))
@@ -136,14 +139,14 @@ def write_shard(
 
 
 def _dtype(spec: TokenSpec) -> type[np.generic]:
-    """How tokens are stored: ids in as few bytes as the vocabulary needs, numbers as they are."""
+    """Storage type of tokens: the smallest integer type for the vocabulary, or float32 for continuous tokens."""
     if spec.type == "continuous":
         return np.float32
     return next(t for t in (np.uint8, np.uint16, np.int32) if spec.size - 1 <= np.iinfo(t).max)
 
 
 def first_impossible(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
-    """Row of the first clip with tokens (n, t, h, w[, C]) that cannot be: ids outside the vocabulary, or not finite."""
+    """Row of the first clip with impossible tokens (n, t, h, w[, C]): ids outside the vocabulary, or not finite."""
     is_discrete = spec.type == "discrete"
     possible = (tokens >= 0) & (tokens < spec.size) if is_discrete else np.isfinite(tokens)
     of_clips = possible.reshape(len(tokens), -1).all(1)
@@ -151,25 +154,25 @@ def first_impossible(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
 
 
 def impossible(spec: TokenSpec) -> str:
-    """What is wrong with tokens that cannot be, in words."""
+    """Description of impossible tokens, for messages."""
     if spec.type == "continuous":
         return "tokens that are not finite"
     return f"ids outside the vocabulary of {spec.size}"
 
 
 def verify_shard(folder: Path, manifest: Manifest, shard: int) -> None:
-    """Raise UserError if a shard is not what was written."""
+    """Raise UserError if a shard is damaged."""
     Shard(folder / shard_name(shard), manifest, shard).verify()
 
 
 def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
-    """Numbers of the shards that are not in a folder yet."""
+    """Numbers of the shards that a folder does not hold yet."""
     there = {path.name for path in folder.glob("*.safetensors")}
     return [n for n in range(manifest.num_shards) if shard_name(n) not in there]
 
 
 def read_manifest(path: str) -> Manifest:
-    """The manifest of a folder or URL. Raises UserError if there is none, or it is damaged."""
+    """The manifest of a folder or URL. Raises UserError if it is missing or damaged."""
     try:
         content = read_bytes(f"{path}/{MANIFEST}")
         value = json.loads(content)
@@ -183,12 +186,12 @@ def read_manifest(path: str) -> Manifest:
         raise UserError(
             f"{path} holds no token shards: there is no {MANIFEST}. Make them with `arvid encode`."
         ) from error
-    except UserError:  # it cannot be had
+    except UserError:  # says what is wrong already; it is a ValueError, which comes next
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}/{MANIFEST} is no manifest of token shards ({error}). Delete it and give the same `arvid encode` "
-            "again, which writes it anew; or copy it anew."
+            f"{path}/{MANIFEST} is no manifest of token shards ({error}). Delete it and run the same `arvid encode` "
+            "again to write it, or copy it again."
         ) from error
 
 
@@ -204,9 +207,9 @@ def _with_tuples(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Shard:
-    """An open shard, of which only what is asked for is read.
+    """An open shard. Only the requested clips are read.
 
-    Raises UserError if the file is damaged or does not hold the clips of its number.
+    Raises UserError if the file is damaged or belongs to another shard.
     """
 
     def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
@@ -216,7 +219,7 @@ class Shard:
             self._file = safe_open(path, framework="np")
             self._tokens = self._file.get_slice("tokens")
             names = set(self._file.keys())
-            self._spread = self._file.get_slice("spread") if "spread" in names else None
+            self._std = self._file.get_slice("spread") if "spread" in names else None
             found = self._tokens.get_shape()[0]
             metadata = self._file.metadata() or {}
         num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
@@ -226,7 +229,7 @@ class Shard:
             raise UserError(f"{path} is of another folder, or another shard of this one.")
 
     def verify(self) -> None:
-        """Look at the content. Raises UserError if it is not what was written, or holds tokens that cannot be."""
+        """Check the content. Raises UserError if it is damaged or holds impossible tokens."""
         with naming(self.path):
             verify_tensor_file(self.path, required=self.manifest.sealed)
             row = first_impossible(self._file.get_tensor("tokens"), self.manifest.spec)
@@ -234,6 +237,7 @@ class Shard:
                 raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
 
     def example(self, row: int) -> Example:
+        """The example of a clip (see `TokenShards.example`)."""
         tokens = torch.from_numpy(np.array(self._tokens[row]))
         example = {
             "tokens": tokens if tokens.is_floating_point() else tokens.long(),
@@ -242,8 +246,8 @@ class Shard:
             "motion": float(self._numbers["motion"][row]),
             "fps": float(self._numbers["fps"][row]),
         }
-        if self._spread is not None:
-            example["spread"] = torch.from_numpy(np.array(self._spread[row])).float()
+        if self._std is not None:
+            example["spread"] = torch.from_numpy(np.array(self._std[row])).float()
         return example
 
     @cached_property
@@ -258,23 +262,23 @@ class Shard:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors about what is in a shard's file, with its name and what to do."""
+    """Turn errors about a shard's content into UserErrors with the file's name and what to do."""
     try:
         yield
-    except Exception as error:  # the library has an error for each thing that may be wrong
+    except Exception as error:  # safetensors has many error types
         raise UserError(
-            f"{path} is damaged ({error}). Delete it and give the same `arvid encode` again, which makes only "
-            "what is missing; or copy it anew."
+            f"{path} is damaged ({error}). Delete it and run the same `arvid encode` again, which makes only "
+            "missing shards; or copy it again."
         ) from error
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names object storage, as s3://bucket/folder does."""
+    """Whether a path is a URL, such as s3://bucket/folder."""
     return "://" in path
 
 
 def read_bytes(path: str) -> bytes:
-    """Content of a file or of what a URL names. Raises FileNotFoundError, and UserError where it cannot be had."""
+    """Content of a file or URL. Raises FileNotFoundError for a missing file, UserError for an unreadable URL."""
     if not is_url(path):
         return Path(path).read_bytes()
     try:
@@ -283,5 +287,5 @@ def read_bytes(path: str) -> bytes:
             return content
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
-    except Exception as error:  # each kind of storage has errors of its own
+    except Exception as error:  # each storage library has its own error types
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,8 +1,8 @@
-"""Sprites: the embedded dataset. Coloured shapes that move, turn or bounce over a plain or striped background.
+"""Sprites: the embedded dataset. Coloured shapes move, turn or bounce over a plain or striped background.
 
-Procedurally rendered and endless: clip i is a pure function of (seed, i), so nothing is downloaded and nothing
-is stored. Each clip comes with a caption, a class label, its exact attributes and its exact motion score, so
-that what a model generates can be checked against what was asked.
+Clips are rendered on demand: clip i is a pure function of (seed, i), so nothing is downloaded or stored. Each clip has
+a caption, a class label, its exact attributes and its exact motion score. So generated clips can be checked against
+their condition.
 
 Coordinates are fractions of the frame (0 left/top, 1 right/bottom), so every size shows the same scene.
 """
@@ -32,13 +32,13 @@ COLOURS = {
 }
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "turns", "bounces")
 SIZES = {"small": (0.16, 0.19), "large": (0.24, 0.28)}
-"""Radius of a sprite as a fraction of the frame: the range it is drawn from."""
+"""Range of a sprite's radius, as a fraction of the frame."""
 
 CLASSES = tuple(
     f"{shape} {motion}"
     for shape in SHAPES
     for motion in MOTIONS
-    if (shape, motion) != ("circle", "turns")  # a circle that turns looks like one that stands
+    if (shape, motion) != ("circle", "turns")  # a turning circle looks like one at rest
 )
 
 _DIRECTIONS = {
@@ -52,7 +52,7 @@ _VERSION = 3  # of the rendering: part of the fingerprint
 
 @dataclass(frozen=True)
 class _Sprite:
-    """One shape and its path: position (fractions) and angle (radians) at each frame."""
+    """A shape and its path: position (fractions) and angle (radians) at each frame."""
 
     shape: str
     colour: str
@@ -72,14 +72,14 @@ class Sprites(VideoDataset):
     """Clips of one or two moving shapes, uint8 (num_frames, size, size, 3).
 
     Args:
-        num_clips: how many clips the set holds; indices beyond it raise IndexError.
-        seed: sets with different seeds share no clip.
+        num_clips: number of clips; higher indices raise IndexError.
+        seed: seed of the clips. Sets with different seeds share no clip.
         num_frames: frames per clip.
         size: height and width in pixels.
-        sizes: the sizes of shape to draw from, of "small" and "large".
-        second: probability that a small second shape moves behind the first one. Caption, label and
-            attributes then speak of both, the first one first; label and attributes are the first one's.
-        textured: probability of a striped instead of a plain background.
+        sizes: sizes of the shapes: "small", "large" or both.
+        second: probability of a second, small shape behind the first one. The caption then names both, the first one
+            first; label and attributes are those of the first one.
+        textured: probability of a striped background instead of a plain one.
 
     Raises UserError for values outside their ranges.
     """
@@ -124,7 +124,7 @@ class Sprites(VideoDataset):
         rng = np.random.default_rng([self.seed, index])
         sprites = self._draw_sprites(rng)
         canvas = _background(rng, self.num_frames, self.size, self.textured)
-        for sprite in reversed(sprites):  # the first one lies in front
+        for sprite in reversed(sprites):  # painted last, so the first one is in front
             canvas = _paint(canvas, sprite)
         first = sprites[0]
         return Clip(
@@ -158,7 +158,7 @@ def _sprite(rng: np.random.Generator, size: str, num_frames: int, *, taken: str 
 def _path(
     rng: np.random.Generator, motion: str, radius: float, num_frames: int
 ) -> tuple[Array, Array, Array]:
-    """Position and angle at each frame; the shape stays inside the frame all the time."""
+    """Position x, y and angle at each frame. The shape always stays inside the frame."""
     time = np.arange(num_frames, dtype=np.float32)
     low, high = radius, 1 - radius
     rest_x, rest_y = rng.uniform(low, high, 2)
@@ -176,7 +176,7 @@ def _path(
             y = path if dy > 0 else np.float32(1) - path
     elif motion == "turns":
         angle = time * np.float32(rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.2))
-    else:
+    else:  # bounces: |sin| is 0 on the floor, y = high
         height = float(rng.uniform(0.5, 0.7)) * (high - low)
         phase = time / np.float32(rng.uniform(9, 12)) + np.float32(rng.uniform(0, 1))
         y = np.float32(high) - np.float32(height) * np.abs(np.sin(np.float32(np.pi) * phase))
@@ -184,33 +184,34 @@ def _path(
 
 
 def _motion_score(sprite: _Sprite, size: int) -> float:
-    """Mean displacement of the shape in pixels per frame; a turning shape counts its rim's."""
+    """Mean displacement of the shape in pixels per frame; for a turning shape, that of its rim."""
     steps = np.hypot(np.diff(sprite.x), np.diff(sprite.y)) * size
     rim = np.abs(np.diff(sprite.angle)) * sprite.radius * size
     return float(np.mean(np.maximum(steps, rim))) if len(steps) else 0.0
 
 
 def _background(rng: np.random.Generator, num_frames: int, size: int, textured: float) -> Array:
-    """(T, H, W, 3) in 0..255: one dark grey, or soft stripes of two."""
+    """Background (T, H, W, 3) in 0..255: one dark grey, or soft stripes between two."""
     dark, light = rng.uniform(10, 80, 2)
     frame = np.full((size, size), dark)
     if rng.random() < textured:
         direction = rng.uniform(0, np.pi)
         y, x = np.mgrid[0:size, 0:size] / size
-        place = x * np.cos(direction) + y * np.sin(direction)
-        wave = np.sin(2 * np.pi * rng.uniform(1, 2) * place)
+        across = x * np.cos(direction) + y * np.sin(direction)  # coordinate across the stripes
+        wave = np.sin(2 * np.pi * rng.uniform(1, 2) * across)
         frame = dark + (light - dark) * (0.5 + 0.5 * wave)
     return np.broadcast_to(frame[None, ..., None].astype(np.float32), (num_frames, size, size, 3))
 
 
 def _paint(canvas: Array, sprite: _Sprite) -> Array:
-    """Lay a sprite over (T, H, W, 3), antialiased: its coverage falls from 1 to 0 over one pixel."""
+    """Paint a sprite over (T, H, W, 3), antialiased: its coverage falls from 1 to 0 over one pixel."""
     size = canvas.shape[1]
     centre = (np.arange(size, dtype=np.float32) + 0.5) / size
     dx = centre[None, None, :] - sprite.x[:, None, None]  # (T, 1, W)
     dy = centre[None, :, None] - sprite.y[:, None, None]  # (T, H, 1)
     cos, sin = np.cos(sprite.angle)[:, None, None], np.sin(sprite.angle)[:, None, None]
-    u, v = cos * dx + sin * dy, cos * dy - sin * dx  # (T, H, W)
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx  # (T, H, W), coordinates of the shape
+    # Signed distance to the outline: negative inside. The shapes are defined at radius 1.
     distance = _DISTANCES[sprite.shape](u / sprite.radius, v / sprite.radius) * sprite.radius
     coverage = np.clip(0.5 - distance * size, 0, 1)[..., None].astype(np.float32)
     colour = np.array(COLOURS[sprite.colour], np.float32)
@@ -232,6 +233,7 @@ def _triangle(u: Array, v: Array) -> Array:
 
 
 def _cross(u: Array, v: Array) -> Array:
+    """The union of an upright and a level bar, so the minimum of their distances."""
     upright = np.maximum(np.abs(u) - 0.32, np.abs(v) - 1)
     level = np.maximum(np.abs(u) - 1, np.abs(v) - 0.32)
     return _single(np.minimum(upright, level))
@@ -242,3 +244,4 @@ def _single(distance: NDArray[Any]) -> Array:
 
 
 _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
+"""Shape -> signed distance of points (u, v) to its outline."""

@@ -1,8 +1,8 @@
-"""What becomes of clips whose files can no longer be read while a training goes on: others stand in for them.
+"""Replace clips whose files become unreadable during a training.
 
-Files get damaged, deleted and overwritten in the weeks that a training takes. Batches keep their size, so a clip that
-cannot be read is replaced by another one, which depends on its index alone: a run that goes on gets the same batches.
-Each file is named once, and too many unreadable clips are an error.
+Files get damaged, deleted and overwritten in the weeks of a training. Batches must keep their size, so an unreadable
+clip is replaced by another clip. The choice depends on its index alone, so a resumed run gets the same batches. Each
+file is named once in the log, and too many unreadable clips are an error.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from arvid.data.video import VideoError
 logger = logging.getLogger(__name__)
 
 MAX_IN_A_ROW = 10
-"""So many clips are tried in the place of one: if none can be read, the disk is gone and not a file."""
+"""Number of replacements that are tried. If none can be read, the fault is the disk's, not a file's."""
 MAX_UNREADABLE = 0.5
-"""Share of a set's clips that may be unreadable."""
+"""Largest share of a set's clips that may be unreadable."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A clip that could not be read, and why."""
+    """A clip that could not be read, with the reason."""
 
     index: int
     file: str
@@ -34,9 +34,9 @@ class Unreadable:
 
 
 def read_clip(dataset: VideoDataset, index: int) -> tuple[Clip, tuple[Unreadable, ...]]:
-    """The clip at an index or, where its file cannot be read, another one; and those that could not be read.
+    """The clip at an index, or its replacement if its file is unreadable; and the unreadable clips.
 
-    Raises VideoError of the first one if none can be read, and UserError as the dataset does.
+    Raises the first VideoError if no clip can be read, and UserError as the dataset does.
     """
     failed: list[Unreadable] = []
     first: VideoError | None = None
@@ -58,24 +58,24 @@ def _candidates(index: int, num_clips: int) -> Iterator[int]:
 
 @dataclass
 class Tally:
-    """The clips of a set that could not be read so far, in one process and its data workers."""
+    """Counts the unreadable clips of a set, in one process and its data workers."""
 
     num_clips: int
-    """Of the set."""
+    """Clips in the set."""
     max_unreadable: float = MAX_UNREADABLE
-    """Share of them from which on training stops."""
+    """Share of unreadable clips above which training stops."""
     clips: set[int] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
 
     def add(self, failed: Iterable[Unreadable]) -> None:
-        """Count clips and name files that are new. Raises UserError if these are too many."""
+        """Count clips, and log new files. Raises UserError for too many unreadable clips."""
         for one in failed:
             self.clips.add(one.index)
             if one.file in self.files:
                 continue
             self.files.add(one.file)
             logger.warning(
-                "%s can no longer be read: %s. Other clips stand in for its clips (%d files so far).",
+                "%s can no longer be read: %s. Other clips replace its clips (%d files so far).",
                 one.file,
                 one.reason,
                 len(self.files),
@@ -83,5 +83,6 @@ class Tally:
         if len(self.clips) > self.max_unreadable * self.num_clips:
             raise UserError(
                 f"{len(self.clips)} of {self.num_clips} clips cannot be read, from {len(self.files)} files "
-                f"({', '.join(sorted(self.files)[:5])}). Look at the disk; training goes on from its last checkpoint."
+                f"({', '.join(sorted(self.files)[:5])}). Check the disk, then resume the training from its last "
+                "checkpoint."
             )

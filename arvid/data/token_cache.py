@@ -1,6 +1,6 @@
-"""The token cache: a dataset is encoded once per tokenizer, and every training on it reads the result.
+"""The token cache: a dataset is encoded once per tokenizer, and all trainings read the result.
 
-A cached dataset is a folder of token shards, named by the hash of tokenizer and data.
+A cached dataset is a folder of token shards, named by the hash of tokenizer and dataset.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from arvid.files import sha256_json
 from arvid.nn.finite import require_finite_weights
 
 CLIPS_PER_SHARD = 256
-"""What an interruption may cost; some hundred kilobytes of ids, or some ten megabytes of continuous tokens."""
+"""An interruption loses at most this many clips. A shard has some 100 kB of ids, or 10 MB of continuous tokens."""
 BATCH_PIXELS = 1 << 20
-"""Clips are encoded in batches of about so many pixels, counted over all frames."""
+"""Pixels per encoded batch, over all frames."""
 MAX_BATCH = 64
 
 
 def cache_folder(tokenizer_hash: str, dataset: VideoDataset, *, posterior: bool = False) -> Path:
-    """Where the tokens of a dataset lie, with their standard deviations or without."""
-    # checksums changed the format, not the tokens: folders that were filled without them are found
-    what = [UNSEALED, tokenizer_hash, dataset.fingerprint(), *(["posterior"] if posterior else [])]
-    key = sha256_json(what)[:24]
+    """Folder of a dataset's tokens, with or without standard deviations."""
+    # The older format in the key: checksums did not change the tokens, so older folders stay in use.
+    parts = [UNSEALED, tokenizer_hash, dataset.fingerprint(), *(["posterior"] if posterior else [])]
+    key = sha256_json(parts)[:24]
     return cache_dir() / "tokens" / key
 
 
@@ -60,17 +60,21 @@ def encode_dataset(
     posterior: bool = False,
     verify: bool = False,
 ) -> list[int]:
-    """Encode a dataset into a folder of token shards; those that are there, or that others make, are not made again.
+    """Encode a dataset into a folder of token shards. Existing shards are kept.
 
-    Other clips stand in for those whose files cannot be read (see `stand_ins`).
+    Unreadable clips are replaced by others (see `stand_ins`).
 
     Args:
-        device: where the tokenizer is moved to.
-        share: which part this process does, counted from 0, and how many parts there are.
-        posterior: store the standard deviations of the tokens too.
-        verify: look for damage in this process's part of the shards that are there. Reading them does so anyway.
+        tokenizer: encodes the clips.
+        tokenizer_hash: its hash, for the manifest.
+        dataset: the clips.
+        folder: folder of the shards.
+        device: device that the tokenizer is moved to.
+        share: index of this process's part, and the number of parts.
+        posterior: also store the standard deviations of the tokens.
+        verify: check the existing shards of this part for damage now. Otherwise they are checked when they are read.
 
-    Returns the numbers of the shards that are still missing: other processes' parts.
+    Returns the numbers of the shards that are still missing, which other processes make.
     Raises UserError if the folder holds other tokens or a damaged shard, if the tokenizer's weights or tokens are not
     finite or its ids outside its vocabulary, and as the dataset and the tokenizer do.
     """
@@ -96,13 +100,15 @@ def encode_dataset(
                 verify_shard(folder, manifest, shard)
     if mine:
         require_finite_weights(tokenizer, f"The tokenizer {type(tokenizer).__name__}")
-    random.Random().shuffle(mine)  # runs that are started side by side fill one folder together
+    random.Random().shuffle(
+        mine
+    )  # so that independent runs that fill one folder rarely make the same shard
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
-    hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar for each terminal
+    hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar per terminal
     bar = tqdm(desc="encoding", total=num_clips, unit="clip", leave=False, disable=hidden)
     with bar:
         for shard in mine:
-            if (folder / shard_name(shard)).is_file():
+            if (folder / shard_name(shard)).is_file():  # made by another run meanwhile
                 bar.update(len(manifest.clips_of(shard)))
                 continue
             batches = _batches(manifest, shard)
@@ -112,7 +118,7 @@ def encode_dataset(
 
 
 def _batches(manifest: Manifest, shard: int) -> list[list[int]]:
-    """A shard's clips in the batches that they are encoded in, always the same: so its tokens are, to the last bit."""
+    """Batches of a shard's clips. They are always the same, so the tokens are equal to the last bit."""
     size = max(1, min(BATCH_PIXELS // math.prod(manifest.clip_shape), MAX_BATCH))
     clips = list(manifest.clips_of(shard))
     return [clips[i : i + size] for i in range(0, len(clips), size)]
@@ -128,39 +134,39 @@ def _encode(
     bar: tqdm[NoReturn],
     tally: Tally,
 ) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
-    """Tokens of the clips, their standard deviations if these are asked for, and what else is known of the clips."""
-    tokens, spread, facts = [], [], []
+    """Tokens of the clips, their standard deviations if `posterior`, and the facts about each clip."""
+    tokens, stds, facts = [], [], []
     loaded = load_batches(dataset, batches, tally=tally)
     for indices, clips in zip(batches, loaded, strict=True):
         video = torch.stack([normalise(clip.video) for clip in clips]).to(device)
         if posterior:
-            mean, deviation = tokenizer.encode_posterior(video)
+            mean, std = tokenizer.encode_posterior(video)
             tokens.append(mean.cpu())
-            spread.append(deviation.cpu())
-            _require_possible(tokenizer, spread[-1], indices, clips)
+            stds.append(std.cpu())
+            _require_possible(tokenizer, stds[-1], indices, clips)
         else:
             tokens.append(tokenizer.encode(video).cpu())
         _require_possible(tokenizer, tokens[-1], indices, clips)
         facts += [describe_clip(clip) for clip in clips]
         bar.update(len(clips))
-    return torch.cat(tokens), torch.cat(spread) if posterior else None, facts
+    return torch.cat(tokens), torch.cat(stds) if posterior else None, facts
 
 
 def _require_possible(
     tokenizer: VideoTokenizer, tokens: Tensor, indices: list[int], clips: list[Clip]
 ) -> None:
-    """Raise UserError for tokens, or standard deviations of them, that are not finite or outside the vocabulary."""
+    """Raise UserError for tokens (or their standard deviations) that are not finite or outside the vocabulary."""
     row = first_impossible(tokens.numpy(), tokenizer.spec)
     if row is not None:
         name = f" ({clips[row].name})" if clips[row].name else ""
         raise UserError(
             f"The tokenizer {type(tokenizer).__name__} gives {impossible(tokenizer.spec)} for clip "
-            f"{indices[row]}{name}, so they are not stored. Look at its training, or leave out the clip."
+            f"{indices[row]}{name}, so they are not stored. Check its training, or leave out the clip."
         )
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
-    """What a batch says of a clip beside its frames: -1 (label) and NaN (motion, fps) where unknown."""
+    """Caption, label, motion and fps of a clip; -1 (label) and NaN (motion, fps) if unknown."""
     return {
         "caption": clip.caption,
         "label": -1 if clip.label is None else clip.label,

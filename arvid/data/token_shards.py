@@ -1,8 +1,7 @@
-"""Token shards: encoded clips in a folder, on a disk or in object storage, without the videos they come from.
+"""Token shards as a dataset: encoded clips in a folder on disk or in object storage, without their videos.
 
-What the files are is said in shard_files.py; each is verified before its first clip is read. Folders of object storage
-(s3://, gs://, hf://, https://: whatever fsspec knows) are read through copies in the cache, each shard being fetched
-when its first clip is asked for.
+shard_files.py describes the files. Each is verified before its first clip is read. Shards in object storage (s3://,
+gs://, hf://, https://, and all else that fsspec reads) are copied into the cache when their first clip is read.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from arvid.sealed import verify_tensors
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 1 << 26
-"""Folders of at most so many bytes are verified when they are opened, in some 0.05 s. Of larger ones a thread verifies
-shard by shard meanwhile, and who wants to read one earlier verifies it first."""
+"""Largest folder, in bytes, that is verified when it is opened, in some 0.05 s. A larger folder is verified shard by
+shard in a thread; a reader that is ahead of the thread verifies its shard itself."""
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -57,27 +56,27 @@ class EncodedClip(Clip):
             "_where": where,
         }
         for name, value in values.items():
-            object.__setattr__(self, name, value)  # the base is frozen
+            object.__setattr__(self, name, value)  # the base class is a frozen dataclass
 
     @property
     def video(self) -> NoReturn:
         raise UserError(
-            f"{self._where} holds the tokens of clips, not their frames, which are needed here: "
-            "name a dataset of videos instead."
+            f"{self._where} holds the tokens of clips, not their frames, but frames are needed here. "
+            "Use a dataset of videos."
         )
 
 
 class TokenShards(VideoDataset):
-    """Clips as their tokens: what `arvid encode` made of a dataset, for machines where the videos are not.
+    """Clips as tokens, encoded by `arvid encode`, for machines without the videos.
 
-    As a training or validation set it takes the place of that dataset: same clips, same order, same fingerprint. What
-    needs frames (training a tokenizer, scoring) cannot be done with it.
+    It replaces the encoded dataset in training and validation: same clips, same order, same fingerprint. It has no
+    frames, so it cannot train a tokenizer or serve as real clips for scores.
 
     Args:
         path: folder or URL of the shards. Storage other than disk and http needs its package (s3fs, gcsfs).
 
-    Raises UserError if the folder holds no shards, or some are missing or damaged. Of a URL that is seen only when
-    they are asked for.
+    Raises UserError if the folder holds no shards, or some are missing or damaged. At a URL this is found when a shard
+    is read.
     """
 
     def __init__(self, path: str) -> None:
@@ -96,7 +95,7 @@ class TokenShards(VideoDataset):
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             raise UserError(
                 f"{self.path}: {len(missing)} of {self.manifest.num_shards} shards are missing ({names}{more}). "
-                "Give the same `arvid encode` again: it makes only those. Or copy them here."
+                "Run the same `arvid encode` again, which makes only those, or copy them here."
             )
         numbers = range(self.manifest.num_shards)
         if sum(self._shard(n).path.stat().st_size for n in numbers) > AT_ONCE:
@@ -106,7 +105,7 @@ class TokenShards(VideoDataset):
             self._verify(number)
 
     def _verify_ahead(self) -> None:
-        """Verify all shards while other work goes on. Who reads a damaged one gets the error; here it is a warning."""
+        """Verify all shards in the background. A damaged one is a warning here, and an error when it is read."""
         for number in range(self.manifest.num_shards):
             try:
                 self._verify(number)
@@ -114,7 +113,7 @@ class TokenShards(VideoDataset):
                 logger.warning("%s", error)
 
     def _verify(self, number: int) -> None:
-        """Raise UserError if a shard is damaged; it is looked at once by all processes that load from this set."""
+        """Raise UserError if a shard is damaged. All processes that load from this set verify it once in total."""
         if not self._verified[number]:
             self._shard(number).verify()
             self._verified[number] = True
@@ -123,18 +122,17 @@ class TokenShards(VideoDataset):
         return self.manifest.num_clips
 
     def __getitem__(self, index: int) -> Clip:
-        """The clip, of which all is known but its frames: asking for `video` raises UserError."""
+        """The clip without frames: its `video` raises UserError."""
         return EncodedClip(self.example(index), where=self.path)
 
     def fingerprint(self) -> str:
-        """That of the dataset whose clips were encoded."""
+        """Fingerprint of the encoded dataset."""
         return self.manifest.data
 
     def example(self, index: int) -> Example:
-        """Tokens (int64 or float32), caption, label, motion score and fps of a clip: -1 (label) and NaN where
-        unknown.
+        """Tokens (int64 or float32), caption, label, motion score and fps of a clip; -1 (label) and NaN if unknown.
 
-        Shards of a posterior have the key `spread` beside them: standard deviations of the tokens (float32).
+        Shards of a posterior add the key `spread`: standard deviations of the tokens (float32).
         """
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
@@ -147,15 +145,15 @@ class TokenShards(VideoDataset):
         if self.manifest.tokenizer != tokenizer_hash:
             raise UserError(
                 f"{self.path} holds tokens of another tokenizer: its hash is {self.manifest.tokenizer[:16]} there and "
-                f"{tokenizer_hash[:16]} in this configuration. Name that tokenizer, or encode the clips with this one."
+                f"{tokenizer_hash[:16]} in this configuration. Use that tokenizer, or encode the clips with this one."
             )
 
     def require_posterior(self) -> None:
         """Raise UserError if the tokens' standard deviations were not stored."""
         if not self.manifest.posterior:
             raise UserError(
-                f"{self.path} holds tokens without their standard deviations, which data.posterior asks for: "
-                "encode the clips anew with that option, or leave it off."
+                f"{self.path} holds tokens without their standard deviations, which data.posterior needs. "
+                "Encode the clips again with that option, or turn it off."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -168,7 +166,7 @@ class TokenShards(VideoDataset):
         return self._shards[number]
 
     def _fetched(self, name: str) -> Path:
-        """Where a file lies: in the folder itself, or in the cache, into which it is copied from object storage."""
+        """Path of a file: in the folder itself, or in the cache, after a copy from object storage."""
         if not is_url(self.path):
             return Path(self.path) / name
         key = sha256_json([self.path, self.manifest.stored()])[:24]
@@ -183,5 +181,5 @@ class TokenShards(VideoDataset):
 
 
 def _flags(num: int) -> np.ndarray:
-    """Booleans, at first false, that a process shares with those that it forks (the workers of a data loader)."""
+    """Booleans, all False, in memory that forked processes share (the workers of a data loader)."""
     return np.frombuffer(mmap.mmap(-1, max(num, 1)), dtype=np.bool_)

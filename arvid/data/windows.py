@@ -1,4 +1,4 @@
-"""Windows of another dataset's clips: what is trained on parts of clips can be asked to go on as the clips do."""
+"""Windows of another dataset's clips: a model trained on them can be scored on their known continuations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from arvid.ranges import at_least, between
 
 
 class Windows(VideoDataset):
-    """From each clip of a dataset so many frames in a row, at a random place; all else is the whole clip's.
+    """One window of consecutive frames from each clip, at a random position. All else is the clip's.
 
     Args:
         dataset: the clips.
-        num_frames: of a window.
-        seed: of the places; window i is a pure function of (seed, i).
+        num_frames: frames of a window.
+        seed: seed of the positions; window i is a pure function of (seed, i).
 
     Raises UserError for windows that are longer than the clips.
     """

@@ -1,4 +1,4 @@
-"""Batches: which clips make up a step, tokens from the cache, frames for tokenizers."""
+"""Batches: the clips of a step, tokens from the cache, frames for tokenizers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_processes_share_each_step_without_overlap(world_size: int) -> None:
     ]
     together = [[i for batch in step for i in batch] for step in zip(*ranks, strict=True)]
     alone = list(islice(StepSampler(24, 4 * world_size, seed=5), 6))
-    assert together == alone  # as one process with the whole batch would have it
+    assert together == alone  # the same as one process with the whole batch
     assert all(len(set(step)) == len(step) for step in together)
 
 
@@ -103,7 +103,7 @@ def test_clips_of_unlike_shape_are_refused() -> None:
 
 
 class Watcher(LightningModule):
-    """Notes what it is given."""
+    """Records its input."""
 
     def __init__(self, tokenizer: VideoTokenizer | None = None) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def test_processes_share_the_encoding(
     data = VideoDataModule(CLIPS, CLIPS)
     modules = [Watcher(corners()) for _ in range(2)]
     made = [next(iter(data.encode(m, share=(r, 2)).values())) for r, m in enumerate(modules)]
-    assert made == [2, 0]  # shards 1 and 3 are the second one's
+    assert made == [2, 0]  # the second process makes shards 1 and 3
     assert [m.tokenizer.num_encoded for m in modules] == [12, 8]
 
 

@@ -1,4 +1,4 @@
-"""The clips of a step, shared by processes: what each holds, what cannot be divided."""
+"""Dividing the clips of a step among processes, and numbers that cannot be divided."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_a_step_has_its_clips_on_any_number_of_processes(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((8, 8, 3), r"3 processes cannot share the 8 clips.*out of 1, 2, 4, 8"),
-        ((3, 3, 2), r"2 processes cannot share the 3 clips.*out of 1, 3"),
+        ((8, 8, 3), r"3 processes cannot share the 8 clips.*processes: 1, 2, 4, 8"),
+        ((3, 3, 2), r"2 processes cannot share the 3 clips.*processes: 1, 3"),
     ],
 )
 def test_what_cannot_be_divided_is_said_with_what_can(

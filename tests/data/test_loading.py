@@ -1,4 +1,4 @@
-"""Batches of clips: in order, with and without workers, errors as they were, memory bounded."""
+"""Batches of clips: in order, with and without workers, with unchanged errors and bounded memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arvid.data.loading import load_batches
 
 
 class Clips(VideoDataset):
-    """Clips of 3 square frames whose level is their number; `broken` raises."""
+    """Clips of 3 square frames whose grey level is the index of the clip. The clip `broken` raises."""
 
     def __init__(self, num: int, broken: int = -1) -> None:
         self.num = num
@@ -61,5 +61,5 @@ def test_memory_does_not_grow_with_the_clips() -> None:
     peak(4)
     few, many = peak(8), peak(72)
     clip = 3 * 64 * 64 * 3
-    assert few > 3 * clip  # the measurement sees the clips
-    assert many < few + clip  # 64 more of them, and not the room of one
+    assert few > 3 * clip  # the clips are part of the measured memory
+    assert many < few + clip  # 64 more clips take less than the memory of one

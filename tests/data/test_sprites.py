@@ -1,4 +1,4 @@
-"""Sprites: pure functions of (seed, index) that show what their captions and attributes say."""
+"""Sprites: pure functions of (seed, index) whose pixels agree with captions and attributes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ALONE = Sprites(120, second=0.0, textured=0.0)
 
 
 def drawn(clip: Clip) -> NDArray[np.bool_]:
-    """Where a clip on a plain grey background shows its coloured or white shape: (T, H, W)."""
+    """Mask (T, H, W) of a coloured or white shape on a plain grey background."""
     background = clip.video[:, :1, :1].astype(int)
     return np.abs(clip.video.astype(int) - background).max(-1) > 60
 
 
 def centres(clip: Clip) -> NDArray[np.float64]:
-    """(T, 2): row and column of the shape's centre in each frame, in pixels."""
+    """Row and column of the shape's centre in each frame, in pixels (T, 2)."""
     return np.array([np.argwhere(frame).mean(0) for frame in drawn(clip)])
 
 

@@ -1,4 +1,4 @@
-"""Files that get damaged, deleted or overwritten while a training goes on: named once, counted, replaced."""
+"""Files that are damaged, deleted or overwritten during a training: named once, counted, replaced."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_tokens_are_made_of_stand_ins_and_evaluation_is_not(root: Path) -> None:
 def test_a_damaged_middle_of_a_long_container(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """20,000 frames. The packets still tell their number, and clips outside the damage are read as ever."""
+    """20,000 frames. The packets still give their number, and clips outside the damage are read as before."""
     (tmp_path / "videos" / "a").mkdir(parents=True)
     path = tmp_path / "videos" / "a" / "long.mp4"
     write_long(path, 20_000)

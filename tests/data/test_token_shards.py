@@ -1,4 +1,4 @@
-"""Token shards: what is in them is what encoding gives; nothing finished is lost; what is wrong is said."""
+"""Token shards: they hold the encoder's tokens, finished shards are kept, and faults are reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Broken(Sprites):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five shards of four clips and one of two, each encoded in batches of three, in their order."""
+    """Five shards of four clips and one of two, each encoded in batches of three, in order."""
     monkeypatch.setattr("random.Random.shuffle", lambda self, shards: None)
     monkeypatch.setattr("arvid.data.token_cache.CLIPS_PER_SHARD", 4)
     monkeypatch.setattr("arvid.data.token_cache.MAX_BATCH", 3)
@@ -130,7 +130,7 @@ def test_shards_can_be_sent_to_worker_processes(folder: Path) -> None:
 def test_what_another_process_makes_meanwhile_is_not_made_again(
     tmp_path: Path, corners: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one, at the other end of the folder, finishes its share while this one is at its first shard."""
+    """Another process finishes the other half of the folder while this one is at its first shard."""
     other, tokenizer = corners(), corners()
     encode = tokenizer.encode
 
@@ -173,7 +173,7 @@ def test_a_full_disk_costs_the_shard_that_did_not_fit(
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             encode_dataset(corners(), "hash", CLIPS, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4  # with the manifest, and nothing half written
+    assert len(list(tmp_path.iterdir())) == 4  # with the manifest, and no partial file
     tokenizer = corners()
     encode_dataset(tokenizer, "hash", CLIPS, tmp_path)
     assert tokenizer.num_encoded == 22 - 12
@@ -218,7 +218,7 @@ def test_the_cache_is_keyed_by_tokenizer_and_data() -> None:
 
 def test_shards_are_read_by_url(folder: Path, own_cache: Path) -> None:
     shards = TokenShards(folder.as_uri())
-    assert not own_cache.exists()  # nothing is fetched before it is asked for
+    assert not own_cache.exists()  # nothing is fetched before it is needed
     expected = TokenShards(str(folder)).example(9)["tokens"]
     assert torch.equal(shards.example(9)["tokens"], expected)
     assert [p.name for p in own_cache.rglob("*.safetensors")] == ["00002.safetensors"]
@@ -240,7 +240,7 @@ def flip(path: Path, position: int = -1) -> None:
 
 
 def unseal(folder: Path) -> None:
-    """Make the files what they were before they had checksums."""
+    """Remove the checksums from the files, as in the older format."""
     path = folder / "manifest.json"
     value = json.loads(path.read_text())
     del value["checksum"]
@@ -257,7 +257,7 @@ def clips_of(shard: Path) -> range:
 def test_a_flipped_bit_is_named_when_the_folder_is_opened(folder: Path) -> None:
     flip(folder / "00003.safetensors")
     message = (
-        r"00003.safetensors is damaged \(its checksum .*Delete it and give the same `arvid encode`"
+        r"00003.safetensors is damaged \(its checksum .*Delete it and run the same `arvid encode`"
     )
     with pytest.raises(UserError, match=message):
         TokenShards(str(folder))

@@ -1,4 +1,4 @@
-"""Windows: parts of a dataset's clips, the same ones every time."""
+"""Windows: parts of a dataset's clips, always the same ones."""
 
 from __future__ import annotations
 
