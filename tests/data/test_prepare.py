@@ -1,4 +1,4 @@
-"""`arvid data DATASET OUT`: from what is downloaded to manifests, on real clips and on small copies of the formats."""
+"""`arvid data DATASET OUT`: from the download to manifests, on real clips and on small copies of the formats."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_frames(folder: Path, num_frames: int = 5) -> None:
 
 @pytest.fixture(scope="module")
 def ucf101(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of the 55 clips with the official lists."""
+    """OUT for the 55 clips with the official lists."""
     out = tmp_path_factory.mktemp("data") / "ucf101"
     data = shared / "data"
     assert (
@@ -111,7 +111,7 @@ def test_own_split_lists_work_with_a_folder(ucf101: Path) -> None:
 
 
 def test_ucf101_of_an_archive_without_class_folders_or_lists(tmp_path: Path) -> None:
-    """As the zip file that --download takes; class names differ in capitals, as they do in UCF-101."""
+    """Like the zip file that --download fetches. The case of class names differs, as in UCF-101."""
     archive = tmp_path / "UCF101_videos.zip"
     names = [
         f"v_{c}_g{g:02d}_c{n:02d}"
@@ -188,7 +188,7 @@ def test_out_must_not_lie_among_the_clips(
 ) -> None:
     write_clip(tmp_path / "in/a/1.mp4")
     assert prepare("folder", tmp_path / "in/out", "--source", tmp_path / "in") == 2
-    assert "Choose another folder" in capsys.readouterr().err
+    assert "Use another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("facts", DATASETS, ids=lambda facts: facts.name)
@@ -240,7 +240,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, ending: str) -> None:
-    """12 training and 4 test digits: the picture of a digit is a square as bright as its number says."""
+    """12 training and 4 test digits: the picture of a digit is a square whose brightness is its number."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = {"train": np.arange(12) % 10, "t10k": np.arange(4) + 6}
     pictures = {name: np.zeros((len(of), 28, 28), np.uint8) for name, of in labels.items()}
@@ -270,7 +270,7 @@ def test_moving_mnist_is_the_same_from_any_copy(tmp_path: Path, place: str, endi
     frames = read_video(out / train[0]["path"]).frames
     digits = [int(word) for word in train[0]["caption"].split() if word.isdigit()]
     assert set(np.unique(frames)) <= {0, *(55 + 20 * digit for digit in digits)}
-    assert int(frames.astype(np.int64).sum()) == 8_619_225  # of this seed, whatever the copy
+    assert int(frames.astype(np.int64).sum()) == 8_619_225  # for this seed, for any copy of MNIST
     assert "MNIST has 12 train digits here, not 60,000" in description(out)["remarks"]
 
 
@@ -313,7 +313,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def example(features: Mapping[str, bytes]) -> bytes:
-    """A tf.train.Example with features of bytes, and one of numbers between them."""
+    """A tf.train.Example with byte features, and a feature of numbers between them."""
     entries = [
         _field(1, _field(1, k.encode()) + _field(2, _field(1, _field(1, v))))
         for k, v in features.items()
@@ -328,7 +328,7 @@ def record(data: bytes) -> bytes:
 
 
 def robot(seed: int) -> tuple[np.ndarray, bytes]:
-    """A clip of the camera aux1, and the record that holds it and another camera's."""
+    """A clip of the camera aux1, and its record, which also holds a clip of another camera."""
     frames, other = noise(30, seed=seed), noise(30, seed=100 + seed)
     features = {f"{i}/image_main/encoded": other[i].tobytes() for i in range(30)}
     features |= {f"{i}/image_aux1/encoded": frames[i].tobytes() for i in range(30)}
@@ -370,7 +370,11 @@ def test_bair_of_frames_that_were_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(robot(0)[1][:-1], "ends within"), (bytes(range(200)), "no record file"), (b"abc", "ends")],
+    [
+        (robot(0)[1][:-1], "ends within"),
+        (bytes(range(200)), "no TensorFlow record file"),
+        (b"abc", "ends"),
+    ],
 )
 def test_damaged_record_files_are_named(
     content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

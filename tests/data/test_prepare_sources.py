@@ -1,4 +1,4 @@
-"""Where datasets come from: downloads from a server on this machine, archives, and what is wrong with them."""
+"""Sources of datasets: downloads from a local server, archives, and faults of both."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under any name, or its end where that is asked for."""
+    """Serves CONTENT under any name, or the requested end of it."""
 
-    asked: list[str | None] = []  # noqa: RUF012  # of the class, since each request has an object of its own
+    asked: list[str | None] = []  # noqa: RUF012  # class attribute, because each request makes an object
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Of the server."""
+    """URL of the server."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     Handler.asked.clear()
@@ -100,7 +100,7 @@ def test_rar_without_a_program_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_rar_by_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that writes its arguments stands in for unrar."""
+    """A program that writes its arguments replaces unrar."""
     program = tmp_path / "unrar"
     program.write_text('#!/bin/sh\necho "$1 $3" > "$4/arguments.txt"\n')
     program.chmod(0o755)
@@ -117,7 +117,7 @@ def test_rar_by_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("ucf101", {"a.mp4": b""}, "holds no videos"),
         ("kinetics600", {"a.mp4": b""}, "holds no train.csv"),
         ("kinetics600", {"a.mp4": b"", "train.csv": b"label,id\nx,y\n"}, "has no column"),
-        ("moving-mnist", {"a.txt": b""}, "holds no train-images"),
+        ("moving-mnist", {"a.txt": b""}, "holds neither train-images"),
         ("moving-mnist", {"train-images-idx3-ubyte": b"\0\0\x08\x01"}, "is no idx file"),
         ("moving-mnist", {"mnist.npz": b"PK"}, "is no copy of MNIST"),
         ("bair", {"bair.tar": b"no archive"}, "cannot be read"),

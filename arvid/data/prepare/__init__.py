@@ -1,1 +1,1 @@
-"""Preparations of published datasets, one module each: from what is downloaded to manifests and split lists."""
+"""Prepare published datasets, one module each: from the download to manifests and split lists."""

@@ -1,8 +1,8 @@
-"""BAIR robot pushing (arXiv:1710.05268): 30 frames of 64x64 a clip, in record files of TensorFlow's of 256 clips each.
+"""BAIR robot pushing (arXiv:1710.05268): clips of 30 frames of 64x64, in TensorFlow record files of 256 clips each.
 
-Published scores are of the camera "aux1", which is the default. Frames are stored as they are, without loss: names are
-train/traj_0_to_255/000.mp4 and so on. The dataset states no rate; its files say 25 frames per second, as arvid counts
-frames without a rate. Actions and positions of the arm are not taken.
+Published scores are of the camera "aux1", the default. Frames are stored without loss, under the names
+train/traj_0_to_255/000.mp4 and so on. The dataset states no rate, so the files get arvid's default of 25 frames per
+second. Actions and arm positions are not read.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ EXPECTED = "train/*.tfrecords and test/*.tfrecords, or folders of frames below t
 
 
 def prepare(source: Path, out: Path, *, camera: str) -> Prepared:
-    """The dataset of the archive, of its record files, or of frames that were unpacked from them.
+    """Prepare the dataset from the archive, its record files, or frames that were extracted from them.
 
     Args:
         source: see `facts.BAIR`; a folder may hold the archive.
         out: the folder OUT.
-        camera: "aux1" or "main"; of frames it is whichever they are of.
+        camera: "aux1" or "main". Extracted frames are of one camera already.
 
-    Raises UserError where there are no clips, or a record file is damaged.
+    Raises UserError if there are no clips, or a record file is damaged.
     """
     if not source.exists():
         raise UserError(f"There is no {source}. Name the archive or its folder with --source.")
@@ -79,7 +79,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
 
 
 Opened = tuple[str, IO[bytes]]
-"""train/traj_0_to_255, and what is in that file."""
+"""Name of a record file without ending (train/traj_0_to_255), and its content."""
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[Opened]:
@@ -102,13 +102,13 @@ def _is_records(path: PurePosixPath) -> bool:
 
 
 def _unpack(opened: Iterator[Opened], out: Path, camera: str, source: Path) -> Prepared:
-    """Write each record as a video. Raises UserError for a damaged file, and where OUT/videos is a link."""
+    """Write each record as a video. Raises UserError for a damaged file, and if OUT/videos is a link."""
     videos = own_videos(out)
     names = []
     for prefix, file in tqdm(opened, "unpacking clips", unit="file", delay=1, disable=None):
         try:
-            for number, record in enumerate(read_records(file)):
-                name = f"{prefix}/{number:03d}.mp4"
+            for index, record in enumerate(read_records(file)):
+                name = f"{prefix}/{index:03d}.mp4"
                 write_lossless(videos / name, _frames(record, camera), DEFAULT_FPS)
                 names.append(name)
         except RecordError as error:
@@ -118,7 +118,7 @@ def _unpack(opened: Iterator[Opened], out: Path, camera: str, source: Path) -> P
 
 
 def _frames(record: memoryview, camera: str) -> Frames:
-    """The frames (T, 64, 64, 3) of a camera. Raises RecordError where there are not 30 of that size."""
+    """The frames (30, 64, 64, 3) of a camera. Raises RecordError for another number or size of frames."""
     features = bytes_features(record)
     keys = (f"{i}/image_{camera}/encoded" for i in count())
     found: list[Frames] = []

@@ -1,4 +1,4 @@
-"""The digits of any copy of MNIST: the four idx files, plain or gzipped, or Keras' mnist.npz."""
+"""Read any copy of MNIST: the four idx files, plain or gzipped, or Keras' mnist.npz."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from arvid.errors import UserError
 
 Array = NDArray[np.uint8]
 COUNTS = {"train": 60_000, "test": 10_000}
-"""Of the original MNIST."""
+"""Digits in the original MNIST."""
 _FILES = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Pictures of digits and which they are."""
+    """Pictures of digits with their labels."""
 
     pictures: Array
     """(N, H, W), 0 is background."""
     labels: Array | None
-    """(N,), 0 to 9; None where the copy has no labels."""
+    """(N,), 0 to 9; None if the copy has no labels."""
 
     def part(self, start: int, stop: int) -> Digits:
-        """The digits from `start` up to `stop`."""
+        """The digits from `start` to `stop` (exclusive)."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Digits(self.pictures[start:stop], labels)
 
 
 def read_digits(source: Path) -> dict[str, Digits]:
-    """The training and the test digits of a folder, its folders included. Raises UserError where they are not there."""
+    """Training and test digits in a folder or its subfolders. Raises UserError if they are missing."""
     packed = source if source.suffix == ".npz" else next(iter(sorted(source.rglob("*.npz"))), None)
     if packed is not None:
         return _read_npz(packed)
@@ -46,7 +46,7 @@ def _read_split(source: Path, name: str) -> Digits:
     pictures = _find(source, f"{name}-images")
     if pictures is None:
         raise UserError(
-            f"{source} holds no {name}-images-idx3-ubyte (or .gz), nor mnist.npz. Name a folder with MNIST's files."
+            f"{source} holds neither {name}-images-idx3-ubyte (or .gz) nor mnist.npz. Give a folder with MNIST's files."
         )
     labels = _find(source, f"{name}-labels")
     found = Digits(_read_idx(pictures, 3), None if labels is None else _read_idx(labels, 1))
@@ -60,7 +60,7 @@ def _find(source: Path, name: str) -> Path | None:
 
 
 def _read_idx(path: Path, num_axes: int) -> Array:
-    """An array of bytes: two zeros, 8 for bytes, the number of axes, their lengths (big-endian), then the values."""
+    """Read an idx file: two zero bytes, 8 (uint8), the number of axes, their lengths (big-endian), the values."""
     try:
         content = path.read_bytes()
         data = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content

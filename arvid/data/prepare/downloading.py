@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped and are checked: huggingface_hub's, for addresses beside the hub too."""
+"""Resumable downloads with checksums, by huggingface_hub's download function, which takes any URL."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def download(remote: Remote, folder: Path) -> Path:
-    """A file in a folder, downloaded if it is not there. What is there already is checked as well.
+    """Download a file into a folder if it is not there. An existing file is verified too.
 
-    An interrupted download is FILE.part, and the next one goes on from its end. Raises UserError where the address
-    cannot be read, or the file has another checksum than is published.
+    An interrupted download stays as FILE.part and is resumed by the next call. Raises UserError if the URL cannot be
+    read, or the checksum differs from the published one.
     """
     path = folder / remote.file_name
     if not path.is_file():
@@ -42,22 +42,24 @@ def _fetch(remote: Remote, part: Path) -> None:
                 expected_size=remote.num_bytes,
                 displayed_filename=remote.file_name,
             )
-        except Exception as error:  # of requests or httpx, as huggingface_hub's version has it
+        except (
+            Exception
+        ) as error:  # from requests or httpx, depending on the version of huggingface_hub
             raise UserError(
-                f"{remote.url} cannot be downloaded ({error}). Give the same command again to go on, or download the "
-                "file yourself and name its folder with --source."
+                f"{remote.url} cannot be downloaded ({error}). Run the same command again to resume, or download the "
+                "file yourself and give its folder with --source."
             ) from error
 
 
 def _verify(remote: Remote, path: Path) -> None:
     if remote.checksum is None:
-        logger.warning("%s: no checksum is published, so it is taken as it came.", path.name)
+        logger.warning("%s: no checksum is published, so it was not verified.", path.name)
         return
     algorithm, _, expected = remote.checksum.partition(":")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != expected:
         raise UserError(
-            f"{path} is damaged or another file: its {algorithm} is {found}, and {expected} is published for "
-            f"{remote.url}. Delete it and give the command again."
+            f"{path} is damaged or another file: its {algorithm} is {found}, but {expected} is published for "
+            f"{remote.url}. Delete it and run the command again."
         )

@@ -1,15 +1,15 @@
-"""What is published about each dataset: addresses, checksums, counts, licences. Data alone, so it imports nothing slow.
+"""Published facts about each dataset: URLs, checksums, counts, licences. Data only, so the import is fast.
 
 Sources:
 - UCF-101: arXiv:1212.0402 and https://www.crcv.ucf.edu/data/UCF101.php. Size and SHA-256 of the two zip files:
   tensorflow/datasets, url_checksums/ucf101.txt. Clips of the lists: counted in the lists.
-- Kinetics-600: arXiv:1808.01340. Addresses, and clips that are hosted: cvdfoundation/kinetics-dataset, and FiftyOne's
+- Kinetics-600: arXiv:1808.01340. URLs, and numbers of hosted clips: cvdfoundation/kinetics-dataset, and FiftyOne's
   page of the dataset (docs.voxel51.com/dataset_zoo/datasets/kinetics_600.html).
 - MNIST: mirror and MD5 of the four files: pytorch/vision, torchvision/datasets/mnist.py. Published test clips of
   Moving MNIST: tensorflow/datasets, url_checksums/moving_mnist.txt.
 - BAIR: arXiv:1710.05268. Size and SHA-256: tensorflow/datasets, url_checksums/bair_robot_pushing_small.txt. Clips:
-  its catalog; a file holds 256 of them, and there are 169 and 1.
-- Sky time-lapse: arXiv:1709.07592. Counts: the readme in the archive. Address: PKU-YuanGroup/Open-Sora-Plan,
+  its catalog; a record file holds 256 clips, and there are 169 training files and 1 test file.
+- Sky time-lapse: arXiv:1709.07592. Counts: the readme in the archive. URL: PKU-YuanGroup/Open-Sora-Plan,
   docs/Data.md.
 """
 
@@ -25,40 +25,40 @@ class Remote:
 
     url: str
     checksum: str | None
-    """Algorithm and hexadecimal digest, as "sha256:5c0d..."; None where none is published."""
+    """Algorithm and hexadecimal digest, such as "sha256:5c0d..."; None if none is published."""
     num_bytes: int | None = None
     is_list: bool = False
-    """Whether it holds lists of clips, not clips: it is wanted beside clips that are there already."""
+    """Whether it holds lists of clips instead of clips. Lists are downloaded also for clips given by --source."""
 
     @property
     def file_name(self) -> str:
-        """The last part of the address."""
+        """Last part of the URL."""
         return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A dataset as it is published."""
+    """Facts about a published dataset."""
 
     name: str
-    """On the command line."""
+    """Name on the command line."""
     title: str
     page: str
-    """Where it is described."""
+    """URL of its description."""
     licence: str
-    """A hint, not advice: what the page says."""
+    """Licence stated on the page; not legal advice."""
     get: str
-    """What to download, and where."""
+    """What to download, and from where."""
     source: str
     """What --source may be."""
     remotes: tuple[Remote, ...] = ()
-    """What --download fetches."""
+    """Files that --download fetches."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What is counted -> how many there are: "clips", "classes", or the name of a split."""
+    """Published numbers of "clips", "classes", and the clips of each split (by its name)."""
 
     @property
     def module(self) -> str:
-        """The module whose `prepare` makes it."""
+        """Name of the module with its `prepare`."""
         return f"arvid.data.prepare.{self.name.replace('-', '_')}"
 
 
@@ -69,8 +69,8 @@ UCF101 = Facts(
     licence="none stated: clips from YouTube, for research",
     get=(
         "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar (6.9 GB; unpack it by `unrar x`) and "
-        "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip. --download takes a zip "
-        "file of the same clips, of which the checksum is published."
+        "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip. --download fetches a zip "
+        "file of the same clips, with a published checksum."
     ),
     source="the folder UCF-101, a folder of all clips, or an archive of either",
     remotes=(
@@ -106,11 +106,11 @@ KINETICS600 = Facts(
     page="https://github.com/cvdfoundation/kinetics-dataset",
     licence="annotations CC BY 4.0; clips from YouTube, whose uploaders hold the rights",
     get=(
-        f"the archives named in {_K600}/train/k600_train_path.txt (likewise val, test): 779 GB, which --download "
-        "leaves to you. 427,549 training, 29,793 validation and 72,924 test clips are hosted; the lists name others "
-        "too. --download takes the lists."
+        f"the archives named in {_K600}/train/k600_train_path.txt (likewise val, test): 779 GB, which --download does "
+        "not fetch. 427,549 training, 29,793 validation and 72,924 test clips are hosted; the lists name more. "
+        "--download fetches the lists."
     ),
-    source="a folder of clips named <id>_<start>_<end>.mp4 or <id>.mp4, in any folders; or a folder of the archives",
+    source="a folder of clips named <id>_<start>_<end>.mp4 or <id>.mp4, at any depth; or a folder of the archives",
     remotes=tuple(
         Remote(url=f"{_K600}/annotations/{split}.csv", checksum=None, is_list=True)
         for split in ("train", "val", "test")
@@ -127,8 +127,8 @@ MOVING_MNIST = Facts(
     licence="MNIST CC BY-SA 3.0",
     get=f"the four files of MNIST from {_MNIST}/, and the published test sequences mnist_test_seq.npy from the page",
     source=(
-        "a folder with MNIST's four idx files (plain or .gz, also deeper, as in torchvision's root) or mnist.npz, and "
-        "mnist_test_seq.npy where the published test sequences are wanted"
+        "a folder with MNIST's four idx files (plain or .gz, at any depth, as in torchvision's root) or mnist.npz, and "
+        "mnist_test_seq.npy for the published test sequences"
     ),
     remotes=(
         *(
@@ -155,8 +155,8 @@ BAIR = Facts(
     licence="none stated",
     get="http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar (32 GB)",
     source=(
-        "the .tar, which is read without being unpacked; a folder with train/*.tfrecords and test/*.tfrecords; or one "
-        "with folders of frames below train and test"
+        "the .tar, which is read without unpacking; a folder with train/*.tfrecords and test/*.tfrecords; or one with "
+        "folders of frames below train and test"
     ),
     remotes=(
         Remote(
@@ -185,10 +185,10 @@ FOLDER = Facts(
     name="folder",
     title="any folder of videos, with one folder per class or none",
     page="",
-    licence="yours to know",
+    licence="yours",
     get="nothing: these are your own videos",
     source="ROOT/<Class>/<video>, or ROOT/<video>; or an archive of such a folder",
 )
 
 DATASETS = (UCF101, KINETICS600, MOVING_MNIST, BAIR, SKY, FOLDER)
-"""In the order of the command's help."""
+"""All datasets, in the order of the command's help."""

@@ -1,6 +1,6 @@
-"""Any folder of videos: a folder per class gives captions and labels, and a hash of the names gives the split.
+"""Any folder of videos. Class folders give captions and labels; a hash of the names gives the split.
 
-The split is that of `VideoFolder(root, split=..., val_fraction=...)`.
+The split is the same as that of `VideoFolder(root, split=..., val_fraction=...)`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from arvid.data.prepare.sources import link_videos, unpacked
 
 
 def prepare(source: Path, out: Path, *, val_fraction: float) -> Prepared:
-    """The dataset of a folder or archive.
+    """Prepare the dataset of a folder or archive.
 
     Args:
-        source: ROOT/<Class>/<video>, or ROOT/<video>; an archive may hold ROOT or what is in it.
+        source: ROOT/<Class>/<video>, or ROOT/<video>; an archive may hold ROOT or its content.
         out: the folder OUT.
         val_fraction: share of the videos for validation.
 
-    Raises UserError where there are no videos.
+    Raises UserError if there are no videos.
     """
     root = unpacked(source, out)
     while root != source and len(inside := list(root.iterdir())) == 1 and inside[0].is_dir():
-        root = inside[0]  # an archive's own folder
+        root = inside[0]  # the archive's single top folder
     entries = find_videos(root)
     link_videos(root, out)
     items = [Item(entry.name, entry.caption, entry.label) for entry in entries]

@@ -1,7 +1,7 @@
-"""Kinetics-600 (arXiv:1808.01340): lists of YouTube's clips, and those of them that could be downloaded.
+"""Kinetics-600 (arXiv:1808.01340): lists of YouTube clips, matched with the clips that you downloaded.
 
-A list has the columns label, youtube_id, time_start, time_end. Clips are found by their names, which all downloaders
-share: <youtube_id>_<start>_<end> with six digits each, or <youtube_id>, with the ending of any video.
+A list has the columns label, youtube_id, time_start, time_end. Clips are found by the names that downloaders use:
+<youtube_id>_<start>_<end> with six digits each, or <youtube_id>, with any video ending.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from arvid.data.prepare.sources import link_videos, require_videos, unpacked, vi
 from arvid.errors import UserError
 
 SPLITS = ("train", "val", "test")
-"""Names of the splits; a list belongs to the first that its name contains (validate.csv too)."""
+"""Names of the splits. A list belongs to the first split whose name is in the list's name (also validate.csv)."""
 _COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
@@ -27,20 +27,20 @@ class Listed:
     """A line of a list."""
 
     keys: tuple[str, str]
-    """Names that its file may have, without ending."""
+    """Possible names of its file, without ending."""
     label: str | None
 
 
 def prepare(source: Path, out: Path, *, lists: Path | None) -> Prepared:
-    """The dataset of a folder of clips.
+    """Prepare the dataset of a folder of clips.
 
     Args:
         source: see `facts.KINETICS600`.
         out: the folder OUT.
-        lists: folder with train.csv, val.csv (or validate.csv) and test.csv, of which some may be absent; OUT/downloads
-            by default, else the source.
+        lists: folder with one or more of train.csv, val.csv (or validate.csv) and test.csv. By default OUT/downloads,
+            else the source.
 
-    Raises UserError where there are no clips or no lists, or a list has other columns.
+    Raises UserError if there are no clips or no lists, or a list has other columns.
     """
     root = unpacked(source, out)
     names = videos_below(root)
@@ -76,14 +76,14 @@ def prepare(source: Path, out: Path, *, lists: Path | None) -> Prepared:
 
 
 def _fault(root: Path, name: str | None) -> str:
-    """Why a listed clip is not to be had; empty if it may be."""
+    """Why a listed clip is missing; "" if it is there."""
     if name is None:
         return "not downloaded"
     return "" if (root / name).stat().st_size else "empty"
 
 
 def _find_lists(lists: Path | None, out: Path, source: Path) -> Mapping[str, Path]:
-    """Split -> its list."""
+    """Split -> file of its list."""
     places = [lists] if lists else [out / "downloads", source]
     for place in places:
         found: dict[str, Path] = {}
@@ -94,7 +94,7 @@ def _find_lists(lists: Path | None, out: Path, source: Path) -> Mapping[str, Pat
         if found:
             return {split: found[split] for split in SPLITS if split in found}
     raise UserError(
-        f"{places[-1]} holds no train.csv, val.csv or test.csv. Name the folder of the lists with --lists, or take "
+        f"{places[-1]} holds no train.csv, val.csv or test.csv. Give the folder of the lists with --lists, or fetch "
         "them with --download."
     )
 
@@ -113,5 +113,5 @@ def _listed(path: Path, line: int, row: Mapping[str, str]) -> Listed:
         start, end = int(float(row["time_start"])), int(float(row["time_end"]))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, line {line}: start and end must be seconds.") from error
-    video = row["youtube_id"]
-    return Listed((f"{video}_{start:06d}_{end:06d}", video), row.get("label") or None)
+    youtube_id = row["youtube_id"]
+    return Listed((f"{youtube_id}_{start:06d}_{end:06d}", youtube_id), row.get("label") or None)

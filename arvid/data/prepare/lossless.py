@@ -1,4 +1,4 @@
-"""Videos that keep each pixel: frames that come as numbers, and that published scores are computed on."""
+"""Lossless videos, for datasets that are published as arrays and scored on exact pixels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from arvid.files import atomic_write
 
 
 def write_lossless(path: Path, frames: Frames, fps: float) -> None:
-    """Write frames uint8 (T, H, W, 3) as H.264 of RGB without loss (.mp4); most browsers do not play it.
+    """Write frames uint8 (T, H, W, 3) atomically as lossless H.264 of RGB (.mp4). Most browsers do not play it.
 
-    The file appears whole or not at all. Raises UserError where it cannot be written.
+    Raises UserError if the file cannot be written.
     """
     try:
         with (

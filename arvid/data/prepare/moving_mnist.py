@@ -1,10 +1,10 @@
-"""Moving MNIST (arXiv:1502.04681): two digits that move evenly and bounce off the edges, rendered from MNIST.
+"""Moving MNIST (arXiv:1502.04681): two digits that move at constant speed and bounce off the edges.
 
-As in the paper's released generator: a digit starts anywhere, moves by a tenth of the free width a frame in any
-direction, and where digits overlap the brighter pixel counts. Clip i of a split is a pure function of (seed, split, i);
-the random numbers are not those of that generator, so its training clips are others. Training and validation
-clips share no digit: they have the first five sixths and the last sixth of MNIST's training digits. Test clips have its
-test digits, or are the published ones where mnist_test_seq.npy is there. Files keep each pixel and say 25 fps.
+As in the paper's released generator, a digit starts anywhere and moves in any direction, by a tenth of the free width
+per frame. Where digits overlap, the brighter pixel wins. Clip i of a split is a pure function of (seed, split, i). The
+random numbers differ from that generator's, so the training clips differ too. Training clips use the first five sixths
+of MNIST's training digits, validation clips the last sixth. Test clips use the test digits, or are the published ones
+if mnist_test_seq.npy exists. Files are lossless, at 25 fps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arvid.data.prepare.sources import own_videos
 from arvid.errors import UserError
 
 STEP = 0.1
-"""Of the free width, a frame."""
+"""Displacement per frame, as a fraction of the free width."""
 NUM_DIGITS = 2
 TEST_SEQUENCES = "mnist_test_seq.npy"
 Clip = tuple[Array, str]
@@ -47,12 +47,12 @@ def prepare(
     Args:
         source: see `facts.MOVING_MNIST`.
         out: the folder OUT.
-        num_train, num_val, num_test: clips of each split. Of published test clips the first ones are taken.
+        num_train, num_val, num_test: clips of each split. If test clips are published ones, these are the first.
         num_frames: frames of a clip. Published test clips have 20.
         size: height and width. Published test clips have 64.
-        seed: of the rendering.
+        seed: seed of the rendering.
 
-    Raises UserError where MNIST is not there, or the digits do not fit into the frame.
+    Raises UserError if MNIST is missing, or the digits do not fit into the frame.
     """
     videos = own_videos(out)
     digits = read_digits(source)
@@ -85,14 +85,14 @@ def prepare(
 
 def _write(clips: Iterator[Clip], videos: Path, split: str, count: int) -> Iterator[Item]:
     progress = tqdm(clips, f"rendering {split}", count, unit="clip", delay=1, disable=None)
-    for number, (pixels, caption) in enumerate(progress):
-        name = f"{split}/{number:05d}.mp4"
+    for index, (pixels, caption) in enumerate(progress):
+        name = f"{split}/{index:05d}.mp4"
         write_lossless(videos / name, np.repeat(pixels[..., None], 3, axis=3), DEFAULT_FPS)
         yield Item(name, caption)
 
 
 def render(digits: Digits, rng: np.random.Generator, *, num_frames: int, size: int) -> Clip:
-    """A clip uint8 (num_frames, size, size). Raises UserError where the digits are larger than the frame."""
+    """Render a clip uint8 (num_frames, size, size). Raises UserError if the digits are larger than the frame."""
     height, width = digits.pictures.shape[1:]
     if max(height, width) > size:
         raise UserError(f"Digits of {height}x{width} do not fit into frames of {size}x{size}.")
@@ -102,8 +102,8 @@ def render(digits: Digits, rng: np.random.Generator, *, num_frames: int, size: i
         free = np.array([size - height, size - width])
         corners = (bounce(rng, num_frames) * free).astype(int)
         for frame, (y, x) in zip(video, corners, strict=True):
-            there = frame[y : y + height, x : x + width]
-            np.maximum(there, digits.pictures[index], out=there)
+            covered = frame[y : y + height, x : x + width]
+            np.maximum(covered, digits.pictures[index], out=covered)
     if digits.labels is None:
         return video, "two handwritten digits move"
     first, second = (int(digits.labels[index]) for index in chosen)
@@ -111,13 +111,14 @@ def render(digits: Digits, rng: np.random.Generator, *, num_frames: int, size: i
 
 
 def bounce(rng: np.random.Generator, num_frames: int) -> NDArray[np.float64]:
-    """Positions (num_frames, 2) in [0, 1] of a point that moves evenly and turns round at the edges."""
+    """Positions (num_frames, 2) in [0, 1] of a point that moves at constant speed and bounces off the edges."""
     position = rng.random(2)
     angle = rng.uniform(0, 2 * np.pi)
     velocity = STEP * np.array([np.sin(angle), np.cos(angle)])
     found = np.empty((num_frames, 2))
     for frame in range(num_frames):
         position = position + velocity
+        # As in the released generator, the point is clipped to the edge, not reflected.
         outside = (position < 0) | (position > 1)
         velocity = np.where(outside, -velocity, velocity)
         position = position.clip(0, 1)
@@ -126,7 +127,7 @@ def bounce(rng: np.random.Generator, num_frames: int) -> NDArray[np.float64]:
 
 
 def published_clips(path: Path, count: int) -> Iterator[Clip]:
-    """The first of the published test clips, whose file is uint8 (20, 10000, 64, 64)."""
+    """The first `count` published test clips. Their file is uint8 (20, 10000, 64, 64)."""
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -135,5 +136,5 @@ def published_clips(path: Path, count: int) -> Iterator[Clip]:
         raise UserError(
             f"{path} should hold uint8 (T, N, H, W), not {frames.dtype} {frames.shape}."
         )
-    for number in range(min(count, frames.shape[1])):
-        yield np.ascontiguousarray(frames[:, number]), "two handwritten digits move"
+    for index in range(min(count, frames.shape[1])):
+        yield np.ascontiguousarray(frames[:, index]), "two handwritten digits move"

@@ -1,13 +1,13 @@
-"""What a preparation hands over, and what is written of it.
+"""The result of a preparation, and the files written from it.
 
     OUT/videos          the clips, or a link to them
-    OUT/manifest.csv    all that can be read: path, caption, label, num_frames, fps, height, width
-    OUT/<split>.csv     those of a split
-    OUT/lists/*.txt     the same as split lists, relative to OUT/videos
-    OUT/data.yaml       a configuration to lay over a setting: trains on the first training split
-    OUT/dataset.json    where it comes from, classes, counts, what is missing and why
+    OUT/manifest.csv    all readable clips: path, caption, label, num_frames, fps, height, width
+    OUT/<split>.csv     the same for each split
+    OUT/lists/*.txt     split lists, with paths relative to OUT/videos
+    OUT/data.yaml       configuration to put after a setting: trains on the first training split
+    OUT/dataset.json    source, classes, counts, and missing clips by reason
 
-dataset.json is written last: where it is, the others are whole.
+dataset.json is written last: if it exists, the other files are complete.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from arvid.errors import UserError
 from arvid.files import atomic_write, sha256_file, write_json
 
 ALL = "manifest"
-"""Name of the files of all clips."""
+"""File name (without ending) for all clips."""
 COLUMNS = ("path", "caption", "label", "num_frames", "fps", "height", "width")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A clip before it is looked at."""
+    """A clip before it is probed."""
 
     name: str
     """Its path relative to OUT/videos, with forward slashes."""
@@ -56,13 +56,13 @@ class Prepared:
     classes: Sequence[str] = ()
     """Names of the classes, by number."""
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Split -> reason -> clips that its list names and that are not among the items."""
+    """Split -> reason -> number of listed clips that are not among the items."""
     remarks: Sequence[str] = ()
-    """What else differs from the published dataset."""
+    """Other differences from the published dataset."""
 
 
 def hashed_splits(names: Sequence[str], val_fraction: float) -> dict[str, list[str]]:
-    """Names of "train" and "val" by a hash of each, as `VideoFolder` divides them."""
+    """Divide names into "train" and "val" by a hash of each, as `VideoFolder` does."""
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for name in names:
         splits["val" if split_fraction(name) < val_fraction else "train"].append(name)
@@ -71,14 +71,14 @@ def hashed_splits(names: Sequence[str], val_fraction: float) -> dict[str, list[s
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written; dataset.json holds it."""
+    """Counts of the written dataset, stored in dataset.json."""
 
     splits: Mapping[str, Mapping[str, int]]
-    """Split -> its clips and frames."""
+    """Split -> its numbers of clips and frames."""
     missing: Mapping[str, Mapping[str, int]]
-    """Split -> reason -> clips that are not in it."""
+    """Split -> reason -> number of missing clips."""
     remarks: Sequence[str]
-    """What differs from the published dataset."""
+    """Differences from the published dataset."""
 
 
 @dataclass(frozen=True)
@@ -90,34 +90,36 @@ class _Placed:
 def write_prepared(
     prepared: Prepared, facts: Facts, out: Path, *, source: Path, strict: bool = False
 ) -> Summary:
-    """Look at all clips and write manifests, split lists and dataset.json.
+    """Probe all clips, and write manifests, split lists and dataset.json.
 
     Args:
         prepared: the dataset.
-        facts: what is published about it.
+        facts: published facts about it.
         out: the folder OUT.
-        source: where the clips come from, for dataset.json.
-        strict: missing and unreadable clips, and other counts than the published ones, are an error.
+        source: source of the clips, for dataset.json.
+        strict: raise an error for missing or unreadable clips, and for counts that differ from the published ones.
 
-    Raises UserError where no clip can be read, and as `strict` says; then nothing is written.
+    Raises UserError if no clip can be read, and as `strict` says. Nothing is written then.
     """
-    probes, broken = _look(prepared.items, out)
+    probes, broken = _probe(prepared.items, out)
     rows = {
         item.name: _row(item, probes[item.name]) for item in prepared.items if item.name in probes
     }
     summary = _summarise(prepared, facts, probes, broken)
     if strict and (summary.remarks or summary.missing):
-        told = [*summary.remarks, *_reasons(summary.missing)]
-        raise UserError(f"{facts.name} is not as it is published: {'; '.join(told)}.")
+        differences = [*summary.remarks, *_reasons(summary.missing)]
+        raise UserError(
+            f"{facts.name} differs from the published dataset: {'; '.join(differences)}."
+        )
     if not rows:
-        told = _reasons({"all": Counter(broken.values())})
-        raise UserError(f"None of {len(prepared.items)} clips of {source} can be read: {told}.")
+        reasons = "; ".join(_reasons({"all": Counter(broken.values())}))
+        raise UserError(f"None of {len(prepared.items)} clips of {source} can be read: {reasons}.")
     tables = {ALL: list(rows)}
     tables |= {name: [n for n in names if n in rows] for name, names in prepared.splits.items()}
     files = {}
     for name, names in tables.items():
         path, listed = out / f"{name}.csv", out / "lists" / f"{name}.txt"
-        if not names:  # of a split without clips; from a run before there may be files
+        if not names:  # an earlier run may have left files of this split
             path.unlink(missing_ok=True)
             listed.unlink(missing_ok=True)
             continue
@@ -129,15 +131,15 @@ def write_prepared(
     return summary
 
 
-def _look(items: Sequence[Item], out: Path) -> tuple[dict[str, Probe], dict[str, str]]:
-    """What the clips are like, and of the others the reasons, both by name."""
+def _probe(items: Sequence[Item], out: Path) -> tuple[dict[str, Probe], dict[str, str]]:
+    """Name -> probe of the readable clips, and name -> reason of the others."""
     placed = [_Placed(out.absolute() / "videos" / item.name, item.name) for item in items]
     probes, broken = probe_files(placed)
     return {one.name: probes[one.path] for one in placed if one.path in probes}, broken
 
 
 def _row(item: Item, probe: Probe) -> tuple[Any, ...]:
-    """A line of a manifest. A file of a varying rate states none: it is looked at when it is trained on."""
+    """A row of a manifest. A varying rate is left out, so that training probes the file and knows its times."""
     timing = ("", "") if probe.times is not None else (probe.num_frames, probe.fps)
     label = "" if item.label is None else item.label
     return (f"videos/{item.name}", item.caption, label, *timing, probe.height, probe.width)
@@ -186,9 +188,9 @@ def _write_list(path: Path, names: Sequence[str]) -> None:
 
 
 def _write_configuration(out: Path, files: Mapping[str, str]) -> None:
-    """Write data.yaml, which puts manifests into a setting, where there is one for each of training and validation.
+    """Write data.yaml, which puts the manifests into a setting. It needs a training and a validation (or test) split.
 
-    How clips are cut stays as the setting has it; what it says of a split of its own does not count.
+    The setting still decides how clips are cut. Its own `split` is replaced by "all".
     """
     train = next((name for name in sorted(files) if name.startswith("train")), "")
     others = [train.replace("train", name, 1) for name in ("val", "test")]

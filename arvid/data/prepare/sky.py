@@ -18,7 +18,7 @@ FOLDERS = {"train": "sky_train", "test": "sky_test"}
 
 
 def prepare(source: Path, out: Path) -> Prepared:
-    """The dataset of a folder or archive with sky_train and sky_test. Raises UserError where they are not there."""
+    """Prepare a folder or archive with sky_train and sky_test. Raises UserError if they are missing."""
     found = unpacked(source, out)
     root = folder_with(found, *FOLDERS.values())
     names = [] if root is None else videos_below(root)

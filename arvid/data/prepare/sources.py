@@ -1,6 +1,6 @@
-"""Where a dataset's clips lie: folders as they are, archives unpacked once, and OUT/videos, which leads to them.
+"""Find a dataset's clips: in folders, or in archives, which are unpacked once.
 
-OUT/videos is a link to the clips, so that they have the same names in manifests wherever they lie.
+OUT/videos is a link to the clips, so their names in manifests do not depend on their folder.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _RAR_TOOLS = (
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name ends like that of an archive."""
+    """Whether a path is a file with the ending of an archive."""
     return path.name.lower().endswith(ARCHIVES) and path.is_file()
 
 
 def unpacked(source: Path, out: Path) -> Path:
-    """The folder of a source: itself, or OUT/unpacked with the content of an archive, or of a folder of archives.
+    """The folder of a source: the source itself, or OUT/unpacked with the content of its archive or archives.
 
-    A folder that has folders in it counts as unpacked. Raises UserError where there is no such path, an archive cannot
-    be read, or its names lead out of it.
+    A folder with subfolders counts as unpacked. Raises UserError if the source does not exist, an archive cannot be
+    read, or a name in it leads out of the archive.
     """
     if not source.exists():
-        raise UserError(f"There is no {source}. Name an existing folder or archive with --source.")
+        raise UserError(f"There is no {source}. Give an existing folder or archive with --source.")
     if source.is_dir():
         content = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
         archives = [path for path in content if is_archive(path)]
@@ -55,7 +55,7 @@ def unpacked(source: Path, out: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack into a temporary neighbour, which then gets the folder's name; nothing where it is there already."""
+    """Unpack into a temporary folder, then rename it. Nothing is done if the folder exists."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,9 @@ def _unpack(archive: Path, folder: Path) -> None:
         if archive.suffix.lower() == ".rar":
             _unpack_rar(archive, temporary)
         elif archive.suffix.lower() == ".zip":
-            with zipfile.ZipFile(archive) as file:  # it takes ".." and "/" out of names
+            with zipfile.ZipFile(
+                archive
+            ) as file:  # zipfile removes ".." and leading "/" from names
                 file.extractall(temporary)
         else:
             with tarfile.open(archive) as file:
@@ -82,8 +84,8 @@ def _unpack_rar(archive: Path, folder: Path) -> None:
     if command is None:
         names = ", ".join(words[0] for words in _RAR_TOOLS)
         raise UserError(
-            f"{archive} needs a program that reads .rar, and none of {names} is installed. Unpack it elsewhere and "
-            "name its folder with --source."
+            f"{archive} needs a program that reads .rar, and none of {names} is installed. Install one, or unpack it "
+            "elsewhere and give its folder with --source."
         )
     words = [word.format(archive=archive, folder=folder) for word in command]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -92,12 +94,12 @@ def _unpack_rar(archive: Path, folder: Path) -> None:
 
 
 def videos_below(folder: Path) -> list[str]:
-    """Paths of all videos below a folder (files and folders of frames), relative to it and with forward slashes."""
+    """Relative paths of all videos below a folder (files and folders of frames), with forward slashes."""
     return [path.relative_to(folder).as_posix() for path in walk(folder, LeftOut())]
 
 
 def folder_with(source: Path, *names: str) -> Path | None:
-    """The nearest folder, at most two levels below the source, that holds folders of all these names; None for none."""
+    """The first folder with subfolders of all these names, at most two levels below the source; None if none has."""
     level = [source]
     for _ in range(3):
         for folder in level:
@@ -110,15 +112,15 @@ def folder_with(source: Path, *names: str) -> Path | None:
 def link_videos(source: Path, out: Path) -> None:
     """Make OUT/videos a link to the folder of the clips.
 
-    The link is relative where the clips lie in OUT, which can then be moved. Raises UserError where OUT/videos holds
-    clips itself, or OUT lies among the clips: they would be found again in it.
+    The link is relative if the clips are in OUT, so that OUT can be moved. Raises UserError if OUT/videos holds clips
+    itself, or OUT is inside the folder of the clips, where the link would form a loop.
     """
     target, place = source.resolve(), out.resolve()
     if place.is_relative_to(target):
-        raise UserError(f"{out} lies in the folder of the clips, {source}. Choose another folder.")
+        raise UserError(f"{out} is inside the folder of the clips, {source}. Use another folder.")
     link = out / "videos"
     if link.is_dir() and not link.is_symlink():
-        raise UserError(f"{link} holds clips that were made before. Choose another folder.")
+        raise UserError(f"{link} holds clips of an earlier run. Use another folder.")
     out.mkdir(parents=True, exist_ok=True)
     inside = target.is_relative_to(place)
     link.unlink(missing_ok=True)
@@ -126,14 +128,14 @@ def link_videos(source: Path, out: Path) -> None:
 
 
 def own_videos(out: Path) -> Path:
-    """OUT/videos as a folder to write clips into. Raises UserError where it is a link to clips that lie elsewhere."""
+    """OUT/videos as a folder for new clips. Raises UserError if it is a link to clips elsewhere."""
     videos = out / "videos"
     if videos.is_symlink():
-        raise UserError(f"{videos} is a link to other clips. Choose another folder.")
+        raise UserError(f"{videos} is a link to other clips. Use another folder.")
     return videos
 
 
 def require_videos(names: Sequence[str], source: Path, expected: str) -> None:
-    """Raise UserError where a source has no video."""
+    """Raise UserError if a source has no video."""
     if not names:
         raise UserError(f"{source} holds no videos. Expected: {expected}.")

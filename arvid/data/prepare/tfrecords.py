@@ -1,8 +1,8 @@
-"""TensorFlow's record files, and the bytes in their examples, without TensorFlow.
+"""Read TensorFlow's record files, and the byte strings in their examples, without TensorFlow.
 
-A record is its length (8 bytes, little-endian), a checksum of that (4 bytes), the data, and a checksum of the data
-(4 bytes). The data is a protocol buffer, tf.train.Example or SequenceExample: what is wanted of both lies in field 1,
-a map of names to values. The checksums (CRC-32C, which Python does not have) are not computed.
+A record is its length (8 bytes, little-endian), a checksum of the length (4 bytes), the data, and a checksum of the
+data (4 bytes). The data is a protocol buffer, tf.train.Example or SequenceExample. In both, field 1 is a map of names
+to values, and only this map is read. The checksums (CRC-32C) are not verified, because Python has no CRC-32C.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO
 
 MAX_BYTES = 2**28
-"""Of a record. Other files than record files promise more."""
+"""Largest length of a record. A larger one means that the file is no record file."""
 
 
 class RecordError(Exception):
@@ -26,7 +26,7 @@ def read_records(file: IO[bytes]) -> Iterator[memoryview]:
             raise RecordError("it ends within a record")
         (length,) = struct.unpack("<Q", header[:8])
         if length > MAX_BYTES:
-            raise RecordError("it is damaged, or no record file of TensorFlow's")
+            raise RecordError("it is damaged, or no TensorFlow record file")
         data = file.read(length + 4)
         if len(data) < length + 4:
             raise RecordError("it ends within a record")
@@ -34,7 +34,7 @@ def read_records(file: IO[bytes]) -> Iterator[memoryview]:
 
 
 def bytes_features(record: memoryview) -> dict[str, memoryview]:
-    """Name -> value of the features of a record that are a string of bytes. Raises RecordError."""
+    """Name -> value of the byte-string features of a record. Raises RecordError."""
     found = {}
     for entry in _each(_first(record, 1), 1):
         key, feature = _first(entry, 1), _first(entry, 2)
@@ -44,33 +44,34 @@ def bytes_features(record: memoryview) -> dict[str, memoryview]:
     return found
 
 
-def _first(message: memoryview, number: int) -> memoryview:
-    return next(_each(message, number), memoryview(b""))
+def _first(message: memoryview, field: int) -> memoryview:
+    return next(_each(message, field), memoryview(b""))
 
 
-def _each(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The values of a message's field of a number, those that have a length (strings, bytes, messages)."""
+def _each(message: memoryview, field: int) -> Iterator[memoryview]:
+    """Values of a field of a protocol buffer, given by its number: those of wire type 2 (strings, bytes, messages)."""
     at = 0
     while at < len(message):
+        # A tag is the field number and, in its lowest 3 bits, the wire type.
         tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == 2:
+        wire_type = tag & 7
+        if wire_type == 2:  # length and bytes
             length, at = _varint(message, at)
             if at + length > len(message):
                 raise RecordError("a field is longer than its record")
-            if tag >> 3 == wanted:
+            if tag >> 3 == field:
                 yield message[at : at + length]
             at += length
-        elif kind == 0:
+        elif wire_type == 0:
             _, at = _varint(message, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
+        elif wire_type in (1, 5):  # fixed 64 or 32 bits
+            at += 8 if wire_type == 1 else 4
         else:
             raise RecordError("it holds no protocol buffers")
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the lowest first, and where it ends."""
+    """Read a varint: 7 bits per byte, lowest first; the top bit says that more follow. Returns it and its end."""
     number = shift = 0
     while at < len(message) and shift < 64:
         byte = message[at]

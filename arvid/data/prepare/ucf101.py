@@ -1,7 +1,7 @@
 """UCF-101 (arXiv:1212.0402): 13,320 clips v_<Class>_gNN_cNN.avi of 101 classes, and three official pairs of lists.
 
-Class, caption and lists go by the names of the files, capitals not counting: the folder and the lists say
-HandstandPushups where the files say v_HandStandPushups. The official lists end their lines by CRLF.
+Classes, captions and lists are matched by file names without case: the folder and the lists have HandstandPushups, the
+files v_HandStandPushups. The lines of the official lists end with CRLF.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _LIST = re.compile(r"(?P<set>.*(?:train|test))list(?P<number>\d*)")
 
 
 def prepare(source: Path, out: Path, *, lists: Path | None, val_fraction: float) -> Prepared:
-    """The dataset of a folder or archive of its clips.
+    """Prepare the dataset of a folder or archive of its clips.
 
     Args:
         source: see `facts.UCF101`.
         out: the folder OUT.
-        lists: folder or zip file of the official lists (trainlist01.txt ...; classInd.txt where it is there); looked
-            for in and beside the source by default. Without any the split is by a hash of the recording.
-        val_fraction: share of the recordings for validation, where there are no lists.
+        lists: folder or zip file of the official lists (trainlist01.txt, ..., optionally classInd.txt). By default they
+            are searched in and beside the source. Without lists, a hash of the recording decides the split.
+        val_fraction: share of the recordings for validation, without lists.
 
-    Raises UserError where there are no clips, or none of the lists in the folder that is named for them.
+    Raises UserError if there are no clips, or `lists` holds no list.
     """
     root = unpacked(source, out)
     names = videos_below(root)
@@ -72,13 +72,13 @@ def _find_lists(source: Path, root: Path, lists: Path | None, out: Path) -> list
 
 
 def _split_name(path: Path) -> str | None:
-    """The split of a list: of trainlist01.txt it is "train01"; None for another file."""
+    """The split of a list file: "train01" for trainlist01.txt; None for other files."""
     match = _LIST.fullmatch(path.stem)
     return f"{match['set']}{match['number']}" if match else None
 
 
 def _classes(list_files: Sequence[Path], found: Iterable[str]) -> list[str]:
-    """Names of the classes in the official order: of classInd.txt, and else of the clips."""
+    """Class names in the official order: from classInd.txt, else from the clips."""
     index = next((path for path in list_files if path.stem == "classInd"), None)
     names = set(found)
     if index is not None:
@@ -87,7 +87,7 @@ def _classes(list_files: Sequence[Path], found: Iterable[str]) -> list[str]:
         unknown = sorted(name for name in names if name.casefold() not in known)
         if unknown:
             raise UserError(
-                f"{index} does not name the class {unknown[0]}, of which there are clips."
+                f"There are clips of the class {unknown[0]}, but {index} does not name it."
             )
         return official
     by_key = {name.casefold(): name for name in sorted(names)}
@@ -97,7 +97,7 @@ def _classes(list_files: Sequence[Path], found: Iterable[str]) -> list[str]:
 def _take_lists(
     listed: Mapping[str, Path], clips: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
-    """The clips of each list in its order, and how many it names that are not there."""
+    """The clips of each list in its order, and the number of its missing clips."""
     by_key = {_key(name): name for name in clips}
     splits, missing = {}, {}
     for split, path in listed.items():
@@ -110,5 +110,5 @@ def _take_lists(
 
 
 def _key(name: str) -> str:
-    """What a clip is known by: the name of its file without ending, in small letters."""
+    """Key of a clip: its file name without ending, in lower case."""
     return PurePosixPath(name.replace("\\", "/")).name.casefold().removesuffix(".avi")
