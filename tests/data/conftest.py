@@ -12,7 +12,7 @@ from arvid.contracts import TokenSpec, VideoTokenizer
 
 
 class Corners(VideoTokenizer):
-    """Tokens are the pixels of a coarse grid; counts the clips that it is given."""
+    """Tokens are the pixels of a coarse grid. Counts the encoded clips."""
 
     def __init__(self, kind: str = "continuous") -> None:
         super().__init__()
@@ -42,6 +42,6 @@ def corners() -> Callable[..., Corners]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+    """A separate cache folder for the test."""
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""Files whose frames change their size, or the shape of their pixels, on the way: all are brought to the first one's.
+"""Files whose frame size or pixel shape changes: all frames are resized to the first one's size.
 
 The reference is ffmpeg's filter `scale`, to which frames of several sizes are given.
 """
@@ -22,9 +22,9 @@ from arvid.data.folder import VideoFolder
 from arvid.data.video import Frames, VideoError, iter_frames, probe_video, read_frames, read_video
 
 Part = tuple[tuple[int, int], Fraction]
-"""Height and width of some frames, and the shape of their pixels."""
+"""Height, width and pixel shape of some frames."""
 NUM = 20
-"""Frames of a part."""
+"""Frames of each part."""
 SQUARE, WIDE = Fraction(1), Fraction(64, 45)
 
 
@@ -43,7 +43,7 @@ def set_up(context: Any, part: Part, codec: str) -> None:
 
 
 def write_parts(path: Path, parts: Sequence[Part], codec: str = "libx264") -> Path:
-    """One stream, NUM frames of each part after another, each from an encoder of its own."""
+    """One stream of several parts with NUM frames each. Each part has its own encoder."""
     with av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=25)
         set_up(stream.codec_context, parts[0], codec)
@@ -68,7 +68,7 @@ def mux(target: Any, stream: Any, packets: Sequence[Any]) -> None:
 
 
 def scaled(path: Path, height: int, width: int) -> Frames:
-    """All frames as ffmpeg's filter brings them to one size."""
+    """All frames, resized to one size by ffmpeg's filter."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         graph = av.filter.Graph()

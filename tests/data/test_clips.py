@@ -1,4 +1,4 @@
-"""Which frames a clip takes and how they are resized."""
+"""The frames of a clip, and their resizing."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_any_size_to_any_size(size: Any, mode: Any, source: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 128)])
 def test_shrinking_is_antialiased(size: tuple[int, int]) -> None:
-    """Stripes finer than the target's pixels become grey instead of other stripes, even if one axis grows."""
+    """Stripes finer than the target's pixels become grey, without aliasing, even if one axis grows."""
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     resized = resize_frames(stripes, size, "squash")

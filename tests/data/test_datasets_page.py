@@ -1,4 +1,4 @@
-"""docs/datasets.md: its commands run on small copies, and those that need a download are understood."""
+"""docs/datasets.md: its commands run on small copies; those that need a download are parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs/datasets.md"
 
 
 def commands() -> list[list[str]]:
-    """The lines that begin with `arvid`, without it; a backslash joins a line with the next."""
+    """Words of each `arvid` command line, without `arvid`. A backslash joins two lines."""
     text = PAGE.read_text().replace("\\\n", "")
     lines = re.findall(r"^    arvid (.*)$", text, re.MULTILINE)
     return [shlex.split(line) for line in dict.fromkeys(lines)]
@@ -30,7 +30,7 @@ def test_every_dataset_is_on_the_page() -> None:
 
 @pytest.fixture
 def small_copies(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with what three of the datasets are made from."""
+    """A working folder with the sources of three datasets."""
     links = {"UCF-101": "ucf101_mini", "ucfTrainTestlist": "ucf101_splits", "videos": "weizmann64"}
     for name, target in links.items():
         (tmp_path / name).symlink_to(shared / "data" / target)
@@ -44,7 +44,7 @@ def small_copies(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("small_copies")
 def test_from_the_archive_to_the_first_step() -> None:
-    """The commands of the datasets that are here; of the first one the page's training too, for a step."""
+    """Run the commands of the available datasets, and one step of the page's training on the first."""
     few = ["--num-train=4", "--num-val=4", "--num-test=4"]
     extra = {"ucf101": [], "moving-mnist": few, "folder": []}
     preparing = [words for words in commands() if words[1] in extra and "--download" not in words]

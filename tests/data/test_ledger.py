@@ -1,4 +1,4 @@
-"""The ledger gives back what was added to it, and nothing that is damaged."""
+"""The ledger returns the added values, and no damaged ones."""
 
 from __future__ import annotations
 

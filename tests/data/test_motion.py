@@ -1,4 +1,4 @@
-"""The motion score against movements that are known."""
+"""The motion score against known motion."""
 
 from __future__ import annotations
 

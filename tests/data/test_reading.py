@@ -1,4 +1,4 @@
-"""What is shown is what is read: orientation, shape of pixels, times of frames; and that seeking gives the same frames.
+"""Frames are read as displayed (orientation, pixel shape, times), and seeking gives the same frames.
 
 References are ffmpeg's own: its filter graph through PyAV, or Pillow for photos.
 """
@@ -73,7 +73,7 @@ def encode(
 
 
 def filtered(path: Path, *filters: tuple[str, str]) -> Frames:
-    """The first frame as ffmpeg's filter graph gives it."""
+    """The first frame, made by ffmpeg's filter graph."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream))
@@ -91,7 +91,7 @@ def filtered(path: Path, *filters: tuple[str, str]) -> Frames:
 def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     """Write a display matrix into the header of an mp4 file."""
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # behind version, times, track and layer
+    at = data.index(b"tkhd") + 4 + 40  # after version, times, track and layer
     data[at : at + 36] = struct.pack(">9i", *(v << 16 for v in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
     path.write_bytes(data)
 
@@ -123,7 +123,7 @@ def test_display_matrices(
 
 
 def test_orientation_in_the_first_frame_alone(tmp_path: Path) -> None:
-    """As H.264 has it in a message beside a frame. It holds for all frames, also when reading begins later."""
+    """H.264 states it in a message with one frame. It holds for all frames, also if reading begins later."""
     plain, path = encode(tmp_path / "plain.mp4"), tmp_path / "turned.mkv"
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         given = source.streams.video[0]
@@ -180,7 +180,7 @@ def test_pixels_are_made_square(tmp_path: Path, shape: Fraction, width: int) -> 
 
 
 def test_shared_faults(shared: Path) -> None:
-    """The files that were read wrongly at commit 17cedba."""
+    """Files that were read wrongly at commit 17cedba."""
 
     def red(name: str) -> str:
         frame = read_video(shared / "faults" / "mirrored" / name).frames[0].astype(int)
@@ -237,7 +237,7 @@ def test_other_colours_are_read_as_ffmpeg_does(
 
 @pytest.mark.parametrize("matrix", ["ICtCp", "YCgCo", "bt2020c"])
 def test_colours_that_ffmpeg_does_not_convert_are_told(tmp_path: Path, matrix: str) -> None:
-    """They ended a training at the first clip that was read."""
+    """Earlier they ended a training at the first clip."""
     (tmp_path / "A").mkdir()
     options = {"x264-params": f"{X264}:colormatrix={matrix}"}
     path = encode(tmp_path / "A" / "a.mp4", options=options)
@@ -271,7 +271,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
 
 
 def two_rates(i: int) -> int:
-    """A second at 50 frames a second, then ten a second; in hundredths."""
+    """Frame times in hundredths of a second: one second at 50 fps, then 10 fps."""
     return 2 * i if i < 50 else 100 + 10 * (i - 50)
 
 
@@ -331,7 +331,7 @@ def test_a_constant_rate_is_cut_as_ever(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def by_packets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of few frames are looked at by their packets too."""
+    """Also probe files of few frames by their packets."""
     monkeypatch.setattr(_probing, "FEW_FRAMES", 0)
 
 
@@ -354,7 +354,7 @@ OTHERS = [
 
 
 def require_exact(path: Path, num_reads: int = 8) -> None:
-    """Clips read from key frames are those of the whole video, and the packets tell what decoding does."""
+    """Clips read from key frames equal those of the whole video, and packets give the same probe as decoding."""
     probe, whole = probe_video(path), read_video(path).frames
     with Reader(path) as reader:
         decoded = _probing._decode_all(reader)
@@ -378,7 +378,7 @@ def test_seeking_gives_the_frames_of_a_full_decode(
 
 
 def test_other_timestamps(tmp_path: Path) -> None:
-    """A negative start becomes an edit list, which leaves frames out; fragments have no index."""
+    """A negative start becomes an edit list, which drops frames; fragments have no index."""
     cut = encode(tmp_path / "cut.mp4", pts=lambda i: i - 7)
     require_exact(cut)
     require_exact(encode(tmp_path / "late.mkv", pts=lambda i: i + 7000))

@@ -23,7 +23,7 @@ CLIPS = ["--data.train.init_args.num_clips=14", "--data.val.init_args.num_clips=
 
 
 def losses(run: Path) -> list[tuple[str, str]]:
-    """Training and validation loss of each step as the log has them."""
+    """Training and validation loss of each step, from the log."""
     with next(run.glob("logs/version_0/metrics.csv")).open(newline="") as file:
         return [(row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
 

@@ -1,4 +1,4 @@
-"""Reading and writing video files, and every trap of the real ones."""
+"""Reading and writing video files, with the traps of real ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UNREADABLE = {"empty_0bytes.avi": "0 bytes", "truncated_no_moov.mp4": "moov atom
 
 
 def moving_square(num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
-    """A red square that moves right over a smooth background: nothing that compression must blur."""
+    """A red square moves right over a smooth background, which compression does not blur."""
     ramp = np.linspace(40, 120, height).astype(np.uint8)[:, None, None]
     frames = np.broadcast_to(ramp, (num_frames, height, width, 3)).copy()
     for t, frame in enumerate(frames):
@@ -81,7 +81,7 @@ def test_unreadable_files_are_named_with_the_reason(shared: Path, name: str) -> 
 
 
 def test_upside_down_video_is_set_upright(shared: Path) -> None:
-    """OpenCV rotates by itself: an independent opinion of what upright is."""
+    """OpenCV rotates by itself, so it is an independent reference for upright."""
     path = shared / "data" / "odd" / "vfr_rot180.mp4"
     _, reference = cv2.VideoCapture(str(path)).read()
     ours = read_video(path, max_frames=1).frames[0]
@@ -91,11 +91,11 @@ def test_upside_down_video_is_set_upright(shared: Path) -> None:
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_display_matrix_is_applied(video: Path, turn: int) -> None:
-    """Every quarter turn, written into the file's header by hand and compared with OpenCV."""
+    """Every quarter turn, written into the file's header and compared with OpenCV."""
     cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turn]
     matrix = struct.pack(">9i", *(v << 16 for v in (cos, sin, 0, -sin, cos, 0, 0, 0)), 1 << 30)
     data = bytearray(video.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # behind version, times, track and layer of the header
+    at = data.index(b"tkhd") + 4 + 40  # after version, times, track and layer of the header
     data[at : at + 36] = matrix
     video.write_bytes(data)
     _, reference = cv2.VideoCapture(str(video)).read()
@@ -108,7 +108,7 @@ def test_display_matrix_is_applied(video: Path, turn: int) -> None:
     "clip", ["ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01", "LongJump/v_LongJump_g04_c03"]
 )
 def test_packed_b_frames_come_in_decoding_order(shared: Path, clip: str) -> None:
-    """These files' timestamps are out of order; the frames are not, as the smoothness of the motion shows."""
+    """The timestamps of these files are out of order. The frames are not: their motion is smooth."""
     path = shared / "data" / "ucf101_mini" / f"{clip}.avi"
     with av.open(str(path)) as container:
         stamps = [frame.pts for frame in container.decode(video=0)]
@@ -261,7 +261,7 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
 
 
 def test_a_file_depends_on_its_frames_alone(tmp_path: Path) -> None:
-    """Not on what memory held before, with which glibc fills it here."""
+    """It must not depend on earlier content of memory. glibc fills memory with a pattern here."""
     found = {
         subprocess.run(
             [sys.executable, "-c", HASH, tmp_path / "clip.mp4"],
