@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    # Private, because it writes into a given buffer. The public product allocates its result anew each time.
+    # Private, because it writes into a given buffer. The public product allocates its result each time.
     from scipy.sparse._sparsetools import csr_matvecs  # type: ignore[import-untyped]
 except ImportError:  # `can_shrink` is False then, and OpenCV does the work
     csr_matvecs = None

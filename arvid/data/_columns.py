@@ -65,6 +65,7 @@ SCHEMA = pa.schema(
 MAX_CLASSES = 100_000
 """Limit of class numbers and of class names. Labels beyond it are ids, not classes."""
 
+# Texts for an unknown value. As a label, "None" counts as the name of a class.
 _NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
 _NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -137,6 +138,7 @@ class Labels:
 
     def encode(self, values: pa.Array) -> pa.Array:
         """Label numbers (int32, null where unknown). Raises BadRow, and LabelsError for too many names."""
+        # Each distinct text is parsed once.
         encoded = _null_for(_label_text(values), _NO_LABEL).dictionary_encode()
         codes = [self._code(text) for text in encoded.dictionary.to_pylist()]
         wrong = [i for i, code in enumerate(codes) if code is None]
@@ -150,7 +152,7 @@ class Labels:
         if whole and len(whole[1]) < 10 and int(whole[1]) < MAX_CLASSES:
             self._largest = max(self._largest, int(whole[1]))
             return int(whole[1])
-        if _NUMBER.fullmatch(text):
+        if _NUMBER.fullmatch(text):  # negative, fractional or too large
             return None
         if len(self._names) == MAX_CLASSES:
             raise LabelsError(
@@ -180,6 +182,7 @@ def _label_text(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
+        # pandas stores integers with gaps as floats.
         values = values.cast(pa.float64())
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         broken = pc.not_equal(values, pc.floor(values))
@@ -314,6 +317,7 @@ def split_fraction(name: str) -> float:
 def split_fractions(names: list[str]) -> np.ndarray:
     """`split_fraction` of many: float64 (N,)."""
     recordings = [_CLIP.sub(r"\1", name) if "_g" in name else name for name in names]
+    # The first 8 bytes of a digest are an integer below 2**64.
     digests = b"".join([hashlib.sha256(name.encode()).digest()[:8] for name in recordings])
     return np.frombuffer(digests, ">u8").astype(np.float64) / 2.0**64
 
@@ -406,7 +410,7 @@ def _parsed(values: pa.Array, meaning: str) -> pa.Array:
         return values.cast(pa.float64())
     values = values.cast(pa.string())
     values = _null_for(values, _NO_CAPTION)
-    try:
+    try:  # plain numbers; Python parses other forms
         return pc.utf8_trim_whitespace(values).cast(pa.float64())
     except pa.ArrowInvalid:
         parsed = [None if text is None else _number(text) for text in values.to_pylist()]
@@ -432,7 +436,7 @@ def _number(text: str) -> float:
             top, bottom = text.split("/")
             return float(top) / float(bottom)
         seconds = 0.0
-        for part in text.split(":"):
+        for part in text.split(":"):  # hours, minutes, seconds
             seconds = 60 * seconds + float(part)
         return seconds
     except (ValueError, ZeroDivisionError):

@@ -126,7 +126,7 @@ class Reader:
             colours = f"{frame.format.name}, colour space {int(frame.colorspace)}"
             reason = f"its pixels ({colours}) cannot be converted to RGB ({_reason(error)})"
             raise VideoError(
-                self.path, reason, "Encode it anew as BT.709, or leave it out."
+                self.path, reason, "Encode it again as BT.709, or leave it out."
             ) from error
 
     def seek(self, layout: Layout, index: int) -> int:
@@ -276,6 +276,7 @@ def _lacks_index(path: Path) -> bool:
     The library reports that only in its log, and catching the log can deadlock with decoder threads.
     """
     with path.open("rb") as file:
+        # A box begins with its size (4 bytes, big-endian) and its name (4 bytes).
         at, boxes, end = 0, [], path.stat().st_size
         while at < end:
             file.seek(at)

@@ -51,6 +51,7 @@ class Entry:
                 0.0 if self.start is None else self.start,
                 np.inf if self.end is None else self.end,
             )
+            # Times ascend, so a part is a range of frames.
             first, last = np.searchsorted(times, ends).tolist()
             return first, max(last - first, 0)
         start = np.nan if self.start is None else self.start
@@ -142,6 +143,7 @@ class Entries(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        # The order of the columns is that of SCHEMA.
         path, name, caption, label, start, end = (
             self.table.column(i)[index].as_py() for i in range(6)
         )
@@ -155,6 +157,7 @@ class Entries(Sequence[Entry]):
 
         `found` may be None only for a video that is `stated`. An unknown size is 0.
         """
+        # Columns 6 to 9 of SCHEMA: num_frames, fps, height, width.
         stated = [self.table.column(i)[index].as_py() for i in range(6, 10)]
         if found is None:
             num_frames, fps, height, width = stated
@@ -169,6 +172,7 @@ class Entries(Sequence[Entry]):
         """Yield ascending rows (N,) of the table in blocks, each with its slice of the N."""
         start = 0
         for batch in self.table.to_batches(max_chunksize=_BLOCK):
+            # Rows ascend, so those of this batch are a slice.
             first, last = np.searchsorted(rows, (start, start + len(batch))).tolist()
             if first < last:
                 inside = rows[first:last].astype(np.int64) - start

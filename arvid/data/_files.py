@@ -146,7 +146,7 @@ class FileDataset(VideoDataset):
         cut = self._cut(index, rng)
         video = read_clip(entry.path, cut, options.clip, probe=probe, max_pixels=options.max_pixels)
         if options.mirror and rng.random() < 0.5:
-            video = np.ascontiguousarray(video[:, :, ::-1])
+            video = np.ascontiguousarray(video[:, :, ::-1])  # torch takes no negative strides
         return Clip(
             video=video,
             caption=entry.caption,
@@ -244,6 +244,7 @@ class FileDataset(VideoDataset):
             stamp = file_stamp(path)
             if stamp == before:
                 return
+            # Other times alone are no change: a copy or `touch` sets them.
             if stamp[0] == before[0] and probe.content in ("", content_hash(path)):
                 self._stamps[path] = stamp
                 return
@@ -345,6 +346,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def _of_split(fractions: NDArray[np.float64], split: Split, val_fraction: float) -> Any:
+    """For each fraction (N,), whether it belongs to the split: "val" has those below `val_fraction`."""
     if split == "all":
         return np.ones(fractions.shape, bool)
     return (fractions < val_fraction) == (split == "val")

@@ -76,7 +76,7 @@ class Probe:
         """Seconds at which a frame is shown."""
         if self.times is not None:
             return float(self.times[index])
-        first, last = self.layout.span
+        first, last = self.layout.span  # a constant rate: interpolate
         return (first + (last - first) * index / max(1, self.num_frames - 1)) * self.layout.tick
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# Decimals of 0 to 999 thousandths, without trailing zeros.
 _MILLISECONDS = pa.array(["", *(f".{n:03d}".rstrip("0") for n in range(1, 1000))])
 _MANY_SECONDS = 1e9
 
@@ -63,7 +64,7 @@ def _all_seconds(values: pa.Array) -> pa.Array:
         pa.array(whole).cast(pa.string()), _MILLISECONDS.take(pa.array(rest)), ""
     )
     hard = is_half | is_large | np.signbit(seconds)
-    if hard.any():
+    if hard.any():  # rare values go through Python's format
         written = pa.array([_seconds(at) for at in seconds[hard].tolist()], pa.string())
         texts = pc.replace_with_mask(texts, pa.array(hard), written)
     return pc.if_else(pc.is_valid(values), texts, pa.scalar(""))

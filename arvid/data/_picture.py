@@ -63,6 +63,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation | None:
     if stated is None:
         return None
     a, b, _, c, d = (int(n) for n in np.frombuffer(bytes(stated), np.int32)[:5])
+    # A quarter turn exchanges the axes: b and c are then larger than a and d.
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     columns, rows = (c, b) if transposed else (a, d)
     return Orientation(transposed, rows < 0, columns < 0)

@@ -171,6 +171,7 @@ def _checked(path: str | Path, counted: _Packets, tick: float, max_pixels: int) 
     last = counted.keys[-1].frame
     try:
         with Reader(path, max_pixels=max_pixels) as reader:
+            # The start: the first group alone, with the decoder flushed after it.
             packets = islice(reader.packets(), num_packets)
             frames = reader.decode_packets(chain(packets, [None]))
             stamps = [frame.pts for frame in _first_painted(reader, frames)]
@@ -180,6 +181,7 @@ def _checked(path: str | Path, counted: _Packets, tick: float, max_pixels: int) 
             span = (counted.stamps[-1] - counted.stamps[0]) * tick
             fps = reader.rate(counted.num_frames, span)
         with Reader(path, max_pixels=max_pixels) as reader:
+            # The end: from the last key frame, which also tests the seek.
             if reader.seek(layout, last) != last:
                 return None
             stamps = [frame.pts for frame in reader.decode()]
@@ -216,6 +218,7 @@ def _decode_all(reader: Reader) -> Probe:
         stamps.append(frame.pts)
     if not stamps:
         raise VideoError(reader.path, "no frame of it can be decoded")
+    # Timestamps count only if every frame has one, and they ascend.
     known = [stamp for stamp in stamps if stamp is not None]
     timed = len(known) == len(stamps) and all(a < b for a, b in pairwise(known))
     by_time = sorted(set(known))

@@ -140,7 +140,7 @@ def _look(path: Path, max_pixels: int) -> Probe | VideoError:
             probe_pictures(path) if is_pictures(path) else probe_video(path, max_pixels=max_pixels)
         )
         content = content_hash(path)
-        if file_key(path) != before:
+        if file_key(path) != before:  # probe and hash may be of different contents
             return VideoError(path, "it changed while it was read: it may still be being written")
     except VideoError as error:
         return error

@@ -158,6 +158,7 @@ def _line_of_row(text: bytes, first: int, row: int) -> int:
 
 
 def _jsonl_rows(path: Path, text: bytes, line: int, meanings: Meanings) -> pa.RecordBatch:
+    # Arrow infers types per block, so the piece must be one block.
     options = pa.json.ReadOptions(block_size=len(text) + 1)
     if b"{" not in text:  # Arrow crashes where all lines are "null"
         return _rows_as_columns(_json_objects(path, text, line), meanings)
@@ -252,6 +253,7 @@ def _csv_arrow_batches(path: Path, names: list[str], delimiter: str) -> Iterator
         read_options=pa.csv.ReadOptions(block_size=_BLOCK),
         parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
+            # All as text: an inferred type could change from block to block.
             column_types={name: pa.string() for name in names},
             include_columns=names,
             strings_can_be_null=False,

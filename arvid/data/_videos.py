@@ -137,6 +137,7 @@ def _correct_timed(
     of_all = np.zeros(len(entries), bool)
     of_all[rows] = enough
     start, end = (entries.numbers(column) for column in ("start", "end"))
+    # Rows sorted by file: those of one file are a slice.
     order = np.argsort(files.of_row, kind="stable")
     numbers = files.of_row[order]
     for i in timed:
@@ -162,5 +163,6 @@ def _last_long_enough(
     if clip.short != "drop":
         return has_any
     seconds = (clip.num_frames - 1) / clip.clip_fps(probe.fps)
+    # The same limit as in `clips._nearest_in_time`.
     latest = times[np.maximum(last, 1) - 1] + 0.5 / probe.fps - seconds
     return has_any & (times[np.minimum(first, len(times) - 1)] <= latest)

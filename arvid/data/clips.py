@@ -133,6 +133,7 @@ def _nearest_in_time(
         return None
     start = _start(max(slack, 0), spec, rng, window, num_windows)
     wanted = times[start] + seconds
+    # The nearest frame is one of the two neighbours of the wanted time; ties go to the later one.
     after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
     before = after - 1
     after = np.minimum(after, len(times) - 1)
@@ -181,6 +182,7 @@ def fit_frame(
     covered = size
     if mode == "crop":
         old_height, old_width = shown or pixels.shape[:2]
+        # The larger factor makes the frame cover the size; rounding must not make it smaller.
         factor = max(height / old_height, width / old_width)
         covered = max(height, round(old_height * factor)), max(width, round(old_width * factor))
     top, left = (covered[0] - height) // 2, (covered[1] - width) // 2

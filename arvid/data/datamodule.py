@@ -309,6 +309,7 @@ class VideoDataModule(LightningDataModule):
             len(examples),
             self.division.batch_size,
             seed=self.seed,
+            # global_step counts optimiser steps, the sampler counts batches.
             start=trainer.global_step * trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
             world_size=trainer.world_size,

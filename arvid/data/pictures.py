@@ -40,6 +40,7 @@ def probe_pictures(path: Path) -> Probe:
         height, width, _ = _read(path, files[0], cv2.IMREAD_COLOR).shape
         return Probe(len(files), DEFAULT_FPS, height, width)
     frames, milliseconds = _read_webp(path)
+    # A frame starts where the durations before it end.
     stamps = np.cumsum([0, *milliseconds[:-1]]).tolist()
     layout = Layout(tick=0.001, span=(0, stamps[-1]), runs=runs_of(stamps) if stamps[-1] else ())
     height, width = frames[0].shape[:2]
@@ -89,7 +90,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 def natural_key(name: str) -> list[Any]:
     """Sort key that puts frame2 before frame10."""
-    parts = re.split(r"(\d+)", name)
+    parts = re.split(r"(\d+)", name)  # text and numbers alternate; numbers have odd positions
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 

@@ -139,7 +139,7 @@ def write_shard(
 
 
 def _dtype(spec: TokenSpec) -> type[np.generic]:
-    """Storage type of tokens: the smallest integer type for the vocabulary, or float32 for continuous tokens."""
+    """Storage type of tokens: the smallest integer type for the vocabulary, float32 for continuous tokens."""
     if spec.type == "continuous":
         return np.float32
     return next(t for t in (np.uint8, np.uint16, np.int32) if spec.size - 1 <= np.iinfo(t).max)
@@ -225,7 +225,7 @@ class Shard:
         num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
         if found != num_clips:
             raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
-        if metadata.get("name", name) != name:
+        if metadata.get("name", name) != name:  # older shards have no name
             raise UserError(f"{path} is of another folder, or another shard of this one.")
 
     def verify(self) -> None:

@@ -121,6 +121,7 @@ class Sprites(VideoDataset):
     def __getitem__(self, index: int) -> Clip:
         if not 0 <= index < self.num_clips:
             raise IndexError(f"clip {index} of {self.num_clips}")
+        # The order of all random draws below is part of the dataset: another order gives other clips.
         rng = np.random.default_rng([self.seed, index])
         sprites = self._draw_sprites(rng)
         canvas = _background(rng, self.num_frames, self.size, self.textured)
@@ -166,6 +167,7 @@ def _path(
     y: Array = np.full(num_frames, rest_y, np.float32)
     angle: Array = np.zeros(num_frames, np.float32)
     if motion in _DIRECTIONS:
+        # Along one axis, over 60 to 100 % of the free way.
         travel = float(rng.uniform(0.6, 1.0)) * (high - low)
         start = float(rng.uniform(0, high - low - travel))
         path = np.float32(low + start) + np.float32(travel) * time / np.float32(num_frames - 1)

@@ -182,4 +182,5 @@ class TokenShards(VideoDataset):
 
 def _flags(num: int) -> np.ndarray:
     """Booleans, all False, in memory that forked processes share (the workers of a data loader)."""
+    # An anonymous map is shared with forked processes, and zero at first. Its length must not be 0.
     return np.frombuffer(mmap.mmap(-1, max(num, 1)), dtype=np.bool_)

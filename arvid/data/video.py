@@ -121,6 +121,7 @@ def read_frames(
     with Reader(path, max_pixels=max_pixels) as reader:
         start = reader.seek(probe.layout if probe else Layout(), wanted[0])
         decoded = enumerate(islice(reader.decode(), wanted[-1] + 1 - start), start)
+        # After a seek the reader does not know the size of the file's first frame.
         whole = (probe.height, probe.width) if probe and start else None
         for index, frame in decoded:
             if index in chosen:
@@ -199,6 +200,7 @@ def _check_frame(pixels: Frames) -> None:
 def _encode(path: Path, frames: Iterable[Frames], fps: float, crf: int) -> None:
     """Encode RGB frames (H, W, 3) into `path`."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        # The rate must be a fraction; a denominator of 1001 allows 30000/1001 (29.97).
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "x264-params": REPRODUCIBLE}

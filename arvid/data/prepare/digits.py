@@ -64,6 +64,7 @@ def _read_idx(path: Path, num_axes: int) -> Array:
     try:
         content = path.read_bytes()
         data = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        # The first four bytes as one number: 0x0800 (uint8) plus the number of axes.
         magic, *shape = struct.unpack_from(f">{1 + num_axes}I", data)
         if magic != 0x0800 + num_axes:
             raise ValueError(f"it begins with {magic:#x}")

@@ -89,6 +89,7 @@ def _find_lists(lists: Path | None, out: Path, source: Path) -> Mapping[str, Pat
         found: dict[str, Path] = {}
         for path in sorted(place.glob("*.csv")):
             split = next((split for split in SPLITS if split in path.stem.lower()), None)
+            # The held-out test list is another set of clips.
             if split and "holdout" not in path.stem.lower():
                 found.setdefault(split, path)
         if found:

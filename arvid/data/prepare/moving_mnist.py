@@ -58,7 +58,7 @@ def prepare(
     digits = read_digits(source)
     published = next(iter(sorted(source.rglob(TEST_SEQUENCES))), None) if source.is_dir() else None
     train = digits["train"]
-    border = len(train.pictures) - len(train.pictures) // 6
+    border = len(train.pictures) - len(train.pictures) // 6  # validation has the last sixth
     parts = {
         "train": (num_train, train.part(0, border)),
         "val": (num_val, train.part(border, len(train.pictures))),

@@ -114,6 +114,7 @@ def write_prepared(
     if not rows:
         reasons = "; ".join(_reasons({"all": Counter(broken.values())}))
         raise UserError(f"None of {len(prepared.items)} clips of {source} can be read: {reasons}.")
+    # Unreadable clips have no row.
     tables = {ALL: list(rows)}
     tables |= {name: [n for n in names if n in rows] for name, names in prepared.splits.items()}
     files = {}
