@@ -388,6 +388,11 @@ class Request:
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.condition.batch_size or self.batch_size)
 
+    @property
+    def prefix_frames(self) -> int:
+        """Number of given latent frames."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
+
 
 class Paradigm(_Checked, nn.Module, ABC):
     """An order of factorisation and the network that follows it.

@@ -27,7 +27,7 @@ RANGE = "range"
 
 def option(default: T, allowed: Range) -> T:
     """The default of a numeric field, and the range of its values. (Without this, any finite number is allowed.)"""
-    return cast("T", field(default=default, metadata={RANGE: allowed}))
+    return field(default=default, metadata={RANGE: allowed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,16 @@ def help_texts(cls: type[SamplingOptions]) -> dict[str, str]:
     return found
 
 
-@lru_cache
 def compose(*owners: type[SamplingOptions]) -> type[SamplingOptions]:
     """A dataclass with the options of several owners, whose instances are instances of each of them.
 
-    Raises TypeError if two owners declare an option of the same name.
+    The same owners give the same class. Raises TypeError if two of them declare an option of the same name.
     """
+    return _composed(owners)
+
+
+@lru_cache
+def _composed(owners: tuple[type[SamplingOptions], ...]) -> type[SamplingOptions]:
     needed = [a for a in dict.fromkeys(owners) if not _covered(a, owners)]
     if len(needed) == 1:
         return needed[0]

@@ -26,7 +26,7 @@ from arvid.contracts import (
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
-from arvid.training.checkpoint_io import read_checkpoint, verifying
+from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -34,6 +34,7 @@ from arvid.training.keys import CHECKPOINT_KEY, LAST_CHECKPOINT, TOKENIZER_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
+from arvid.training.sampling_options import build_sampling
 from arvid.training.step import log_step, one_or_nan
 from arvid.trust import trusting
 
@@ -91,7 +92,8 @@ class GeneratorModule(LightningModule):
         motion: whether the motion score is one.
         fps: whether the frames per second are one.
         optimizer: AdamW and its schedule.
-        sampling: how this model is sampled unless a command says otherwise.
+        sampling: sampling options by name, which hold unless a command says otherwise. A model takes those that it
+            has (see `arvid.training.sampling_options`).
     """
 
     trains_on_tokens = True
@@ -110,19 +112,19 @@ class GeneratorModule(LightningModule):
         motion: bool = False,
         fps: bool = False,
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
-        sampling: SamplingOptions = SamplingOptions(),
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizers.load(token_type)
         self.tokenizer_hash = fingerprint(self.tokenizer)
         self.clip_shape = clip_shape
-        self.sampling = sampling
         self.optimizer_config = optimizer
         self.conditioner = Conditioner(
             text=text, label=label, motion=motion, fps=fps, num_classes=num_classes
         )
         spec = self.tokenizer.spec
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
+        self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
         """Set where the module comes from a checkpoint."""
         self.description: dict[str, Any] = {}
@@ -226,6 +228,19 @@ def load_generator(
     module.description = description
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return module.requires_grad_(False).eval().to(device)
+
+
+def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOptions:
+    """The sampling options of a checkpoint's model, without the model. Raises UserError as `load_generator` does."""
+    path = checkpoint_path(path)
+    with trusting(trust):
+        try:
+            config = read_description(path, read_checkpoint(path))["config"]
+            paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
+            return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
+        except UserError:
+            verify(path)  # damage is what to say first
+            raise
 
 
 def checkpoint_path(path: str | Path) -> Path:
