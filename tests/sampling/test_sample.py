@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from arvid.cli import main
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.nn.finite import require_finite_weights
-from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training import generator_module
@@ -83,7 +84,7 @@ def test_more_frames_than_the_model_can_do_are_refused(model: GeneratorModule) -
 
 
 def test_options_of_the_call_win_over_the_models_own(model: GeneratorModule) -> None:
-    greedy = SamplingOptions(temperature=0)
+    greedy = CategoricalSampling(temperature=0.0)
     videos = [draw(model, options=greedy, seed=seed) for seed in (0, 1)]
     np.testing.assert_array_equal(videos[0], videos[1])
 
@@ -139,7 +140,7 @@ def test_tokens_that_are_not_finite_are_an_error_with_the_options(
     tokens[1, 0] = torch.inf
     monkeypatch.setattr(model.paradigm, "generate", lambda **_: tokens)
     monkeypatch.setattr(model.paradigm, "stream", lambda **_: iter([tokens]))
-    options = SamplingOptions(guidance=1e6, diffusion_steps=2)
+    options = DiffusionSampling(guidance=1e6, diffusion_steps=2)
     message = r"tokens .* not finite, .*\(float32, guidance 1000000.0, diffusion_steps 2\)"
     with pytest.raises(UserError, match=message):
         draw(model, options=options)
@@ -157,7 +158,7 @@ def test_logits_that_are_not_finite_are_an_error_where_drawing_does_not_wait(
         draw(model)
     monkeypatch.setattr(CategoricalHead, "_sound", CategoricalHead._note_faults)
     with pytest.raises(UserError, match=r"tokens .* not finite, .*\(float32, temperature 0\)"):
-        draw(model, options=SamplingOptions(temperature=0))
+        draw(model, options=CategoricalSampling(temperature=0.0))
     monkeypatch.setattr(CategoricalHead, "_product", product)
     draw(model)
 
