@@ -165,9 +165,9 @@ def test_guidance_ends_where_it_is_truncated() -> None:
     hidden = torch.randn(2, 1, 4, 8)
     alone = draw(head, hidden[:1])
     assert torch.equal(draw(head, hidden, guidance=1.0, guidance_trunc=1001.0), alone)
-    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500), alone)
+    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500.0), alone)
     guided = draw(head, hidden, guidance=3.0)
-    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500), guided)
+    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500.0), guided)
 
 
 def test_modulations_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,14 @@ def test_streamed_frames_are_the_clip() -> None:
     net = model(SMALL, block=(1, 2, 2))
     given = condition()
     clips = [
-        run(given, SMALL, options=CategoricalSampling(top_p=0.9), generator=torch.Generator())
+        run(
+            Request(
+                given,
+                SMALL,
+                options=CategoricalSampling(top_p=0.9),
+                generator=torch.Generator(),
+            )
+        )
         for run in (net.generate, net.stream)
     ]
     assert torch.equal(clips[0], torch.cat(list(clips[1]), dim=1))

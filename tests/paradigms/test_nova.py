@@ -283,7 +283,8 @@ def test_ablations_train_and_sample(ablation: str, type_: TokenType) -> None:
         optimizer.step()
     assert all(p.grad is not None for p in net.parameters())
     assert losses[1] < losses[0]
-    drawing = DiffusionSampling(diffusion_steps=2, guidance=2.0)
+    few = {"diffusion_steps": 2} if type_ == "continuous" else {}
+    drawing = NOVA.options_for(type_)().replace(guidance=2.0, **few)
     steps: list[int] = []
     drawn = net.eval().generate(
         Request(condition, GRID, options=drawing, on_step=lambda: steps.append(1))

@@ -84,10 +84,11 @@ def test_continuation_is_straight_generation_with_the_same_noise(
     type_: str, order: str, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = model(TokenSpec(type_, 4, (4, 8, 8), True), order=order)  # type: ignore[arg-type]
+    options = OPTIONS if type_ == "continuous" else SamplingOptions(guidance=2.0)
     cond, generator = condition(), seeded()
     orders = [torch.stack([torch.randperm(net.num_positions) for _ in range(2)]) for _ in range(4)]
     monkeypatch.setattr(sampling, "random_orders", OneOrder(orders))
-    stream = net.stream(Request(cond, GRID, options=OPTIONS, generator=generator))
+    stream = net.stream(Request(cond, GRID, options=options, generator=generator))
     frames = [next(stream) for _ in range(given)]
     state = generator.get_state()
     straight = torch.cat([*frames, *stream], dim=1)
@@ -96,7 +97,7 @@ def test_continuation_is_straight_generation_with_the_same_noise(
     )
     generator.set_state(state)
     prefix = straight[:, :given]
-    again = net.generate(Request(cond, GRID, prefix=prefix, options=OPTIONS, generator=generator))
+    again = net.generate(Request(cond, GRID, prefix=prefix, options=options, generator=generator))
     torch.testing.assert_close(again, straight, rtol=1e-4, atol=1e-5)
 
 
