@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from arvid.commands._parser import CommandParser
+from arvid.commands._sampling import CommandParser
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
 from arvid.parent import end_with_parent

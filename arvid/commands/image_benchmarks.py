@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
-from arvid.commands._parser import CommandParser
-from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.commands._trust import add_trust_argument
 from arvid.processes import launched, take_own_gpu
 from arvid.ranges import at_least

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arvid.commands._evaluation import add_wait_argument
-from arvid.commands._parser import CommandParser
 from arvid.commands._sampling import (
+    CommandParser,
     add_dtype_argument,
     add_sampling_arguments,
     sampling_options,

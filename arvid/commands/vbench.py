@@ -26,8 +26,8 @@ from arvid.commands._evaluation import (
     add_shard_argument,
     add_wait_argument,
 )
-from arvid.commands._parser import CommandParser
 from arvid.commands._sampling import (
+    CommandParser,
     add_dtype_argument,
     add_sampling_arguments,
     sampling_options,

@@ -12,8 +12,7 @@ import pytest
 
 from arvid.cli import main
 from arvid.commands import sample, vbench
-from arvid.commands._parser import CommandParser
-from arvid.commands._sampling import sampling_options
+from arvid.commands._sampling import CommandParser, sampling_options
 from arvid.errors import UserError
 from arvid.options import SamplingOptions
 from arvid.training import generator_module
@@ -72,7 +71,7 @@ def test_an_option_that_the_model_lacks_is_refused_with_those_that_it_has(
 ) -> None:
     given = ("sample", f"--checkpoint={trained_run}")
     message = fails(capsys, *given, "--diffusion-steps", "3")
-    assert "unrecognized arguments: --diffusion-steps 3. This model's sampling options: " in message
+    assert "unrecognized arguments: --diffusion-steps 3. The sampling options are " in message
     assert "--temperature, --top-k, --top-p, --last-temperature, --rounds, --compiled" in message
     assert "Did you mean --temperature? " in fails(capsys, *given, "--tempreature=1")
     assert "Did you mean --count? " in fails(capsys, *given, "--cuont=1")
