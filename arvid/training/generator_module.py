@@ -6,7 +6,8 @@ The module also is what a checkpoint holds and what sampling loads: tokenizer, c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,13 +216,11 @@ def load_generator(
     with verifying(path), trusting(trust):
         checkpoint = read_checkpoint(path)
         description = read_description(path, checkpoint)
-        try:
+        with _fitting(path):
             module = build_generator(_with_tokenizer(description["config"], path))
             if trained:
                 module.load_state_dict(checkpoint["state_dict"])
                 module.trained = _trained(checkpoint, description)
-        except (UserError, RuntimeError) as error:
-            raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
     if dtype != "float32":
         module.paradigm.to(getattr(torch, dtype))
         description = {**description, "options": {**description["options"], "dtype": dtype}}
@@ -236,11 +235,21 @@ def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOpt
     with trusting(trust):
         try:
             config = read_description(path, read_checkpoint(path))["config"]
-            paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
-            return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
+            with _fitting(path):
+                paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
+                return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
         except UserError:
             verify(path)  # damage is what to say first
             raise
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Errors in the block, of what a checkpoint's description asks for, name the file."""
+    try:
+        yield
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
 
 
 def checkpoint_path(path: str | Path) -> Path:

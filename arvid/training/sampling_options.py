@@ -28,6 +28,8 @@ def build_sampling(
 
     Raises UserError for an option that no known paradigm has, and for values of a wrong type or outside their ranges.
     """
+    if not isinstance(given, Mapping):
+        raise UserError(f"model.sampling must be options by name, not {given!r}.")
     left = dict(given)
     options = _take(paradigm.options_for(token_type), left)
     for other in _other_classes(paradigm):
@@ -36,7 +38,7 @@ def build_sampling(
         _take(other, left)
     if left:
         raise UserError(
-            f"model.sampling: there is no option {', '.join(left)}. {paradigm.__name__} with {token_type} tokens has "
+            f"model.sampling: there is no option {', '.join(map(str, left))}. {paradigm.__name__} with {token_type} tokens has "
             f"{', '.join(option_names(type(options)))}."
         )
     return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,11 +70,11 @@ def test_a_model_takes_its_own_options_and_ignores_those_of_others() -> None:
         ({"top_p": 2.0}, "top_p must be above 0 and at most 1, not 2"),
         ({"rounds": 0}, "rounds must be at least 1, not 0"),  # of another paradigm
         ({"diffusion_steps": "x"}, "diffusion_steps"),  # of another head
+        ({1: 2}, "no option 1"),
+        (["top_k"], "must be options by name"),
     ],
 )
-def test_what_means_nothing_for_any_model_is_refused(
-    given: dict[str, object], message: str
-) -> None:
+def test_what_means_nothing_for_any_model_is_refused(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_sampling(paradigm("nova"), "discrete", given)
 
