@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from arvid.commands._sampling import CommandParser
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
 from arvid.parent import end_with_parent
@@ -76,7 +77,9 @@ def _run(arguments: list[str]) -> int:
         description="Comparative research on autoregressive video generation.",
         epilog="`arvid COMMAND --help` explains a command with an example.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(

@@ -2,7 +2,7 @@
 
 A video tokenizer turns frames into a grid of tokens; a paradigm factorises that grid autoregressively;
 a token head models one token given a hidden state. Order (paradigm) and token type (head) are independent,
-so every paradigm must accept both kinds of tokens. Nothing in this file knows a concrete part.
+so every paradigm that comes with arvid takes both types of tokens. Nothing in this file knows a concrete part.
 
 Dimension letters, used in every module of arvid:
 B batch, C channels, T H W frames and pixels, t h w the token grid (T', H', W' in the papers), S context
@@ -14,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,11 @@ from torch import Tensor, nn
 from arvid.errors import (
     UserError as UserError,  # also from here: all that implement a contract raise it
 )
-from arvid.ranges import SAMPLING, at_least
+from arvid.options import SamplingOptions as SamplingOptions
+from arvid.options import compose
+from arvid.ranges import at_least
+
+Options = TypeVar("Options", bound=SamplingOptions)
 
 TokenType = Literal["discrete", "continuous"]
 Tokens = Tensor
@@ -200,60 +204,6 @@ class Size:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How tokens are drawn. Each head reads its own part. Raises UserError for values outside their ranges."""
-
-    guidance: float = 1.0
-    """Classifier-free guidance scale: null + guidance · (conditional - null). 1 switches it off."""
-    temperature: float = 1.0
-    """Categorical head: 0 is greedy."""
-    top_k: int | None = None
-    """Categorical head: keep the k likeliest tokens."""
-    top_p: float | None = None
-    """Categorical head: of these keep the smallest set whose mass before each token is at most p."""
-    last_temperature: float | None = None
-    """Next-block prediction: temperature of the clip's last block, to which that of the others goes evenly; without it
-    all have the same."""
-    rounds: int = 1
-    """Next-block prediction: evaluations for each block. After each one the likeliest of its tokens stay, and the next
-    one sees them. 1 as published."""
-    compiled: bool = False
-    """Next-block prediction on GPUs: compile the step, which takes a minute and makes each one shorter."""
-    diffusion_steps: int = 25
-    """Diffusion head: denoising steps per set of tokens."""
-    use_cache: bool = True
-    """Keep keys and values of finished positions. Without it the same tokens come out, slower."""
-    guidance_min: float | None = None
-    """Guidance rises to `guidance` over the sets of a frame, beginning here; constant without."""
-    guidance_trunc: float = 0.0
-    """Diffusion head: no guidance at times (1000 to 0) below this one."""
-    guidance_renorm: float = 1.0
-    """Diffusion head: guided predictions are shrunk towards the norm of the conditional ones, at most to this share.
-    Norms are of the tokens that are drawn; in the published code they count the noise in the others' places too, so
-    that it shrinks less: `whole_noise` does as it does."""
-    image_guidance: float = 0.0
-    """Diffusion head: guidance by the frames before, with a third pass that sees them without the text."""
-    flow_shift: float | None = None
-    """Diffusion head, flow process: how far times are moved towards noise, where not as in training."""
-    num_sets: int | None = None
-    """Sets that a frame is generated in, where a paradigm has them; as it was built without."""
-    overlap: int | None = None
-    """Clips longer than trained: a window of the trained length moves along, and begins anew with so many finished
-    latent frames. Without, a paradigm does as it was published."""
-    whole_noise: bool = False
-    """Draw random numbers for whole frames where only some tokens are wanted, in the order of the published code."""
-
-    @property
-    def guided(self) -> bool:
-        """Whether a null condition is wanted."""
-        return self.guidance != 1 or self.guidance_min is not None or self.image_guidance != 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in SAMPLING.items():
-            allowed.require(**{name: getattr(self, name)})
-
-
 @dataclass(frozen=True)
 class Clip:
     """One example of a dataset: uint8 frames (T, H, W, 3) in RGB and what is known of them."""
@@ -387,6 +337,8 @@ class TokenHead(_Checked, nn.Module, ABC):
     """
 
     _required = ("loss", "sample")
+    options_class: ClassVar[type[SamplingOptions]] = SamplingOptions
+    """The head's own sampling options."""
 
     @abstractmethod
     def loss(
@@ -409,81 +361,110 @@ class TokenHead(_Checked, nn.Module, ABC):
         """Draw one token per hidden state: (B, N) ids or (B, N, C) values."""
 
 
+def _nothing() -> None:
+    """What is called after an evaluation, unless a request says otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a paradigm is asked to generate."""
+
+    condition: Condition
+    """Empty for unconditional clips."""
+    grid: TokenGrid
+    """Size of each clip in tokens."""
+    _: KW_ONLY
+    batch_size: int = 1
+    """Number of clips. If there is a condition, it is the condition's batch size, whatever is given."""
+    prefix: Tokens | None = None
+    """Given latent frames (B, t0, h, w[, C]) with t0 < grid.t, which come back unchanged."""
+    options: SamplingOptions = SamplingOptions()
+    """How tokens are drawn. Options of the model that they lack are at their defaults."""
+    generator: torch.Generator | None = None
+    """Of all random numbers; by default torch's global one."""
+    on_step: Callable[[], None] = _nothing
+    """Called after each evaluation of the main network, as often as `Paradigm.num_evaluations` says for it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_size", self.condition.batch_size or self.batch_size)
+
+    @property
+    def prefix_frames(self) -> int:
+        """Number of given latent frames."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
+
+
 class Paradigm(_Checked, nn.Module, ABC):
     """An order of factorisation and the network that follows it.
 
     Built as `Paradigm(spec, grid, context, size, **own options)`, where `grid` is the largest grid it is trained on.
-    Of `generate` and `stream` a paradigm defines one: the other is made from it.
+    Of `generate` and `stream` a paradigm defines one: the other is made from it. What a paradigm can do is declared by
+    the attributes of the class, and tests and error messages follow them.
+
+    Raises UserError for tokens of a type that `heads` does not have.
     """
 
-    _required = ("loss", "num_evaluations")
-    spec: TokenSpec
-    grid: TokenGrid
+    _required = ("loss", "num_evaluations", "heads")
+    heads: ClassVar[Mapping[TokenType, type[TokenHead]]]
+    """The token types that the paradigm supports, and the class of the head for each."""
+    options_class: ClassVar[type[SamplingOptions]] = SamplingOptions
+    """The paradigm's own sampling options. A model has those of its head too, see `options_for`."""
+    takes_prefix: ClassVar[bool] = True
+    """Whether the paradigm can continue given latent frames."""
     required_frames: int = 0
-    """Latent frames that have to be given, for a paradigm that only goes on from others."""
+    """Latent frames that have to be given, for a paradigm that can only continue others."""
+
+    def __init__(self, spec: TokenSpec, grid: TokenGrid) -> None:
+        super().__init__()
+        self.head_for(spec.type)
+        self.spec = spec
+        self.grid = grid
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.generate is Paradigm.generate and cls.stream is Paradigm.stream:
             raise TypeError(f"{cls.__name__} must define generate or stream")
 
+    @classmethod
+    def head_for(cls, token_type: TokenType) -> type[TokenHead]:
+        """The class of the head for a token type. Raises UserError naming those that the paradigm supports."""
+        if token_type not in cls.heads:
+            raise UserError(
+                f"{cls.__name__} supports {' and '.join(cls.heads)} tokens, not {token_type} ones: "
+                "use another token_type or another paradigm."
+            )
+        return cls.heads[token_type]
+
+    @classmethod
+    def options_for(cls, token_type: TokenType) -> type[SamplingOptions]:
+        """The sampling options of a model: the paradigm's and its head's."""
+        return compose(cls.options_class, cls.head_for(token_type).options_class)
+
+    def own_options(self, given: SamplingOptions, kind: type[Options]) -> Options:
+        """All options of this model, as far as they are given, and else their defaults.
+
+        `kind` is one of the classes that they consist of: what the caller reads. Raises UserError for options that are
+        given and that this model does not have.
+        """
+        options = self.options_for(self.spec.type).of(given)
+        assert isinstance(options, kind)
+        return options
+
     @abstractmethod
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
         """Training loss of a batch: `loss` (scalar), `per_token` (mean over the tokens predicted, which curves
         show) and named parts."""
 
-    def generate(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Tokens:
-        """Draw a grid of tokens.
+    def generate(self, request: Request) -> Tokens:
+        """Draw the tokens of the requested grid (B, t, h, w[, C])."""
+        return torch.cat(list(self.stream(request)), dim=1)
 
-        `prefix` holds given latent frames (B, t0, h, w[, C]) with t0 < grid.t, which come back unchanged.
-        `batch_size` counts only when the condition is empty. `on_step` is called after each evaluation of
-        the main network, as often as `num_evaluations(...)` says for it.
-        """
-        pieces = self.stream(
-            condition,
-            grid,
-            batch_size=batch_size,
-            prefix=prefix,
-            options=options,
-            generator=generator,
-            on_step=on_step,
-        )
-        return torch.cat(list(pieces), dim=1)
-
-    def stream(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Iterator[Tokens]:
+    def stream(self, request: Request) -> Iterator[Tokens]:
         """What `generate` draws, in pieces (B, n, h, w[, C]) of latent frames as they are finished, given ones first.
 
         By default everything in one piece, for a paradigm that finishes all frames at once.
         """
-        yield self.generate(
-            condition,
-            grid,
-            batch_size=batch_size,
-            prefix=prefix,
-            options=options,
-            generator=generator,
-            on_step=on_step,
-        )
+        yield self.generate(request)
 
     @abstractmethod
     def num_evaluations(

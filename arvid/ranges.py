@@ -116,20 +116,3 @@ SHARE = between(0, 1)
 """Probabilities and parts of a whole."""
 FPS = Range(0, 1000, low_open=True, high_open=True)
 """Frame rates that a video file can have."""
-SAMPLING = {
-    "guidance": FINITE,
-    "temperature": at_least(0),
-    "top_k": at_least(1),
-    "top_p": above(0, at_most=1),
-    "last_temperature": at_least(0),
-    "rounds": at_least(1),
-    "diffusion_steps": between(1, 1000),
-    "guidance_min": FINITE,
-    "guidance_trunc": at_least(0),
-    "guidance_renorm": SHARE,
-    "image_guidance": FINITE,
-    "flow_shift": above(0),
-    "num_sets": at_least(1),
-    "overlap": at_least(1),
-}
-"""Of the numeric fields of `arvid.contracts.SamplingOptions`: here, for commands that parse them without torch."""

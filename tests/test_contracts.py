@@ -17,14 +17,19 @@ from arvid.contracts import (
     Condition,
     ContextSpec,
     Paradigm,
+    Request,
     SamplingOptions,
     Size,
     TokenGrid,
     TokenSpec,
     TokenType,
+    UserError,
     VideoTokenizer,
 )
 from arvid.nn.causal_conv import Backbone
+from arvid.nn.heads import DiffusionHead
+from arvid.options import help_texts, option_names
+from arvid.paradigms.next_token import NextToken
 from arvid.training.export import load_tokenizer, save_tokenizer
 
 GRID = TokenGrid(3, 4, 16)
@@ -36,8 +41,15 @@ SPECS: dict[str, TokenSpec] = {
 }
 BATCH = 2
 
-paradigms = pytest.mark.parametrize("name", registry.names("paradigms"))
-token_types = pytest.mark.parametrize("token_type", ["discrete", "continuous"])
+paradigms = pytest.mark.parametrize(
+    ("name", "token_type"),
+    [
+        pytest.param(name, token_type, id=f"{name}-{token_type}")
+        for name in registry.names("paradigms")
+        for token_type in registry.get("paradigms", name).heads
+    ],
+)
+"""Each paradigm with each token type that it supports."""
 tokenizers = pytest.mark.parametrize("name", registry.names("tokenizers"))
 
 
@@ -69,12 +81,21 @@ def some_condition() -> Condition:
     )
 
 
-def options(**changes: Any) -> SamplingOptions:
-    return SamplingOptions(**{"diffusion_steps": 2, **changes})
+def some_prefix(model: Paradigm, num_frames: int) -> Tensor | None:
+    """Given latent frames, where some are wanted and the paradigm says that it takes any."""
+    if not (model.takes_prefix and num_frames):
+        return None
+    return random_tokens(model.spec.type)[:, :num_frames]
+
+
+def options(model: Paradigm, **changes: Any) -> SamplingOptions:
+    """The model's options, with as few denoising steps as possible."""
+    own = model.options_for(model.spec.type)()
+    fewer = {"diffusion_steps": 2} if hasattr(own, "diffusion_steps") else {}
+    return own.replace(**fewer, **changes)
 
 
 @paradigms
-@token_types
 def test_loss_is_finite_and_reaches_every_parameter(
     build: Any, name: str, token_type: TokenType
 ) -> None:
@@ -92,30 +113,49 @@ def test_loss_is_finite_and_reaches_every_parameter(
 
 
 @paradigms
-@token_types
 def test_generates_the_grid_and_keeps_the_prefix(
     build: Any, name: str, token_type: TokenType
 ) -> None:
     model = build(name, token_type).eval()
-    prefix = random_tokens(token_type)[:, :1]
-    tokens = model.generate(some_condition(), GRID, prefix=prefix, options=options())
+    prefix = some_prefix(model, 1)
+    tokens = model.generate(Request(some_condition(), GRID, prefix=prefix, options=options(model)))
     assert tokens.shape == random_tokens(token_type).shape
-    assert tokens.dtype == prefix.dtype
-    assert torch.equal(tokens[:, :1], prefix)
+    assert tokens.dtype == random_tokens(token_type).dtype
+    if prefix is not None:
+        assert torch.equal(tokens[:, :1], prefix)
     if token_type == "discrete":
         assert tokens.min() >= 0
         assert tokens.max() < SPECS["discrete"].size
 
 
 @paradigms
-@token_types
+def test_pieces_of_a_stream_are_the_whole(build: Any, name: str, token_type: TokenType) -> None:
+    model = build(name, token_type).eval()
+    condition = some_condition()
+
+    def request() -> Request:
+        generator = torch.Generator().manual_seed(0)
+        return Request(condition, GRID, options=options(model), generator=generator)
+
+    assert torch.equal(torch.cat(list(model.stream(request())), dim=1), model.generate(request()))
+
+
+@paradigms
+def test_every_sampling_option_is_explained(build: Any, name: str, token_type: TokenType) -> None:
+    cls = build(name, token_type).options_for(token_type)
+    assert all(help_texts(cls).get(option) for option in option_names(cls))
+
+
+@paradigms
 def test_a_seed_decides_what_is_generated(build: Any, name: str, token_type: TokenType) -> None:
     model = build(name, token_type).eval()
     condition = some_condition()
 
     def draw(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        tokens: Tensor = model.generate(condition, GRID, options=options(), generator=generator)
+        tokens: Tensor = model.generate(
+            Request(condition, GRID, options=options(model), generator=generator)
+        )
         return tokens
 
     assert torch.equal(draw(1), draw(1))
@@ -123,20 +163,21 @@ def test_a_seed_decides_what_is_generated(build: Any, name: str, token_type: Tok
 
 
 @paradigms
-@token_types
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_cache_changes_nothing(
     build: Any, name: str, token_type: TokenType, guidance: float
 ) -> None:
     model = build(name, token_type).eval()
-    condition, prefix = some_condition(), random_tokens(token_type)[:, :1]
+    condition, prefix = some_condition(), some_prefix(model, 1)
     drawn = [
         model.generate(
-            condition,
-            GRID,
-            prefix=prefix,
-            options=options(guidance=guidance, use_cache=use_cache),
-            generator=torch.Generator().manual_seed(0),
+            Request(
+                condition,
+                GRID,
+                prefix=prefix,
+                options=options(model, guidance=guidance, use_cache=use_cache),
+                generator=torch.Generator().manual_seed(0),
+            )
         )
         for use_cache in (True, False)
     ]
@@ -144,23 +185,29 @@ def test_the_cache_changes_nothing(
 
 
 @paradigms
-@token_types
 @pytest.mark.parametrize("prefix_frames", [0, 1])
 def test_evaluations_are_said_beforehand(
     build: Any, name: str, token_type: TokenType, prefix_frames: int
 ) -> None:
     model = build(name, token_type).eval()
-    prefix = random_tokens(token_type)[:, :prefix_frames] if prefix_frames else None
+    prefix = some_prefix(model, prefix_frames)
+    if prefix is None and prefix_frames:
+        pytest.skip(f"{name} says that it takes no prefix")
     steps: list[int] = []
     model.generate(
-        some_condition(), GRID, prefix=prefix, options=options(), on_step=lambda: steps.append(1)
+        Request(
+            some_condition(),
+            GRID,
+            prefix=prefix,
+            options=options(model),
+            on_step=lambda: steps.append(1),
+        )
     )
-    said = model.num_evaluations(GRID, prefix_frames=prefix_frames, options=options())
+    said = model.num_evaluations(GRID, prefix_frames=prefix_frames, options=options(model))
     assert len(steps) == next(iter(said.values()))
 
 
 @paradigms
-@token_types
 def test_the_condition_matters_and_may_be_absent(
     build: Any, name: str, token_type: TokenType
 ) -> None:
@@ -171,18 +218,24 @@ def test_the_condition_matters_and_may_be_absent(
         torch.manual_seed(0)
         losses.append(model.loss(tokens, condition)["loss"].item())
     assert losses[0] != losses[1]
-    assert model.generate(Condition(), GRID, batch_size=3, options=options()).shape[0] == 3
+    assert (
+        model.generate(Request(Condition(), GRID, batch_size=3, options=options(model))).shape[0]
+        == 3
+    )
 
 
 @paradigms
-@token_types
 def test_weights_survive_saving(build: Any, name: str, token_type: TokenType) -> None:
     model = build(name, token_type).eval()
     other = build(name, token_type).eval()
     other.load_state_dict(copy.deepcopy(model.state_dict()))
     condition = some_condition()
     drawn = [
-        m.generate(condition, GRID, options=options(), generator=torch.Generator().manual_seed(0))
+        m.generate(
+            Request(
+                condition, GRID, options=options(model), generator=torch.Generator().manual_seed(0)
+            )
+        )
         for m in (model, other)
     ]
     assert torch.equal(drawn[0], drawn[1])
@@ -272,7 +325,21 @@ def test_tokenizer_survives_saving(name: str, tmp_path: Any) -> None:
 
 
 def test_a_paradigm_that_generates_nothing_is_refused_when_it_is_defined() -> None:
-    methods = dict.fromkeys(("loss", "num_evaluations"), Paradigm.generate)
+    methods = {**dict.fromkeys(("loss", "num_evaluations"), Paradigm.generate), "heads": {}}
     type("Speaking", (Paradigm,), {**methods, "stream": Paradigm.generate})
     with pytest.raises(TypeError, match="Silent must define generate or stream"):
         type("Silent", (Paradigm,), methods)
+
+
+def test_tokens_that_a_paradigm_does_not_support_are_refused_when_it_is_built() -> None:
+    class Continuous(NextToken):
+        heads = {"continuous": DiffusionHead}  # noqa: RUF012
+
+    assert Continuous(SPECS["continuous"], GRID, CONTEXT, SIZE).spec.type == "continuous"
+    with pytest.raises(UserError, match="supports continuous tokens, not discrete ones"):
+        Continuous(SPECS["discrete"], GRID, CONTEXT, SIZE)
+
+
+def test_a_request_has_the_batch_size_of_its_condition() -> None:
+    assert Request(some_condition(), GRID, batch_size=7).batch_size == BATCH
+    assert Request(Condition(), GRID, batch_size=7).batch_size == 7

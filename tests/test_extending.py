@@ -14,14 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from arvid import registry
 from arvid.cli import main
+from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec
 from arvid.data.sprites import Sprites
 from arvid.evaluation.protocols import get_protocol
 from arvid.evaluation.records import load_run
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import load_generator
+from arvid.training.sampling_options import build_sampling
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
@@ -102,7 +105,10 @@ def test_the_commands_of_the_page_run(package: Path, capsys: pytest.CaptureFixtu
         given = ["sizes/debug" if a == "sizes/tiny" else a for a in given]
         data = SPRITES if command == "fit" and "arrays.yaml" not in given else []
         assert main([command, *given, *FEWER[command], *data]) == 0, capsys.readouterr().err
+    own = load_generator("runs/frame_wise").sampling
+    assert own.changed() == {"guidance": 3.0, "top_p": 0.9, "stabilisation": 0.1}
     model = load_generator("runs/frame_wise_patches")
+    assert model.sampling.changed() == {"guidance": 3.0, "stabilisation": 0.1}
     assert type(model.tokenizer).__name__ == "Patches"
     assert model.description["factors"] == {
         "paradigm": "frame_wise",
@@ -115,6 +121,22 @@ def test_the_commands_of_the_page_run(package: Path, capsys: pytest.CaptureFixtu
     assert record.protocol_name == "sprites-generation-4-brightness"
     assert [(m.name, m.count) for m in record.metrics] == [("brightness", 4)]
     assert "Brightness error" in (package / "runs/report/table.md").read_text()
+
+
+def test_a_sampling_option_of_ones_own(package: Path) -> None:
+    """It changes the clips, and is ignored by the other rows of a setting that names it."""
+    cls = registry.get("paradigms", "frame_wise")
+    spec, grid = TokenSpec("discrete", 5, (4, 8, 8), True), TokenGrid(3, 2, 2)
+    net = cls(spec, grid, ContextSpec(), Size(dim=8, depth=1, num_heads=1)).eval()
+    greedy = net.options_for("discrete")().replace(temperature=0.0)
+    drawn = [
+        net.generate(Request(Condition(), grid, options=greedy.replace(stabilisation=share)))
+        for share in (0.0, 1.0)
+    ]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[1][:, 0], drawn[1][:, 1])  # each frame's states are the one before's
+    nova = registry.get("paradigms", "nova")
+    assert build_sampling(nova, "discrete", {"stabilisation": 0.3}).changed() == {}
 
 
 def test_a_record_of_other_metrics_is_another_protocol(package: Path) -> None:

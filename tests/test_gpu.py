@@ -7,8 +7,18 @@ import copy
 import pytest
 import torch
 
-from arvid.contracts import Condition, ContextSpec, SamplingOptions, Size, TokenGrid, TokenSpec
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    Request,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenSpec,
+)
 from arvid.nn import attend
+from arvid.nn.heads.categorical import CategoricalSampling
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.nova import NOVA
 
@@ -63,23 +73,31 @@ def test_captured_steps_draw_what_steps_without_a_cache_do(
     block: tuple[int, int, int], compiled: bool
 ) -> None:
     net = model(block=block)
-    captured = SamplingOptions(temperature=0, guidance=2.0, compiled=compiled)
-    plain = SamplingOptions(temperature=0, guidance=2.0, use_cache=False)
+    plain = CategoricalSampling(temperature=0.0, guidance=2.0, use_cache=False)
+    captured = NextBlock.options_for("discrete")().replace(
+        temperature=0.0, guidance=2.0, compiled=compiled
+    )
     for given in (condition(), condition(1), condition()):
-        drawn = net.generate(given, GRID, options=captured)
-        assert (drawn == net.generate(given, GRID, options=plain)).float().mean() > 0.98  # ties
+        drawn = net.generate(Request(given, GRID, options=captured))
+        assert (
+            drawn == net.generate(Request(given, GRID, options=plain))
+        ).float().mean() > 0.98  # ties
 
 
 def test_logits_that_are_not_finite_are_noted_while_drawing_goes_on() -> None:
     net = model(block=(1, 1, 8))
     weight = net.head.logits.weight.detach().clone()
-    for options in (SamplingOptions(), SamplingOptions(top_k=5), SamplingOptions(temperature=0)):
+    for options in (
+        SamplingOptions(),
+        CategoricalSampling(top_k=5),
+        CategoricalSampling(temperature=0.0),
+    ):
         net.head.logits.weight.data.fill_(torch.nan)
-        ids = net.generate(condition(), GRID, options=options)
+        ids = net.generate(Request(condition(), GRID, options=options))
         assert 0 <= ids.min() <= ids.max() < 70
         assert net.head.take_fault()
         net.head.logits.weight.data.copy_(weight)
-        net.generate(condition(), GRID, options=options)
+        net.generate(Request(condition(), GRID, options=options))
         assert not net.head.take_fault()
 
 
@@ -100,7 +118,7 @@ def test_nova_computes_on_a_gpu_what_it_does_on_a_cpu() -> None:
 
 def test_nova_in_bf16_draws_clips_on_a_gpu() -> None:
     net = NOVA(LATENTS, GRID, CONTEXT, SIZE, num_sets=4).cuda().to(torch.bfloat16).eval()
-    options = SamplingOptions(guidance=3.0, diffusion_steps=4)
-    clips = net.generate(condition(), GRID, options=options)
+    options = DiffusionSampling(guidance=3.0, diffusion_steps=4)
+    clips = net.generate(Request(condition(), GRID, options=options))
     assert clips.shape == (2, 3, 8, 8, 70)
     assert clips.isfinite().all()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from arvid import registry
-from arvid.contracts import ContextSpec, SamplingOptions, Size, TokenGrid, TokenSpec
+from arvid.contracts import ContextSpec, Size, TokenGrid, TokenSpec, TokenType
 from arvid.data.clips import ClipSpec
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.sprites import Sprites
@@ -23,8 +23,11 @@ from arvid.evaluation.protocols import Protocol
 from arvid.nn.causal_conv import Backbone
 from arvid.nn.discriminator import PatchDiscriminator
 from arvid.nn.heads import DiffusionOptions
+from arvid.nn.heads.categorical import CategoricalSampling
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.text import WordTextEncoder
-from arvid.ranges import FINITE, FPS, LIMIT, SAMPLING, SHARE, Range, above, at_least, between
+from arvid.options import range_of
+from arvid.ranges import FINITE, FPS, LIMIT, SHARE, Range, above, at_least, between
 from arvid.training.adversarial import Adversarial
 from arvid.training.averaging import EMAWeightAveraging
 from arvid.training.callbacks import SampleVideos
@@ -111,8 +114,14 @@ def _with_signature(cls: type[Any], make: Make) -> Make:
 
 
 PROTOCOL = {"name": "p", "summary": "s", "task": "generation", "metrics": ("psnr",)}
+TOKEN_TYPES: tuple[TokenType, ...] = get_args(TokenType)
+SAMPLING = {
+    f"sampling of {name}, {kind}": registry.get("paradigms", name).options_for(kind)
+    for name in registry.names("paradigms")
+    for kind in TOKEN_TYPES
+}
 OWNERS: dict[str, Make] = {
-    "SamplingOptions": needing(SamplingOptions),
+    **{owner: needing(cls) for owner, cls in SAMPLING.items()},
     "Size": needing(Size, dim=8, depth=1, num_heads=1),
     "Backbone": needing(Backbone),
     "DiffusionOptions": needing(DiffusionOptions),
@@ -184,7 +193,8 @@ def _leaf(hint: Any) -> type:
 @pytest.mark.parametrize(("owner", "option", "hint"), numeric_options())
 def test_every_numeric_option_has_a_range(owner: str, option: str, hint: Any) -> None:
     """Whatever is counted or measured is not below 0, but for scales of guidance; nothing is endless."""
-    signed = owner == "SamplingOptions" and SAMPLING[option] == FINITE
+    options = {f.name: f for f in dataclasses.fields(SAMPLING[owner])} if owner in SAMPLING else {}
+    signed = option in options and range_of(options[option]) == FINITE
     values: list[Any] = [] if signed else [-1]
     values += [*NOT_FINITE] if _leaf(hint) is float else [LIMIT]
     for value in values:
@@ -194,7 +204,8 @@ def test_every_numeric_option_has_a_range(owner: str, option: str, hint: Any) ->
 
 def test_ranges_do_not_refuse_what_means_something() -> None:
     Size(dim=8, depth=1, num_heads=2, head_depth=0)
-    SamplingOptions(guidance=-1.0, temperature=0.0, top_p=1.0, guidance_trunc=1001)
+    CategoricalSampling(guidance=-1.0, temperature=0.0, top_p=1.0)
+    DiffusionSampling(guidance_trunc=1001.0)
     OptimizerConfig(lr=1e30, warmup_steps=0, weight_decay=0, betas=(0.0, 0.0))
     for share in (0.0, 1.0):
         paradigm("nova", "discrete")(condition_dropout=share)

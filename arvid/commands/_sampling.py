@@ -1,86 +1,60 @@
-"""Options of sampling, for the commands that generate."""
+"""Sampling options, for the commands that generate: those of the model at hand, made from the fields of its options."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arvid.ranges import SAMPLING
+from arvid.commands._trust import add_trust_argument
+from arvid.errors import UserError
+from arvid.options import SamplingOptions, help_texts, range_of
 
-if TYPE_CHECKING:
-    from arvid.contracts import SamplingOptions
+_DEST = "sampling."
+"""What the names of these options begin with among all options of a command."""
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that override the model's own."""
-    group = parser.add_argument_group("how tokens are drawn (default: as the checkpoint says)")
-    group.add_argument(
-        "--guidance",
-        type=SAMPLING["guidance"].number,
-        help="classifier-free guidance scale, 1 is off",
-    )
-    group.add_argument(
-        "--temperature", type=SAMPLING["temperature"].number, help="of discrete tokens, 0 is greedy"
-    )
-    group.add_argument(
-        "--top-k", type=SAMPLING["top_k"].integer, help="discrete tokens: keep the k likeliest"
-    )
-    group.add_argument(
-        "--top-p", type=SAMPLING["top_p"].number, help="discrete tokens: keep this probability mass"
-    )
-    group.add_argument(
-        "--last-temperature",
-        type=SAMPLING["last_temperature"].number,
-        help="temperature of the last block, reached evenly (NBP)",
-    )
-    group.add_argument(
-        "--rounds",
-        type=SAMPLING["rounds"].integer,
-        help="rounds that fill a block (NBP, trained to reveal)",
-    )
-    group.add_argument(
-        "--compiled", action="store_true", default=None, help="compile the step on GPUs (NBP)"
-    )
-    group.add_argument(
-        "--diffusion-steps",
-        type=SAMPLING["diffusion_steps"].integer,
-        help="continuous tokens: denoising steps",
-    )
-    group.add_argument(
-        "--num-sets", type=SAMPLING["num_sets"].integer, help="sets that a frame is drawn in (NOVA)"
-    )
-    group.add_argument(
-        "--overlap",
-        type=SAMPLING["overlap"].integer,
-        metavar="LATENT_FRAMES",
-        help="clips longer than trained: a window moves along that keeps so many (NOVA)",
-    )
-    group.add_argument(
-        "--guidance-min",
-        type=SAMPLING["guidance_min"].number,
-        help="guidance of a frame's first set (NOVA)",
-    )
-    group.add_argument(
-        "--guidance-trunc",
-        type=SAMPLING["guidance_trunc"].number,
-        metavar="TIME",
-        help="no guidance at times below (0 to 1000)",
-    )
-    group.add_argument(
-        "--guidance-renorm",
-        type=SAMPLING["guidance_renorm"].number,
-        metavar="SHARE",
-        help="how far guidance may be shrunk",
-    )
-    group.add_argument(
-        "--image-guidance",
-        type=SAMPLING["image_guidance"].number,
-        help="guidance by the frames before (NOVA)",
-    )
-    group.add_argument(
-        "--flow-shift", type=SAMPLING["flow_shift"].number, help="flow matching: shift of the times"
-    )
+class CommandParser(argparse.ArgumentParser):
+    """Adds further options before it parses, and suggests some when it meets one that it does not know."""
+
+    complete: Callable[[Sequence[str]], Sequence[str]] | None = None
+    """Adds options that depend on the command line, which it gets; returns their flags."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does. Ends the program with a message for options that neither the command nor the model has."""
+        if self.complete is None:
+            return super().parse_known_args(args, namespace)
+        added = self.complete(args or ())
+        self.complete = None
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}. {self._advice(unknown, added)}"
+            )
+        return found, unknown
+
+    def _advice(self, unknown: Sequence[str], added: Sequence[str]) -> str:
+        flag = next((a for a in unknown if a.startswith("--")), unknown[0]).partition("=")[0]
+        close = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
+        suggestion = f"Did you mean {close[0]}? " if close else ""
+        return f"{suggestion}The sampling options are {', '.join(added)}"
+
+
+def add_sampling_arguments(parser: CommandParser) -> None:
+    """Options that override those of the model that `--checkpoint` names; without one only what all models have.
+
+    They are added when the command line is parsed.
+    """
+    parser.complete = partial(_add_options, parser)
+
+
+def sampling_options(options: argparse.Namespace, default: SamplingOptions) -> SamplingOptions:
+    """The model's options with those given on the command line put in."""
+    given = {k.removeprefix(_DEST): v for k, v in vars(options).items() if k.startswith(_DEST)}
+    return default.replace(**{k: v for k, v in given.items() if v is not None})
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +67,64 @@ def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sampling_options(options: argparse.Namespace, default: SamplingOptions) -> SamplingOptions:
-    """The model's options with those given on the command line put in."""
-    names = {field.name for field in dataclasses.fields(default)}
-    given = {name: value for name, value in vars(options).items() if name in names}
-    return dataclasses.replace(default, **{k: v for k, v in given.items() if v is not None})
+def _add_options(parser: CommandParser, arguments: Sequence[str]) -> list[str]:
+    """Add the options of the model that the command line names; returns their flags."""
+    model = _model_options(arguments)
+    if model is None:
+        note = "Each model has more options: `--checkpoint RUN --help` lists them."
+    else:
+        note = "The defaults are those of the checkpoint."
+    options = model or SamplingOptions()
+    group = parser.add_argument_group("how tokens are drawn", note)
+    hints, texts = get_type_hints(type(options)), help_texts(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(model, field.name, None)
+        default = "" if value is None else f" (default: {value})"
+        text = f"{texts.get(field.name, '')}{default}".replace("%", "%%")
+        try:
+            group.add_argument(
+                _flag(field.name),
+                dest=f"{_DEST}{field.name}",
+                default=None,
+                help=text,
+                **_parsing(field, hints[field.name]),
+            )
+        except argparse.ArgumentError as error:
+            raise UserError(
+                f"This model's option {field.name} is also one of the command's: its paradigm must rename it."
+            ) from error
+    return [_flag(field.name) for field in dataclasses.fields(options)]
+
+
+def _model_options(arguments: Sequence[str]) -> SamplingOptions | None:
+    """The options of the model that the arguments name, if they name one. Raises UserError if it cannot be read."""
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    early.add_argument("--checkpoint")
+    add_trust_argument(early)
+    try:
+        known, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:  # the command's own parser says so
+        return None
+    if known.checkpoint is None:
+        return None
+    from arvid.training.generator_module import load_sampling
+
+    return load_sampling(known.checkpoint, trust=known.trust)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parsing(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    """How argparse reads the value of a field whose type is `hint`, which may be `... | None`."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if kinds == [bool]:
+        return {"action": argparse.BooleanOptionalAction}
+    if kinds == [int]:
+        return {"type": range_of(field).integer, "metavar": "N"}
+    if kinds == [float]:
+        return {"type": range_of(field).number, "metavar": "X"}
+    return {"type": str}

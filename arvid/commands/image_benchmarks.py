@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
-from arvid.commands._sampling import add_sampling_arguments, sampling_options
+from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.commands._trust import add_trust_argument
 from arvid.processes import launched, take_own_gpu
 from arvid.ranges import at_least
@@ -52,9 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser, suite: str) -> None:
     parser.description = f"{_benchmark_class(suite).__name__}: sample, score and aggregate."
     parser.epilog = _EXAMPLES[suite]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, parser_class=CommandParser
+    )
 
-    def action(name: str, summary: str) -> argparse.ArgumentParser:
+    def action(name: str, summary: str) -> CommandParser:
         return actions.add_parser(
             name,
             help=summary,
@@ -87,7 +89,7 @@ def _benchmark_class(suite: str) -> type[ImageBenchmark]:
     return next(cls for cls in classes if cls.name == suite)
 
 
-def _add_sample(parser: argparse.ArgumentParser, suite: str) -> None:
+def _add_sample(parser: CommandParser, suite: str) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help=_PROMPTS[suite])
     parser.add_argument(
         "--out", dest="row", type=Path, required=True, help="the row's: a run or any other folder"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from arvid.commands._evaluation import add_wait_argument
 from arvid.commands._sampling import (
+    CommandParser,
     add_dtype_argument,
     add_sampling_arguments,
     sampling_options,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 FILE_FPS = 8.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")

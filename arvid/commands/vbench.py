@@ -27,6 +27,7 @@ from arvid.commands._evaluation import (
     add_wait_argument,
 )
 from arvid.commands._sampling import (
+    CommandParser,
     add_dtype_argument,
     add_sampling_arguments,
     sampling_options,
@@ -68,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = __doc__
-    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    steps = parser.add_subparsers(
+        dest="step", metavar="STEP", required=True, parser_class=CommandParser
+    )
     _add_sample(steps.add_parser("sample", help="draw the suite's videos from a checkpoint"))
     _add_score(steps.add_parser("score", help="measure dimensions of a folder of videos"))
     add_up = steps.add_parser("aggregate", help="add up the scores: table and result record")
@@ -105,7 +108,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sample(parser: argparse.ArgumentParser) -> None:
+def _add_sample(parser: CommandParser) -> None:
     _add_common(parser)
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     add_trust_argument(parser)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from arvid.contracts import Condition
+from arvid.contracts import Request
 from arvid.evaluation.records import Budget
 from arvid.sampling.sample import Conditions, clip_grid
 from arvid.training.generator_module import GeneratorModule
@@ -96,9 +96,8 @@ def generation_flops(
     grid = clip_grid(model, num_frames)
     prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
     with torch.no_grad(), _gradients(model, False), _counter() as counter:
-        condition: Condition = conditions.encode(model)
-        tokens = model.paradigm.generate(condition, grid, prefix=prefix, options=model.sampling)
-        model.tokenizer.decode(tokens)
+        request = Request(conditions.encode(model), grid, prefix=prefix, options=model.sampling)
+        model.tokenizer.decode(model.paradigm.generate(request))
     return float(counter.get_total_flops())
 
 

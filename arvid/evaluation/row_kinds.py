@@ -7,7 +7,6 @@ tokens), the first frame repeated, an untrained model. Systems from elsewhere ar
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +128,7 @@ class ModelRow(Row):
         return num_frames + (spec.strides[0] - rest if rest else 0)
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "sampling": dataclasses.asdict(self.model.sampling)}
+        return {**super().identity(), "sampling": self.model.sampling.changed()}
 
     def classes(self) -> set[type]:
         return {*super().classes(), *map(type, self.model.modules())}

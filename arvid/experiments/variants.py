@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from arvid import registry
-from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.contracts import Clip, Request, UserError, VideoDataset
 from arvid.data.collate import normalise
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol
@@ -50,7 +50,7 @@ class Variant:
     checkpoint: Path | None = None
     """Run folder or file of a model that is scored as it is: another variant's, or a published one."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of SamplingOptions in the place of the model's own."""
+    """Sampling options that replace the model's own."""
 
 
 def fit_job(name: str, configs: Sequence[str], run: Path, options: Sequence[str] = ()) -> Job:
@@ -81,7 +81,7 @@ def model_path(variant: Variant, out: Path) -> Path:
 def load_variant(variant: Variant, out: Path) -> GeneratorModule:
     """A variant's model, which samples as the variant says."""
     model = load_generator(model_path(variant, out))
-    model.sampling = dataclasses.replace(model.sampling, **variant.sampling)
+    model.sampling = model.sampling.replace(**variant.sampling)
     options = {f"sampling.{key}": str(value) for key, value in variant.sampling.items()}
     model.description = {
         **model.description,
@@ -217,13 +217,14 @@ def _time_clip(model: GeneratorModule, clip: Clip, given: int) -> Speed:
     found: list[tuple[float, float]] = []
     while len(found) <= MIN_TIMES or sum(map(sum, found)) < MIN_SECONDS:
         times = [now(model.device)]
-        tokens = model.paradigm.generate(
+        request = Request(
             Conditions.of_clips([clip]).encode(model),
             grid,
             prefix=prefix,
             options=options,
             generator=torch.Generator(model.device).manual_seed(len(found)),
         )
+        tokens = model.paradigm.generate(request)
         times.append(now(model.device))
         model.tokenizer.decode(tokens)
         times.append(now(model.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import nn
 from tqdm import tqdm
 
-from arvid.contracts import Clip, Condition, SamplingOptions, TokenGrid, Tokens, UserError
+from arvid.contracts import Clip, Condition, Request, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
@@ -88,10 +88,10 @@ def sample(
     Raises UserError for frame counts or sizes that the tokenizer or the model cannot do, and for weights, tokens or
     pixels that are not finite.
     """
-    asked = _asked(model, conditions, num_frames, first_frames, options, seed)
-    with _bar(model, asked, progress) as on_step:
-        tokens = model.paradigm.generate(**asked, on_step=on_step)
-    return to_uint8(model.tokenizer.decode(_for_decoder(model, tokens, asked))).cpu().numpy()
+    request = _request(model, conditions, num_frames, first_frames, options, seed)
+    with _bar(model, request, progress) as counted:
+        tokens = model.paradigm.generate(counted)
+    return to_uint8(model.tokenizer.decode(_for_decoder(model, tokens, request))).cpu().numpy()
 
 
 @torch.no_grad()
@@ -109,15 +109,15 @@ def stream(
 
     Joined along time they are the same clips, but for rounding, where the tokenizer decodes piece by piece.
     """
-    asked = _asked(model, conditions, num_frames, first_frames, options, seed)
-    with _bar(model, asked, progress) as on_step:
-        pieces = model.paradigm.stream(**asked, on_step=on_step)
-        finished = (_for_decoder(model, piece, asked) for piece in pieces)
+    request = _request(model, conditions, num_frames, first_frames, options, seed)
+    with _bar(model, request, progress) as counted:
+        pieces = model.paradigm.stream(counted)
+        finished = (_for_decoder(model, piece, request) for piece in pieces)
         for video in model.tokenizer.decode_stream(finished):
             yield to_uint8(video).cpu().numpy()
 
 
-def _for_decoder(model: GeneratorModule, tokens: Tokens, asked: dict[str, Any]) -> Tokens:
+def _for_decoder(model: GeneratorModule, tokens: Tokens, request: Request) -> Tokens:
     """Numbers in the decoder's type, whatever the network's is; ids as they are.
 
     Raises UserError for tokens that are not finite, or were drawn from such logits, naming the options.
@@ -126,7 +126,7 @@ def _for_decoder(model: GeneratorModule, tokens: Tokens, asked: dict[str, Any]) 
     faults = [head.take_fault() for head in heads]
     if any(faults) or (tokens.is_floating_point() and not tokens.isfinite().all()):
         dtype = str(next(model.paradigm.parameters()).dtype).removeprefix("torch.")
-        given = "".join(f", {k} {v}" for k, v in _changed(asked["options"]).items())
+        given = "".join(f", {k} {v}" for k, v in request.options.changed().items())
         raise UserError(
             f"The tokens that were drawn are not finite, though all weights are ({dtype}{given}). Draw with less "
             "guidance, with the options of training, or in float32."
@@ -134,48 +134,36 @@ def _for_decoder(model: GeneratorModule, tokens: Tokens, asked: dict[str, Any]) 
     return tokens.float() if tokens.is_floating_point() else tokens
 
 
-def _changed(options: SamplingOptions) -> dict[str, Any]:
-    """The options that differ from their defaults."""
-    fields = {f.name: f.default for f in dataclasses.fields(options)}
-    given = {name: getattr(options, name) for name in fields}
-    return {name: value for name, value in given.items() if value != fields[name]}
-
-
-def _asked(
+def _request(
     model: GeneratorModule,
     conditions: Conditions,
     num_frames: int | None,
     first_frames: UInt8[np.ndarray, "b k h w 3"] | None,
     options: SamplingOptions | None,
     seed: int,
-) -> dict[str, Any]:
-    """Arguments of the paradigm's `generate` and `stream`. Raises UserError for a model that cannot be sampled."""
+) -> Request:
+    """What the paradigm is asked for. Raises UserError for a model that cannot be sampled like that."""
     grid = clip_grid(model, num_frames)
     require_finite_weights(cast(nn.Module, model), "This model")
-    return {
-        "condition": conditions.encode(model),
-        "grid": grid,
-        "batch_size": conditions.num_clips,
-        "prefix": None if first_frames is None else _encode_prefix(model, first_frames, grid),
-        "options": options or model.sampling,
-        "generator": torch.Generator(model.device).manual_seed(seed),
-    }
+    return Request(
+        conditions.encode(model),
+        grid,
+        batch_size=conditions.num_clips,
+        prefix=None if first_frames is None else _encode_prefix(model, first_frames, grid),
+        options=options or model.sampling,
+        generator=torch.Generator(model.device).manual_seed(seed),
+    )
 
 
 @contextmanager
-def _bar(
-    model: GeneratorModule, asked: dict[str, Any], shown: bool
-) -> Iterator[Callable[[], None]]:
-    """What is to be called after each evaluation, which a bar counts."""
-    prefix = asked["prefix"]
+def _bar(model: GeneratorModule, request: Request, shown: bool) -> Iterator[Request]:
+    """The request with a bar that counts the evaluations of the main network."""
     evaluations = model.paradigm.num_evaluations(
-        asked["grid"],
-        prefix_frames=0 if prefix is None else prefix.shape[1],
-        options=asked["options"],
+        request.grid, prefix_frames=request.prefix_frames, options=request.options
     )
     name, total = next(iter(evaluations.items()))
     with tqdm(total=total, desc=name, disable=not shown, leave=False) as bar:
-        yield lambda: _advance(bar)
+        yield dataclasses.replace(request, on_step=lambda: _advance(bar))
 
 
 def _advance(bar: tqdm[Any]) -> None:
@@ -197,6 +185,10 @@ def clip_grid(model: GeneratorModule, num_frames: int | None = None) -> TokenGri
 def _encode_prefix(
     model: GeneratorModule, frames: UInt8[np.ndarray, "b k h w 3"], grid: TokenGrid
 ) -> torch.Tensor:
+    if not model.paradigm.takes_prefix:
+        raise UserError(
+            f"{type(model.paradigm).__name__} cannot continue given frames: leave out the first frames."
+        )
     if frames.shape[2:4] != model.clip_shape[1:]:
         raise UserError(
             f"The first frames are {frames.shape[3]}x{frames.shape[2]} pixels; this model makes "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +68,6 @@ class CheckpointSampler:
             "kind": "checkpoint",
             "name": checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem,
             "checkpoint_sha256": sha256_file(checkpoint_path(checkpoint)),
-            "sampling": dataclasses.asdict(self.options),
+            "sampling": self.options.changed(),
             **{key: description[key] for key in ("setting", "setting_hash", "factors", "options")},
         }

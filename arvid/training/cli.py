@@ -18,9 +18,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentError,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
@@ -60,7 +68,19 @@ set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os
 SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
 LIGHTNINGS_OWN = ("best", "last", "hpc")
 """Values of --ckpt_path that are no paths: Lightning looks for the files."""
+SAMPLING = "model.init_args.sampling"
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
+
+
+class _ConfigFile(ActionConfigFile):
+    """`--config`. Of several files each changes some of the sampling options; by itself a dict replaces the earlier."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        before = cfg.get(SAMPLING)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+        after = cfg.get(SAMPLING)
+        if isinstance(before, dict) and isinstance(after, dict):
+            cfg[SAMPLING] = {**before, **after}
 
 
 class ArvidCLI(LightningCLI):
@@ -79,6 +99,15 @@ class ArvidCLI(LightningCLI):
         """The one that was given: to build the parsers of all takes longer than to parse a configuration."""
         known = LightningCLI.subcommands()
         return {name: skipped for name, skipped in known.items() if name in sys.argv[1:2]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser with `--config`, and nothing else yet."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = LightningArgumentParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=_ConfigFile, help="Configuration, by name or path."
+        )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(

@@ -6,7 +6,8 @@ The module also is what a checkpoint holds and what sampling loads: tokenizer, c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from arvid.contracts import (
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
-from arvid.training.checkpoint_io import read_checkpoint, verifying
+from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -34,6 +35,7 @@ from arvid.training.keys import CHECKPOINT_KEY, LAST_CHECKPOINT, TOKENIZER_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
+from arvid.training.sampling_options import build_sampling
 from arvid.training.step import log_step, one_or_nan
 from arvid.trust import trusting
 
@@ -91,7 +93,8 @@ class GeneratorModule(LightningModule):
         motion: whether the motion score is one.
         fps: whether the frames per second are one.
         optimizer: AdamW and its schedule.
-        sampling: how this model is sampled unless a command says otherwise.
+        sampling: sampling options by name, which hold unless a command says otherwise. A model takes those that it
+            has (see `arvid.training.sampling_options`).
     """
 
     trains_on_tokens = True
@@ -110,19 +113,19 @@ class GeneratorModule(LightningModule):
         motion: bool = False,
         fps: bool = False,
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
-        sampling: SamplingOptions = SamplingOptions(),
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizers.load(token_type)
         self.tokenizer_hash = fingerprint(self.tokenizer)
         self.clip_shape = clip_shape
-        self.sampling = sampling
         self.optimizer_config = optimizer
         self.conditioner = Conditioner(
             text=text, label=label, motion=motion, fps=fps, num_classes=num_classes
         )
         spec = self.tokenizer.spec
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
+        self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
         """Set where the module comes from a checkpoint."""
         self.description: dict[str, Any] = {}
@@ -213,19 +216,40 @@ def load_generator(
     with verifying(path), trusting(trust):
         checkpoint = read_checkpoint(path)
         description = read_description(path, checkpoint)
-        try:
+        with _fitting(path):
             module = build_generator(_with_tokenizer(description["config"], path))
             if trained:
                 module.load_state_dict(checkpoint["state_dict"])
                 module.trained = _trained(checkpoint, description)
-        except (UserError, RuntimeError) as error:
-            raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
     if dtype != "float32":
         module.paradigm.to(getattr(torch, dtype))
         description = {**description, "options": {**description["options"], "dtype": dtype}}
     module.description = description
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return module.requires_grad_(False).eval().to(device)
+
+
+def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOptions:
+    """The sampling options of a checkpoint's model, without the model. Raises UserError as `load_generator` does."""
+    path = checkpoint_path(path)
+    with trusting(trust):
+        try:
+            config = read_description(path, read_checkpoint(path))["config"]
+            with _fitting(path):
+                paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
+                return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
+        except UserError:
+            verify(path)  # damage is what to say first
+            raise
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Errors in the block, of what a checkpoint's description asks for, name the file."""
+    try:
+        yield
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit this version of arvid ({error}).") from error
 
 
 def checkpoint_path(path: str | Path) -> Path:

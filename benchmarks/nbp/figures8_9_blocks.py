@@ -50,7 +50,7 @@ from arvid.experiments.variants import (
     train,
 )
 from arvid.paradigms.next_block.order import Block
-from arvid.ranges import SAMPLING, at_least
+from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
@@ -139,7 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--last-temperature",
-        type=SAMPLING["last_temperature"].number,
+        type=at_least(0).number,
         nargs="*",
         default=[0.5],
         help="of the last block, for the largest block, one row each (0.5)",

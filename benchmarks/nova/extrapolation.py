@@ -43,7 +43,7 @@ from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
 from arvid.experiments.paper import Cell, table, write_page
 from arvid.experiments.variants import Variant, folders, score, train, usable
-from arvid.ranges import SAMPLING, at_least
+from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import DASHED, colours, write_png
@@ -100,7 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--overlap",
-        type=SAMPLING["overlap"].integer,
+        type=at_least(1).integer,
         nargs="*",
         default=[],
         metavar="LATENT_FRAMES",

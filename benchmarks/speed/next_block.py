@@ -31,7 +31,6 @@ Writes table.md and results.json to --out.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +48,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from arvid.contracts import (
     Condition,
     ContextSpec,
+    Request,
     SamplingOptions,
     Size,
     TokenGrid,
@@ -58,6 +58,7 @@ from arvid.contracts import (
 from arvid.experiments.paper import table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
+from arvid.nn.heads.categorical import CategoricalSampling
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.order import Block
 from arvid.ranges import at_least
@@ -84,7 +85,7 @@ class Scale:
     batches: tuple[int, ...] = (1, 4, 16)
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
-    sampling: SamplingOptions = SamplingOptions(top_k=16_000, top_p=0.9)
+    sampling: CategoricalSampling = CategoricalSampling(top_k=16_000, top_p=0.9)
 
 
 SCALES = {
@@ -94,7 +95,7 @@ SCALES = {
         grid=TokenGrid(4, 4, 4),
         blocks=((1, 1, 1), (1, 1, 4), (1, 4, 4)),
         batches=(1, 2),
-        sampling=SamplingOptions(top_k=25, top_p=0.9),
+        sampling=CategoricalSampling(top_k=25, top_p=0.9),
     ),
     "demo": Scale(size=Size(dim=128, depth=2, num_heads=4)),
     "paper": Scale(
@@ -109,7 +110,8 @@ def main() -> None:
     """Measure, print, write."""
     options = parse_arguments()
     scale = SCALES[options.scale]
-    sampling = dataclasses.replace(scale.sampling, compiled=options.compile)
+    own = NextBlock.options_for("discrete")
+    sampling = own.of(scale.sampling).replace(compiled=options.compile)
     if scale.device == "cuda" and not torch.cuda.is_available():
         raise UserError("This scale needs a GPU and there is none here. Take --scale demo.")
     torch.set_num_threads(options.threads)
@@ -121,7 +123,7 @@ def main() -> None:
         measure(scale, block, batch, sampling, bandwidth, watch)
         for block, batch in tqdm(cases, "cases", disable=None)
     ]
-    greedy = dataclasses.replace(sampling, temperature=0)
+    greedy = sampling.replace(temperature=0.0)
     beside = [against_transformers(scale, way, watch) for way in (greedy, sampling)]
     report = {
         "scale": options.scale,
@@ -237,7 +239,8 @@ def generate(
     height, width = scale.grid.h, scale.grid.w
     prefix = torch.randint(scale.vocab_size, (batch, GIVEN, height, width), device=scale.device)
     grid = TokenGrid(num_frames, height, width)
-    return model.generate(Condition(), grid, batch_size=batch, prefix=prefix, options=sampling)
+    request = Request(Condition(), grid, batch_size=batch, prefix=prefix, options=sampling)
+    return model.generate(request)
 
 
 @contextmanager
@@ -247,7 +250,7 @@ def timed_draws(watch: Watch) -> Iterator[list[float]]:
     usual = categorical.draw
 
     def draw(
-        logits: Tensor, options: SamplingOptions, generator: torch.Generator | None = None
+        logits: Tensor, options: CategoricalSampling, generator: torch.Generator | None = None
     ) -> Tensor:
         started = watch.now()
         drawn = usual(logits, options, generator)
@@ -281,8 +284,9 @@ def against_transformers(scale: Scale, sampling: SamplingOptions, watch: Watch) 
     frame = scale.grid.tokens_per_frame
     prompt = torch.randint(scale.vocab_size, (1, GIVEN * frame), device=scale.device)
     cache = "static" if other._can_compile_fullgraph else "dynamic"
-    greedy = sampling.temperature == 0
-    drawn = {} if greedy else {"top_k": sampling.top_k, "top_p": sampling.top_p}
+    filters = CategoricalSampling.of(sampling)
+    greedy = filters.temperature == 0
+    drawn = {} if greedy else {"top_k": filters.top_k, "top_p": filters.top_p}
 
     def ours() -> Tensor:
         return generate(model, scale, 1, sampling, GIVEN + 1)
@@ -302,7 +306,7 @@ def against_transformers(scale: Scale, sampling: SamplingOptions, watch: Watch) 
     for _ in range(2):  # the first time warms up
         own, its = frame / watch.time(ours), frame / watch.time(theirs)
     return {
-        "sampling": "greedy" if greedy else f"top-k {sampling.top_k}, top-p {sampling.top_p}",
+        "sampling": "greedy" if greedy else f"top-k {filters.top_k}, top-p {filters.top_p}",
         "cache": cache,
         "tokens_per_second": own,
         "transformers_tokens_per_second": its,

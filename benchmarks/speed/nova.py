@@ -42,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arvid.contracts import (
     Condition,
     ContextSpec,
-    SamplingOptions,
+    Request,
     Size,
     TokenGrid,
     TokenSpec,
@@ -267,15 +267,12 @@ def draw(
 ) -> Amounts:
     """A batch of clips, with guidance: what passed in each part, the rest, and all of it."""
     device = next(model.parameters()).device.type
-    wanted = {"diffusion_steps": scale.diffusion_steps, **options}
-    condition = scale.condition(batch, device)
+    own = model.options_for("continuous")()
+    own = own.replace(guidance=GUIDANCE, diffusion_steps=scale.diffusion_steps, **options)
+    request = Request(scale.condition(batch, device), grid or scale.grid, options=own)
     with parts(model, "sample", read) as found:
         begun = read()
-        model.generate(
-            condition,
-            grid or scale.grid,
-            options=SamplingOptions(guidance=GUIDANCE, **wanted),  # type: ignore[arg-type]
-        )
+        model.generate(request)
         total = read() - begun
     return {**found, "rest": total - sum(found.values()), "all": total}
 

@@ -5,8 +5,7 @@ L length of the whole sequence; other letters as in `layout`.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -14,17 +13,33 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import KVCache, Transformer
 from arvid.nn.cuda_graph import CudaGraph
 from arvid.nn.functional import FunctionalTransformer
-from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.nn.positions import Rotation
+from arvid.options import option
 from arvid.paradigms.next_block.layout import Layout
+from arvid.ranges import at_least
 
 if TYPE_CHECKING:
     from arvid.paradigms.next_block.paradigm import NextBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextBlockSampling(SamplingOptions):
+    """Sampling options of next-block prediction."""
+
+    last_temperature: float | None = option(None, at_least(0))
+    """Discrete tokens: temperature of the clip's last block. It changes linearly from that of the first block. By
+    default all blocks have the same temperature."""
+    rounds: int = option(1, at_least(1))
+    """Evaluations for each block; 1 as published. After each one the likeliest tokens of the block stay, and the next
+    one sees them. Needs a model that was trained to `reveal`."""
+    compiled: bool = False
+    """On GPUs: compile the step. That takes a minute, and makes each step shorter."""
 
 
 class FixedSteps:
@@ -92,7 +107,7 @@ class Decoder:
         context: Float[Tensor, "b s d"],
         padding: Bool[Tensor, "b p"] | None,
         layout: Layout,
-        options: SamplingOptions,
+        options: NextBlockSampling,
     ) -> None:
         if options.compiled and not (has_graphs(context) and options.use_cache):
             raise UserError(
@@ -203,9 +218,8 @@ def draw_block(
     decoder: Decoder,
     tokens: Tensor,
     known: int,
-    options: SamplingOptions,
-    generator: torch.Generator | None,
-    on_step: Callable[[], None] | None,
+    options: NextBlockSampling,
+    request: Request,
 ) -> Tensor:
     """The tokens (B, P[, C]) after the `known` ones of (B, N[, C]).
 
@@ -216,8 +230,10 @@ def draw_block(
     count = decoder.layout.num_predicted(known)
     if options.rounds == 1 or count == 1:
         given, null = _halves(decoder.hidden(tokens, known), len(tokens))
-        drawn = decoder.head.sample(given, options=options, null_hidden=null, generator=generator)
-        _tell(on_step)
+        drawn = decoder.head.sample(
+            given, options=options, null_hidden=null, generator=request.generator
+        )
+        request.on_step()
         return drawn
     head, hint = decoder.head, None
     if model.reveal is None or not isinstance(head, CategoricalHead):
@@ -229,10 +245,10 @@ def draw_block(
     for i in range(options.rounds):
         given, null = _halves(decoder.hidden(tokens, known, hint), len(tokens))
         drawn, confidence = head.sample_with_confidence(
-            given, options=options, null_hidden=null, generator=generator
+            given, options=options, null_hidden=null, generator=request.generator
         )
         block = torch.where(stays, block, drawn)
-        _tell(on_step)
+        request.on_step()
         if i == options.rounds - 1:
             break
         num = -(-count * (i + 1) // options.rounds)
@@ -242,21 +258,16 @@ def draw_block(
     return block
 
 
-def _tempered(options: SamplingOptions, known: int, layout: Layout) -> SamplingOptions:
+def _tempered(options: NextBlockSampling, known: int, layout: Layout) -> NextBlockSampling:
     """The options with the temperature of the block after the `known` tokens."""
-    if options.last_temperature is None:
+    if options.last_temperature is None or not isinstance(options, CategoricalSampling):
         return options
     last = layout.num_tokens - layout.block_len
     share = known / last if last else 0.0
     temperature = options.temperature + share * (options.last_temperature - options.temperature)
-    return dataclasses.replace(options, temperature=max(temperature, 0.0))
+    return options.replace(temperature=max(temperature, 0.0))
 
 
 def _halves(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor | None]:
     """The given and, with guidance, the null half of the hidden states."""
     return hidden[:batch], hidden[batch:] if len(hidden) > batch else None
-
-
-def _tell(on_step: Callable[[], None] | None) -> None:
-    if on_step is not None:
-        on_step()

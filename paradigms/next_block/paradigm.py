@@ -11,7 +11,7 @@ are dropped in training, so that guidance has a null.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -22,6 +22,7 @@ from arvid.contracts import (
     Condition,
     ContextSpec,
     Paradigm,
+    Request,
     SamplingOptions,
     Size,
     TokenGrid,
@@ -34,10 +35,11 @@ from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import BlockStyle, Transformer, build_norm
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import Dropout, draw
-from arvid.nn.heads import DiffusionOptions, build_head
+from arvid.nn.heads import HEADS, DiffusionOptions, build_head
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding
-from arvid.paradigms.next_block.decoding import Decoder, draw_block
+from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, draw_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import Block, block_order
@@ -70,6 +72,8 @@ class NextBlock(Paradigm):
     predict.
     """
 
+    heads = HEADS
+    options_class = NextBlockSampling
     blocks: Tensor
     order: Tensor
 
@@ -92,7 +96,7 @@ class NextBlock(Paradigm):
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
-        super().__init__()
+        super().__init__(spec, grid)
         at_least(1).require(block=block, num_positions=num_positions)
         at_least(0).require(num_other_ids=num_other_ids)
         SHARE.require(dropout=dropout, condition_dropout=condition_dropout)
@@ -102,8 +106,6 @@ class NextBlock(Paradigm):
             )
         if spec.type == "continuous" and num_other_ids:
             raise UserError("Continuous tokens have no ids: leave out num_other_ids.")
-        self.spec = spec
-        self.grid = grid
         self.block: Block = (block[0], block[1], block[2])
         self.mask_pads = mask_pads
         self.condition_dropout = condition_dropout
@@ -294,37 +296,31 @@ class NextBlock(Paradigm):
         prefix_frames: int = 0,
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
+        own = self.own_options(options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
         known = prefix_frames * grid.tokens_per_frame
         counts = [layout.num_predicted(k) for k in layout.steps(known)]
-        steps = sum(options.rounds if count > 1 else 1 for count in counts)
-        if self.spec.type == "discrete":
+        steps = sum(own.rounds if count > 1 else 1 for count in counts)
+        if not isinstance(own, DiffusionSampling):
             return {"transformer": steps}
-        return {"transformer": steps, "diffusion head": steps * options.diffusion_steps}
+        return {"transformer": steps, "diffusion head": steps * own.diffusion_steps}
 
     @torch.no_grad()
-    def stream(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Iterator[Tokens]:
+    def stream(self, request: Request) -> Iterator[Tokens]:
         """As `Paradigm.stream`. Raises UserError for a prefix that is no whole number of blocks, or is missing where
         there is no start."""
-        batch = condition.batch_size or batch_size
+        condition, grid = request.condition, request.grid
+        options = self.own_options(request.options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
-        tokens, given = self._given(prefix, layout, batch)  # (B, N[, C]) in block-major order
-        if options.guidance != 1 and not self.condition_dropout and condition.negative_text is None:
+        tokens, given = self._given(
+            request.prefix, layout, request.batch_size
+        )  # (B, N[, C]) in block-major order
+        if options.guided and not self.condition_dropout and condition.negative_text is None:
             warn_once(
                 "Guidance leads away from a null condition that this model never learned: it was trained with "
                 "condition_dropout 0. Give a negative prompt, or guidance 1."
             )
-        context = self.context.guided(condition, batch, options.guidance)
+        context = self.context.guided(condition, request.batch_size, options.guidance)
         padding = self._padding_of_passes(condition, context)
         decoder = Decoder(self, context, padding, layout, options)
         finished = 0  # frames
@@ -332,7 +328,7 @@ class NextBlock(Paradigm):
             if known >= (finished + self.block[0]) * grid.tokens_per_frame:
                 piece, finished = self._frames(tokens, finished, known)
                 yield piece
-            drawn = draw_block(self, decoder, tokens, known, options, generator, on_step)
+            drawn = draw_block(self, decoder, tokens, known, options, request)
             tokens[:, known : known + drawn.shape[1]] = drawn
         decoder.close()
         yield self._frames(tokens, finished, layout.num_tokens)[0]

@@ -22,6 +22,7 @@ from arvid.contracts import (
     Condition,
     ContextSpec,
     Paradigm,
+    Request,
     SamplingOptions,
     Size,
     TokenGrid,
@@ -32,10 +33,11 @@ from arvid.contracts import (
 from arvid.nn.attention import NormPlacement
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import draw, draw_once
-from arvid.nn.heads import DiffusionOptions, build_head
+from arvid.nn.heads import HEADS, DiffusionOptions, build_head
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
-from arvid.paradigms.nova.sampling import Draw
+from arvid.paradigms.nova.sampling import Draw, NovaSampling
 from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
 from arvid.paradigms.nova.spatial import SpatialLayers, read_tokens
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
@@ -71,6 +73,9 @@ class NOVA(Paradigm):
     Raises UserError for values outside their ranges, and for a grid that the patches do not tile.
     """
 
+    heads = HEADS
+    options_class = NovaSampling
+
     def __init__(
         self,
         spec: TokenSpec,
@@ -91,7 +96,7 @@ class NOVA(Paradigm):
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
-        super().__init__()
+        super().__init__(spec, grid)
         at_least(1).require(patch=patch, num_sets=num_sets, base_frames=base_frames)
         if not isinstance(scale_shift, str):
             at_least(1).require(scale_shift=scale_shift)
@@ -102,8 +107,6 @@ class NOVA(Paradigm):
                 f"NOVA with patch {patch} needs token grids whose sides are multiples of "
                 f"{2 * patch}, not {grid.h}x{grid.w}."
             )
-        self.spec = spec
-        self.grid = grid
         self.patch = patch
         self.num_sets = num_sets
         self.scale_shift = scale_shift
@@ -196,40 +199,31 @@ class NOVA(Paradigm):
         prefix_frames: int = 0,
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
+        own = self.own_options(options, NovaSampling)
         frames = grid.t - prefix_frames if self.tam else 1
-        sets = frames * len(set_sizes(self.num_positions, options.num_sets or self.num_sets))
+        sets = frames * len(set_sizes(self.num_positions, own.num_sets or self.num_sets))
         counts = {"spatial layers": sets, "temporal layers": frames if self.tam else sets}
-        if self.spec.type == "continuous":
-            counts["diffusion head"] = sets * options.diffusion_steps
+        if isinstance(own, DiffusionSampling):
+            counts["diffusion head"] = sets * own.diffusion_steps
         return counts
 
     @torch.no_grad()
-    def stream(
-        self,
-        condition: Condition,
-        grid: TokenGrid,
-        *,
-        batch_size: int = 1,
-        prefix: Tokens | None = None,
-        options: SamplingOptions = SamplingOptions(),
-        generator: torch.Generator | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Iterator[Tokens]:
+    def stream(self, request: Request) -> Iterator[Tokens]:
         """As `Paradigm.stream`. Without temporal autoregression (`tam`) no frame is finished before the last."""
-        batch = condition.batch_size or batch_size
-        context = self._contexts(condition, batch, options)
-        draw = Draw(self, context, grid.t, options, generator, on_step)
+        options = self.own_options(request.options, NovaSampling)
+        context = self._contexts(request.condition, request.batch_size, options)
+        draw = Draw(self, context, options, request)
         given: list[Tensor] = []
-        if prefix is not None:
-            given = list(prefix.unbind(1))
-            yield prefix
+        if request.prefix is not None:
+            given = list(request.prefix.unbind(1))
+            yield request.prefix
         if not self.tam:
             yield draw.all_at_once(given)
             return
         for frame in draw.frame_by_frame(given):
             yield frame[:, None]
 
-    def _contexts(self, condition: Condition, batch: int, options: SamplingOptions) -> Tensor:
+    def _contexts(self, condition: Condition, batch: int, options: NovaSampling) -> Tensor:
         """Context (P, B, S, D) of each pass of guidance."""
         if options.overlap is not None and not self.tam:
             raise UserError("Without temporal autoregression no window moves: leave out overlap.")

@@ -5,7 +5,6 @@ Inside a frame its tokens come in sets at random places. B clips, P passes of gu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attention import KVCache
 from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
 from arvid.nn.tokens import to_patches
+from arvid.options import option
 from arvid.paradigms.nova.schedule import random_orders, set_sizes
 from arvid.paradigms.nova.spatial import read_tokens, write_tokens
+from arvid.ranges import FINITE, at_least
 
 if TYPE_CHECKING:
     from arvid.paradigms.nova.paradigm import NOVA
@@ -28,16 +29,41 @@ Indicators = Callable[[Tensor, Tensor], Tensor]
 """Of the tokens so far and the places of those that are known: the indicators (P, B, L', D)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NovaSampling(SamplingOptions):
+    """NOVA's sampling options."""
+
+    num_sets: int | None = option(None, at_least(1))
+    """Sets that a frame is generated in; by default as the model was built."""
+    overlap: int | None = option(None, at_least(1))
+    """Clips longer than trained: a window of the trained length moves along, and starts again with so many finished
+    latent frames. By default the window is the whole clip, as published."""
+    guidance_min: float | None = option(None, FINITE)
+    """Guidance of a frame's first set. It rises linearly to `guidance` at the last set. By default it is constant."""
+    image_guidance: float = option(0.0, FINITE)
+    """Continuous tokens: scale of the guidance by the frames before, with a third pass that sees them without the
+    text."""
+    whole_noise: bool = False
+    """Continuous tokens: draw the noise for whole frames where only some tokens are needed, in the order of the
+    published code."""
+
+    @property
+    def guided(self) -> bool:
+        return super().guided or self.guidance_min is not None or self.image_guidance != 0
+
+
 @dataclass(frozen=True)
 class Draw:
     """What a generation has in common over its frames."""
 
     model: NOVA
     context: Float[Tensor, "p b s d"]
-    num_frames: int
-    options: SamplingOptions
-    generator: torch.Generator | None
-    on_step: Callable[[], None] | None
+    options: NovaSampling
+    request: Request
+
+    @property
+    def num_frames(self) -> int:
+        return self.request.grid.t
 
     def frame_by_frame(self, prefix: list[Tensor]) -> Iterator[Tensor]:
         """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
@@ -73,7 +99,9 @@ class Draw:
         return model.to_frames(tokens).unflatten(0, (batch, new))
 
     def _orders(self, num: int) -> Tensor:
-        return random_orders(num, self.model.num_positions, self.context.device, self.generator)
+        return random_orders(
+            num, self.model.num_positions, self.context.device, self.request.generator
+        )
 
     def _fill(self, orders: Int[Tensor, "n l"], indicators: Indicators) -> Tensor:
         """The tokens (N, L[, p·p·C]) of N frames, set by set."""
@@ -87,8 +115,7 @@ class Draw:
             hidden = model.spatial(indicator, read_tokens(tokens, known), known, new)
             tokens = write_tokens(tokens, new, self._tokens(hidden, new, (i + 1) / len(sizes)))
             start += size
-            if self.on_step is not None:
-                self.on_step()
+            self.request.on_step()
         return tokens
 
     def _tokens(self, hidden: Float[Tensor, "p n m d"], places: Tensor, progress: float) -> Tensor:
@@ -97,11 +124,11 @@ class Draw:
         if options.guidance_min is not None:  # a ramp
             rise = options.guidance - options.guidance_min
             guidance = options.guidance_min + rise * progress
-            options = dataclasses.replace(options, guidance=guidance, guidance_min=None)
+            options = options.replace(guidance=guidance, guidance_min=None)
         null = hidden[1] if len(hidden) > 1 else None
         if not isinstance(head, DiffusionHead):
             return head.sample(
-                hidden[0], options=options, null_hidden=null, generator=self.generator
+                hidden[0], options=options, null_hidden=null, generator=self.request.generator
             )
         whole = WholeFrame(places, lambda: self._whole_noise(len(places)))
         return head.sample(
@@ -109,7 +136,8 @@ class Draw:
             options=options,
             null_hidden=null,
             image_hidden=hidden[2] if len(hidden) > 2 else None,
-            generator=self.generator,
+            image_guidance=options.image_guidance,
+            generator=self.request.generator,
             frame=whole if options.whole_noise else None,
         )
 
@@ -117,7 +145,7 @@ class Draw:
         """Noise for all tokens (N, L, p·p·C) of frames, drawn channel by channel as the released code does."""
         spec, grid = self.model.spec, self.model.grid
         shape = (num, spec.size, grid.h, grid.w)
-        noise = torch.randn(shape, generator=self.generator, device=self.context.device)
+        noise = torch.randn(shape, generator=self.request.generator, device=self.context.device)
         return to_patches(noise.movedim(1, -1), spec, self.model.patch)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import UserError
 from arvid.nn.heads import categorical
-from arvid.nn.heads.categorical import CategoricalHead, candidates, draw
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling, candidates, draw
 
 LENGTH = 5000
 
@@ -50,7 +50,7 @@ def test_only_candidates_are_drawn_and_each_of_them(
     logits = rows(kind)[:1]
     kept = candidates(logits, top_k, top_p)
     num = int(kept.num_kept)
-    options = SamplingOptions(top_k=top_k, top_p=top_p)
+    options = CategoricalSampling(top_k=top_k, top_p=top_p)
     drawn = draw(logits.expand(300, -1), options, torch.Generator().manual_seed(1))
     values = logits[0][kept.ids[0, :num]]  # which of equal ids are kept is open
     assert set(logits[0][drawn].tolist()) <= set(values.tolist())
@@ -83,7 +83,7 @@ def test_the_last_candidate_is_drawn_and_the_next_id_is_not(scale: float, top_p:
 def test_long_rows_follow_the_probabilities() -> None:
     logits = torch.full((LENGTH,), -20.0)
     logits[[17, 4000, 4999]] = torch.tensor([0.2, 0.5, 0.3]).log()
-    options = SamplingOptions(top_k=3, top_p=0.75)  # 0.5, then 0.3
+    options = CategoricalSampling(top_k=3, top_p=0.75)  # 0.5, then 0.3
     drawn = draw(logits.expand(1500, -1), options, torch.Generator().manual_seed(0))
     shares = drawn.bincount(minlength=LENGTH) / len(drawn)
     torch.testing.assert_close(
@@ -97,7 +97,7 @@ def test_a_seed_decides(length: int, options: dict[str, float]) -> None:
     logits = torch.randn(16, length)
 
     def drawn(seed: int) -> list[int]:
-        chosen = SamplingOptions(temperature=0.7, **options)  # type: ignore[arg-type]
+        chosen = CategoricalSampling(temperature=0.7, **options)  # type: ignore[arg-type]
         return draw(logits, chosen, torch.Generator().manual_seed(seed)).tolist()
 
     assert drawn(0) == drawn(0) != drawn(1)
@@ -113,13 +113,13 @@ def test_logits_that_are_not_finite_are_refused(
     logits = torch.randn(1, length)
     logits[0, 7] = broken
     with pytest.raises(UserError, match="not finite"):
-        draw(logits, SamplingOptions(temperature=temperature, top_k=top_k))
+        draw(logits, CategoricalSampling(temperature=temperature, top_k=top_k))
 
 
 def test_many_rows_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(categorical, "SORTED_ROWS", 3)
     logits = torch.randn(8, 50)
-    assert torch.equal(draw(logits, SamplingOptions(top_k=1)), logits.argmax(-1))
+    assert torch.equal(draw(logits, CategoricalSampling(top_k=1)), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 40])
@@ -138,7 +138,7 @@ def test_packed_weights_give_the_same_logits(num_rows: int, rounding: Callable[.
 def test_packing_leaves_the_head_alone() -> None:
     head = CategoricalHead(16, 64)
     twin = head.packed()
-    hidden, greedy = torch.randn(2, 3, 16), SamplingOptions(temperature=0)
+    hidden, greedy = torch.randn(2, 3, 16), CategoricalSampling(temperature=0.0)
     before = twin.sample(hidden, options=greedy)
     with torch.no_grad():
         head.logits.weight.neg_()

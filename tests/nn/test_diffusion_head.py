@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import UserError
 from arvid.nn.heads.diffusion import MAX_ROWS, DiffusionHead, WholeFrame
 from arvid.nn.heads.diffusion_process import (
+    DiffusionSampling,
     Process,
     diffusers_scheduler,
     guide,
@@ -31,7 +32,7 @@ def test_a_trained_head_draws_its_data(process: Process, shift: float) -> None:
         loss.backward()
         optimizer.step()
     for value in (-1.0, 1.0):
-        options = SamplingOptions(diffusion_steps=50)
+        options = DiffusionSampling(diffusion_steps=50)
         drawn = head.sample(torch.full((1, 500, 1), value), options=options)
         assert drawn.mean().item() == pytest.approx(2 * value, abs=0.2)
         assert drawn.std().item() == pytest.approx(0.3, abs=0.15)
@@ -128,7 +129,7 @@ def draw(head: DiffusionHead, hidden: Tensor, seed: int = 0, **options: float) -
         hidden[0],
         null_hidden=hidden[1] if len(hidden) > 1 else None,
         image_hidden=hidden[2] if len(hidden) > 2 else None,
-        options=SamplingOptions(diffusion_steps=5, **options),  # type: ignore[arg-type]
+        options=DiffusionSampling(diffusion_steps=5, **options),  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -137,11 +138,11 @@ def test_guidance_as_the_formula_says() -> None:
     given, null, image = torch.randn(3, 2, 4, 3)
     both = torch.stack([given, null])
     torch.testing.assert_close(
-        guide(both, SamplingOptions(guidance=3.0)), null + 3 * (given - null)
+        guide(both, DiffusionSampling(guidance=3.0)), null + 3 * (given - null)
     )
     three = torch.stack([given, null, image])
     torch.testing.assert_close(
-        guide(three, SamplingOptions(guidance=3.0, image_guidance=1.5)),
+        guide(three, DiffusionSampling(guidance=3.0), image_guidance=1.5),
         null + 3 * (given - image) + 1.5 * (image - null),
     )
 
@@ -150,10 +151,12 @@ def test_renormalising_shrinks_towards_the_conditional_norm() -> None:
     given, null = torch.randn(2, 2, 4, 3)
     both = torch.stack([given, null])
     norm = given.flatten(1).norm(dim=1)
-    shrunk = guide(both, SamplingOptions(guidance=3.0, guidance_renorm=0.0))
-    plain = guide(both, SamplingOptions(guidance=3.0)).flatten(1).norm(dim=1)
+    shrunk = guide(both, DiffusionSampling(guidance=3.0, guidance_renorm=0.0))
+    plain = guide(both, DiffusionSampling(guidance=3.0)).flatten(1).norm(dim=1)
     torch.testing.assert_close(shrunk.flatten(1).norm(dim=1), torch.minimum(norm, plain))
-    least = guide(both, SamplingOptions(guidance=3.0, guidance_renorm=0.99)).flatten(1).norm(dim=1)
+    least = (
+        guide(both, DiffusionSampling(guidance=3.0, guidance_renorm=0.99)).flatten(1).norm(dim=1)
+    )
     assert (least >= 0.99 * plain - 1e-5).all()
 
 
@@ -161,10 +164,10 @@ def test_guidance_ends_where_it_is_truncated() -> None:
     head = DiffusionHead(8, 3, width=16, depth=1)
     hidden = torch.randn(2, 1, 4, 8)
     alone = draw(head, hidden[:1])
-    assert torch.equal(draw(head, hidden, guidance=1.0, guidance_trunc=1001), alone)
-    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500), alone)
+    assert torch.equal(draw(head, hidden, guidance=1.0, guidance_trunc=1001.0), alone)
+    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500.0), alone)
     guided = draw(head, hidden, guidance=3.0)
-    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500), guided)
+    assert not torch.allclose(draw(head, hidden, guidance=3.0, guidance_trunc=500.0), guided)
 
 
 def test_modulations_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +184,7 @@ def test_tokens_of_a_whole_frame_are_those_of_its_places() -> None:
     head = DiffusionHead(8, 3, width=16, depth=1)
     hidden, ids = torch.randn(2, 1, 2, 8), torch.tensor([[4, 1]])
     noises = torch.randn(6, 1, 5, 3)
-    options = SamplingOptions(diffusion_steps=5, guidance=2.0)
+    options = DiffusionSampling(diffusion_steps=5, guidance=2.0)
     frame = WholeFrame(ids, iter(noises).__next__)
     whole = head.sample(hidden[0], null_hidden=hidden[1], options=options, frame=frame)
     own = iter(noises[:, :, [4, 1]])

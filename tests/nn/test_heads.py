@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from arvid.contracts import SamplingOptions, Size, TokenSpec
+from arvid.contracts import Size, TokenSpec
 from arvid.nn.heads import DiffusionOptions, build_head
-from arvid.nn.heads.categorical import CategoricalHead, candidates, draw
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling, candidates, draw
 
-GREEDY = SamplingOptions(temperature=0)
+GREEDY = CategoricalSampling(temperature=0.0)
 
 
 def two_stage_filter(logits: Tensor, top_k: int, top_p: float) -> set[int]:
@@ -60,13 +60,13 @@ def test_filter_at_the_size_of_nbps_vocabulary(
 def test_ties_at_the_kth_logit_stay() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 0.0]])
     assert candidates(logits, top_k=1, top_p=None).num_kept.tolist() == [2]
-    drawn = draw(logits.expand(64, -1), SamplingOptions(top_k=1))
+    drawn = draw(logits.expand(64, -1), CategoricalSampling(top_k=1))
     assert set(drawn.tolist()) == {1, 2}
 
 
 def test_draws_follow_the_probabilities() -> None:
     logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(30_000, 3)
-    drawn = draw(logits, SamplingOptions(), torch.Generator().manual_seed(0))
+    drawn = draw(logits, CategoricalSampling(), torch.Generator().manual_seed(0))
     shares = drawn.bincount(minlength=3) / 30_000
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.7]), atol=0.01, rtol=0)
 
@@ -88,7 +88,7 @@ def test_guidance_extrapolates_from_the_null_logits() -> None:
     torch.nn.init.eye_(head.logits.weight)
     given, null = torch.tensor([[[1.0, 0.9, 0, 0]]]), torch.tensor([[[1.0, 0.0, 0, 0]]])
     drawn = head.sample(
-        given, options=SamplingOptions(temperature=0, guidance=2.0), null_hidden=null
+        given, options=CategoricalSampling(temperature=0.0, guidance=2.0), null_hidden=null
     )
     assert drawn.item() == 1  # 0 + 2 · 0.9 beats 1
 

@@ -11,14 +11,16 @@ from torch import Tensor
 from arvid.contracts import (
     Condition,
     ContextSpec,
-    SamplingOptions,
+    Request,
     Size,
     TokenGrid,
     TokenSpec,
     UserError,
 )
+from arvid.nn.heads.categorical import CategoricalSampling
+from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.paradigms.next_block import NextBlock
-from arvid.paradigms.next_block.decoding import Decoder
+from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling
 
 BLOCKS = [(1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16), (1, 4, 4), (2, 4, 4)]
 """The published ones and two that are no raster runs."""
@@ -26,7 +28,7 @@ GRID = TokenGrid(4, 16, 16)
 SMALL = TokenGrid(4, 4, 4)
 CONTEXT = ContextSpec(text_dim=8, text_len=5, num_classes=3)
 SPEC = TokenSpec("discrete", 7, (4, 8, 8), True)
-GREEDY = SamplingOptions(temperature=0)
+GREEDY = CategoricalSampling(temperature=0.0)
 
 
 def model(grid: TokenGrid, context: ContextSpec = CONTEXT, **options: Any) -> NextBlock:
@@ -63,7 +65,7 @@ def test_cached_states_are_those_of_the_whole_sequence(
         if start == "hybrid" and net.block_len > 1:
             begins.append(0)
         for begin in begins:
-            decoder = Decoder(net, context, padding, layout, SamplingOptions())
+            decoder = Decoder(net, context, padding, layout, NextBlockSampling())
             for known in list(layout.steps(begin))[:64]:
                 states = decoder.hidden(tokens, known)
                 place = known - layout.first_predicted
@@ -80,7 +82,7 @@ def test_greedy_clips_are_the_likeliest_tokens_of_their_own_states(
     net = model(SMALL, block=block, start=start)
     given = condition()
     prefix = torch.randint(7, (2, 2, 4, 4))
-    drawn = net.generate(given, SMALL, prefix=prefix, options=GREEDY)
+    drawn = net.generate(Request(given, SMALL, prefix=prefix, options=GREEDY))
     assert torch.equal(drawn[:, :2], prefix)
     ordered = drawn.flatten(1, 3)[:, net.order]
     with torch.no_grad():
@@ -96,7 +98,7 @@ def test_greedy_clips_are_the_likeliest_tokens_of_their_own_states(
 def stream(net: NextBlock, **options: Any) -> list[tuple[int, Tensor]]:
     """Pieces and how many steps had been taken when each came."""
     steps: list[int] = []
-    pieces = net.stream(condition(), SMALL, on_step=lambda: steps.append(1), **options)
+    pieces = net.stream(Request(condition(), SMALL, on_step=lambda: steps.append(1), **options))
     return [(len(steps), piece) for piece in pieces]
 
 
@@ -113,7 +115,14 @@ def test_streamed_frames_are_the_clip() -> None:
     net = model(SMALL, block=(1, 2, 2))
     given = condition()
     clips = [
-        run(given, SMALL, options=SamplingOptions(top_p=0.9), generator=torch.Generator())
+        run(
+            Request(
+                given,
+                SMALL,
+                options=CategoricalSampling(top_p=0.9),
+                generator=torch.Generator(),
+            )
+        )
         for run in (net.generate, net.stream)
     ]
     assert torch.equal(clips[0], torch.cat(list(clips[1]), dim=1))
@@ -123,15 +132,15 @@ def test_guidance_leads_away_from_the_null_condition() -> None:
     """Greedy at scale 3 is the likeliest of null + 3 · (given - null), by the whole sequence without a cache."""
     net = model(SMALL, block=(1, 1, 4))
     given = condition()
-    options = SamplingOptions(temperature=0, guidance=3.0)
-    drawn = net.generate(given, SMALL, options=options).flatten(1, 3)
+    options = CategoricalSampling(temperature=0.0, guidance=3.0)
+    drawn = net.generate(Request(given, SMALL, options=options)).flatten(1, 3)
     with torch.no_grad():
         logits = [
             net.head.logits(net.hidden_states(net.context(c, 2), net.padding(m), drawn, net.layout))
             for c, m in ((given, given.text_mask), (Condition(), None))
         ]
     assert torch.equal((logits[1] + 3 * (logits[0] - logits[1])).argmax(-1), drawn)
-    assert not torch.equal(drawn, net.generate(given, SMALL, options=GREEDY).flatten(1, 3))
+    assert not torch.equal(drawn, net.generate(Request(given, SMALL, options=GREEDY)).flatten(1, 3))
 
 
 def test_training_drops_conditions_for_guidance() -> None:
@@ -147,9 +156,11 @@ def test_training_drops_conditions_for_guidance() -> None:
 
 def test_rounds_fill_a_block_bit_by_bit() -> None:
     net = model(SMALL, block=(1, 4, 4), reveal=True)
-    options = SamplingOptions(rounds=4)
+    options = NextBlockSampling(rounds=4)
     steps: list[int] = []
-    drawn = net.generate(condition(), SMALL, options=options, on_step=lambda: steps.append(1))
+    drawn = net.generate(
+        Request(condition(), SMALL, options=options, on_step=lambda: steps.append(1))
+    )
     assert len(steps) == net.num_evaluations(SMALL, options=options)["transformer"] == 16
     assert drawn.max() < 7
     hybrid = model(SMALL, block=(1, 1, 4), start="hybrid", reveal=True)
@@ -159,7 +170,7 @@ def test_rounds_fill_a_block_bit_by_bit() -> None:
 def test_rounds_need_a_model_that_was_trained_for_them() -> None:
     with pytest.raises(UserError, match="reveal"):
         model(SMALL, block=(1, 4, 4)).generate(
-            condition(), SMALL, options=SamplingOptions(rounds=2)
+            Request(condition(), SMALL, options=NextBlockSampling(rounds=2))
         )
     with pytest.raises(UserError, match="several discrete tokens"):
         model(SMALL, block=(1, 1, 1), reveal=True)
@@ -169,12 +180,14 @@ def test_temperature_goes_evenly_to_that_of_the_last_block() -> None:
     """From 0, where blocks are the likeliest, to so much that ids are all as likely."""
     net = model(SMALL, block=(1, 4, 4))
     given = condition()
-    options = SamplingOptions(temperature=0.0, last_temperature=1e6)
+    options = NextBlock.options_for("discrete")().replace(temperature=0.0, last_temperature=1e6)
     drawn = [
-        net.generate(given, SMALL, options=options, generator=torch.Generator().manual_seed(s))
+        net.generate(
+            Request(given, SMALL, options=options, generator=torch.Generator().manual_seed(s))
+        )
         for s in (0, 1)
     ]
-    greedy = net.generate(given, SMALL, options=GREEDY)
+    greedy = net.generate(Request(given, SMALL, options=GREEDY))
     assert all(torch.equal(d[:, :1], greedy[:, :1]) for d in drawn)
     assert not torch.equal(drawn[0][:, 3], drawn[1][:, 3])
 
@@ -186,7 +199,7 @@ def test_continuous_tokens_take_the_same_way() -> None:
         net = NextBlock(spec, SMALL, CONTEXT, size, block=(1, 2, 2), start=start).eval()
         tokens, given = torch.randn(2, 4, 4, 4, 3), condition()
         assert torch.isfinite(net.loss(tokens, given)["common"])
-        options = SamplingOptions(diffusion_steps=2, guidance=2.0)
-        drawn = net.generate(given, SMALL, prefix=tokens[:, :1], options=options)
+        options = DiffusionSampling(diffusion_steps=2, guidance=2.0)
+        drawn = net.generate(Request(given, SMALL, prefix=tokens[:, :1], options=options))
         assert drawn.shape == tokens.shape
         assert torch.equal(drawn[:, :1], tokens[:, :1])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from arvid.cli import main
 from arvid.contracts import (
     ContextSpec,
-    SamplingOptions,
+    Request,
     Size,
     TokenGrid,
     TokenSpec,
@@ -28,6 +28,7 @@ from arvid.contracts import (
 from arvid.data.sprites import Sprites
 from arvid.data.video import read_video, write_video
 from arvid.nn.causal_conv import Backbone
+from arvid.nn.heads.categorical import CategoricalSampling
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.prompt import LlamaPrompt
 from arvid.paradigms.next_block.published import Released, shapes
@@ -346,10 +347,12 @@ def test_greedy_continuations_are_those_of_the_released_formulas(
         logits = released_logits(tensors, ids, mask)[:, -num:, first : first + 64]
         video = torch.cat([video, logits.argmax(-1)], dim=1)
     drawn = net.paradigm.generate(
-        net.conditioner(caption=["apply makeup"]),
-        GRID,
-        prefix=tokens[:, :given] if given else None,
-        options=SamplingOptions(temperature=0),
+        Request(
+            net.conditioner(caption=["apply makeup"]),
+            GRID,
+            prefix=tokens[:, :given] if given else None,
+            options=CategoricalSampling(temperature=0.0),
+        )
     )
     assert torch.equal(drawn.flatten(1), video)
     assert len(video.unique()) > 4

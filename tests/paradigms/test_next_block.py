@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arvid.contracts import Condition, ContextSpec, Size, TokenGrid, TokenSpec, UserError
+from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.layout import Layout
 from arvid.paradigms.next_block.order import block_order, raster_block
@@ -243,37 +243,41 @@ def test_common_tokens_are_those_after_the_first_frame(
 
 def test_going_beyond_the_learned_positions_is_refused() -> None:
     with pytest.raises(UserError, match="beyond its training length"):
-        model(block=(1, 1, 4)).generate(Condition(), TokenGrid(5, 4, 4))
+        model(block=(1, 1, 4)).generate(Request(Condition(), TokenGrid(5, 4, 4)))
 
 
 def test_prefix_must_be_whole_blocks() -> None:
     net = model(block=(2, 2, 2))
     with pytest.raises(UserError, match="whole number of blocks"):
-        net.generate(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 4, dtype=torch.long))
+        net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 4, dtype=torch.long)))
 
 
 def test_prefix_must_fit_the_grid_and_leave_something() -> None:
     net = model(block=(1, 1, 4))
     with pytest.raises(UserError, match=r"prefix is \(1, 1, 4, 8\), not \(1, 1, 4, 4\)"):
-        net.generate(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 8, dtype=torch.long))
+        net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 8, dtype=torch.long)))
     with pytest.raises(UserError, match=r"prefix is \(1, 0, 4, 4\), not \(1, 1, 4, 4\)"):
-        net.generate(Condition(), GRID, prefix=torch.zeros(1, 0, 4, 4, dtype=torch.long))
+        net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 0, 4, 4, dtype=torch.long)))
     with pytest.raises(UserError, match="leave nothing to generate in a clip of 4"):
-        net.generate(Condition(), GRID, prefix=torch.zeros(1, 4, 4, 4, dtype=torch.long))
+        net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 4, 4, 4, dtype=torch.long)))
 
 
 def test_a_prefix_of_another_vocabulary_is_refused() -> None:
     with pytest.raises(UserError, match="ids from 7 to 7; this model knows 0 to 6"):
-        model(block=(1, 1, 4)).generate(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), 7))
+        model(block=(1, 1, 4)).generate(
+            Request(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), 7))
+        )
     with pytest.raises(UserError, match="ids from -1 to -1"):
-        model(block=(1, 1, 4)).generate(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), -1))
+        model(block=(1, 1, 4)).generate(
+            Request(Condition(), GRID, prefix=torch.full((1, 1, 4, 4), -1))
+        )
 
 
 def test_without_a_start_frames_must_be_given() -> None:
     assert model(block=(2, 2, 2), start="none").required_frames == 2
     assert model(block=(2, 2, 2)).required_frames == 0
     with pytest.raises(UserError, match="Give first frames"):
-        model(block=(1, 1, 4), start="none").generate(Condition(), GRID)
+        model(block=(1, 1, 4), start="none").generate(Request(Condition(), GRID))
 
 
 def test_a_table_of_positions_must_be_long_enough() -> None:
@@ -299,7 +303,7 @@ def test_continuous_tokens_in_bf16_train_and_sample() -> None:
     spec = TokenSpec("continuous", 3, (4, 8, 8), True)
     net = NextBlock(spec, GRID, ContextSpec(), SIZE, block=(1, 1, 4)).to(torch.bfloat16)
     net.loss(torch.randn(2, 4, 4, 4, 3), Condition())["loss"].backward()
-    drawn = net.eval().generate(Condition(), GRID, batch_size=2)
+    drawn = net.eval().generate(Request(Condition(), GRID, batch_size=2))
     assert drawn.shape == (2, 4, 4, 4, 3)
     assert drawn.isfinite().all()
 

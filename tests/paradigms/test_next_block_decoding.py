@@ -14,17 +14,19 @@ from torch import Tensor
 from arvid.contracts import (
     Condition,
     ContextSpec,
-    SamplingOptions,
+    Request,
     Size,
     TokenGrid,
     TokenSpec,
     UserError,
 )
+from arvid.nn.heads.categorical import CategoricalSampling
 from arvid.paradigms.next_block import NextBlock, decoding
+from arvid.paradigms.next_block.decoding import NextBlockSampling
 
 GRID = TokenGrid(4, 4, 4)
 CONTEXT = ContextSpec(text_dim=8, text_len=5, num_classes=3)
-GREEDY = SamplingOptions(temperature=0)
+GREEDY = CategoricalSampling(temperature=0.0)
 
 
 class Replayed:
@@ -81,41 +83,41 @@ def test_steps_of_fixed_shapes_draw_the_same(
     net, given, prefix = model(block=block, style=style, start=start), condition(), None
     if start == "none":
         prefix = torch.randint(70, (2, 1, 4, 4))
-    options = SamplingOptions(temperature=0, guidance=2.0)
-    fixed = net.generate(given, GRID, prefix=prefix, options=options)
+    options = CategoricalSampling(temperature=0.0, guidance=2.0)
+    fixed = net.generate(Request(given, GRID, prefix=prefix, options=options))
     monkeypatch.setattr(decoding, "has_graphs", lambda context: False)
-    assert torch.equal(net.generate(given, GRID, prefix=prefix, options=options), fixed)
+    assert torch.equal(net.generate(Request(given, GRID, prefix=prefix, options=options)), fixed)
     assert graphs.captured == (2 if start == "hybrid" and block != (1, 1, 1) else 1)
 
 
 def test_captured_steps_serve_the_next_clip_of_the_same_kind(graphs: type[Replayed]) -> None:
     net = model(block=(1, 2, 2))
     first, second = condition(), condition()
-    fresh = [copy.deepcopy(net).generate(c, GRID, options=GREEDY) for c in (first, second)]
+    fresh = [copy.deepcopy(net).generate(Request(c, GRID, options=GREEDY)) for c in (first, second)]
     graphs.captured = 0
-    found = [net.generate(c, GRID, options=GREEDY) for c in (first, second)]
+    found = [net.generate(Request(c, GRID, options=GREEDY)) for c in (first, second)]
     assert graphs.captured == 1
     assert all(torch.equal(a, b) for a, b in zip(found, fresh, strict=True))
-    net.generate(condition(3), GRID, options=GREEDY)  # another batch
+    net.generate(Request(condition(3), GRID, options=GREEDY))  # another batch
     assert graphs.captured == 2
 
 
 def test_captured_steps_do_not_serve_clips_of_another_kind(graphs: type[Replayed]) -> None:
     net, given = model(block=(1, 2, 2)), condition()
     for i, other in enumerate((Condition(text=given.text, text_mask=None), given)):
-        net.generate(other, GRID, batch_size=2, options=GREEDY)
+        net.generate(Request(other, GRID, batch_size=2, options=GREEDY))
         assert graphs.captured == i + 1
     with torch.inference_mode():
-        net.generate(given, GRID, options=GREEDY)
-    net.generate(given, GRID, options=GREEDY)
+        net.generate(Request(given, GRID, options=GREEDY))
+    net.generate(Request(given, GRID, options=GREEDY))
     assert graphs.captured == 4
 
 
 def test_clips_at_once_do_not_share_a_cache(graphs: type[Replayed]) -> None:
     net = model(block=(1, 2, 2))
     given = [condition(), condition()]
-    expected = [net.generate(c, GRID, options=GREEDY) for c in given]
-    streams = [net.stream(c, GRID, options=GREEDY) for c in given]
+    expected = [net.generate(Request(c, GRID, options=GREEDY)) for c in given]
+    streams = [net.stream(Request(c, GRID, options=GREEDY)) for c in given]
     pieces = list(zip(*streams, strict=True))  # in turns, frame by frame
     found = [torch.cat([piece[i] for piece in pieces], dim=1) for i in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -123,7 +125,7 @@ def test_clips_at_once_do_not_share_a_cache(graphs: type[Replayed]) -> None:
 
 def test_captured_steps_go_with_their_network(graphs: type[Replayed]) -> None:
     net = model(block=(1, 2, 2))
-    net.generate(condition(), GRID, options=GREEDY)
+    net.generate(Request(condition(), GRID, options=GREEDY))
     assert net in decoding.IDLE
     known = len(decoding.IDLE)
     del net
@@ -133,12 +135,12 @@ def test_captured_steps_go_with_their_network(graphs: type[Replayed]) -> None:
 
 def test_new_weights_are_seen(graphs: type[Replayed]) -> None:
     net, given = model(block=(1, 2, 2)), condition()
-    net.generate(given, GRID, options=GREEDY)
+    net.generate(Request(given, GRID, options=GREEDY))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    found = net.generate(given, GRID, options=GREEDY)
-    assert torch.equal(found, copy.deepcopy(net).generate(given, GRID, options=GREEDY))
+    found = net.generate(Request(given, GRID, options=GREEDY))
+    assert torch.equal(found, copy.deepcopy(net).generate(Request(given, GRID, options=GREEDY)))
 
 
 @pytest.mark.parametrize("block", [(1, 4, 4), (1, 1, 4)])
@@ -146,10 +148,14 @@ def test_rounds_with_a_cache_and_without_draw_the_same(block: tuple[int, int, in
     net, given = model(block=block, reveal=True), condition()
     clips = [
         net.generate(
-            given,
-            GRID,
-            options=SamplingOptions(top_k=30, rounds=3, use_cache=use_cache),
-            generator=torch.Generator().manual_seed(0),
+            Request(
+                given,
+                GRID,
+                options=NextBlock.options_for("discrete")().replace(
+                    top_k=30, rounds=3, use_cache=use_cache
+                ),
+                generator=torch.Generator().manual_seed(0),
+            )
         )
         for use_cache in (True, False)
     ]
@@ -166,7 +172,7 @@ def test_each_round_keeps_what_the_last_one_kept() -> None:
         return usual(tokens, revealed)
 
     net.hint = hint  # type: ignore[method-assign]
-    drawn = net.generate(condition(), GRID, options=SamplingOptions(rounds=4))
+    drawn = net.generate(Request(condition(), GRID, options=NextBlockSampling(rounds=4)))
     ordered = drawn.flatten(1, 3)[:, net.order]
     assert len(shown) == 3 * GRID.t  # after the last round nothing is left to show
     for i, (tokens, revealed) in enumerate(shown):
@@ -178,4 +184,4 @@ def test_each_round_keeps_what_the_last_one_kept() -> None:
 def test_steps_are_not_compiled_on_a_cpu() -> None:
     net = model(block=(1, 2, 2))
     with pytest.raises(UserError, match="leave out compiled"):
-        net.generate(condition(), GRID, options=SamplingOptions(compiled=True))
+        net.generate(Request(condition(), GRID, options=NextBlockSampling(compiled=True)))

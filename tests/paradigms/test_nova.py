@@ -11,7 +11,7 @@ import torch
 from arvid.contracts import (
     Condition,
     ContextSpec,
-    SamplingOptions,
+    Request,
     Size,
     TokenGrid,
     TokenSpec,
@@ -19,9 +19,10 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.nn.heads import DiffusionOptions
-from arvid.nn.heads.diffusion_process import Process
+from arvid.nn.heads.diffusion_process import DiffusionSampling, Process
 from arvid.paradigms.nova import NOVA
 from arvid.paradigms.nova.paradigm import Part
+from arvid.paradigms.nova.sampling import NovaSampling
 from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
 from arvid.paradigms.nova.temporal import ScalingShift
 
@@ -134,8 +135,8 @@ def test_loss_is_the_sum_of_first_and_later_frames() -> None:
 
 def test_a_longer_clip_than_trained_can_be_generated() -> None:
     """Times are stretched over the trained length, so any length goes (released code)."""
-    options = SamplingOptions(diffusion_steps=2)
-    tokens = model().generate(Condition(), TokenGrid(5, 4, 8), options=options)
+    options = DiffusionSampling(diffusion_steps=2)
+    tokens = model().generate(Request(Condition(), TokenGrid(5, 4, 8), options=options))
     assert tokens.shape == (1, 5, 4, 8, 4)
 
 
@@ -143,7 +144,7 @@ def test_a_longer_clip_than_trained_can_be_generated() -> None:
 @pytest.mark.parametrize("order", ["video", "frame"])
 def test_options_generate(norm: str, order: str) -> None:
     net = model(norm=norm, order=order)
-    tokens = net.generate(Condition(), GRID, options=SamplingOptions(diffusion_steps=2))
+    tokens = net.generate(Request(Condition(), GRID, options=DiffusionSampling(diffusion_steps=2)))
     assert torch.isfinite(tokens).all()
 
 
@@ -205,13 +206,13 @@ def test_without_tam_everything_sees_what_is_known_of_everything(type_: TokenTyp
 @pytest.mark.parametrize("order", ["video", "frame"])
 def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
     net = model(tam=False, order=order)
-    options = SamplingOptions(diffusion_steps=2, guidance=2.0)
+    options = DiffusionSampling(diffusion_steps=2, guidance=2.0)
     counts = net.num_evaluations(GRID, options=options)
     steps: list[int] = []
     prefix = torch.randn(2, 1, 4, 8, 4)
     condition = Condition(label=torch.tensor([1, 2]))
     tokens = net.generate(
-        condition, GRID, prefix=prefix, options=options, on_step=lambda: steps.append(1)
+        Request(condition, GRID, prefix=prefix, options=options, on_step=lambda: steps.append(1))
     )
     assert tokens.shape == (2, 3, 4, 8, 4)
     assert torch.equal(tokens[:, :1], prefix)
@@ -221,7 +222,7 @@ def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
 
 def test_without_tam_there_is_no_window_to_move() -> None:
     with pytest.raises(UserError, match="no window moves"):
-        model(tam=False).generate(Condition(), GRID, options=SamplingOptions(overlap=1))
+        model(tam=False).generate(Request(Condition(), GRID, options=NovaSampling(overlap=1)))
 
 
 def test_bf16_loss_is_near_that_in_float32() -> None:
@@ -282,9 +283,12 @@ def test_ablations_train_and_sample(ablation: str, type_: TokenType) -> None:
         optimizer.step()
     assert all(p.grad is not None for p in net.parameters())
     assert losses[1] < losses[0]
-    drawing = SamplingOptions(diffusion_steps=2, guidance=2.0)
+    few = {"diffusion_steps": 2} if type_ == "continuous" else {}
+    drawing = NOVA.options_for(type_)().replace(guidance=2.0, **few)
     steps: list[int] = []
-    drawn = net.eval().generate(condition, GRID, options=drawing, on_step=lambda: steps.append(1))
+    drawn = net.eval().generate(
+        Request(condition, GRID, options=drawing, on_step=lambda: steps.append(1))
+    )
     assert drawn.shape == tokens.shape
     assert torch.isfinite(drawn).all()
     assert len(steps) == net.num_evaluations(GRID, options=drawing)["spatial layers"]
@@ -313,6 +317,6 @@ def test_a_network_in_bf16_trains_and_samples(process: Process, nulls: str) -> N
     losses[1].backward()
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.05)
     drawn = net.eval().generate(
-        condition, GRID, options=SamplingOptions(diffusion_steps=2, guidance=2.0)
+        Request(condition, GRID, options=DiffusionSampling(diffusion_steps=2, guidance=2.0))
     )
     assert torch.isfinite(drawn).all()

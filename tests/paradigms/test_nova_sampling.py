@@ -11,6 +11,7 @@ from torch import Tensor
 from arvid.contracts import (
     Condition,
     ContextSpec,
+    Request,
     SamplingOptions,
     Size,
     TokenGrid,
@@ -19,12 +20,13 @@ from arvid.contracts import (
 )
 from arvid.paradigms.nova import NOVA, sampling
 from arvid.paradigms.nova.context import DEFAULT_MOTION, PublishedContext
+from arvid.paradigms.nova.sampling import NovaSampling
 
 SPEC = TokenSpec("continuous", 4, (4, 8, 8), True)
 GRID = TokenGrid(4, 4, 8)
 SIZE = Size(dim=32, depth=6, num_heads=2, head_dim=32, head_depth=1)
 CONTEXT = ContextSpec(text_dim=8, text_len=3, motion=True)
-OPTIONS = SamplingOptions(diffusion_steps=3, guidance=2.0)
+OPTIONS = NOVA.options_for("continuous")().replace(diffusion_steps=3, guidance=2.0)
 
 
 def model(spec: TokenSpec = SPEC, **options: object) -> NOVA:
@@ -82,10 +84,11 @@ def test_continuation_is_straight_generation_with_the_same_noise(
     type_: str, order: str, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = model(TokenSpec(type_, 4, (4, 8, 8), True), order=order)  # type: ignore[arg-type]
+    options = OPTIONS if type_ == "continuous" else SamplingOptions(guidance=2.0)
     cond, generator = condition(), seeded()
     orders = [torch.stack([torch.randperm(net.num_positions) for _ in range(2)]) for _ in range(4)]
     monkeypatch.setattr(sampling, "random_orders", OneOrder(orders))
-    stream = net.stream(cond, GRID, options=OPTIONS, generator=generator)
+    stream = net.stream(Request(cond, GRID, options=options, generator=generator))
     frames = [next(stream) for _ in range(given)]
     state = generator.get_state()
     straight = torch.cat([*frames, *stream], dim=1)
@@ -94,7 +97,7 @@ def test_continuation_is_straight_generation_with_the_same_noise(
     )
     generator.set_state(state)
     prefix = straight[:, :given]
-    again = net.generate(cond, GRID, prefix=prefix, options=OPTIONS, generator=generator)
+    again = net.generate(Request(cond, GRID, prefix=prefix, options=options, generator=generator))
     torch.testing.assert_close(again, straight, rtol=1e-4, atol=1e-5)
 
 
@@ -102,8 +105,10 @@ def test_continuation_is_straight_generation_with_the_same_noise(
 def test_streaming_gives_what_generating_gives(tam: bool) -> None:
     net, cond = model(tam=tam), condition()
     prefix = random_frames(net, 1)
-    whole = net.generate(cond, GRID, prefix=prefix, options=OPTIONS, generator=seeded())
-    pieces = list(net.stream(cond, GRID, prefix=prefix, options=OPTIONS, generator=seeded()))
+    whole = net.generate(Request(cond, GRID, prefix=prefix, options=OPTIONS, generator=seeded()))
+    pieces = list(
+        net.stream(Request(cond, GRID, prefix=prefix, options=OPTIONS, generator=seeded()))
+    )
     assert [len(piece[0]) for piece in pieces] == ([1, 1, 1, 1] if tam else [1, 3])
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -111,7 +116,9 @@ def test_streaming_gives_what_generating_gives(tam: bool) -> None:
 def test_frames_leave_before_later_ones_are_begun() -> None:
     net, steps = model(), []
     num = net.num_evaluations(GRID)["spatial layers"]
-    stream = net.stream(condition(), GRID, options=OPTIONS, on_step=lambda: steps.append(1))
+    stream = net.stream(
+        Request(condition(), GRID, options=OPTIONS, on_step=lambda: steps.append(1))
+    )
     next(stream)
     assert len(steps) == num // 4
 
@@ -142,49 +149,49 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def test_longer_clips_are_stretched_as_released(windows: list[tuple[int, int]]) -> None:
-    tokens = model().generate(condition(), TokenGrid(6, 4, 8), options=OPTIONS)
+    tokens = model().generate(Request(condition(), TokenGrid(6, 4, 8), options=OPTIONS))
     assert tokens.shape[1] == 6
     assert windows == [(i, 6) for i in range(6)]
 
 
 def test_with_an_overlap_a_window_moves_along(windows: list[tuple[int, int]]) -> None:
     """Trained on 4: after 4 frames text and BOV move in front of the last 2."""
-    options = dataclasses.replace(OPTIONS, overlap=2)
+    options = OPTIONS.replace(overlap=2)
     net, cond = model(), condition()
-    tokens = net.generate(cond, TokenGrid(9, 4, 8), options=options, generator=seeded())
+    tokens = net.generate(Request(cond, TokenGrid(9, 4, 8), options=options, generator=seeded()))
     assert tokens.shape[1] == 9
     assert windows == [(n, 4) for n in (0, 1, 2, 3, 2, 3, 2, 3, 2)]
     windows.clear()
-    net.generate(cond, GRID, options=options)  # not longer than trained
+    net.generate(Request(cond, GRID, options=options))  # not longer than trained
     assert windows == [(n, 4) for n in range(4)]
     windows.clear()
-    net.generate(cond, TokenGrid(9, 4, 8), prefix=tokens[:, :6], options=options)
+    net.generate(Request(cond, TokenGrid(9, 4, 8), prefix=tokens[:, :6], options=options))
     assert windows == [(2, 4), (3, 4), (2, 4)]
 
 
 def test_a_window_sees_nothing_from_before_it() -> None:
     net, cond = model(order="frame"), condition()
-    options = dataclasses.replace(OPTIONS, overlap=1)
+    options = OPTIONS.replace(overlap=1)
     prefix = random_frames(net, 4)
     other = torch.cat([random_frames(net, 3), prefix[:, 3:]], dim=1)
     grid = TokenGrid(5, 4, 8)
     drawn = [
-        net.generate(cond, grid, prefix=p, options=options, generator=seeded())[:, 4]
+        net.generate(Request(cond, grid, prefix=p, options=options, generator=seeded()))[:, 4]
         for p in (prefix, other)
     ]
     assert torch.equal(*drawn)
 
 
 def test_an_overlap_as_long_as_the_window_is_refused() -> None:
-    options = dataclasses.replace(OPTIONS, overlap=4)
+    options = OPTIONS.replace(overlap=4)
     with pytest.raises(UserError, match="window of 4"):
-        model().generate(condition(), TokenGrid(6, 4, 8), options=options)
+        model().generate(Request(condition(), TokenGrid(6, 4, 8), options=options))
 
 
 def test_sets_may_be_others_than_trained() -> None:
     net, steps = model(), []
-    options = dataclasses.replace(OPTIONS, num_sets=1)
-    net.generate(condition(), GRID, options=options, on_step=lambda: steps.append(1))
+    options = OPTIONS.replace(num_sets=1)
+    net.generate(Request(condition(), GRID, options=options, on_step=lambda: steps.append(1)))
     assert len(steps) == net.num_evaluations(GRID, options=options)["spatial layers"] == 4
 
 
@@ -198,8 +205,8 @@ def test_a_guidance_ramp_ends_at_the_guidance() -> None:
         return head(hidden, options=options, **kwargs)  # type: ignore[arg-type]
 
     net.head.sample = spied  # type: ignore[method-assign, assignment]
-    options = dataclasses.replace(OPTIONS, guidance=4.0, guidance_min=1.0)
-    net.generate(condition(), TokenGrid(1, 4, 8), options=options)
+    options = OPTIONS.replace(guidance=4.0, guidance_min=1.0)
+    net.generate(Request(condition(), TokenGrid(1, 4, 8), options=options))
     assert seen == pytest.approx([2.0, 3.0, 4.0])
 
 
@@ -210,13 +217,15 @@ def test_every_kind_of_guidance_draws(process: str, whole_noise: bool, nulls: st
     from arvid.nn.heads import DiffusionOptions
 
     net = model(nulls=nulls, diffusion=DiffusionOptions(process=process))  # type: ignore[arg-type]
-    plain, cond = SamplingOptions(diffusion_steps=3, whole_noise=whole_noise), condition()
+    plain, cond = OPTIONS.replace(guidance=1.0, whole_noise=whole_noise), condition()
     drawn = [
         net.generate(
-            cond,
-            TokenGrid(2, 4, 8),
-            options=dataclasses.replace(plain, **changes),  # type: ignore[arg-type]
-            generator=seeded(),
+            Request(
+                cond,
+                TokenGrid(2, 4, 8),
+                options=plain.replace(**changes),
+                generator=seeded(),
+            )
         )
         for changes in (
             {},
@@ -244,7 +253,7 @@ def test_image_guidance_shows_its_second_pass_no_frames() -> None:
 def test_image_guidance_of_ids_is_refused() -> None:
     net = model(TokenSpec("discrete", 4, (4, 8, 8), True))
     with pytest.raises(UserError, match="Image guidance"):
-        net.generate(condition(), GRID, options=SamplingOptions(image_guidance=1.0))
+        net.generate(Request(condition(), GRID, options=NovaSampling(image_guidance=1.0)))
 
 
 def test_guidance_leads_away_from_the_negative_prompt() -> None:
@@ -253,15 +262,19 @@ def test_guidance_leads_away_from_the_negative_prompt() -> None:
         cond, negative_text=torch.randn(2, 3, 8), negative_text_mask=torch.ones(2, 3).bool()
     )
     grid = TokenGrid(1, 4, 8)
-    plain, led = (net.generate(c, grid, options=OPTIONS, generator=seeded()) for c in (cond, away))
+    plain, led = (
+        net.generate(Request(c, grid, options=OPTIONS, generator=seeded())) for c in (cond, away)
+    )
     assert not torch.allclose(plain, led)
     same = dataclasses.replace(cond, negative_text=cond.text, negative_text_mask=cond.text_mask)
     same.motion = None
-    unguided = dataclasses.replace(OPTIONS, guidance=1.0)
+    unguided = OPTIONS.replace(guidance=1.0)
     net.context.null.data.zero_()
-    drawn = net.generate(dataclasses.replace(same), grid, options=OPTIONS, generator=seeded())
+    drawn = net.generate(
+        Request(dataclasses.replace(same), grid, options=OPTIONS, generator=seeded())
+    )
     alone = net.generate(
-        dataclasses.replace(cond, motion=None), grid, options=unguided, generator=seeded()
+        Request(dataclasses.replace(cond, motion=None), grid, options=unguided, generator=seeded())
     )
     torch.testing.assert_close(drawn, alone, rtol=1e-4, atol=1e-4)
 

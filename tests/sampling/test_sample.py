@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from arvid.cli import main
-from arvid.contracts import SamplingOptions, UserError
+from arvid.contracts import UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.data.sprites import Sprites
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.nn.finite import require_finite_weights
-from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training import generator_module
@@ -83,7 +83,7 @@ def test_more_frames_than_the_model_can_do_are_refused(model: GeneratorModule) -
 
 
 def test_options_of_the_call_win_over_the_models_own(model: GeneratorModule) -> None:
-    greedy = SamplingOptions(temperature=0)
+    greedy = CategoricalSampling(temperature=0.0)
     videos = [draw(model, options=greedy, seed=seed) for seed in (0, 1)]
     np.testing.assert_array_equal(videos[0], videos[1])
 
@@ -121,13 +121,14 @@ def test_weights_that_are_not_finite_are_named_before_anything_is_drawn(
 
 def test_the_command_writes_no_clips_of_ruined_weights(
     ruined: GeneratorModule,
+    trained_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(generator_module, "load_generator", lambda *_, **__: ruined)
     out = tmp_path / "out"
-    assert main(["sample", "--checkpoint", "ruined", "--count=1", f"--out={out}"]) == 2
+    assert main(["sample", f"--checkpoint={trained_run}", "--count=1", f"--out={out}"]) == 2
     assert "weights that are not finite" in capsys.readouterr().err
     assert not out.exists()
 
@@ -137,10 +138,10 @@ def test_tokens_that_are_not_finite_are_an_error_with_the_options(
 ) -> None:
     tokens = torch.zeros(2, 5, 4, 4, 8)
     tokens[1, 0] = torch.inf
-    monkeypatch.setattr(model.paradigm, "generate", lambda **_: tokens)
-    monkeypatch.setattr(model.paradigm, "stream", lambda **_: iter([tokens]))
-    options = SamplingOptions(guidance=1e6, diffusion_steps=2)
-    message = r"tokens .* not finite, .*\(float32, guidance 1000000.0, diffusion_steps 2\)"
+    monkeypatch.setattr(model.paradigm, "generate", lambda _: tokens)
+    monkeypatch.setattr(model.paradigm, "stream", lambda _: iter([tokens]))
+    options = CategoricalSampling(guidance=1e6, top_k=2)
+    message = r"tokens .* not finite, .*\(float32, guidance 1000000.0, top_k 2\)"
     with pytest.raises(UserError, match=message):
         draw(model, options=options)
     with pytest.raises(UserError, match=message):
@@ -156,8 +157,8 @@ def test_logits_that_are_not_finite_are_an_error_where_drawing_does_not_wait(
     with pytest.raises(UserError, match="logits are not finite"):
         draw(model)
     monkeypatch.setattr(CategoricalHead, "_sound", CategoricalHead._note_faults)
-    with pytest.raises(UserError, match=r"tokens .* not finite, .*\(float32, temperature 0\)"):
-        draw(model, options=SamplingOptions(temperature=0))
+    with pytest.raises(UserError, match=r"tokens .* not finite, .*\(float32, temperature 0.0\)"):
+        draw(model, options=CategoricalSampling(temperature=0.0))
     monkeypatch.setattr(CategoricalHead, "_product", product)
     draw(model)
 

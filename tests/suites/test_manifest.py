@@ -23,3 +23,18 @@ def test_another_sampling_is_not_mixed_in(tmp_path: Path) -> None:
         (tmp_path / MANIFEST).write_text(damaged)
         with pytest.raises(UserError, match="damaged"):
             read_manifest(tmp_path)
+
+
+def test_a_manifest_of_an_earlier_version_holds_options_at_their_defaults_too(
+    tmp_path: Path,
+) -> None:
+    factors = {"paradigm": "nova", "token_type": "continuous", "size": "tiny"}
+    earlier = {"guidance": 3.0, "temperature": 1.0, "rounds": 1, "overlap": None, "top_p": 0.9}
+
+    def description(sampling: dict[str, object]) -> dict[str, object]:
+        return {"seed": 0, "model": {"factors": factors, "sampling": sampling}}
+
+    claim(tmp_path, description(earlier))
+    claim(tmp_path, description({"guidance": 3.0}))
+    with pytest.raises(UserError, match="model differ"):
+        claim(tmp_path, description({"guidance": 3.0, "overlap": 2}))

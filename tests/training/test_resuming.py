@@ -18,7 +18,7 @@ from arvid.training.checkpoint_io import SEALED
 from arvid.training.keys import SETTING_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.resuming import check_resume, differing, union_of, with_defaults
-from arvid.training.tokenizer_module import TokenizerModule
+from arvid.training.tokenizer_module import Images, TokenizerModule
 
 Arguments = Callable[..., list[str]]
 Losses = Callable[..., dict[int, float]]
@@ -62,7 +62,6 @@ def test_an_option_that_is_no_more_and_was_not_used_does_not_count() -> None:
         ("data.posterior", False),
         ("trainer.gradient_clip_val", None),
         ("averaging.update_every_n_steps", 1),
-        ("model.sampling.guidance", 1.0),  # of a group that the older run lacks as a whole
         ("model.text.init_args.max_words", 32),
     ],
 )
@@ -87,6 +86,12 @@ def test_a_default_within_an_optional_group() -> None:
     with_lpips = {"model.perceptual.weight": 0.1, "model.adversarial": None}
     filled = with_defaults(with_lpips, keys, TokenizerModule)
     assert filled == {**with_lpips, "model.perceptual.net": "vgg"}
+
+
+def test_a_default_of_a_group_that_the_older_run_lacks_as_a_whole() -> None:
+    assert with_defaults({}, {"model.images.per_clip": 0}, TokenizerModule) == {
+        "model.images.per_clip": Images().per_clip
+    }
 
 
 def test_options_of_a_paradigm_are_at_their_defaults() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arvid.contracts import Size, TokenHead, TokenSpec, UserError
+from arvid.contracts import Size, TokenHead, TokenSpec, TokenType, UserError
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion import DiffusionHead
 from arvid.nn.heads.diffusion_process import Process
 from arvid.ranges import above, at_least
+
+HEADS: Mapping[TokenType, type[TokenHead]] = {
+    "discrete": CategoricalHead,
+    "continuous": DiffusionHead,
+}
+"""The heads that `build_head` builds: `Paradigm.heads` of a paradigm that uses it for both token types."""
 
 
 @dataclass(frozen=True, kw_only=True)

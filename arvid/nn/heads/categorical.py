@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.linear import FEW_ROWS, linear
-from arvid.ranges import at_least
+from arvid.options import option
+from arvid.ranges import above, at_least
 
 SORTED_ROWS = 256
 """Rows that are sorted at once: 64,000 logits of each with ids and masses are 330 MB."""
@@ -34,6 +35,18 @@ ROUNDING = 1e-4
 Row = np.ndarray[tuple[int], np.dtype[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CategoricalSampling(SamplingOptions):
+    """Sampling options of discrete tokens. Temperature comes first, then top-k, then top-p."""
+
+    temperature: float = option(1.0, at_least(0))
+    """Discrete tokens: what logits are divided by; 0 is greedy."""
+    top_k: int | None = option(None, at_least(1))
+    """Discrete tokens: keep the k likeliest ones."""
+    top_p: float | None = option(None, above(0, at_most=1))
+    """Discrete tokens: of these keep the smallest set whose probability mass before each token is at most p."""
+
+
 class CategoricalHead(TokenHead):
     """Hidden states (B, N, D) -> logits (B, N, V), without bias (as NBP has it).
 
@@ -43,6 +56,8 @@ class CategoricalHead(TokenHead):
         num_other_ids: ids behind these that the softmax runs over too but that are never targets nor drawn: the text
             and special ids of NBP's text models. Its released code may draw them, and decodes them as id 0.
     """
+
+    options_class: ClassVar[type[SamplingOptions]] = CategoricalSampling
 
     def __init__(self, dim: int, vocab_size: int, num_other_ids: int = 0) -> None:
         super().__init__()
@@ -72,6 +87,7 @@ class CategoricalHead(TokenHead):
         null_hidden: Float[Tensor, "b n d"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "b n"]:
+        options = CategoricalSampling.of(options)
         logits = self._sound(self._guided(hidden, null_hidden, options))
         return draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
 
@@ -84,6 +100,7 @@ class CategoricalHead(TokenHead):
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
         """Ids and the logarithm of each one's probability, before the filters and at temperature 1."""
+        options = CategoricalSampling.of(options)
         logits = self._sound(self._guided(hidden, null_hidden, options))
         ids = draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
         drawn = logits.gather(-1, ids[..., None])[..., 0]
@@ -142,7 +159,9 @@ def _can_pack(x: Tensor) -> bool:
 
 
 def draw(
-    logits: Float[Tensor, "r v"], options: SamplingOptions, generator: torch.Generator | None = None
+    logits: Float[Tensor, "r v"],
+    options: CategoricalSampling,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, " r"]:
     """An id for each row: temperature, then top-k, then top-p (see `candidates`), then one of those that are left.
 
@@ -216,7 +235,7 @@ def _sorted(logits: Float[Tensor, "r v"]) -> tuple[Float[Tensor, "r v"], Int[Ten
 
 
 def _draw_of_sorted(
-    logits: Tensor, options: SamplingOptions, generator: torch.Generator | None
+    logits: Tensor, options: CategoricalSampling, generator: torch.Generator | None
 ) -> Tensor:
     kept = candidates(logits, options.top_k, options.top_p)
     most = kept.mass.gather(-1, kept.num_kept[:, None] - 1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ from arvid.nn.attention import gather_rows
 from arvid.nn.draws import draw, randn_like
 from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
+    DiffusionSampling,
     Process,
     Step,
     guide,
@@ -124,6 +126,7 @@ class DiffusionHead(TokenHead):
     released code does: in bf16 tokens then get no noise at all at the 21 smallest times of `ddpm`.
     """
 
+    options_class: ClassVar[type[SamplingOptions]] = DiffusionSampling
     _times: Tensor
     _levels: Tensor
 
@@ -220,14 +223,16 @@ class DiffusionHead(TokenHead):
         options: SamplingOptions,
         null_hidden: Float[Tensor, "b n d"] | None = None,
         image_hidden: Float[Tensor, "b n d"] | None = None,
+        image_guidance: float = 0.0,
         generator: torch.Generator | None = None,
         frame: WholeFrame | None = None,
     ) -> Float[Tensor, "b n c"]:
         """Draw a token per hidden state.
 
-        `image_hidden` has what the frames say without the text (see `SamplingOptions.image_guidance`). With `frame`
-        the noise is drawn for all tokens of a frame, of which the hidden states are some.
+        `image_hidden` is computed from the frames without the text, and `image_guidance` is the scale of guidance by
+        it. With `frame` the noise is drawn for all tokens of a frame, of which the hidden states are some.
         """
+        options = DiffusionSampling.of(options)
         batch, num, _ = hidden.shape
         given = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
         condition = self.net.condition(torch.cat(given)).unflatten(0, (len(given), batch))
@@ -246,7 +251,8 @@ class DiffusionHead(TokenHead):
         alone = steps[len(guided) :]
         for part, passes in ((guided, condition), (alone, condition[:1])):
             for step, modulations in self._modulated(part, passes):
-                predicted = guide(self._predict(x, modulations, frame), options)
+                predicted = self._predict(x, modulations, frame)
+                predicted = guide(predicted, options, image_guidance)
                 x = step.keep * x + step.output * predicted
                 if step.noise:
                     x = x + step.noise * draw()

@@ -16,9 +16,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid.contracts import SamplingOptions, UserError
+from arvid.options import option
+from arvid.ranges import SHARE, above, at_least, between
 
 NUM_TRAIN_STEPS = 1000
 Process = Literal["ddpm", "flow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSampling(SamplingOptions):
+    """Sampling options of continuous tokens."""
+
+    diffusion_steps: int = option(25, between(1, NUM_TRAIN_STEPS))
+    """Continuous tokens: denoising steps for each set of tokens."""
+    guidance_trunc: float = option(0.0, at_least(0))
+    """Continuous tokens: no guidance at diffusion times (1000 to 0) below this one."""
+    guidance_renorm: float = option(1.0, SHARE)
+    """Continuous tokens: guided predictions are shrunk towards the norm of the conditional ones, at most by this
+    factor. The norms are of the tokens that are drawn. In the published code they count the noise at the other
+    positions too, so that it shrinks less; NOVA's `whole_noise` does the same."""
+    flow_shift: float | None = option(None, above(0))
+    """Continuous tokens, flow matching: how far the sampler's times are shifted towards noise; by default as in
+    training."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +123,13 @@ def _flow_steps(num_steps: int, shift: float, new_shift: float | None) -> tuple[
     )
 
 
-def guide(predictions: Float[Tensor, "p b n c"], options: SamplingOptions) -> Tensor:
+def guide(
+    predictions: Float[Tensor, "p b n c"], options: DiffusionSampling, image_guidance: float = 0.0
+) -> Tensor:
     """One prediction (B, N, C) of those with the condition, with the null one, and with the frames alone.
 
-    Any leading part of the three may be given. After the released code of NOVA (arXiv 2412.14169).
+    Any leading part of the three may be given; `image_guidance` is the scale of the third. After the released code of
+    NOVA (arXiv 2412.14169).
     """
     if len(predictions) == 1:
         return predictions[0]
@@ -117,7 +139,7 @@ def guide(predictions: Float[Tensor, "p b n c"], options: SamplingOptions) -> Te
     image = predictions[2]
     guided = null + options.guidance * (given - image)
     guided = _renormed(guided, given, options.guidance_renorm)
-    return guided + options.image_guidance * (image - null)
+    return guided + image_guidance * (image - null)
 
 
 def _renormed(guided: Tensor, given: Tensor, least: float) -> Tensor:
