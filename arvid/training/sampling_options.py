@@ -39,7 +39,8 @@ def build_sampling(
     if left:
         raise UserError(
             f"model.sampling: there is no option {', '.join(map(str, left))}. "
-            f"{paradigm.__name__} with {token_type} tokens has "{', '.join(option_names(type(options)))}."
+            f"{paradigm.__name__} with {token_type} tokens has "
+            f"{', '.join(option_names(type(options)))}."
         )
     return options
 
