@@ -53,7 +53,7 @@ from arvid.evaluation.rows import evaluate_videos
 from arvid.evaluation.scores.distances import Fvd
 from arvid.experiments.paper import Cell, table, write_page
 from arvid.hardware import cpu_summary
-from arvid.metrics.bootstrap import NUM_DRAWS, SPREAD_DRAWS, bootstrap_distances
+from arvid.metrics.bootstrap import INTERVAL_DRAWS, STD_DRAWS, bootstrap_distances
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.fvd import I3DFeatures
 from arvid.metrics.i3d import load_i3d, seeded_i3d
@@ -298,11 +298,11 @@ def bootstrap_case(num_clips: int, num_features: int) -> Result:
     expected = one_after_another(a, b, REFERENCE_DRAWS)
     each = (time.process_time() - started) / REFERENCE_DRAWS
     started = time.process_time()
-    found = bootstrap_distances(a, b, num=NUM_DRAWS)
+    found = bootstrap_distances(a, b, num=INTERVAL_DRAWS)
     return {
         "clips": num_clips,
         "features": num_features,
-        "reference_seconds": each * (NUM_DRAWS + SPREAD_DRAWS),
+        "reference_seconds": each * (INTERVAL_DRAWS + STD_DRAWS),
         "seconds": time.process_time() - started,
         "relative_difference": float((found[:REFERENCE_DRAWS] / expected - 1).abs().max()),
     }
@@ -384,8 +384,8 @@ def page(report: Result) -> list[str]:
     boot = (
         "clips of each set",
         "features",
-        f"{NUM_DRAWS + SPREAD_DRAWS} draws, one by one (CPU s)",
-        f"{NUM_DRAWS} draws, arvid (CPU s)",
+        f"{INTERVAL_DRAWS + STD_DRAWS} draws, one by one (CPU s)",
+        f"{INTERVAL_DRAWS} draws, arvid (CPU s)",
         "times as fast",
         "largest relative difference",
     )

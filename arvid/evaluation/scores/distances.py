@@ -15,8 +15,8 @@ from arvid.contracts import Clip, UserError
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
 from arvid.metrics.bootstrap import (
-    NUM_DRAWS,
-    SPREAD_DRAWS,
+    INTERVAL_DRAWS,
+    STD_DRAWS,
     bootstrap_distances,
     bootstrap_interval,
 )
@@ -131,11 +131,11 @@ class Frechet(Distance):
         return float(frechet_distance_from_features(real, generated, self.ddof))
 
     def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
-        draws = bootstrap_distances(real, generated, num=NUM_DRAWS, ddof=self.ddof)
+        draws = bootstrap_distances(real, generated, num=INTERVAL_DRAWS, ddof=self.ddof)
         found = bootstrap_interval(value.value, draws)
         return dataclasses.replace(
             value,
-            spread=float(draws[:SPREAD_DRAWS].std()),
+            spread=float(draws[:STD_DRAWS].std()),
             spread_kind="bootstrap",
             interval=(found.low, found.high),
         )
