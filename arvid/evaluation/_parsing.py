@@ -1,4 +1,4 @@
-"""JSON and YAML values into frozen dataclasses, guided by their annotations, with errors that name the place."""
+"""Parses JSON and YAML values into frozen dataclasses by their annotations. Errors name the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class ParseError(ValueError):
-    """A JSON value that is not what the annotation says; the message names the key."""
+    """A JSON value that does not match its annotation; the message names the key."""
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
@@ -58,7 +58,7 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     prefix = f"{where}." if where else ""
     if unknown := sorted(set(given) - set(fields)):
         raise ParseError(f"{prefix}{unknown[0]}: unknown key")
-    required = [n for n, f in fields.items() if f.default is f.default_factory]  # both MISSING
+    required = [n for n, f in fields.items() if f.default is f.default_factory]  # both are MISSING
     if missing := [n for n in required if n not in given]:
         raise ParseError(f"{prefix}{missing[0]}: missing")
     parsed = {n: parse(hints[n], v, prefix + n) for n, v in given.items()}

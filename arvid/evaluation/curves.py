@@ -10,10 +10,10 @@ MAX_POINTS = 300
 
 
 def read_curve(run: Path, part: str = "per_token") -> tuple[dict[str, float | None], ...]:
-    """`step`, `train_loss`, `val_loss` in order, thinned to a few hundred points; empty without logs.
+    """Points with `step`, `train_loss` and `val_loss` in order, thinned to a few hundred; empty without logs.
 
-    `part` is which of the named losses: by default the mean over predicted tokens, which is the same quantity in every
-    paradigm. A run that was interrupted has several logs; the later one counts where they overlap.
+    `part` names the logged loss. The default is the mean over predicted tokens, the same quantity in every paradigm. An
+    interrupted run has several logs; where they overlap the later one counts.
     """
     columns = {"train_loss": f"train_{part}", "val_loss": f"val_{part}"}
     steps: dict[int, dict[str, float | None]] = {}
