@@ -42,6 +42,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
 def _parse_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
+    # the last kind is parsed outside the loop, so that its error reaches the reader
     *others, last = (kind for kind in kinds if kind is not type(None))
     for kind in others:
         try:
@@ -69,6 +70,6 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def _expect(kind: type, value: Any, where: str) -> Any:
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):  # bool is an int
         return value
     raise ParseError(f"{where or 'record'}: {type(value).__name__} instead of {kind.__name__}")

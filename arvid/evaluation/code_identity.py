@@ -58,6 +58,7 @@ def source_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
     """
     ledger = Ledger(cache_dir() / "sources.jsonl")
     found: dict[str, str] = {}
+    # transitive closure of the imports
     seen, waiting = set(names), list(names)
     while waiting:
         name = waiting.pop()

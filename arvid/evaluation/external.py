@@ -102,7 +102,7 @@ def _choose(
 ) -> list[tuple[Path, int | None]]:
     """The video for each real clip of all folds, with the clip's index if the video was made for this clip."""
     indices = [index for fold in folds for index in fold]
-    is_repeated = len(indices) > len(dataset)
+    is_repeated = len(indices) > len(dataset)  # then a name belongs to several wanted videos
     if is_repeated and protocol.task != "generation":
         raise UserError(
             f"Protocol {protocol.name} uses real clips several times, so names do not identify videos. "

@@ -99,7 +99,7 @@ def evaluate(
     work = _Evaluation(row, protocol, dataset, path, identity, kept)
     rank, num_processes = rank_and_count()
     work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
-    wait_for_all()
+    wait_for_all()  # rank 0 reads the batches of all processes
     if rank == 0:
         record = ResultRecord(
             **work.results(),
@@ -114,7 +114,7 @@ def evaluate(
         )
         save(record, path)
         work.parts.remove()
-    wait_for_all()
+    wait_for_all()  # the record must exist before other ranks load it
     return load(path)
 
 
@@ -201,7 +201,9 @@ class _Evaluation:
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
         """Generate and measure batches."""
-        batches = [batch for batch in batches if not self._take_kept(batch)]
+        batches = [
+            batch for batch in batches if not self._take_kept(batch)
+        ]  # before decoding any clip
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
         for batch, clips in zip(batches, bar, strict=True):
@@ -231,7 +233,9 @@ class _Evaluation:
         self._write_shown(batch, clips, videos)
         generated, targets = self._scored(videos), self.row.target_clips(clips)
         measured = {n: dict(s.measure(generated, real, targets)) for n, s in self.scores.items()}
-        if self.protocol.num_real is None:
+        if (
+            self.protocol.num_real is None
+        ):  # no separate real set: these clips are also the real set
             for name, found in self._measure_real(batch, real).items():
                 measured[name].update(found)
         return dict(measured), seconds

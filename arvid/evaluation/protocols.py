@@ -151,6 +151,7 @@ class Protocol:
         cuts several windows from a video, the halves may share videos.
         """
         num, order = self.available_clips(dataset), self._order(dataset)
+        # with "half", all folds use the same clips: the set is too small for others
         start = 0 if self.too_few == "half" else fold * num
         cycled = [order[i % len(order)] for i in range(start, start + 2 * num)]
         others = cycled[num:]

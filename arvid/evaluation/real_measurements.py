@@ -82,6 +82,7 @@ class RealMeasurements:
             self._is_writable = False
 
     def _path(self, identity: Mapping[str, Any], indices: Sequence[int]) -> Path:
+        # one folder per dataset, code, machine and network; one file per batch of clips
         of_set, of_batch = sha256_json([*self._known, identity]), sha256_json([*indices])
         return cache_dir() / "real" / of_set[:24] / f"{of_batch[:24]}.safetensors"
 

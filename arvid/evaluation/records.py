@@ -237,7 +237,7 @@ def load(path: str | Path) -> ResultRecord:
             f"{path}: not a readable result record, evaluate again ({error})."
         ) from error
     _require_format(path, value)
-    if value.pop("format") >= _SEALED_SINCE:
+    if value.pop("format") >= _SEALED_SINCE:  # older records have no checksum
         _require_checksum(path, content)
         del value[KEY]
     try:

@@ -124,6 +124,7 @@ class ModelRow(Row):
         if protocol.clip is None:
             return None
         num_frames, spec = protocol.clip.num_frames, self.model.tokenizer.spec
+        # a causal tokenizer encodes the first frame alone, then groups of `strides[0]` frames
         rest = (num_frames - 1) % spec.strides[0] if spec.causal else num_frames % spec.strides[0]
         return num_frames + (spec.strides[0] - rest if rest else 0)
 

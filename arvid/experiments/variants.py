@@ -215,7 +215,7 @@ def _time_clip(model: GeneratorModule, clip: Clip, given: int) -> Speed:
     if given:
         prefix = model.tokenizer.encode(normalise(clip.video[:given])[None].to(model.device))
     found: list[tuple[float, float]] = []
-    while len(found) <= MIN_TIMES or sum(map(sum, found)) < MIN_SECONDS:
+    while len(found) <= MIN_TIMES or sum(map(sum, found)) < MIN_SECONDS:  # the first is a warm-up
         times = [now(model.device)]
         request = Request(
             Conditions.of_clips([clip]).encode(model),

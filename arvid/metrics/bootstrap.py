@@ -65,6 +65,7 @@ def bootstrap_distances(
     for _ in range(num):
         draws = [s.draw(generator) for s in sets]
         (mean_a, trace_a, factor_a), (mean_b, trace_b, factor_b) = draws
+        # tr (S_a S_b)^(1/2) is the nuclear norm of (F_a R_a)(F_b R_b)' = F_a (R_a R_b') F_b'
         nuclear = np.linalg.svd(factor_a @ cross @ factor_b.T, compute_uv=False).sum()
         difference = offset + mean_a - mean_b
         values.append(difference @ difference + trace_a + trace_b - 2 * nuclear)
@@ -122,12 +123,14 @@ class _Resampled:
         S_w = (F R)' (F R).
         """
         n = len(self.q)
+        # torch's generator, not numpy's: values of existing records depend on these draws
         rows = torch.randint(n, (n,), generator=generator)
         counts = torch.bincount(rows, minlength=n).double().numpy()
         drawn = np.flatnonzero(counts)  # about 63 % of the clips
         weights, q = counts[drawn], self.q[drawn]  # (k,), (k, r)
         mean_q = weights @ q / n
         mean = mean_q @ self.r
+        # tr S_w = (sum of w |x|^2 - n |mean|^2) / (n - ddof)
         trace = float(counts @ self.squares - n * (mean @ mean)) / self.divisor
         factor = _factor(q, weights, mean_q) / math.sqrt(self.divisor)
         return mean, trace, factor
@@ -137,7 +140,7 @@ def _factor(q: Array, weights: Array, mean: Array) -> Array:
     """Factor F (k or r, r) with F' F = sum of w (q - mean)' (q - mean) over the rows of q (k, r)."""
     rows, columns = q.shape
     root = np.sqrt(weights)[:, None]
-    if rows <= columns:
+    if rows <= columns:  # the centred rows are already a factor, and smaller than a Cholesky factor
         return root * (q - mean)
     scaled = root * q
     try:

@@ -160,6 +160,7 @@ class FrechetDistance(Metric):
         count = self._count(kind)
         check_num_clips(count, self.ddof)
         mean = getattr(self, f"{kind}_sum") / count
+        # sum of (x - mean)(x - mean)' = sum of x x' - n mean mean'; cancels digits for large means (see `reference`)
         products = getattr(self, f"{kind}_products") - count * torch.outer(mean, mean)
         return mean + self.reference, products / (count - self.ddof)
 
@@ -193,6 +194,7 @@ def frechet_distance_from_moments(
     `counts` are the numbers of clips behind the covariances. They bound the ranks: eigenvalues beyond the rank are
     rounding errors, and their square roots would change the value (by 1e-6 with fewer clips than features).
     """
+    # the mean takes one degree of freedom: n clips give rank n - 1
     ranks = (None, None) if counts is None else (counts[0] - 1, counts[1] - 1)
     factors = (_factor(covariance_a.double(), ranks[0]), _factor(covariance_b.double(), ranks[1]))
     return _distance(mean_a.double(), factors[0], mean_b.double(), factors[1])

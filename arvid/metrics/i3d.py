@@ -149,6 +149,7 @@ def same_pad(x: Float[Tensor, "b c t h w"], kernel: Triple, stride: Triple) -> T
     """Zero padding of (T, H, W) as TensorFlow's SAME: the smaller half comes first."""
     pads: list[int] = []  # F.pad lists the last axis first
     for size, k, s in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
+        # TensorFlow: (ceil(size / s) - 1) * s + k - size, which depends on size only modulo s
         total = max(k - (size % s or s), 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads) if any(pads) else x

@@ -34,7 +34,7 @@ def jedi_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float64[T
 def _within(x: Tensor, degree: int, constant: float) -> Tensor:
     """Mean kernel over pairs of different rows: the mean over all pairs without the diagonal."""
     num = len(x)
-    own = (x.double().square().mean(1) + constant).pow(degree)
+    own = (x.double().square().mean(1) + constant).pow(degree)  # k(x, x), the diagonal
     return (_mean(x, x, degree, constant) * num**2 - own.sum()) / (num * (num - 1))
 
 

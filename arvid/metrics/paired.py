@@ -164,6 +164,7 @@ class Ssim(PairedMetric):
             return_full_image=True,
         )
         border = SSIM_WINDOW // 2
+        # torchmetrics mirrors the border; keep only positions with the whole window inside the frame
         return similarity[..., border:-border, border:-border].mean((1, 2, 3))
 
 

@@ -124,6 +124,7 @@ def _load_backbone(backbone: nn.Module, path: Path) -> None:
     """Load torchvision's weights into the package's backbone: `sliceK.N.*` is torchvision's `features.N.*`."""
     try:
         found = _read(path)
+        # slice1.0.weight -> features.0.weight: layer numbers continue through the slices
         names = {name: f"features.{name.split('.', 1)[1]}" for name in backbone.state_dict()}
         backbone.load_state_dict({name: found[source] for name, source in names.items()})
     except _UNREADABLE as error:

@@ -65,6 +65,7 @@ class Preprocessing:
             return rearrange(videos, "b t h w c -> b c t h w").contiguous()
         levels = rearrange(videos, "b t h w c -> (b t) c h w").float()
         if self.rounding == "truncate":
+            # looks like the identity, but float32 rounding leaves 63 levels just below an integer
             levels = (((levels / 255 - 0.5) + 0.5) * 255).trunc()
         frames = self._fit(levels) / 127.5 - 1
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(videos)).contiguous()

@@ -39,6 +39,7 @@ def step_curve(frame_values: Float[np.ndarray, "b t"], frames_per_step: int) -> 
             f"{num_frames} predicted frames do not fill steps of {frames_per_step} frames each."
         )
     steps = rearrange(frame_values, "b (k f) -> b k f", f=frames_per_step).mean(2)
+    # over the step values of clips: frames of one step are correlated
     error = steps.std(0, ddof=1) / num_clips**0.5 if num_clips > 1 else None
     return StepCurve(
         mean=tuple(steps.mean(0).tolist()),

@@ -101,6 +101,7 @@ def load_sprites_net(path: str | Path | None = None) -> SpritesNet:
 
 def save_sprites_net(net: SpritesNet, path: str | Path, metadata: dict[str, str]) -> None:
     """Write the weights in half precision, with `metadata` in the file's header."""
+    # integer buffers (num_batches_tracked) are not needed for inference
     state = {k: v.half().contiguous() for k, v in net.state_dict().items() if v.is_floating_point()}
     with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={"network": net.name, **metadata})

@@ -106,6 +106,7 @@ def _cells_of(row: Row, rows: Sequence[Row]) -> Iterator[Found]:
         yield from _generation_costs(record.budget, heading)
     for cost in _TRAINING:
         values = [getattr(r.budget, cost.field) for r in row.records]
+        # the records of a row repeat its training costs: one is enough
         for value in [v for v in values if v is not None][:1]:
             yield cost.column(TRAINING), Cell(value=value, text=cost.show(value))
 

@@ -55,11 +55,13 @@ def _tie(a: _Entry, b: _Entry) -> str | None:
     if left and left.keys() == right.keys() and len(left) > 1:
         differences = [left[clip] - right[clip] for clip in left]
         error = statistics.stdev(differences) / math.sqrt(len(differences))
+        # paired t-test on the differences of clips
         within = abs(statistics.fmean(differences)) <= t_quantile(len(differences) - 1) * error
         return f"paired over {len(differences)} clips" if within else None
     errors = (a.metric.standard_error, b.metric.standard_error)
     if errors[0] is None or errors[1] is None:
         return None
+    # unpaired: standard errors add in quadrature; the smaller number of degrees of freedom is conservative
     freedom = min(_freedom(a.metric), _freedom(b.metric))
     limit = t_quantile(freedom) * math.hypot(errors[0], errors[1])
     within = abs(a.metric.value - b.metric.value) <= limit

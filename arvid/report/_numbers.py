@@ -32,7 +32,7 @@ def with_uncertainty(value: float, uncertainty: float | None, decimals: int) -> 
 def prefixed(value: float) -> str:
     """Three digits and an SI prefix: 1234567 is `1.23M`."""
     for size, prefix in _PREFIXES:
-        if abs(value) >= 0.9995 * size:
+        if abs(value) >= 0.9995 * size:  # 999.6 rounds to 1000: show it as 1.00k
             return f"{_three_digits(value / size)}{prefix}"
     return _three_digits(value)
 

@@ -106,6 +106,7 @@ def _render(salt: str, draw: Callable[[Axes], None]) -> str:
         draw(axis)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
+    # matplotlib's metadata and fixed size would make the output depend on its version and prevent scaling
     svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)

@@ -82,7 +82,7 @@ class AttributesOverTime(Score):
         padding = generated[:, -1:].expand(-1, missing, -1, -1, -1)
         padded = torch.cat([generated, padding], dim=1)
         for end in range(self.frames_per_step, generated.shape[1] + 1, self.frames_per_step):
-            end = max(end, WINDOW)
+            end = max(end, WINDOW)  # the first steps share the first window
             self.metric.update(padded[:, end - WINDOW : end], requested)
         hits = torch.stack(list(self.metric.hits), dim=1)  # (B, steps, attributes)
         return {"hits": 100 * hits[..., : len(OVER_TIME)].contiguous()}

@@ -117,7 +117,7 @@ def is_dynamic(speeds: Iterable[float], num_frames: int, shorter_side: int) -> b
     moving = 0
     for speed in speeds:
         moving += speed > threshold
-        if moving >= wanted:
+        if moving >= wanted:  # inside the loop as in VBench: with wanted = 0 the first pair decides
             return True
     return False
 

@@ -58,7 +58,7 @@ class DinoEncoder:
         embeddings: Any = self.model.embeddings
         table: Tensor = embeddings.position_embeddings  # (1, 1 + side², D)
         if tokens.shape[1] == table.shape[1] and height == width:
-            return table
+            return table  # the training resolution needs no interpolation
         side = math.isqrt(table.shape[1] - 1)
         cells = (height // embeddings.patch_size, width // embeddings.patch_size)
         grid = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, side, side)

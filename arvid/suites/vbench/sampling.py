@@ -24,7 +24,7 @@ VideoSampler = Callable[[str, int], UInt8[np.ndarray, "t h w 3"]]
 def take_seed(take: Take, seed: int = 0) -> int:
     """Seed of one video: 63 bits of a hash of the run's seed, the suite's text and the index."""
     digest = hashlib.sha256(f"{seed}\0{take.prompt.text}\0{take.index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: seeds must fit a signed int64
 
 
 def sample_suite(

@@ -139,7 +139,7 @@ def _score_videos(
             if len(scores) % _SAVE_EVERY == 0:
                 _store(*ledger, scores)
         chosen[take.file] = scores[take.file]
-        counted[text] += bool(scores[take.file].weight)
+        counted[text] += bool(scores[take.file].weight)  # weight 0: rejected by the static filter
     return chosen
 
 
