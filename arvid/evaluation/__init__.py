@@ -1,1 +1,1 @@
-"""Protocols, the harness that runs them, and the records of what came out."""
+"""Evaluation protocols, the harness that runs them, and result records."""

@@ -1,4 +1,4 @@
-"""JSON and YAML values into frozen dataclasses, guided by their annotations, with errors that name the place."""
+"""Parses JSON and YAML values into frozen dataclasses by their annotations. Errors name the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class ParseError(ValueError):
-    """A JSON value that is not what the annotation says; the message names the key."""
+    """A JSON value that does not match its annotation; the message names the key."""
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
@@ -42,6 +42,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
 def _parse_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
+    # the last kind is parsed outside the loop, so that its error reaches the reader
     *others, last = (kind for kind in kinds if kind is not type(None))
     for kind in others:
         try:
@@ -58,7 +59,7 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     prefix = f"{where}." if where else ""
     if unknown := sorted(set(given) - set(fields)):
         raise ParseError(f"{prefix}{unknown[0]}: unknown key")
-    required = [n for n, f in fields.items() if f.default is f.default_factory]  # both MISSING
+    required = [n for n, f in fields.items() if f.default is f.default_factory]  # both are MISSING
     if missing := [n for n in required if n not in given]:
         raise ParseError(f"{prefix}{missing[0]}: missing")
     parsed = {n: parse(hints[n], v, prefix + n) for n, v in given.items()}
@@ -69,6 +70,6 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def _expect(kind: type, value: Any, where: str) -> Any:
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):  # bool is an int
         return value
     raise ParseError(f"{where or 'record'}: {type(value).__name__} instead of {kind.__name__}")

@@ -1,4 +1,4 @@
-"""Budgets, counted: parameters, FLOPs by torch's counter, network evaluations, tokens, seconds."""
+"""Counts a model's budget: parameters, FLOPs (torch's counter), network evaluations, tokens seen, training time."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def count_budget(
     num_frames: int | None = None,
     prefix_frames: int,
 ) -> Budget:
-    """What a model cost and costs, without the frames per second, which are measured while it generates.
+    """Training and generation costs of a model, without `frames_per_second`, which the harness measures.
 
     Args:
         model: the generator.
         conditions: of one clip.
-        num_frames: of the clip whose generation is counted, by default the trained number.
-        prefix_frames: latent frames given in that generation.
+        num_frames: length of the generated clip. Default: the length in training.
+        prefix_frames: number of given latent frames.
     """
     grid = clip_grid(model, num_frames)
     trained = model.trained
@@ -53,9 +53,9 @@ def count_budget(
 
 
 def count_parameters(model: GeneratorModule, *, embeddings: bool = True) -> int:
-    """Parameters of conditioner and paradigm (not the tokenizer's).
+    """Number of parameters of conditioner and paradigm, without the tokenizer.
 
-    Without embeddings: tables of tokens, labels, words and positions and the map to the vocabulary left out.
+    Without `embeddings`, embedding tables (tokens, labels, words, positions) and the output layer are not counted.
     """
     parts = nn.ModuleList([model.conditioner, model.paradigm])
     total = sum(p.numel() for p in parts.parameters())
@@ -70,7 +70,7 @@ _TABLES = ("position", "positions", "logits.weight")
 
 
 def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
-    """FLOPs of one clip's forward and backward pass."""
+    """FLOPs of the forward and backward pass of one clip."""
     tokens = _any_tokens(model)
     with (
         torch.random.fork_rng(),
@@ -78,7 +78,7 @@ def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
         _gradients(model, True),
         _counter() as counter,
     ):
-        torch.manual_seed(0)  # a paradigm may draw how many tokens it masks
+        torch.manual_seed(0)  # the number of masked tokens may be random
         condition = conditions.encode(model)
         model.paradigm.loss(tokens, condition)["loss"].backward()
     model.zero_grad(set_to_none=True)
@@ -92,7 +92,7 @@ def generation_flops(
     num_frames: int | None = None,
     prefix_frames: int = 0,
 ) -> float:
-    """FLOPs of generating one clip, decoding included."""
+    """FLOPs of the generation of one clip, decoding included."""
     grid = clip_grid(model, num_frames)
     prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
     with torch.no_grad(), _gradients(model, False), _counter() as counter:
@@ -110,9 +110,9 @@ def _any_tokens(model: GeneratorModule, num_frames: int | None = None) -> Tensor
 
 @contextmanager
 def _gradients(model: GeneratorModule, wanted: bool) -> Iterator[None]:
-    """Gradients on for conditioner and paradigm inside the block, as in training, or off, as in sampling.
+    """Set `requires_grad` of conditioner and paradigm inside the block: True as in training, False as in sampling.
 
-    (The counter stumbles over slices of parameters with gradients, even where none are recorded.)
+    (The FLOP counter fails on slices of parameters that require gradients, even under `no_grad`.)
     """
     parts = nn.ModuleList([model.conditioner, model.paradigm])
     before = [(p, p.requires_grad) for p in parts.parameters()]
@@ -126,7 +126,7 @@ def _gradients(model: GeneratorModule, wanted: bool) -> Iterator[None]:
 
 
 def _counter() -> FlopCounterMode:
-    """Torch's counter, which does not know the CPU's attention and packed products by itself."""
+    """Torch's FLOP counter, extended by attention and packed linear layers on the CPU."""
     aten = torch.ops.aten
     known: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -148,5 +148,5 @@ def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwarg
 def _attention_backward_flops(
     gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
 ) -> int:
-    """Five matrix products (one recomputes the scores) to the forward pass's two."""
+    """The backward pass has five matrix products (one recomputes the scores), the forward pass two."""
     return int(sdpa_flop_count(query, key, value)) * 5 // 2

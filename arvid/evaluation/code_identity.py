@@ -1,10 +1,9 @@
-"""Which code the numbers of an evaluation depend on, as one hash: code that is the same needs not score again.
+"""Hash of the code that an evaluation's numbers depend on. With an equal hash nothing is scored again.
 
-It covers the sources of arvid that scoring imports and those of the classes in use, whichever way they are written:
-comments, docstrings and the format do not count, nor do commands, reports, documents and the training's configuration.
-Of other packages it covers those that provide a class in use (torch, diffusers, a plug-in): their public version and
-the file of the class. The versions of CUDA and of the libraries that only read files are left out. Python's minor
-version may count, since it decides what a syntax tree is like.
+From arvid it covers the modules that scoring imports and those of the classes in use. Comments, docstrings and format
+do not change it. Commands, reports, documents and training configurations are not covered. Other packages count if they
+provide a class in use (torch, diffusers, a plug-in), with their public version and the file of the class. Versions of
+CUDA and of file-reading libraries do not count. Python's minor version may count, since syntax trees depend on it.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ ENTRIES = (
     "arvid.evaluation.harness",
     *(place.partition(":")[0] for place in TABLES["datasets"].values()),
 )
-"""Modules of arvid that every evaluation runs. A dataset may hold another one, so all of arvid's are among them."""
+"""Modules that every evaluation runs. A dataset may contain another dataset, so all of arvid's are included."""
 
 
 def code_identity(classes: Iterable[type]) -> str:
-    """Hash of the code that scoring with these classes runs: their own, their bases' and what those import of arvid."""
+    """Hash of the code of these classes, their bases, and the modules of arvid that these import."""
     names = {base.__module__ for cls in classes for base in cls.__mro__}
     own = {name for name in names if _top(name) == PACKAGE}
     others = {n for n in names - own if _top(n) not in sys.stdlib_module_names}
@@ -53,12 +52,13 @@ def _own_sources(names: frozenset[str]) -> str:
 
 
 def source_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Hashes of modules and of all that they import from one package, which lies in the folder `root`, by name.
+    """Hashes of modules and of everything they import from the package in the folder `root`, by module name.
 
-    Modules that there are not, and the package's own `__init__`, which states its version, are left out.
+    Missing modules are left out, and so is the package's own `__init__`, which holds its version.
     """
     ledger = Ledger(cache_dir() / "sources.jsonl")
     found: dict[str, str] = {}
+    # transitive closure of the imports
     seen, waiting = set(names), list(names)
     while waiting:
         name = waiting.pop()
@@ -72,7 +72,7 @@ def source_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _known(ledger: Ledger, path: Path, package: str) -> tuple[str, list[str]]:
-    """Hash of a file's code and what it imports from the package; parsed once for each content."""
+    """Hash of a file's code, and its imports from the package. Each file content is parsed only once."""
     key = [sys.version_info[:2], package, sha256_file(path)]
     value = ledger.get(key)
     if value is None:
@@ -83,7 +83,7 @@ def _known(ledger: Ledger, path: Path, package: str) -> tuple[str, list[str]]:
 
 
 def _plain(tree: ast.Module) -> str:
-    """The code without docstrings, comments and places in the file."""
+    """The syntax tree without docstrings, comments and line numbers."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [line for line in node.body if not _is_text(line)]
@@ -91,7 +91,7 @@ def _plain(tree: ast.Module) -> str:
 
 
 def _is_text(line: ast.stmt) -> bool:
-    """Whether a statement is a mere string: a docstring, or one below an attribute."""
+    """Whether a statement is a bare string: the docstring of a function, class or attribute."""
     return (
         isinstance(line, ast.Expr)
         and isinstance(line.value, ast.Constant)
@@ -100,7 +100,7 @@ def _is_text(line: ast.stmt) -> bool:
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:
-    """What a file imports from the package, anywhere in it; some are names of objects, not of modules."""
+    """Names that a file imports from the package, anywhere in it. Some are names of objects, not of modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _top(alias.name) == package)
@@ -123,16 +123,16 @@ def _top(name: str) -> str:
 
 
 def _source_file(name: str) -> str | None:
-    """Hash of the file that a module of another package was read from; None for a compiled one."""
+    """Hash of the source file of another package's module; None for a compiled module."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return sha256_file(file) if file and file.endswith(".py") else None
 
 
 @cache
 def _version(package: str) -> str | None:
-    """The public part of an installed package's version, 2.9.0 of 2.9.0+cu128; None where it is not known.
+    """Public part of an installed package's version (2.9.0 for 2.9.0+cu128); None if unknown.
 
-    A plug-in is known by its entry points, if it is installed under another name than it is imported by.
+    A plug-in whose distribution has another name than its module is found by its entry points.
     """
     try:
         found: str | None = version(package)

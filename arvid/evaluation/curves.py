@@ -10,12 +10,13 @@ MAX_POINTS = 300
 
 
 def read_curve(run: Path, part: str = "per_token") -> tuple[dict[str, float | None], ...]:
-    """`step`, `train_loss`, `val_loss` in order, thinned to a few hundred points; empty without logs.
+    """Points with `step`, `train_loss` and `val_loss` in order, thinned to a few hundred; empty without logs.
 
-    `part` is which of the named losses: by default the mean over predicted tokens, which is the same quantity in every
-    paradigm. A run that was interrupted has several logs; the later one counts where they overlap.
+    `part` names the logged loss. The default is the mean over predicted tokens, the same quantity in every paradigm. An
+    interrupted run has several logs; where they overlap the later one counts.
     """
     columns = {"train_loss": f"train_{part}", "val_loss": f"val_{part}"}
+    # training and validation losses of a step are in different lines: merge them by step
     steps: dict[int, dict[str, float | None]] = {}
     logs = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:]))
     for log in logs:
@@ -26,6 +27,7 @@ def read_curve(run: Path, part: str = "per_token") -> tuple[dict[str, float | No
                     {k: float(v) for k, c in columns.items() if (v := row.get(c)) and _finite(v)}
                 )
     points = [{"step": float(step), **steps[step]} for step in sorted(steps) if steps[step]]
+    # validation losses are rare: keep all of them
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return tuple(point for i, point in enumerate(points) if i % stride == 0 or "val_loss" in point)
 

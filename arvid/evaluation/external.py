@@ -1,6 +1,6 @@
-"""Rows of systems from elsewhere: a folder of videos that any program wrote. Pipelines are in `pipelines.py`.
+"""Rows of external systems: a folder of videos that any program wrote. For diffusers pipelines see `pipelines.py`.
 
-Their training is unknown to arvid, so they have no setting: tables show them as reference rows and say so.
+arvid does not know their training, so they have no setting. Tables show them as reference rows and say so.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from arvid.evaluation.row_kinds import Row, Videos
 from arvid.files import sha256_json
 
 NO_SETTING: dict[str, Any] = {"setting": {}, "setting_hash": sha256_json({})}
-"""The description of rows whose training arvid knows nothing of."""
+"""Description of rows whose training arvid does not know."""
 
 
 class VideosRow(Row):
     """The videos in a folder: files, or folders of frames.
 
-    A video that bears the path of a real clip below its folder (without ending), or its name where that is enough to
-    tell them apart, is its counterpart. Predictions and reconstructions must have one for each clip. For generation,
-    where not every real clip has one, videos are taken in the order of their paths.
+    A video belongs to the real clip with the same relative path (without suffix), or the same name if names are unique.
+    Predictions and reconstructions need one video per real clip. For generation, if a real clip has none, the videos
+    are used in the order of their paths.
 
-    How they are cut is said in `arvid.evaluation.given_videos`. Another size is brought to the protocol's as the real
-    clips' is. The row's options say what was done.
+    `arvid.evaluation.given_videos` describes how videos are cut. Other sizes are resized like real clips. The row's
+    options state what was done.
 
     Args:
-        folder: looked through with the folders within.
+        folder: searched recursively.
         name: of the row.
-        protocol: how they will be scored.
+        protocol: the protocol that will score them.
         dataset: the real clips.
 
-    Raises UserError for fewer videos than the protocol asks for, videos that are corrupt, too short or see-through,
-    and videos of unlike lengths, rates or sizes.
+    Raises UserError if there are too few videos, if some are corrupt, too short or transparent, or if their lengths,
+    rates or sizes differ.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class VideosRow(Row):
         if len(paths) < num * protocol.folds:
             raise UserError(
                 f"{folder} holds {len(paths)} videos; protocol {protocol.name} asks for "
-                f"{num * protocol.folds} ({protocol.folds} x {num}). With --num-clips it is another protocol."
+                f"{num * protocol.folds} ({protocol.folds} x {num}). Use fewer with --num-clips: a protocol of its own."
             )
         folds = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
         taken = _choose(folder, paths, folds, protocol, dataset)
         probes = _probe(folder, taken)
         cuts = [cut_given(path, probes[path], real, protocol, dataset) for path, real in taken]
         described = describe_given(folder, cuts, protocol)
-        rest = iter(cuts)
-        self.batches = protocol.in_batches([[next(rest) for _ in fold] for fold in folds])
+        ordered = iter(cuts)
+        self.batches = protocol.in_batches([[next(ordered) for _ in fold] for fold in folds])
         super().__init__(name, {}, {"videos": described})
         files = dict.fromkeys(path for path, _ in taken)
         self._files = [[p.relative_to(folder).as_posix(), *_stamp(p)] for p in files]
@@ -84,10 +84,11 @@ class VideosRow(Row):
 
 
 def clip_of(protocol: Protocol) -> ClipSpec:
-    """How a protocol cuts its clips. Raises UserError where it leaves that to a run's setting."""
+    """How a protocol cuts its clips. Raises UserError if it takes that from a run's setting."""
     if protocol.clip is None:
         raise UserError(
-            f"Protocol {protocol.name} leaves the clips to a run's setting, which this row has none of."
+            f"Protocol {protocol.name} cuts clips as a run's setting says, and this row has no setting. "
+            "Choose a protocol with a `clip` of its own."
         )
     return protocol.clip
 
@@ -99,13 +100,13 @@ def _choose(
     protocol: Protocol,
     dataset: VideoDataset,
 ) -> list[tuple[Path, int | None]]:
-    """For each real clip of all folds its video, with the clip's index where the video was made for that very one."""
+    """The video for each real clip of all folds, with the clip's index if the video was made for this clip."""
     indices = [index for fold in folds for index in fold]
-    is_repeated = len(indices) > len(dataset)
+    is_repeated = len(indices) > len(dataset)  # then a name belongs to several wanted videos
     if is_repeated and protocol.task != "generation":
         raise UserError(
-            f"Protocol {protocol.name} uses real clips several times, which names cannot tell apart. "
-            f"Ask for {len(dataset)} clips at most (--num-clips)."
+            f"Protocol {protocol.name} uses real clips several times, so names do not identify videos. "
+            f"Use at most {len(dataset)} clips (--num-clips)."
         )
     found = None if is_repeated else pair_by_name(folder, paths, indices, dataset)
     if isinstance(found, list):
@@ -116,7 +117,7 @@ def _choose(
 
 
 def _probe(folder: Path, taken: Sequence[tuple[Path, int | None]]) -> dict[Path, Probe]:
-    """What the videos are like. Raises UserError for those that cannot be read, and for see-through ones."""
+    """Length, rate and size of each video. Raises UserError for unreadable and for transparent videos."""
     paths = list(dict.fromkeys(path for path, _ in taken))
     probes, broken = probe_files([Entry(p, p.relative_to(folder).as_posix()) for p in paths])
     if broken:
@@ -124,32 +125,33 @@ def _probe(folder: Path, taken: Sequence[tuple[Path, int | None]]) -> dict[Path,
             f"{folder}: {len(broken)} videos cannot be read: "
             + "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:5])
         )
-    see_through = [p.name for p in paths if _is_see_through(p)]
-    if see_through:
-        raise UserError(f"{folder}: lay these on a background first: {named(see_through)}.")
+    if see_through := [p.name for p in paths if _is_transparent(p)]:
+        raise UserError(
+            f"{folder}: these videos are transparent, put them on a background first: {named(see_through)}."
+        )
     return probes
 
 
-def _is_see_through(path: Path) -> bool:
-    """Whether pixels of the first frame are see-through, which reading would drop."""
+def _is_transparent(path: Path) -> bool:
+    """Whether the first frame has transparent pixels. Reading would drop the alpha channel."""
     if is_pictures(path):
         return has_alpha(path)
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
-            if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it beside the picture
+            if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha separately
                 return True
             pixels = stream.codec_context.format
             if not (pixels and any(component.is_alpha for component in pixels.components)):
                 return False
-            frame = next(container.decode(stream))  # GIF always has a channel for it
+            frame = next(container.decode(stream))  # GIF always has an alpha channel
             return bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())
     except av.error.FFmpegError as error:
         raise VideoError(path, str(error)) from error
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, or of a folder's frames."""
+    """Size and newest modification time of a file, or of the frames in a folder."""
     files = frame_files(path) if os.path.isdir(path) else [path]
     stats = [file.stat() for file in files]
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)

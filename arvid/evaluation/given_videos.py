@@ -1,12 +1,11 @@
-"""Videos that a program made for real clips: which belongs to which, and the frames of them that are scored.
+"""Videos that a program made for real clips: the match between both, and the frames that are scored.
 
-- One that lasts as long as the real video of its clip shows all of it (a reconstruction, or the real file itself). It
-  gives the frames of the same times as the real clip, by the same window.
-- Any other begins where the clip begins. Its first frames count, at the protocol's rate: of a faster video those in
-  between are left out, and a slower one gives every frame, as a real one does. A video that states no rate has the
-  protocol's.
+- A video as long as the real video of its clip covers all of it (a reconstruction, or the real file itself). Frames are
+  taken at the same times as in the real clip.
+- Any other video starts where the clip starts. Its first frames are taken at the protocol's rate. A faster video skips
+  frames. A slower one gives every frame, as a real video does. A video without a stated rate has the protocol's.
 
-A protocol with `given_rate: keep` takes the first frames, whatever the rate.
+A protocol with `given_rate: keep` takes the first frames at any rate.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from arvid.data.video import Probe
 from arvid.evaluation.protocols import Protocol
 
 SAME_RATE = 0.05
-"""Rates that differ by this share at most are the same: GIF counts in hundredths of a second, so 8 becomes 8.33."""
+"""Rates with a relative difference up to this count as equal: GIF has steps of 0.01 s, so 8 per second becomes 8.33."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """A video and what is taken from it."""
+    """A video and the frames that are taken from it."""
 
     path: Path
     probe: Probe
     cut: Cut
     is_whole: bool
-    """Whether it lasts as long as the real video."""
+    """Whether it is as long as the real video."""
 
 
 def pair_by_name(
     folder: Path, paths: Sequence[Path], indices: Sequence[int], dataset: VideoDataset
 ) -> list[Path] | str:
-    """The video of each real clip; or, where one has none or two clips share one, what is wrong."""
+    """The video of each real clip; or an error message if a clip has no video or two clips share one."""
     by_stem: dict[str, list[tuple[str, ...]]] = {}
     for path in paths:
         parts = path.relative_to(folder).parts
@@ -59,20 +58,23 @@ def pair_by_name(
         other = clip_of.setdefault(path, name)
         if len(nearest) > 1 or other != name:
             return (
-                f"{folder}: names do not tell apart which video belongs to the real clip {name}: "
+                f"{folder}: the name of the real clip {name} does not identify its video: "
                 + (
-                    f"{path} would be that of {other} too."
+                    f"{path} also matches {other}."
                     if other != name
-                    else f"{len(nearest)} are alike."
+                    else f"{len(nearest)} videos match."
                 )
-                + " Lay them in folders like those of the real clips."
+                + " Put the videos into folders like those of the real clips."
             )
         found.append(path)
     return found
 
 
 def _nearest(candidates: Sequence[tuple[str, ...]], name: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Those that share most folders with a name, counted from the file upwards; of these the one of the same ending."""
+    """The candidates with most folders in common with `name`, counted from the file upwards.
+
+    Among several, one with the same suffix wins.
+    """
     shared = [_num_shared(parts[:-1], name[:-1]) for parts in candidates]
     nearest = [parts for parts, num in zip(candidates, shared, strict=True) if num == max(shared)]
     return [parts for parts in nearest if parts[-1] == name[-1]] or nearest
@@ -94,8 +96,10 @@ def _stem(name: str) -> str:
 def cut_given(
     path: Path, probe: Probe, real: int | None, protocol: Protocol, dataset: VideoDataset
 ) -> Given:
-    """What is taken from a video that was made for a real clip (its index) or for any. Raises UserError for one that
-    is too short."""
+    """The frames to take from a video. `real` is the index of its real clip, or None.
+
+    Raises UserError if it is too short.
+    """
     assert protocol.clip is not None
     is_cut = protocol.given_rate == "cut"
     if is_cut and real is not None and isinstance(dataset, FileDataset):
@@ -106,15 +110,15 @@ def cut_given(
 
 
 def _lasts_as_long(probe: Probe, real: Cut) -> bool:
+    # Tolerance: three quarters of a frame of the slower video.
     difference = abs(probe.num_frames / probe.fps - real.num_frames / real.fps)
     return difference < 0.75 / min(probe.fps, real.fps)
 
 
 def _at_same_times(real: Cut, probe: Probe) -> Cut:
     if probe.times is not None and probe.num_frames == real.num_frames:
-        indices = (
-            real.indices - real.first
-        )  # frames of a varying rate: those of the real video itself
+        # variable frame rate, same number of frames: frame i is frame i of the real video
+        indices = real.indices - real.first
     else:
         indices = np.round((real.indices - real.first) * (probe.fps / real.fps)).astype(np.int64)
     return dataclasses.replace(
@@ -146,7 +150,7 @@ def _clip_from_start(protocol: Protocol) -> ClipSpec:
 
 
 def _rate(path: Path, probe: Probe, protocol: Protocol) -> float:
-    """The rate that a video is taken to have."""
+    """The rate that a video counts as having."""
     assert protocol.clip is not None
     wanted = protocol.clip.fps
     if wanted is None:
@@ -159,19 +163,21 @@ def _rate(path: Path, probe: Probe, protocol: Protocol) -> float:
 
 def _too_short(path: Path, probe: Probe, fps: float, clip: ClipSpec) -> str:
     needed = frames_needed(fps, clip)
-    said = f"{path}: videos have {probe.num_frames} frames; the protocol looks at {clip.num_frames}"
+    message = (
+        f"{path}: videos have {probe.num_frames} frames; the protocol looks at {clip.num_frames}"
+    )
     if needed == clip.num_frames:
-        return f"{said}."
+        return f"{message}."
     return (
-        f"{said} at {clip.fps:g} per second, which are {needed} of these at {probe.fps:g} per second. A protocol "
+        f"{message} at {clip.fps:g} per second: {needed} frames of this video at {probe.fps:g} per second. A protocol "
         "with `given_rate: keep` takes every frame (docs/protocols.md)."
     )
 
 
 def describe_given(folder: Path, given: Sequence[Given], protocol: Protocol) -> str:
-    """What videos are like and what is taken from them, in words.
+    """One line that describes the videos and the frames taken from them.
 
-    Raises UserError where those that begin with their clips are of unlike lengths, rates or sizes.
+    Raises UserError if videos that start with their clips differ in length, rate or size.
     """
     assert protocol.clip is not None
     partial = [g.probe for g in given if not g.is_whole]
@@ -192,13 +198,13 @@ def _require_alike(folder: Path, probes: Sequence[Probe]) -> None:
     rates = sorted({probe.fps for probe in probes})
     if len(lengths) > 1 or len(sizes) > 1:
         raise UserError(
-            f"{folder}: its videos are of unlike lengths or sizes: {lengths[0]} to {lengths[-1]} frames, "
+            f"{folder}: its videos differ in length or size: {lengths[0]} to {lengths[-1]} frames, "
             + ", ".join(f"{height}x{width}" for height, width in sizes[:5])
-            + " (height x width). Make them alike."
+            + " (height x width). Make them equal."
         )
     if rates and rates[-1] > rates[0] * (1 + SAME_RATE):
         raise UserError(
-            f"{folder}: its videos are of unlike rates: {rates[0]:g} to {rates[-1]:g} per second. Make them alike."
+            f"{folder}: its videos have different rates: {rates[0]:g} to {rates[-1]:g} per second. Make them equal."
         )
 
 
@@ -220,7 +226,7 @@ def _cut_in_words(given: Sequence[Given], protocol: Protocol) -> str:
 
 
 def _rate_in_words(given: Sequence[Given], protocol: Protocol) -> str:
-    """What was done because of a rate that is not the protocol's."""
+    """How videos with another rate than the protocol's are treated."""
     assert protocol.clip is not None
     first, wanted = given[0], protocol.clip.fps
     assert wanted is not None

@@ -1,7 +1,7 @@
 """The harness: scores one row under a protocol and writes its record.
 
-The real clips whose conditions are used are cut into batches; each is generated, measured and put on disk, by any
-number of processes; then the numbers are made of all that was measured.
+The real clips that provide the conditions are split into batches. Any number of processes generate and measure them and
+write the measurements to disk. The values are then computed from all measurements.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from arvid.tensor_files import save_tensors
 logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 8
-"""Clips of each row that are kept as videos."""
+"""Number of clips per row that are written as videos for the page."""
 SHOWN_FPS = 8.0
-"""Frame rate that they are shown at, where the protocol names none."""
+"""Frame rate of these videos if the protocol states none."""
 
 FrameValues = dict[str, Float[np.ndarray, "b t"]]
-"""A number for each frame of each clip, by metric."""
+"""Metric name -> value of each frame of each clip."""
 
 
 def evaluate(
@@ -68,30 +68,30 @@ def evaluate(
     description: dict[str, Any],
     progress: bool = True,
 ) -> ResultRecord:
-    """Score a row and write its record and a few of its clips into a run folder.
+    """Score a row. Writes its record and a few of its clips into a run folder.
 
-    What was interrupted goes on with the batches that are missing, and what is finished is not done again. The
-    result is the same for any number of processes that share the work (see `arvid.evaluation.parts`).
+    An interrupted evaluation continues with the missing batches, and a finished one is not repeated. The result is the
+    same for any number of processes (see `arvid.evaluation.parts`).
 
     Args:
-        row: what is scored.
-        protocol: how.
+        row: the row to score.
+        protocol: defines how.
         dataset: the real clips.
-        folder: run folder; the record becomes FOLDER/evaluation/<protocol>.json, with a piece of the protocol's
-            hash behind the name where the record of another protocol of that name stands there.
+        folder: run folder. The record is FOLDER/evaluation/<protocol>.json, with a part of the protocol's hash in the
+            name if a record of another protocol with the same name exists.
         description: `setting` and `setting_hash` of the comparison.
-        progress: show a bar over the batches.
+        progress: show a progress bar over the batches.
 
-    Raises UserError where there are too few real clips, a metric lacks what it needs, the folder holds another
-    row's record, or the row's clips are not of the length and size of the real ones.
+    Raises UserError if there are too few real clips, a metric lacks something (e.g. weights), the folder holds another
+    row's record, or the row's clips differ from the real ones in length or size.
     """
     started = time.monotonic()
-    stated = protocol.describe(dataset)
+    described = protocol.describe(dataset)
     measuring = {type(dataset), *(registry.get("metrics", name) for name in protocol.metrics)}
     code = code_identity(measuring | row.classes())
-    known = [stated["hash"], row.identity(), description["setting_hash"], code]
-    identity = sha256_json(known)
-    path = _record_path(folder / EVALUATION_FOLDER, stated, row.name)
+    # everything that the values depend on
+    identity = sha256_json([described["hash"], row.identity(), description["setting_hash"], code])
+    path = _record_path(folder / EVALUATION_FOLDER, described, row.name)
     if (found := _readable(path)) is not None and found.identity == identity:
         logger.info("%s is already scored: %s", row.name, path)
         return found
@@ -99,7 +99,7 @@ def evaluate(
     work = _Evaluation(row, protocol, dataset, path, identity, kept)
     rank, num_processes = rank_and_count()
     work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
-    wait_for_all()
+    wait_for_all()  # rank 0 reads the batches of all processes
     if rank == 0:
         record = ResultRecord(
             **work.results(),
@@ -107,29 +107,32 @@ def evaluate(
             row=row.kind,
             setting=description["setting"],
             setting_hash=description["setting_hash"],
-            protocol=stated,
+            protocol=described,
             earlier={**description.get("earlier", {}), **_earlier_data(dataset)},
             identity=identity,
             wall_seconds=time.monotonic() - started,
         )
         save(record, path)
         work.parts.remove()
-    wait_for_all()
+    wait_for_all()  # the record must exist before other ranks load it
     return load(path)
 
 
 def _earlier_data(dataset: VideoDataset) -> dict[str, str]:
-    """The hash of the real clips as an earlier version of arvid has it in its records."""
+    """The hash of the real clips as an earlier version of arvid wrote it into records."""
     earlier = dataset.earlier_fingerprint()
     return {} if earlier is None else {"protocol.data": earlier[:16]}
 
 
-def _record_path(folder: Path, stated: dict[str, Any], name: str) -> Path:
-    """Where the record of a row goes: never over that of another protocol or row."""
-    path = folder / f"{stated['name']}.json"
+def _record_path(folder: Path, described: dict[str, Any], name: str) -> Path:
+    """Path of a row's record. It never overwrites the record of another protocol or row.
+
+    `described` is the protocol as `Protocol.describe` gives it. Raises UserError if another row's record is there.
+    """
+    path = folder / f"{described['name']}.json"
     found = _readable(path)
-    if found is not None and found.protocol_hash != stated["hash"]:
-        path = path.with_name(f"{path.stem}-{stated['hash'][:6]}.json")
+    if found is not None and found.protocol_hash != described["hash"]:
+        path = path.with_name(f"{path.stem}-{described['hash'][:6]}.json")
         found = _readable(path)
     if found is not None and found.name != name:
         raise UserError(f"{path} is the record of {found.name}: give {name} a folder of its own.")
@@ -137,7 +140,7 @@ def _record_path(folder: Path, stated: dict[str, Any], name: str) -> Path:
 
 
 def _readable(path: Path) -> ResultRecord | None:
-    """The record at a path; None where there is none, or a damaged one, which is made anew."""
+    """The record at a path; None if it is missing or damaged (it is then made again)."""
     try:
         return load(path)
     except UserError:
@@ -146,21 +149,21 @@ def _readable(path: Path) -> ResultRecord | None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Clips that are generated, or real clips that are looked at, together."""
+    """Clips that are generated together, or real clips that are measured together."""
 
     name: str
-    number: int
-    """Among all batches of its kind."""
+    index: int
+    """Index over all folds. It selects the seed of the generation."""
     fold: int | None
-    """None for clips of a real set of its own."""
+    """Index of the fold; None for a batch of a separate real set."""
     start: int
-    """Place of its first clip in the fold."""
+    """Index of its first clip in the fold."""
     indices: list[int]
-    """Of the real clips."""
+    """Dataset indices of the real clips."""
 
 
 class _Evaluation:
-    """One row under one protocol: its batches, and the numbers that come of them."""
+    """One row under one protocol: its batches and the results."""
 
     def __init__(
         self,
@@ -192,13 +195,15 @@ class _Evaluation:
             for i, part in enumerate(self.protocol.in_batches([indices])):
                 name = f"{fold}-{i:05d}" if fold_names else f"real-{i:05d}"
                 start = i * self.protocol.batch_size
-                number = fold if fold_names else None
-                batches.append(_Batch(name, len(batches), number, start, part))
+                fold_index = fold if fold_names else None
+                batches.append(_Batch(name, len(batches), fold_index, start, part))
         return batches
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
-        """Make and measure batches."""
-        batches = [batch for batch in batches if not self._take_kept(batch)]
+        """Generate and measure batches."""
+        batches = [
+            batch for batch in batches if not self._take_kept(batch)
+        ]  # before decoding any clip
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
         for batch, clips in zip(batches, bar, strict=True):
@@ -206,7 +211,7 @@ class _Evaluation:
             self.parts.write(batch.name, measured, seconds)
 
     def _take_kept(self, batch: _Batch) -> bool:
-        """Whether all of a batch of real clips is known from another row, so that nobody has to decode them."""
+        """Take the measurements of a batch of real clips from the cache. Returns whether all of them were there."""
         if batch.fold is not None:
             return False
         found = {name: self.kept.read(s, batch.indices) for name, s in self.scores.items()}
@@ -222,13 +227,15 @@ class _Evaluation:
         if batch.fold is None:
             return self._measure_real(batch, real), 0.0
         before = time.monotonic()
-        videos = self.row.generate(clips, self.protocol, batch.number)
+        videos = self.row.generate(clips, self.protocol, batch.index)
         seconds = time.monotonic() - before
         self._require_like(videos, clips)
-        self._exhibit(batch, clips, videos)
-        generated, asked = self._scored(videos), self.row.shown(clips)
-        measured = {n: dict(s.measure(generated, real, asked)) for n, s in self.scores.items()}
-        if self.protocol.num_real is None:
+        self._write_shown(batch, clips, videos)
+        generated, targets = self._scored(videos), self.row.target_clips(clips)
+        measured = {n: dict(s.measure(generated, real, targets)) for n, s in self.scores.items()}
+        if (
+            self.protocol.num_real is None
+        ):  # no separate real set: these clips are also the real set
             for name, found in self._measure_real(batch, real).items():
                 measured[name].update(found)
         return dict(measured), seconds
@@ -247,13 +254,13 @@ class _Evaluation:
                 f"protocol {self.protocol.name} compares clips uint8 {wanted[1:]}."
             )
 
-    def _exhibit(self, batch: _Batch, clips: list[Clip], videos: Videos) -> None:
-        """Write those of the clips that the page shows, and the last frame that was given."""
+    def _write_shown(self, batch: _Batch, clips: list[Clip], videos: Videos) -> None:
+        """Write the clips that the page shows, and the last given frame of each."""
         left = NUM_SHOWN - batch.start
         if batch.fold != 0 or left <= 0:
             return
         fps = (self.protocol.clip.fps if self.protocol.clip else None) or SHOWN_FPS
-        shown = self.row.exhibits(clips, videos)
+        shown = self.row.page_videos(clips, videos)
         for i, (clip, video) in enumerate(zip(clips[:left], shown[:left], strict=True)):
             entry = self._entry(batch.start + i, clip)
             write_video(self.folder / entry.file, video, fps)
@@ -261,18 +268,18 @@ class _Evaluation:
                 last_given = clip.video[self.protocol.condition_frames - 1]
                 write_png(self.folder / entry.first_frame, last_given)
 
-    def _entry(self, number: int, clip: Clip) -> ClipEntry:
-        name = f"{self.stem}/{number:03d}"
+    def _entry(self, index: int, clip: Clip) -> ClipEntry:
+        name = f"{self.stem}/{index:03d}"
         first = f"{name}.png" if self.protocol.condition_frames else None
         return ClipEntry(file=f"{name}.mp4", prompt=clip.caption or clip.name, first_frame=first)
 
     def _clip_entries(self) -> tuple[ClipEntry, ...]:
-        """The clips that were written for the page."""
+        """The clips written for the page."""
         shown = enumerate(self.chosen[0][:NUM_SHOWN])
         return tuple(self._entry(i, self.dataset[index]) for i, index in shown)
 
     def results(self) -> dict[str, Any]:
-        """The fields of the record that come of the row and of the finished batches."""
+        """The record's fields that depend on the row and the finished batches."""
         real, _ = self.parts.joined([b.name for b in self.batches if b.fold is None])
         folds, seconds = [], 0.0
         for fold in range(self.protocol.folds):
@@ -300,13 +307,13 @@ class _Evaluation:
         }
 
     def _keep(self, folds: list[Measurements]) -> None:
-        """Write what was measured (features, errors of frames) for other statistics: <score>.<name> by fold."""
+        """Write the measurements (features, errors of frames) of each fold for other statistics: <score>.<name>."""
         for fold, measured in enumerate(folds):
             tensors = {f"{s}.{n}": t for s, found in measured.items() for n, t in found.items()}
             save_tensors(self.folder / f"{self.stem}/measured-{fold}.safetensors", tensors)
 
     def _frame_values(self, folds: list[Measurements]) -> FrameValues:
-        """Of the clips of all folds, by metric."""
+        """Values of each frame, over the clips of all folds, by metric."""
         found: dict[str, list[np.ndarray]] = {}
         for fold in folds:
             for name, score in self.scores.items():
@@ -315,12 +322,12 @@ class _Evaluation:
         return {key: np.concatenate(values) for key, values in found.items()}
 
     def _curves(self, frames: FrameValues) -> dict[str, tuple[float | None, ...]]:
-        """Curves from the first frame of a clip on: mean over clips, None before the frames that are scored."""
+        """Mean over clips at each frame, by metric; None for the frames before the scored ones."""
         unscored: tuple[None, ...] = (None,) * self.protocol.scored.start
         return {key: (*unscored, *values.mean(0).tolist()) for key, values in frames.items()}
 
     def _rollout(self, frames: FrameValues) -> dict[str, StepCurve]:
-        """Curves over the steps of a prediction."""
+        """Curves over autoregressive steps, by metric; empty unless the task is prediction."""
         if self.protocol.task != "prediction":
             return {}
         given, length = self.protocol.predicted.start, self.protocol.frames_per_step
@@ -328,7 +335,7 @@ class _Evaluation:
         return {key: step_curve(v, length) for key, v in predicted.items() if v.size}
 
     def _write_per_clip(self, folds: list[Measurements]) -> str | None:
-        """A CSV file with a line for each clip; its name in the record, None where no metric has such numbers."""
+        """Write a CSV file with one line per clip. Returns its name, or None if no metric has values of clips."""
         columns = [
             {k: v for n, s in self.scores.items() for k, v in s.per_clip(fold[n]).items()}
             for fold in folds

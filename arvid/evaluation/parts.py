@@ -1,10 +1,9 @@
 """The finished batches of an evaluation on disk.
 
-    FOLDER/<record>.parts-<identity>/<batch>.safetensors    what each score measured on the clips of one batch
+    FOLDER/<record>.parts-<identity>/<batch>.safetensors    measurements of every score on the clips of one batch
 
-An interrupted evaluation goes on with the batches that are missing, whichever and how many processes made the
-others; the one of rank 0 then joins all of them in order. So the result is the same for any number of processes,
-which must see the same folder.
+An interrupted evaluation continues with the missing batches. Rank 0 joins all batches in order, so the result is the
+same for any number of processes. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from arvid.tensor_files import load_tensors, save_tensors
 logger = logging.getLogger(__name__)
 
 Measurements = dict[str, dict[str, Tensor]]
-"""Score -> name -> tensor, whose first axis runs over clips."""
+"""Score -> name -> tensor. The first axis of each tensor is the clip."""
 
 
 class Parts:
     """The finished batches of one evaluation.
 
     Args:
-        folder: where records lie.
+        folder: folder of the records.
         record: stem of the record's file.
-        identity: hash of all that the numbers depend on: batches of another one are not looked at.
+        identity: hash of everything the values depend on. Batches with another identity are ignored.
     """
 
     def __init__(self, folder: Path, record: str, identity: str) -> None:
@@ -42,20 +41,20 @@ class Parts:
         self._pattern = f"{record}.parts-*"
 
     def __contains__(self, batch: str) -> bool:
-        """Whether a batch is finished: one whose file is damaged is not, with a warning."""
+        """Whether a batch is finished. A damaged file counts as unfinished, with a warning."""
         if not self._path(batch).is_file():
             return False
         try:
             self.read(batch)
         except UserError as error:
-            logger.warning("A batch is measured anew: %s", error)
+            logger.warning("A batch is measured again: %s", error)
             return False
         return True
 
     def write(
         self, batch: str, measured: Mapping[str, Mapping[str, Tensor]], seconds: float
     ) -> None:
-        """Keep what was measured on a batch and how long its generation took; on disk when it returns."""
+        """Write the measurements of a batch and the seconds of its generation to disk."""
         tensors = {
             json.dumps([score, name]): tensor
             for score, found in measured.items()
@@ -64,15 +63,15 @@ class Parts:
         save_tensors(self._path(batch), tensors, {"seconds": repr(seconds)})
 
     def read(self, batch: str) -> tuple[Measurements, float]:
-        """What `write` kept. Raises UserError if it is missing or damaged."""
+        """Measurements and seconds from `write`. Raises UserError if the file is missing or damaged."""
         path = self._path(batch)
         measured: Measurements = {}
         try:
             tensors, metadata = load_tensors(path)
         except (OSError, Damaged) as error:
             raise UserError(
-                f"{path} cannot be read ({error}). Delete it: its batch is made anew. Processes that share an "
-                "evaluation must see one folder."
+                f"{path} cannot be read ({error}). Delete it: its batch is then made again. All processes of an "
+                "evaluation must see the same folder."
             ) from error
         for key, tensor in tensors.items():
             score, name = json.loads(key)
@@ -80,7 +79,7 @@ class Parts:
         return measured, float(metadata["seconds"])
 
     def joined(self, batches: Sequence[str]) -> tuple[Measurements, float]:
-        """The batches one after another, and the seconds of all."""
+        """Measurements of the batches concatenated in order, and their seconds in total."""
         pieces: dict[str, dict[str, list[Tensor]]] = {}
         total = 0.0
         for measured, seconds in map(self.read, batches):
@@ -92,7 +91,7 @@ class Parts:
         return joined, total
 
     def remove(self) -> None:
-        """Delete them, and those that other versions of the evaluation left."""
+        """Delete the batches, also those of other identities."""
         for folder in self.folder.parent.glob(self._pattern):
             shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""Rows of diffusers' video pipelines, asked with the captions (and first frames) of the real clips."""
+"""Rows of diffusers video pipelines, which generate from the captions (and first frames) of the real clips."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from arvid.processes import best_device
 
 
 class PipelineRow(Row):
-    """A video pipeline of diffusers: text to video for generation, image to video for predictions of one given frame.
+    """A diffusers video pipeline: text-to-video for generation, image-to-video for prediction from one given frame.
 
-    Each clip has a random generator of its own (the protocol's seed + its number), so that it is the same in any
-    batch. The pipeline is asked for the protocol's number of frames, where it can be; what is longer or of another
-    size is treated like a `VideosRow`.
+    Each clip has its own random generator (the protocol's seed + the clip's index), so it is the same in any batch. The
+    pipeline is called with the protocol's number of frames if it has such an argument. Longer videos are cut and other
+    sizes resized.
 
     Args:
-        pipeline: called with `prompt` and `image` as far as it takes them, `generator`, `output_type="np"` and
-            `arguments`; gives an object whose `frames` are float (1, T, H, W, 3) in [0, 1], of which the first is
-            the image where there is one.
+        pipeline: called with `prompt` and `image` if it has these arguments, `generator`, `output_type="np"` and
+            `arguments`. Returns an object with `frames`, float (1, T, H, W, 3) in [0, 1]. With an image, frame 0 is the
+            image.
         name: of the row.
-        source: hub name or folder that it comes from.
-        dtype: that it was loaded in.
-        arguments: what else it is called with.
-        protocol: how it will be scored.
+        source: its hub name or folder.
+        dtype: dtype it was loaded with.
+        arguments: further arguments of the call.
+        protocol: the protocol that will score it.
 
-    Raises UserError for a protocol whose task it cannot do.
+    Raises UserError for a task that the pipeline cannot do.
     """
 
     def __init__(
@@ -64,28 +64,28 @@ class PipelineRow(Row):
         return {*super().classes(), type(self.pipeline)}
 
     def _require_images(self, protocol: Protocol) -> None:
-        """Raise UserError unless it takes an image where one is given, and does without where none is."""
+        """Raise UserError unless the pipeline takes an image for prediction, and needs none for generation."""
         image = self.known.get("image")
         if protocol.task == "prediction" and image is None:
             raise UserError(
-                f"{self.name} takes no image, so it cannot go on from the frame that protocol {protocol.name} "
+                f"{self.name} takes no image, so it cannot continue from the frame that protocol {protocol.name} "
                 "gives: name an image-to-video pipeline."
             )
         if protocol.task == "generation" and image and image.default is image.empty:
             raise UserError(
-                f"{self.name} goes on from an image, and protocol {protocol.name} gives captions alone: name a "
+                f"{self.name} needs an image, but protocol {protocol.name} gives only captions: name a "
                 "text-to-video pipeline."
             )
 
     def _clip(self, clip: Clip, seed: int, protocol: Protocol) -> np.ndarray:
-        """uint8 (T, H, W, 3), as the protocol wants it."""
+        """One clip, uint8 (T, H, W, 3), with the protocol's length and size."""
         spec = clip_of(protocol)
-        made = self.pipeline(
-            **{**self._asked(clip, protocol), **self.arguments},
+        output = self.pipeline(
+            **{**self._inputs(clip, protocol), **self.arguments},
             generator=torch.Generator("cpu").manual_seed(seed),  # the same noise on any device
             output_type="np",
         )
-        frames = np.asarray(made.frames, dtype=np.float32)
+        frames = np.asarray(output.frames, dtype=np.float32)
         if frames.ndim != 5 or len(frames) != 1 or frames.shape[-1] != 3:
             raise UserError(f"{self.name} gave {frames.shape}, not a video (1, T, H, W, 3).")
         if not np.isfinite(frames).all():
@@ -97,10 +97,10 @@ class PipelineRow(Row):
         levels = (frames[0, : spec.num_frames] * 255).round().clip(0, 255).astype(np.uint8)
         return resize_frames(levels, spec.height_width, spec.resize)
 
-    def _asked(self, clip: Clip, protocol: Protocol) -> dict[str, Any]:
-        """What the pipeline takes of a real clip and of the protocol."""
+    def _inputs(self, clip: Clip, protocol: Protocol) -> dict[str, Any]:
+        """Arguments from a real clip and the protocol, as far as the pipeline has them."""
         if "prompt" in self.known and not clip.caption:
-            raise UserError("A real clip has no caption to ask the pipeline with.")
+            raise UserError("A real clip has no caption, so there is no prompt for the pipeline.")
         length = clip_of(protocol).num_frames
         offered = {"prompt": clip.caption, "num_frames": length, "video_length": length}
         if protocol.condition_frames:
@@ -109,15 +109,15 @@ class PipelineRow(Row):
 
 
 def check_task(protocol: Protocol) -> None:
-    """Raise UserError for a task that no pipeline does, before one is loaded."""
+    """Raise UserError for a task that no pipeline can do. Called before a pipeline is loaded."""
     if protocol.task == "reconstruction" or protocol.condition_frames > 1:
-        asked = (
+        reason = (
             "is a reconstruction"
             if protocol.task == "reconstruction"
             else f"gives {protocol.condition_frames} frames"
         )
         raise UserError(
-            f"A pipeline is asked with a caption, an image or both; protocol {protocol.name} {asked}. "
+            f"A pipeline takes a caption, an image or both; protocol {protocol.name} {reason}. "
             "Score videos that it made elsewhere with --videos."
         )
 
@@ -125,7 +125,7 @@ def check_task(protocol: Protocol) -> None:
 def load_pipeline(name: str, dtype: str = "float32") -> Any:
     """A diffusers pipeline by hub name or folder, on the GPU if there is one.
 
-    Raises UserError where it cannot be loaded.
+    Raises UserError if it cannot be loaded.
     """
     from diffusers import DiffusionPipeline  # slow to import
 

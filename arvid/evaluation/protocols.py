@@ -1,7 +1,7 @@
-"""Protocols: named, frozen ways of measuring. A number without its protocol says nothing.
+"""Protocols: named, frozen definitions of a measurement. A value has a meaning only together with its protocol.
 
-Each is a YAML file of the folder configs/protocols, whose comments say where its values come from; docs/protocols.md
-compares them. A protocol of one's own is such a file too, given by its path.
+Each is a YAML file in configs/protocols; comments there give the sources. docs/protocols.md compares them. Your own
+protocol is also a YAML file, given by its path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arvid.ranges import at_least, between
 from arvid.yaml_files import load_yaml
 
 MIN_CLIPS = 2
-"""Fewest clips that a distance or a standard error can be computed from."""
+"""Smallest number of clips for a distance or a standard error."""
 SUFFIXES = (".yaml", ".yml")
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How clips are made, which real clips they are compared with, and which metrics look at which frames.
+    """Defines how clips are made, the real clips they are compared with, and the frames that metrics use.
 
     Raises UserError for values that contradict each other.
     """
@@ -43,61 +43,59 @@ class Protocol:
     name: str
     summary: str
     task: Literal["generation", "prediction", "reconstruction"]
-    """generation: from the condition of a real clip (caption, class) alone. prediction: its first frames are given
-    besides. reconstruction: a tokenizer encodes and decodes it."""
+    """generation: from the condition of a real clip (caption, class) only. prediction: also from its first frames.
+    reconstruction: a tokenizer encodes and decodes the clip."""
     metrics: tuple[str, ...]
-    """Short names of the registry."""
+    """Short names in the registry."""
 
     num_clips: int | None = None
-    """Clips made in each fold; by default as many as there are real ones."""
+    """Number of generated clips in each fold. None: the number of real clips."""
     folds: int = 1
-    """Times that all is done, each with other seeds and other real clips as far as there are more. Numbers are the
-    mean over the folds and their standard deviation."""
+    """Number of repetitions, each with other seeds and, if there are enough, other real clips. Results are the mean
+    and the standard deviation over folds."""
     num_real: int | None = None
-    """Clips of a real set of its own, the same in all folds. By default each clip is compared with the very one
-    whose condition it was made from."""
+    """Size of a separate real set, the same in all folds. None: each clip is compared with the real clip that gave its
+    condition."""
     real_split: str = "what --real names, or else the validation set of the run's setting"
-    """Which real clips are meant: what `--real` has to hold."""
+    """Description of the real clips that `--real` must contain."""
     too_few: Literal["refuse", "half", "repeat"] = "refuse"
-    """Where there are fewer real clips than `num_clips`: an error; or take half of them at most, so that real can
-    be compared with real; or go through them again."""
+    """What to do with fewer real clips than `num_clips`. refuse: error. half: use at most half of them, so that real
+    clips can be compared with other real clips. repeat: use them several times."""
     order: Literal["shuffled", "listed"] = "shuffled"
-    """Which of the real clips are taken: a permutation that the seed decides (many sets are ordered by class), or
-    the first ones by name."""
+    """Order in which real clips are used. shuffled: a permutation by the seed (many sets are sorted by class). listed:
+    the order of the dataset, by name."""
     clip: ClipSpec | None = None
-    """How real clips are cut and resized, and so the length and size of all clips. By default as the run's setting
-    does it."""
+    """How real clips are cut and resized; defines the length and size of all clips. None: as the run's setting does."""
 
     given_rate: Literal["cut", "keep"] = "cut"
-    """What is done with given videos (`--videos`) that are faster than `clip.fps`. cut: frames are taken at that rate,
-    as from real ones. keep: the first frames count, whatever rate the files state."""
+    """Treatment of given videos (`--videos`) that are faster than `clip.fps`. cut: take frames at that rate, as from
+    real clips. keep: take the first frames at any rate."""
 
     condition_frames: int = 0
-    """Frames given in a prediction."""
+    """Number of given frames in a prediction."""
     score_given: bool = False
-    """Whether metrics also look at the frames that were given."""
+    """Whether metrics include the given frames."""
     frames_per_step: int = 1
-    """Frames of an autoregressive step, for the curves over steps of a prediction: its tokenizers' temporal stride.
-    By default every frame is a step."""
+    """Frames per autoregressive step (the tokenizers' temporal stride), for curves over the steps of a prediction."""
     scored_frames: int | None = None
-    """Frames that metrics look at, counted from the first one that they do; all by default."""
+    """Number of frames that metrics use, from the first scored one; None: all."""
     paired_frames: int | None = None
-    """The same for metrics that compare clip with clip, where they look at fewer."""
+    """Number of the scored frames that paired metrics use; None: all."""
     paired_size: int | None = None
-    """Height and width that metrics which compare clip with clip bring the frames to (bilinear)."""
+    """Height and width to which paired metrics resize frames (bilinear); None: no resize."""
     preprocessing: str | None = None
-    """How clips become the input of FVD's network: a name of arvid.metrics.preprocessing."""
+    """Preprocessing for FVD's network: a key of arvid.metrics.preprocessing.PREPROCESSINGS."""
     ddof: int = 1
-    """Taken from the clip count in covariances: 1 as TF-GAN and numpy.cov, 0 as StyleGAN-V."""
+    """Subtracted from the clip count in covariances: 1 as TF-GAN and numpy.cov, 0 as StyleGAN-V."""
 
     batch_size: int = 32
-    """Clips generated at once; batch i (counted over all folds) uses seed + i."""
+    """Number of clips generated together. Batch i, counted over all folds, uses seed + i."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._check_ranges()
-        for told, reason in self._contradictions():
-            if told:
+        for is_contradiction, reason in self._contradictions():
+            if is_contradiction:
                 raise UserError(f"Protocol {self.name}: {reason}.")
         if self.clip:
             self.require_whole_steps(self.clip.num_frames)
@@ -121,36 +119,39 @@ class Protocol:
         length = self.clip.num_frames if self.clip else None
         given = 0 if self.score_given else self.condition_frames
         predicts = self.task == "prediction"
-        asked = given + (self.scored_frames or 1)
+        needed = given + (self.scored_frames or 1)
         return [
             (not self.metrics, "it names no metrics"),
             (
                 predicts != (self.condition_frames > 0),
-                "predictions and they alone have given frames",
+                "predictions need condition_frames, and other tasks have none",
             ),
             (self.frames_per_step > 1 and not predicts, "only predictions are made in steps"),
-            (length is not None and asked > length, f"{asked} frames of {length} cannot be scored"),
+            (
+                length is not None and needed > length,
+                f"it scores frame {needed} of clips with {length} frames",
+            ),
             (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
         ]
 
     def describe(self, dataset: VideoDataset) -> dict[str, Any]:
-        """Every parameter, with the number of clips there are and the data's and the protocol's hashes."""
-        values: dict[str, Any] = json.loads(
-            json.dumps(dataclasses.asdict(self))
-        )  # as a file has it
-        if self.given_rate == "cut":  # older hashes know of no choice, and stay
+        """All parameters, the actual number of clips, and the hashes of the data and of the protocol."""
+        # through JSON, so that tuples become lists as in a file
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.given_rate == "cut":  # the default is left out: hashes are older than this option
             del values["given_rate"]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
 
     def choose(self, dataset: VideoDataset, fold: int = 0) -> tuple[list[int], list[int]]:
-        """Indices of the real clips whose conditions a fold uses, and of as many others for the row of real clips.
+        """Indices of the real clips that give a fold's conditions, and of as many other real clips.
 
-        There are no others where the set is too small for disjoint halves. Windows of one video may fall on both
-        sides where a dataset cuts several.
+        The others are for the row of real clips; empty if the set is too small for two disjoint halves. If a dataset
+        cuts several windows from a video, the halves may share videos.
         """
         num, order = self.available_clips(dataset), self._order(dataset)
+        # with "half", all folds use the same clips: the set is too small for others
         start = 0 if self.too_few == "half" else fold * num
         cycled = [order[i % len(order)] for i in range(start, start + 2 * num)]
         others = cycled[num:]
@@ -158,7 +159,7 @@ class Protocol:
         return cycled[:num], others if taken.isdisjoint(others) else []
 
     def real(self, dataset: VideoDataset) -> list[int] | None:
-        """Indices of the real set of its own; None where each clip is compared with that of its condition.
+        """Indices of the separate real set; None if each clip is compared with the real clip of its condition.
 
         Raises UserError if there are fewer than `num_real`.
         """
@@ -167,32 +168,34 @@ class Protocol:
         if self.num_real > len(dataset):
             raise UserError(
                 f"Protocol {self.name} compares with {self.num_real} real clips ({self.real_split}), "
-                f"and there are {len(dataset)}."
+                f"but there are {len(dataset)}."
             )
         return self._order(dataset)[: self.num_real]
 
     def available_clips(self, dataset: VideoDataset) -> int:
-        """Clips made in each fold. Raises UserError if the real set is too small for the protocol."""
+        """Number of generated clips in each fold. Raises UserError if the real set is too small for the protocol."""
         size = len(dataset)
-        asked = size if self.num_clips is None else self.num_clips
+        wanted = size if self.num_clips is None else self.num_clips
         if self.too_few == "half":
-            return self._half(asked, size)
-        if asked > size and self.too_few == "refuse":
+            return self._half(wanted, size)
+        if wanted > size and self.too_few == "refuse":
             raise UserError(
-                f"Protocol {self.name} asks for {asked} real clips ({self.real_split}), and there are {size}. "
-                f"With --num-clips {size} it is another protocol, whose numbers stand in columns of their own."
+                f"Protocol {self.name} asks for {wanted} real clips ({self.real_split}), but there are {size}. "
+                f"Use --num-clips {size}: then it is another protocol, and its values get their own columns."
             )
-        if min(asked, size) < MIN_CLIPS:
-            raise UserError(f"{min(asked, size)} clips: {MIN_CLIPS} are the fewest to compare.")
-        return asked
+        if min(wanted, size) < MIN_CLIPS:
+            raise UserError(
+                f"{min(wanted, size)} clips are too few: at least {MIN_CLIPS} are needed."
+            )
+        return wanted
 
-    def _half(self, asked: int, size: int) -> int:
-        available = min(asked, size // 2)
+    def _half(self, wanted: int, size: int) -> int:
+        available = min(wanted, size // 2)
         if available < MIN_CLIPS:
             raise UserError(
-                f"Protocol {self.name} would compare {available} clips, and {MIN_CLIPS} are the fewest that "
-                f"statistics are made of: ask for more, and give a validation set of {2 * MIN_CLIPS} clips or "
-                f"more (it has {size}; half of them are kept to compare real clips with real ones)."
+                f"Protocol {self.name} would compare {available} clips, but statistics need at least {MIN_CLIPS}. "
+                f"Ask for more, and give a validation set of at least {2 * MIN_CLIPS} clips. It has {size}, and half "
+                "of them are kept to compare real clips with real clips."
             )
         return available
 
@@ -203,26 +206,26 @@ class Protocol:
 
     @property
     def scored(self) -> slice:
-        """The frames of a clip that metrics look at."""
+        """The frames of a clip that metrics use."""
         start = 0 if self.score_given else self.condition_frames
         return slice(start, None if self.scored_frames is None else start + self.scored_frames)
 
     @property
     def predicted(self) -> slice:
-        """Those of the frames that paired metrics look at which a prediction made."""
+        """The predicted frames that paired metrics use, within the scored frames."""
         return slice(self.condition_frames if self.score_given else 0, self.paired_frames)
 
     def require_whole_steps(self, num_frames: int) -> None:
-        """Raise UserError where the predicted frames of clips of `num_frames` do not fill whole steps."""
-        seen = range(num_frames)[self.scored][self.predicted]
-        if len(seen) % self.frames_per_step:
+        """Raise UserError if the predicted frames of clips of `num_frames` do not fill whole steps."""
+        predicted = range(num_frames)[self.scored][self.predicted]
+        if len(predicted) % self.frames_per_step:
             raise UserError(
-                f"Protocol {self.name}: {len(seen)} predicted frames do not fill steps of "
+                f"Protocol {self.name}: {len(predicted)} predicted frames do not fill steps of "
                 f"{self.frames_per_step} frames each (frames_per_step)."
             )
 
     def in_batches(self, folds: Sequence[Sequence[T]]) -> list[list[T]]:
-        """What is given for the clips of each fold, as the batches that clips are generated in."""
+        """Split the items of each fold into the batches of the generation."""
         size = self.batch_size
         return [list(fold[i : i + size]) for fold in folds for i in range(0, len(fold), size)]
 
@@ -230,11 +233,10 @@ class Protocol:
 def get_protocol(
     name: str | Path, *, num_clips: int | None = None, metrics: Sequence[str] = ()
 ) -> Protocol:
-    """A protocol by name or YAML file, on request with another number of clips or other metrics.
+    """A protocol by name or YAML file, optionally with another number of clips or other metrics.
 
-    Then it also has another name, so that its record lies beside that of the protocol itself and its numbers share
-    no column with it. Raises UserError with a suggestion for an unknown name of a protocol or metric, and for a
-    file that is none.
+    A changed protocol gets another name: its record does not replace the original's, and its values share no column.
+    Raises UserError for an unknown name of a protocol or metric (with a suggestion), and for an invalid file.
     """
     found = read_protocol(Path(name)) if str(name).endswith(SUFFIXES) else _named(str(name))
     if num_clips is not None and num_clips != found.num_clips:
@@ -243,7 +245,7 @@ def get_protocol(
 
 
 def protocols() -> dict[str, Protocol]:
-    """The protocols that come with arvid, by name."""
+    """The protocols included in arvid, by name."""
     return {name: read_protocol(path) for name, path in _included().items()}
 
 
@@ -254,10 +256,10 @@ def _included() -> dict[str, Path]:
 
 
 def read_protocol(path: Path) -> Protocol:
-    """A protocol from a YAML file, whose name is its own.
+    """A protocol from a YAML file. Its name is the file's.
 
-    With the key `base`, the name of a protocol that comes with arvid, the file only holds what differs from it.
-    Raises UserError naming the file and what is wrong with it.
+    With the key `base`, the name of an included protocol, the file holds only the differences from it. Raises UserError
+    with the file and the reason if it is invalid.
     """
     try:
         given = load_yaml(path)

@@ -1,4 +1,4 @@
-"""The real clips of a protocol from a folder or manifest of videos, cut and resized as the protocol says."""
+"""Real clips of a protocol from a folder or manifest of videos, cut and resized as the protocol says."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from arvid.evaluation.protocols import Protocol
 
 
 def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) -> FileDataset:
-    """The real clips of a protocol, as many as `where` holds.
+    """All real clips that `where` contains, cut as the protocol says.
 
-    Files that cannot be read or are too short are reported and left out: whether enough are left is for the
-    protocol to say.
+    Files that cannot be read or are too short are reported and left out. The protocol checks later whether enough
+    are left.
 
     Args:
-        protocol: one that says how clips are cut.
+        protocol: a protocol with `clip`.
         where: a folder of class folders, a folder of videos, or a manifest (.csv, .tsv, .jsonl, .parquet).
         split_list: file that lists the videos to take (see VideoFolder), for a folder.
 
-    Raises UserError if the protocol leaves the cutting to a run's setting, or nothing is there.
+    Raises UserError if the protocol has no `clip`, or if there are no videos.
     """
     if protocol.clip is None:
         raise UserError(
-            f"Protocol {protocol.name} takes real clips as the setting of a run cuts them, not from a folder. "
+            f"Protocol {protocol.name} cuts real clips as a run's setting says, so it cannot take a folder. "
             "Name a protocol with a `clip` of its own (see --list-protocols), or write one (docs/protocols.md)."
         )
     entries = _entries(where)
@@ -60,9 +60,9 @@ def _entries(where: Path) -> Entries:
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The videos and folders of frames in a folder and the folders within, in the order of their paths.
+    """All videos and folders of frames below a folder, sorted by path.
 
-    Hidden ones are left out; other files are counted in the log.
+    Hidden ones are left out. Other files are counted in the log.
     """
     left_out = LeftOut()
     found = walk(folder, left_out)

@@ -1,14 +1,14 @@
-"""What the metrics of a protocol measured on real clips, kept on disk for all of its rows.
+"""Cache on disk of metrics' measurements of real clips, shared by all rows of a protocol.
 
-    CACHE/real/<set>/<batch>.safetensors    one tensor or more for the clips of a batch
+    CACHE/real/<set>/<batch>.safetensors    one or more tensors for the clips of a batch
 
-Rows under one protocol are compared with the same real clips, so the feature network looks at those once. A file is
-named by the hash of all that its content depends on: the dataset's fingerprint, which of its clips and frames, the
-network with its weights, arvid's code, and the machine, since another one rounds differently. What is read is bit for
-bit what was measured. The folder of caches may be deleted at any time.
+Rows under one protocol use the same real clips, so the feature network processes them only once. The file name is a
+hash of everything the content depends on: the dataset's fingerprint, the clips and frames, the network with its
+weights, arvid's code, and the machine (rounding differs between machines). Cached values equal measured ones bit for
+bit. The cache folder may be deleted at any time.
 
-A file that is damaged, as its checksum tells, is measured anew with a warning. Files are written at once or not at
-all, so any number of processes and evaluations may share the folder.
+A damaged file (wrong checksum) is measured again, with a warning. Files are written atomically, so any number of
+processes and evaluations may share the folder.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from arvid.tensor_files import load_tensors, save_tensors
 logger = logging.getLogger(__name__)
 
 _VERSION = 2
-"""Of the files; another one leaves them unread."""
+"""Version of the file format. It is part of the key, so files of other versions are not read."""
 
 
 class RealMeasurements:
-    """Measurements of real clips on disk.
+    """Cached measurements of real clips.
 
     Args:
         dataset: the real clips.
-        frames: those that metrics look at.
-        code: identity of the code that measures.
+        frames: the frames that metrics use.
+        code: identity of the measuring code (see `arvid.evaluation.code_identity`).
     """
 
     def __init__(self, dataset: VideoDataset, frames: slice, code: str) -> None:
@@ -52,7 +52,7 @@ class RealMeasurements:
         self._is_writable = True
 
     def measure(self, score: Score, indices: Sequence[int], real: Tensor) -> Measured:
-        """What a metric measures on the clips `real` (B, T, H, W, 3), which have these indices in the dataset."""
+        """Measurements of a metric on the clips `real` (B, T, H, W, 3) with these dataset indices, cached."""
         identity = score.real_identity()
         if identity is None:
             return score.measure_real(real)
@@ -64,7 +64,7 @@ class RealMeasurements:
         return found
 
     def read(self, score: Score, indices: Sequence[int]) -> Measured | None:
-        """What a metric has measured on these clips before; None where it has not, or keeps nothing."""
+        """Cached measurements of a metric on these clips; None if there are none or the metric is not cached."""
         identity = score.real_identity()
         return None if identity is None else _read(self._path(identity, indices))
 
@@ -82,16 +82,17 @@ class RealMeasurements:
             self._is_writable = False
 
     def _path(self, identity: Mapping[str, Any], indices: Sequence[int]) -> Path:
+        # one folder per dataset, code, machine and network; one file per batch of clips
         of_set, of_batch = sha256_json([*self._known, identity]), sha256_json([*indices])
         return cache_dir() / "real" / of_set[:24] / f"{of_batch[:24]}.safetensors"
 
 
 def _read(path: Path) -> Measured | None:
-    """The tensors of a file; None, with a warning unless it is absent, where they are not what was written."""
+    """The tensors of a file; None if it is missing, or damaged (with a warning)."""
     if not path.is_file():
         return None
     try:
         return load_tensors(path)[0]
     except (OSError, Damaged) as error:
-        logger.warning("%s is damaged (%s): these real clips are measured anew.", path, error)
+        logger.warning("%s is damaged (%s): these real clips are measured again.", path, error)
         return None

@@ -1,8 +1,8 @@
-"""Result records: one JSON file for one row under one protocol, with everything its numbers depend on.
+"""Result records: one JSON file per row and protocol, with everything its values depend on.
 
-A run keeps them as RUN/evaluation/<protocol>.json. They are written whole or not at all and never edited by
-hand; tables and pages are made from them alone. A record holds the checksum of its content (see arvid/sealed.py), so
-one that is damaged or edited is refused.
+A run stores them as RUN/evaluation/<protocol>.json. They are written atomically and never edited by hand. Tables and
+pages are made only from records. A record contains a checksum of its content (see arvid/sealed.py): a damaged or edited
+record is refused.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from arvid.metrics.rollout import StepCurve
 from arvid.sealed import KEY, Damaged, verify, write_sealed_json
 
 FORMAT = 4
-"""Version of the file format; a reader refuses newer ones. 2 added intervals, folds, identity and per_clip, 3 rollout
-and the deviation of seeds, 4 the checksum."""
+"""Version of the file format; newer versions are refused. 2 added intervals, folds, identity and per_clip; 3 rollout
+and the deviation of seeds; 4 the checksum."""
 _SEALED_SINCE = 4
 
 EVALUATION_FOLDER = "evaluation"
-"""Where a run keeps its records and the clips they name."""
+"""Subfolder of a run for its records and their clips."""
 
 RowKind = Literal["trained", "reference"]
 SpreadKind = Literal["", "standard error", "bootstrap", "deviation of folds", "deviation of seeds"]
@@ -38,26 +38,27 @@ SpreadKind = Literal["", "standard error", "bootstrap", "deviation of folds", "d
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue:
-    """One number and what it was measured with. Raises ValueError if it is not finite."""
+    """One measured value and how it was measured. Raises ValueError if it is not finite."""
 
     name: str
     """Short name, e.g. `fd-sprites`."""
     value: float
     protocol: str
-    """Name of the protocol it was measured under: that of the record."""
+    """Name of the record's protocol."""
     label: str = ""
     """Heading for readers, e.g. `FD (sprites)`; the name by default."""
     spread: float | None = None
-    """How uncertain it is, in the unit of the value."""
+    """Uncertainty of the value in its unit: a standard error or a standard deviation, as `spread_kind` says."""
     spread_kind: SpreadKind = ""
-    """What the spread is: the standard error of a mean over clips; the standard deviation over clips drawn anew
-    (bootstrap); or that of the values of folds or of training seeds. Records of format 1 do not say."""
+    """standard error: of a mean over clips. bootstrap: standard deviation over bootstrap resamples of the clips.
+    deviation of folds, deviation of seeds: standard deviation over folds or training seeds. Empty: unknown (format 1).
+    """
     interval: tuple[float, ...] | None = None
     """Low and high end of the 95 % bootstrap interval."""
     folds: tuple[float, ...] = ()
-    """The values whose mean it is, where a protocol has several folds or a row several training seeds."""
+    """Values of the single folds or training seeds; `value` is their mean. Empty for one fold and one seed."""
     count: int | None = None
-    """Samples it was computed from, in each fold."""
+    """Number of samples in each fold."""
     higher_is_better: bool = True
     unit: str = ""
     feature_network: str | None = None
@@ -73,7 +74,7 @@ class MetricValue:
 
     @property
     def standard_error(self) -> float | None:
-        """Of the value: the spread, or that of a mean over folds or seeds."""
+        """Standard error of `value`: `spread`, or over folds or seeds `spread` / sqrt(number of them)."""
         if self.spread is None or not self.folds:
             return self.spread
         return self.spread / math.sqrt(len(self.folds))
@@ -82,7 +83,7 @@ class MetricValue:
 def over_repeats(
     repeats: Sequence[Sequence[MetricValue]], spread_kind: SpreadKind
 ) -> tuple[MetricValue, ...]:
-    """The values of each fold (or training seed) as means with their standard deviation; those of one as they are."""
+    """Mean and standard deviation of each metric over folds or training seeds. A single one is returned unchanged."""
     if len(repeats) == 1:
         return tuple(repeats[0])
     merged = []
@@ -102,13 +103,13 @@ def over_repeats(
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of independent values; None for a single one."""
+    """Standard error of the mean of independent values; None for a single value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a row cost. None (or empty) where it does not apply, as for most reference rows."""
+    """Cost of a row. None (or empty) if it does not apply, as for most reference rows."""
 
     parameters: int | None = None
     parameters_without_embeddings: int | None = None
@@ -117,7 +118,7 @@ class Budget:
     evaluations: dict[str, int] = field(default_factory=dict)
     """Evaluations of each network for one generated clip, the main network first."""
     frames_per_second: float | None = None
-    """Frames generated per second under the record's protocol, on the record's hardware."""
+    """Generated frames per second under the record's protocol, on the record's hardware."""
     training_seconds: float | None = None
     training_steps: int | None = None
     tokens_seen: int | None = None
@@ -139,46 +140,46 @@ class ClipEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRecord:
-    """What one row scored under one protocol (fields as in the file)."""
+    """Results of one row under one protocol (fields as in the file)."""
 
     name: str
     row: str
     """`trained` or `reference`."""
     setting_hash: str
     setting: dict[str, Any]
-    """Everything that must be equal between rows: flat, dotted key to value."""
+    """Everything that must be equal between rows: dotted key -> value."""
     protocol: dict[str, Any]
     """`name`, `hash` and every parameter of the protocol."""
     metrics: tuple[MetricValue, ...] = ()
     factors: dict[str, str] = field(default_factory=dict)
-    """What is compared, e.g. paradigm, token_type and size; empty for reference rows that have none."""
+    """The compared factors, e.g. paradigm, token_type and size; empty for reference rows without factors."""
     options: dict[str, str] = field(default_factory=dict)
-    """The factors' own options, dotted key to value: an ablation varies one of them."""
+    """Options of the factors, dotted key -> value: an ablation varies one of them."""
     budget: Budget = Budget()
     curve: tuple[dict[str, float | None], ...] = ()
-    """Training curve: dicts of `step` and losses; a value not measured at a step is None or absent."""
+    """Training curve: points with `step` and losses. A loss not measured at a step is None or missing."""
     steps_curve: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
-    """Metric name to its value at each frame; None where it is not finite or not defined."""
+    """Metric name -> value at each frame; None where it is not finite or not defined."""
     rollout: dict[str, StepCurve] = field(default_factory=dict)
-    """Frame prediction: metric name to its curve over autoregressive steps."""
+    """Frame prediction: metric name -> curve over autoregressive steps."""
     clips: tuple[ClipEntry, ...] = ()
     per_clip: str | None = None
-    """CSV file with the numbers of each clip, relative to the record's folder; None where metrics have none."""
+    """CSV file with values of each clip, relative to the record's folder; None if no metric has them."""
     error: str | None = None
-    """Why the row failed under this protocol; it has no metrics then, and still stands in the tables."""
+    """Why the row failed under this protocol. It then has no metrics, but tables still show it."""
     checkpoint_sha256: str | None = None
     seed: int = 0
     code_version: str = ""
     hardware: str = ""
     wall_seconds: float | None = None
-    """Of the process that finished the evaluation."""
+    """Wall time of the process that finished the evaluation."""
     earlier: dict[str, str] = field(default_factory=dict)
-    """Values as an earlier version of arvid wrote them: keys of the setting, and `protocol.data`."""
+    """Values in the form of an earlier version of arvid: keys of the setting, and `protocol.data`."""
     identity: str = ""
-    """Hash of all that the numbers depend on: an evaluation with the same one is not done again."""
+    """Hash of everything the values depend on: an evaluation with the same identity is not repeated."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     folder: Path | None = field(default=None, compare=False, metadata={"stored": False})
-    """Where the record lies and its clips are looked for; set by `load`, not part of the file."""
+    """Folder of the record and its clips; set by `load`, not stored in the file."""
 
     def __post_init__(self) -> None:
         if self.row not in ("trained", "reference"):
@@ -204,7 +205,7 @@ class ResultRecord:
         return str(self.protocol["hash"])
 
     def path(self, relative: str) -> Path:
-        """Where a file named by a clip lies."""
+        """Path of a file that the record names."""
         return (self.folder or Path()) / relative
 
 
@@ -219,7 +220,10 @@ def save(record: ResultRecord, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> ResultRecord:
-    """Read a record. Raises UserError naming file and reason if it is missing, damaged, edited, foreign or newer."""
+    """Read a record.
+
+    Raises UserError with file and reason if it is missing, damaged, edited, of a newer format, or not a record.
+    """
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -233,7 +237,7 @@ def load(path: str | Path) -> ResultRecord:
             f"{path}: not a readable result record, evaluate again ({error})."
         ) from error
     _require_format(path, value)
-    if value.pop("format") >= _SEALED_SINCE:
+    if value.pop("format") >= _SEALED_SINCE:  # older records have no checksum
         _require_checksum(path, content)
         del value[KEY]
     try:
@@ -244,15 +248,15 @@ def load(path: str | Path) -> ResultRecord:
 
 
 def load_run(run_dir: str | Path) -> list[ResultRecord]:
-    """All records of a run, ordered by file name.
+    """All records of a run, sorted by file name.
 
-    Raises UserError if the run or its records are missing or one of them cannot be read.
+    Raises UserError if the run has no records or one of them cannot be read.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: there is no such run folder.")
     folder = run_dir / EVALUATION_FOLDER
-    # atomic_write's temporary neighbours begin with a dot
+    # atomic_write's temporary files begin with a dot
     paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
     if not paths:
         raise UserError(
@@ -263,9 +267,9 @@ def load_run(run_dir: str | Path) -> list[ResultRecord]:
 
 
 def code_version() -> str:
-    """Version of the package, with the commit and `-dirty` when it runs from a git checkout."""
+    """Version of the package; in a git checkout with the commit, and `-dirty` if files changed."""
     source = Path(arvid.__file__).resolve()
-    # an installed copy may lie inside another project's repository: only a tracked file counts
+    # An installed copy may lie inside another project's repository: only a tracked file counts.
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return arvid.__version__
     commit = _git(source.parent, "rev-parse", "--short=10", "HEAD")

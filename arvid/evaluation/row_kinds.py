@@ -1,8 +1,8 @@
-"""The rows of a comparison: whatever makes clips for the conditions of real ones.
+"""Rows of a comparison. Each row makes clips for the conditions of real clips.
 
-A row is a trained model or a reference that says what the numbers of the others mean: real clips against real
-clips (the floor of a distance), the tokenizer's reconstruction (frame by frame the ceiling of every model on its
-tokens), the first frame repeated, an untrained model. Systems from elsewhere are in arvid/evaluation/external.py.
+A row is a trained model or a reference. References: other real clips (lower bound of a distance), the tokenizer's
+reconstruction (best possible frames of any model on its tokens), the first frame repeated, an untrained model. External
+systems are in arvid/evaluation/external.py.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ class Row(ABC):
 
     @abstractmethod
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
-        """Clips for the conditions (and first frames) of real ones, of their length and size.
+        """Clips for the conditions (and first frames) of real `clips`, with their length and size.
 
-        `batch` counts the batches of all folds, and says where in its random stream a row is.
+        `batch` is the index of the batch over all folds. It selects the random seed.
         """
 
-    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
-        """The clips whose attributes those last generated are to show: the real ones by default."""
+    def target_clips(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+        """The clips whose captions and attributes the last generated clips should show. Default: the real `clips`."""
         return clips
 
-    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> Videos:
-        """What the page shows for the conditions of real clips: the clips generated."""
+    def page_videos(self, clips: Sequence[Clip], videos: Videos) -> Videos:
+        """The videos that the page shows for real `clips`. Default: the generated `videos`."""
         return videos
 
     def identity(self) -> dict[str, Any]:
-        """What its clips depend on besides the protocol and the setting, as plain data."""
+        """Everything its clips depend on besides the protocol and the setting, as plain data."""
         return {
             "name": self.name,
             "factors": self.factors,
@@ -68,11 +68,11 @@ class Row(ABC):
         }
 
     def classes(self) -> set[type]:
-        """The classes whose code its clips depend on (see `arvid.evaluation.code_identity`)."""
+        """Classes whose code its clips depend on (see `arvid.evaluation.code_identity`)."""
         return {type(self)}
 
     def budget(self, clip: Clip, protocol: Protocol) -> Budget:
-        """What the row costs; nothing by default."""
+        """Costs of the row; empty by default."""
         return Budget()
 
     def curve(self) -> tuple[dict[str, float | None], ...]:
@@ -86,8 +86,8 @@ class ModelRow(Row):
     Args:
         model: the generator.
         name: of the row.
-        run: folder of its training, where its curve lies; None for an untrained model.
-        checkpoint_sha256: hash of the checkpoint it comes from.
+        run: folder of its training, with the training curve; None for an untrained model.
+        checkpoint_sha256: hash of its checkpoint.
     """
 
     def __init__(
@@ -120,10 +120,11 @@ class ModelRow(Row):
         return videos[:, :length]
 
     def _num_frames(self, protocol: Protocol) -> int | None:
-        """Of the shortest clip that the tokenizer can do (1 + n·F_T or n·F_T) and that is as long as the protocol's."""
+        """Shortest length that the tokenizer supports (1 + n·F_T if causal, else n·F_T) and the protocol needs."""
         if protocol.clip is None:
             return None
         num_frames, spec = protocol.clip.num_frames, self.model.tokenizer.spec
+        # a causal tokenizer encodes the first frame alone, then groups of `strides[0]` frames
         rest = (num_frames - 1) % spec.strides[0] if spec.causal else num_frames % spec.strides[0]
         return num_frames + (spec.strides[0] - rest if rest else 0)
 
@@ -149,9 +150,9 @@ class ModelRow(Row):
 
 
 class RealRow(Row):
-    """Other real clips than the ones compared with: the floor of a distance between sets.
+    """Real clips other than those of the comparison: the lower bound of a distance between sets.
 
-    Raises UserError where there are too few for that.
+    Raises UserError if there are too few real clips.
     """
 
     def __init__(self, dataset: VideoDataset, protocol: Protocol) -> None:
@@ -161,7 +162,7 @@ class RealRow(Row):
         if not all(others):
             raise UserError(
                 f"Protocol {protocol.name} needs {2 * protocol.available_clips(dataset)} real clips to compare "
-                f"real with real, and there are {len(dataset)}."
+                f"real with real, but there are {len(dataset)}."
             )
         self.others = protocol.in_batches(others)
         self.last: list[Clip] = []
@@ -170,16 +171,16 @@ class RealRow(Row):
         self.last = [self.dataset[i] for i in self.others[batch][: len(clips)]]
         return np.stack([clip.video for clip in self.last])
 
-    def shown(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+    def target_clips(self, clips: Sequence[Clip]) -> Sequence[Clip]:
         return self.last
 
-    def exhibits(self, clips: Sequence[Clip], videos: Videos) -> Videos:
-        """The very clips that the other rows were asked for, so that a column of the page holds one scene."""
+    def page_videos(self, clips: Sequence[Clip], videos: Videos) -> Videos:
+        """The real clips that gave the other rows their conditions: a column of the page then shows one scene."""
         return np.stack([clip.video for clip in clips])
 
 
 class ReconstructionRow(Row):
-    """The real clips as the tokenizer reconstructs them: frame by frame no model on its tokens can do better."""
+    """Tokenizer reconstructions of the real clips: the best possible frames of any model on these tokens."""
 
     def __init__(self, tokenizer: VideoTokenizer, name: str | None = None) -> None:
         token_type = tokenizer.spec.type
@@ -201,7 +202,7 @@ class ReconstructionRow(Row):
 
 
 class FirstFrameRow(Row):
-    """The first frame, or the last of those that are given, standing still."""
+    """The first frame repeated; in a prediction the last given frame."""
 
     def __init__(self) -> None:
         super().__init__("first frame repeated", {})

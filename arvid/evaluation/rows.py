@@ -1,4 +1,4 @@
-"""From run folders, folders of videos and pipelines to scored rows."""
+"""Scores run folders, folders of videos and pipelines as rows of a comparison."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ def evaluate_run(
     dtype: str = "float32",
     trust: Iterable[str] = (),
 ) -> ResultRecord:
-    """Score a trained run (for a reconstruction: its tokenizer, or that of a tokenizer's training).
+    """Score a trained run; under a reconstruction protocol its tokenizer. The run may be a tokenizer's training.
 
-    The record lies in the run's folder. `real` are the protocol's real clips (see `arvid.evaluation.real_clips`);
-    without it they are the run's own validation set. `dtype` is what the generator computes with; `trust` names
-    packages whose classes the checkpoint may name (see `arvid.trust`). Raises UserError if the protocol cuts its clips
-    itself and there are none.
+    Writes the record into the run's folder. `real` are the protocol's real clips (see `arvid.evaluation.real_clips`);
+    by default the run's own validation set. `dtype` is the generator's dtype. `trust` names packages whose classes the
+    checkpoint may use (see `arvid.trust`). Raises UserError if the protocol has a `clip` and `real` is None.
     """
     with trusting(trust):
         return _evaluate_run(run, protocol, real, dtype)
@@ -70,11 +69,10 @@ def _evaluate_run(
 def evaluate_references(
     runs: Sequence[Path], protocol: Protocol, out: Path, real: VideoDataset | None = None
 ) -> list[ResultRecord]:
-    """Score the reference rows of runs that share a setting, each into a folder of its own below `out`.
+    """Score the reference rows of runs that share a setting, each in its own folder below `out`.
 
-    They are: other real clips (for metrics between sets, where there are enough), the reconstruction by each
-    tokenizer in use, the first frame (or the last given one) repeated, and the first run's model untrained. Without
-    runs, for systems from elsewhere, they are those that need no model.
+    The rows: other real clips (if there are enough), the reconstruction by each tokenizer in use, the first frame (or
+    the last given one) repeated, and the first run's model untrained. Without runs: only rows that need no model.
     """
     models = {run: load_generator(run) for run in runs}
     _require_one_setting(models)
@@ -91,7 +89,7 @@ def evaluate_references(
 def evaluate_videos(
     videos: Path, protocol: Protocol, real: VideoDataset, *, out: Path, name: str
 ) -> ResultRecord:
-    """Score a folder of videos from anywhere; the record lies in `out`."""
+    """Score a folder of videos from an external system. Writes the record into `out`."""
     row = VideosRow(videos, name, protocol=protocol, dataset=real)
     return evaluate(row, protocol, real, out, description=NO_SETTING)
 
@@ -106,10 +104,10 @@ def evaluate_pipeline(
     dtype: str = "float32",
     arguments: Mapping[str, Any] | None = None,
 ) -> ResultRecord:
-    """Score a diffusers video pipeline (hub name or folder); the record lies in `out`.
+    """Score a diffusers video pipeline (hub name or folder). Writes the record into `out`.
 
-    `arguments` are what it is called with besides prompt, image, generator and number of frames. Raises UserError
-    for a protocol whose task it cannot do.
+    `arguments` are further arguments of its call, besides prompt, image, generator and number of frames. Raises
+    UserError for a task that it cannot do.
     """
     check_task(protocol)
     row = PipelineRow(
@@ -124,15 +122,15 @@ def evaluate_pipeline(
 
 
 def validation_set(model: GeneratorModule) -> VideoDataset:
-    """The validation set that a run was trained with.
+    """The validation set of a run's training.
 
-    Raises UserError if its files are not there any more, and for an imported model.
+    Raises UserError if its files no longer exist, and for an imported model.
     """
     config = model.description.get("validation")
     if config is None:
         raise UserError(
-            "This model was not trained by arvid, so there is no validation set to take real clips from: "
-            "`arvid evaluate --real` names some."
+            "This model was not trained by arvid, so it has no validation set of real clips: "
+            "give some with `arvid evaluate --real`."
         )
     dataset: VideoDataset = build("datasets", config, what="The run's validation set")
     return dataset

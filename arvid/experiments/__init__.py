@@ -1,1 +1,1 @@
-"""Several runs trained and scored side by side: what the scripts of benchmarks/ have in common."""
+"""Trains and scores several runs side by side: shared code of the scripts in benchmarks/."""

@@ -1,4 +1,4 @@
-"""What a benchmark of a paper writes: a page with the published numbers beside ours, and the same as data."""
+"""Output of a paper's benchmark: a page with published and measured values, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from arvid.files import atomic_write, write_json
 from arvid.hardware import hardware
 
 Cell = str | float | None
-"""None is blank; numbers get four digits."""
+"""Content of a table cell. None is blank; numbers are shown with four digits."""
 
 
 SPEED_HEADINGS = ("steps", "frames / s, tokens alone", "frames / s ↑", "frames / s, in batches")
-"""Of `speed_cells`: of one clip without and with its decoding, and of those that were scored."""
+"""Headings of `speed_cells`. The speeds: one clip without decoding, one clip with decoding, the scored batches."""
 Curve = Sequence[Mapping[str, float | None]]
 _STYLES: dict[str, dict[str, Any]] = {
     "train_loss": {"lw": 0.8, "alpha": 0.4},
@@ -27,7 +27,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """Lines of a Markdown table whose first column is text. Raises ValueError for a row of another length."""
+    """Lines of a Markdown table; the first column is text. Raises ValueError for a row of the wrong length."""
     lines = [headings, [":--", *["--:"] * (len(headings) - 1)]]
     for row in rows:
         if len(row) != len(headings):
@@ -43,7 +43,7 @@ def _text(cell: Cell) -> str:
 
 
 def headings(records: Sequence[ResultRecord], known: Mapping[str, str]) -> dict[str, str]:
-    """A heading for each metric by name: the paper's, whether measured or not, and then others of the records."""
+    """Metric name -> heading: first those of the paper (`known`, measured or not), then others in the records."""
     arrows = {True: "↑", False: "↓"}
     found = {
         m.name: f"{m.heading} {arrows[m.higher_is_better]}" for r in records for m in r.metrics
@@ -52,13 +52,13 @@ def headings(records: Sequence[ResultRecord], known: Mapping[str, str]) -> dict[
 
 
 def metric_cells(record: ResultRecord | None, names: Sequence[str]) -> list[Cell]:
-    """A record's values by the metrics' names, blank where it has none."""
+    """A record's values of the named metrics; blank if missing."""
     values = {m.name: m.value for m in record.metrics} if record else {}
     return [values.get(name) for name in names]
 
 
 def speed_cells(record: ResultRecord, speeds: Mapping[str, Speed]) -> list[Cell]:
-    """Forward steps and speeds of a row, blank for those that generate nothing."""
+    """Number of steps and speeds of a row; blank for rows that generate nothing."""
     found = speeds.get(record.name)
     if found is None:
         return [None] * len(SPEED_HEADINGS)
@@ -72,7 +72,7 @@ def speed_cells(record: ResultRecord, speeds: Mapping[str, Speed]) -> list[Cell]
 
 
 def row_name(record: ResultRecord) -> str:
-    """Reference rows are slanted."""
+    """Name of a row in Markdown; reference rows are in italics."""
     return f"*{record.name}*" if record.row == "reference" else record.name
 
 
@@ -89,14 +89,14 @@ def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, s
 
 
 def validation_losses(curve: Curve) -> list[float]:
-    """In the order of training."""
+    """Validation losses of a training curve, in order."""
     return [loss for point in curve if (loss := point.get("val_loss")) is not None]
 
 
 def write_page(
     out: Path, title: str, lines: Sequence[str], notes: Sequence[str], results: dict[str, Any]
 ) -> None:
-    """Write OUT/table.md and OUT/results.json, and print the page. `notes` stand before the tables."""
+    """Write OUT/table.md and OUT/results.json, and print the page. `notes` come before the tables."""
     version, machine = code_version(), hardware()
     quoted = [part for note in notes for part in (f"> {note}", "")]
     page = "\n".join([f"# {title}", "", f"arvid {version}, {machine}.", "", *quoted, *lines, ""])

@@ -1,7 +1,7 @@
-"""Several `arvid` commands side by side: jobs that share nothing, each in a process and with cores of its own.
+"""Runs several independent `arvid` commands in parallel, each in its own process with its own cores.
 
-On a CPU that is the way to use all cores: a small model trains as fast on one core as on two. On a GPU jobs run one
-after another, since one of them fills it.
+On a CPU this uses all cores: a small model trains as fast on one core as on two. On a GPU jobs run one after another,
+since one job uses the whole GPU.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from arvid.parent import child_environment
 
 TAIL_BYTES = 4096
 STOP_SECONDS = 60.0
-"""How long a job may take to save and leave."""
+"""Time for a job to save its state and exit, before it is killed."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
-"""Has glibc keep freed memory for the next step instead of giving it back to the system: a sixth off a training step
-over thousands of ids, whose logits are tens of megabytes."""
+"""Makes glibc keep freed memory for the next step instead of returning it to the system. A training step with
+thousands of ids, whose logits take tens of megabytes, gets a sixth faster."""
 REPORT_SECONDS = {True: 1.0, False: 30.0}
-"""Time between two reports of progress, by whether a terminal shows them."""
+"""Seconds between two progress reports. Key: whether they go to a terminal."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Job:
     """A command.
 
     Args:
-        name: what reports of progress and the log file are called.
-        arguments: those of `arvid`, such as ["evaluate", "runs/nova"].
+        name: used in progress reports and as the name of the log file.
+        arguments: arguments of `arvid`, e.g. ["evaluate", "runs/nova"].
     """
 
     name: str
@@ -48,9 +48,9 @@ class Job:
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
-    """Run all jobs, on a CPU all at once; what a job prints goes to NAME.log in the folder `logs`.
+    """Run all jobs, on a CPU in parallel. The output of a job goes to NAME.log in the folder `logs`.
 
-    Raises UserError with the end of the log of the first command that fails; the other jobs are stopped.
+    If a command fails, the other jobs are stopped. Raises UserError with the end of its log.
     """
     cores = torch.get_num_threads()
     num_slots = 1 if torch.cuda.is_available() else len(jobs)
@@ -74,7 +74,7 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
 
 
 class _Running:
-    """A job under way."""
+    """A running job."""
 
     def __init__(self, job: Job, logs: Path, threads: int) -> None:
         self.name = job.name
@@ -91,10 +91,10 @@ class _Running:
                 env={
                     **os.environ,
                     **KEEP_MEMORY,
-                    **child_environment(),  # it ends with this process, even if that is killed
+                    **child_environment(),  # the job ends with this process, even if this one is killed
                     "OMP_NUM_THREADS": str(threads),
                 },
-                process_group=0,  # its data workers and ranks are stopped with it
+                process_group=0,  # its data workers and ranks can be stopped with it
             )
 
     def done(self) -> bool:
@@ -108,11 +108,11 @@ class _Running:
         return code is not None
 
     def ask_to_stop(self) -> None:
-        """Let the command save and leave."""
+        """Ask the command to save its state and exit."""
         self.process.terminate()
 
     def stop(self) -> None:
-        """Wait until the command has left, and end what is left of it."""
+        """Wait for the command to exit, then kill its remaining processes."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
         with suppress(ProcessLookupError):
@@ -120,7 +120,7 @@ class _Running:
         self.process.wait()
 
     def progress(self) -> str:
-        """`name 12/400`: the newest count of its progress bars."""
+        """`name 12/400`: the last count of its progress bars."""
         counts = re.findall(r"\| (\d+/\d+) \[", self._tail())
         return f"{self.name} {counts[-1] if counts else 'starts'}"
 
@@ -131,7 +131,7 @@ class _Running:
 
 
 class _Reporter:
-    """One line about the running jobs: rewritten in a terminal, a new one now and then in a log."""
+    """Reports the running jobs in one line: overwritten in a terminal, a new line from time to time in a log."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()

@@ -1,7 +1,7 @@
-"""Variants of a run: trained under one setting, scored under the same protocols one at a time, in rows that compare.
+"""Variants of a run: trained under one setting and scored under the same protocols, one after another.
 
-What the demo and the benchmarks of tables and figures have in common. All of it goes on where it was interrupted when
-it is called again.
+Shared code of the demo and of the benchmarks of tables and figures. Everything continues after an interruption when it
+is called again.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from arvid.training.generator_module import GeneratorModule, checkpoint_path, lo
 from arvid.training.keys import LAST_CHECKPOINT
 
 MIN_TIMES, MIN_SECONDS = 3, 2.0
-"""A clip is timed so often, and for so long: the fastest time is what other work on the machine disturbed least."""
+"""Smallest number of timings of a clip, and smallest total time. The fastest is used: it was disturbed least."""
 REFERENCES = "references"
-"""Folder of the reference rows, beside those of the variants."""
+"""Folder of the reference rows, beside the variants' folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One row of a comparison: a run to be trained, or a model that there is."""
+    """One row of a comparison: a run to train, or an existing model."""
 
     name: str
-    """Of the row and of its folder."""
+    """Name of the row and of its folder."""
     configs: tuple[str, ...] = ()
     """Configurations of `arvid fit`, by name or path; later ones win."""
     options: tuple[str, ...] = ()
-    """Its options besides those that all variants share."""
+    """Options of `arvid fit` for this variant only."""
     checkpoint: Path | None = None
-    """Run folder or file of a model that is scored as it is: another variant's, or a published one."""
+    """Run folder or file of an existing model: another variant's, or a published one. None: train."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options that replace the model's own."""
 
@@ -60,10 +60,10 @@ def fit_job(name: str, configs: Sequence[str], run: Path, options: Sequence[str]
 
 
 def train(variants: Sequence[Variant], out: Path, options: Sequence[str] = ()) -> None:
-    """Train the variants that have no checkpoint, each in OUT/NAME: on a CPU side by side.
+    """Train the variants without a checkpoint, each in OUT/NAME; on a CPU in parallel.
 
-    `options` are those of `arvid fit` that all share; they win over a variant's own. Raises UserError with the end of
-    the log of one that fails.
+    `options` of `arvid fit` apply to all and win over a variant's own. If a training fails, raises UserError with the
+    end of its log.
     """
     jobs = [
         fit_job(v.name, v.configs, out / v.name, [*v.options, *options])
@@ -74,12 +74,12 @@ def train(variants: Sequence[Variant], out: Path, options: Sequence[str] = ()) -
 
 
 def model_path(variant: Variant, out: Path) -> Path:
-    """The file of a variant's model. Raises UserError if there is none."""
+    """The checkpoint file of a variant. Raises UserError if it does not exist."""
     return checkpoint_path(variant.checkpoint or out / variant.name)
 
 
 def load_variant(variant: Variant, out: Path) -> GeneratorModule:
-    """A variant's model, which samples as the variant says."""
+    """A variant's model with the variant's sampling options."""
     model = load_generator(model_path(variant, out))
     model.sampling = model.sampling.replace(**variant.sampling)
     options = {f"sampling.{key}": str(value) for key, value in variant.sampling.items()}
@@ -98,17 +98,17 @@ def score(
     real: Mapping[str, VideoDataset] | None = None,
     one_setting: bool = True,
 ) -> list[ResultRecord]:
-    """Score all variants and the reference rows under each protocol; nothing else runs meanwhile, so speeds compare.
+    """Score all variants and the reference rows under each protocol, one at a time so that speeds are comparable.
 
     Args:
-        variants: trained ones, or ones with a checkpoint.
-        protocols: under each of which all are scored.
-        out: records lie in OUT/NAME and below OUT/references.
-        real: real clips by the protocol's name, for protocols that cut their clips themselves (`real_clips`).
-        one_setting: whether all were trained under one setting, which the reference rows then share. Else they are
-            those of the first variant.
+        variants: variants that are trained or have a checkpoint.
+        protocols: the protocols.
+        out: records go to OUT/NAME and below OUT/references.
+        real: protocol name -> real clips, for protocols with a `clip` (see `real_clips`).
+        one_setting: whether all variants were trained under one setting. If False, the reference rows are those of the
+            first variant.
 
-    Raises UserError for variants of different settings where they should have one.
+    Raises UserError if `one_setting` is True and settings differ.
     """
     records = []
     for protocol in protocols:
@@ -135,9 +135,9 @@ def _score_variant(
 def scored_clips(
     model: GeneratorModule, protocol: Protocol, real: VideoDataset | None = None
 ) -> VideoDataset:
-    """The real clips of a protocol: the given ones, or the validation set that a model was trained with.
+    """The real clips of a protocol: `real`, or the validation set of the model's training.
 
-    Raises UserError if the protocol cuts its clips itself and none are given.
+    Raises UserError if the protocol has a `clip` and `real` is None.
     """
     if not protocol.clip:
         return validation_set(model)
@@ -147,20 +147,20 @@ def scored_clips(
 
 
 def run_folder(path: Path) -> Path:
-    """The run that a checkpoint is of; the file itself where it lies in none."""
+    """The run folder of a checkpoint; the file itself if it is not in a run."""
     in_run = path.parent.name == LAST_CHECKPOINT.parent.name
     return path.parents[1] if in_run else path
 
 
 def folders(records: Sequence[ResultRecord]) -> list[Path]:
-    """The run folders in which records lie, in their order: what `write_report` takes."""
+    """The run folders of the records, in order: the input of `write_report`."""
     return list(dict.fromkeys(r.folder.parent for r in records if r.folder is not None))
 
 
 def usable(protocol: Protocol) -> tuple[Protocol, list[str]]:
-    """The protocol with those of its metrics whose weights are there, and what the others lack.
+    """The protocol with only those metrics whose weights exist, and one note per missing metric.
 
-    Raises UserError if nothing is left.
+    Raises UserError if no metric is left.
     """
     kept, notes = [], []
     for name in protocol.metrics:
@@ -176,19 +176,19 @@ def usable(protocol: Protocol) -> tuple[Protocol, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What it takes to generate one clip alone."""
+    """Speed of the generation of one clip alone."""
 
     frames: int
-    """Generated, the given ones not counted."""
+    """Number of generated frames, without given ones."""
     steps: int
     """Evaluations of the main network."""
     seconds: float
-    """Until the tokens are there."""
+    """Time to generate the tokens."""
     decoding_seconds: float
 
     @property
     def frames_per_second(self) -> float:
-        """From condition to frames."""
+        """Frames per second, decoding included."""
         return self.frames / (self.seconds + self.decoding_seconds)
 
 
@@ -199,9 +199,9 @@ def measure_speed(
     *,
     real: Mapping[str, VideoDataset] | None = None,
 ) -> Speed:
-    """The fastest of the times that a clip takes, alone, with what a protocol gives; a first one warms up.
+    """Time the generation of one clip with a protocol's given frames: the fastest of several runs after a warm-up.
 
-    `real` is as for `score`.
+    `real` as in `score`.
     """
     model = load_variant(variant, out)
     clip = scored_clips(model, protocol, (real or {}).get(protocol.name))[0]
@@ -215,7 +215,7 @@ def _time_clip(model: GeneratorModule, clip: Clip, given: int) -> Speed:
     if given:
         prefix = model.tokenizer.encode(normalise(clip.video[:given])[None].to(model.device))
     found: list[tuple[float, float]] = []
-    while len(found) <= MIN_TIMES or sum(map(sum, found)) < MIN_SECONDS:
+    while len(found) <= MIN_TIMES or sum(map(sum, found)) < MIN_SECONDS:  # the first is a warm-up
         times = [now(model.device)]
         request = Request(
             Conditions.of_clips([clip]).encode(model),
@@ -241,16 +241,16 @@ def _time_clip(model: GeneratorModule, clip: Clip, given: int) -> Speed:
 
 
 def now(device: torch.device) -> float:
-    """The time at which the device has done all that it was given."""
+    """Current time, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def data_options(data: Path, val: Path | None = None) -> list[str]:
-    """Options of `arvid fit` that put one's own clips into a setting: folders of class folders, or manifests.
+    """Options of `arvid fit` that set a setting's clips: folders of class folders, or manifests.
 
-    Without `val` the data are divided into training and validation. Raises UserError if there is no such thing.
+    Without `val` the data are split into training and validation. Raises UserError if a path does not exist.
     """
     found = []
     for part, path in (("train", data), ("val", val or data)):
@@ -268,14 +268,14 @@ def data_options(data: Path, val: Path | None = None) -> list[str]:
 
 
 def tokenizer_option(*, continuous: str | None = None, discrete: str | None = None) -> str:
-    """The option of `arvid fit` that puts tokenizers in the place of a setting's."""
-    # As a whole: on its own, a null for one of them would be read as a name.
+    """The option of `arvid fit` that replaces a setting's tokenizers."""
+    # One option for both: a separate option would read null as a name.
     value = json.dumps({"continuous": continuous, "discrete": discrete})
     return f"--model.init_args.tokenizers={value}"
 
 
 def named_paths(given: Sequence[str]) -> dict[str, Path]:
-    """NAME=PATH arguments as paths by name. Raises UserError for any that is something else, or a name given twice."""
+    """Parse NAME=PATH arguments into name -> path. Raises UserError for another form or a duplicate name."""
     found: dict[str, Path] = {}
     for pair in given:
         name, equals, path = pair.partition("=")

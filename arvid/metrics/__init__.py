@@ -1,1 +1,1 @@
-"""Metrics in the manner of torchmetrics. Every one takes uint8 video (B, T, H, W, 3) at its door."""
+"""Video metrics with the interface of torchmetrics. Their input is uint8 video (B, T, H, W, 3)."""

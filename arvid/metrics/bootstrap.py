@@ -1,18 +1,19 @@
-"""The bootstrap of a Fréchet distance: its value when the clips of both sets are drawn anew, with replacement.
+"""Bootstrap of a Fréchet distance: the distances of both sets resampled with replacement.
 
-A draw is a count w of each clip, so its covariance is a weighted one of features that never change:
+A resample is a vector w: how often each clip was drawn. Its covariance is a weighted covariance of fixed features.
+With the centred features X = Q R, factored once, it is
 
     S_w = R' (Q' W Q - q q' / n) R / (n - ddof),    W = diag(w),  q = Q' w
 
-with the centred features X = Q R, factored once. The bracket is well conditioned, since Q has orthonormal columns:
-its Cholesky factor U gives S_w = (U R)' (U R), and with R_a R_b' also made once, the trace of the square root is the
-nuclear norm of U_a (R_a R_b') U_b'. So a draw costs one symmetric product of its clips, a Cholesky factor and the
-singular values of one matrix, instead of two QR factorisations of all clips. The values are those of
-`arvid.metrics.frechet.frechet_distance_from_features` on the drawn clips, up to rounding (1e-12 of the value).
+The bracket is well conditioned because Q has orthonormal columns. Its Cholesky factor U gives S_w = (U R)' (U R). The
+trace of the square root is then the nuclear norm of U_a (R_a R_b') U_b', where R_a R_b' is also computed once. So one
+resample costs a symmetric product, a Cholesky factor and the singular values of one matrix. The direct way costs two QR
+factorisations over all clips. The values equal `arvid.metrics.frechet.frechet_distance_from_features` of the drawn
+clips up to rounding (1e-12 of the value).
 
-The arithmetic is numpy's on the CPU: its product of a matrix with its own transpose computes one half alone.
+numpy computes this on the CPU: it computes only one half of the product of a matrix with its own transpose.
 
-Letters: n clips, k different clips of a draw, d features, r = min(n, d).
+Letters: n clips, k distinct clips of a resample, d features, r = min(n, d).
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from torch import Tensor
 
 from arvid.metrics.videos import check_num_clips
 
-NUM_DRAWS = 200
-"""Draws that the interval of a record is made of."""
-SPREAD_DRAWS = 100
-"""The first of them, which its spread is made of."""
-_LEAST_PIVOT = 1e-6
-"""Of a Cholesky factor, squared; the bracket's eigenvalues lie around 1. Below it, rounding would show."""
+INTERVAL_DRAWS = 200
+"""Number of resamples for the confidence interval in a record."""
+STD_DRAWS = 100
+"""Number of resamples for the standard deviation in a record: the first of the `INTERVAL_DRAWS`."""
+_MIN_PIVOT = 1e-6
+"""Smallest accepted squared pivot of the Cholesky factor. The bracket's eigenvalues lie around 1; smaller pivots lose
+digits to rounding."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Bounds that hold `level` of the draws."""
+    """Confidence interval of a distance at a confidence `level`, e.g. 0.95."""
 
     low: float
     high: float
@@ -50,10 +52,10 @@ class Interval:
 def bootstrap_distances(
     a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], *, num: int, seed: int = 0, ddof: int = 1
 ) -> Float64[Tensor, " num"]:
-    """The distance of `num` draws. The first draws are the same for any `num`.
+    """Distances of `num` bootstrap resamples. The first ones are the same for any `num`.
 
-    Their mean is no estimate of the distance: repeated clips make it larger. Raises ValueError if a set has `ddof`
-    rows or fewer.
+    Their mean is a biased estimate of the distance: repeated clips make it larger. Raises ValueError if a set has
+    `ddof` rows or fewer.
     """
     sets = _Resampled(a, ddof), _Resampled(b, ddof)
     cross = sets[0].r @ sets[1].r.T  # (r, r)
@@ -63,32 +65,32 @@ def bootstrap_distances(
     for _ in range(num):
         draws = [s.draw(generator) for s in sets]
         (mean_a, trace_a, factor_a), (mean_b, trace_b, factor_b) = draws
+        # tr (S_a S_b)^(1/2) is the nuclear norm of (F_a R_a)(F_b R_b)' = F_a (R_a R_b') F_b'
         nuclear = np.linalg.svd(factor_a @ cross @ factor_b.T, compute_uv=False).sum()
         difference = offset + mean_a - mean_b
         values.append(difference @ difference + trace_a + trace_b - 2 * nuclear)
-    return torch.tensor(np.array(values)).clamp(min=0)  # never below 0 but for rounding
+    return torch.tensor(np.array(values)).clamp(min=0)  # rounding may give a negative value
 
 
-def bootstrap_spread(
+def bootstrap_std(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "m d"],
     *,
-    num: int = SPREAD_DRAWS,
+    num: int = STD_DRAWS,
     seed: int = 0,
     ddof: int = 1,
 ) -> float:
-    """Standard deviation of the `bootstrap_distances`, for the spread of a number of few clips."""
+    """Standard deviation of the `bootstrap_distances`: the bootstrap estimate of the distance's standard error."""
     return float(bootstrap_distances(a, b, num=num, seed=seed, ddof=ddof).std())
 
 
 def bootstrap_interval(
     distance: float, draws: Float64[Tensor, " num"], *, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of a distance from its `bootstrap_distances`.
+    """Percentile interval of a distance from its `bootstrap_distances`, shifted to contain the distance.
 
-    Repeated clips make every draw larger than the distance itself, all the more the fewer clips there are. So
-    the percentiles are moved by what lies between the draws' median and the distance: the interval says how far
-    the number could be another by chance, and holds the number. Its low end is at least 0.
+    Repeated clips make resampled distances larger than the distance itself, most with few clips. So the percentiles
+    are shifted: the median of the resamples moves to the distance. The low end is at least 0.
 
     Raises ValueError for a level that is not between 0 and 1.
     """
@@ -116,33 +118,38 @@ class _Resampled:
         self.q, self.r = np.linalg.qr(x)  # (n, r), (r, d)
 
     def draw(self, generator: torch.Generator) -> tuple[Array, float, Array]:
-        """Mean (d,) less that of all clips, trace of the covariance, and a factor F of it: S_w = (F R)' (F R)."""
+        """One resample: its mean minus the mean of all clips (d,), the trace of its covariance S_w, and a factor F.
+
+        S_w = (F R)' (F R).
+        """
         n = len(self.q)
+        # torch's generator, not numpy's: values of existing records depend on these draws
         rows = torch.randint(n, (n,), generator=generator)
         counts = torch.bincount(rows, minlength=n).double().numpy()
-        drawn = np.flatnonzero(counts)
+        drawn = np.flatnonzero(counts)  # about 63 % of the clips
         weights, q = counts[drawn], self.q[drawn]  # (k,), (k, r)
         mean_q = weights @ q / n
         mean = mean_q @ self.r
+        # tr S_w = (sum of w |x|^2 - n |mean|^2) / (n - ddof)
         trace = float(counts @ self.squares - n * (mean @ mean)) / self.divisor
         factor = _factor(q, weights, mean_q) / math.sqrt(self.divisor)
         return mean, trace, factor
 
 
 def _factor(q: Array, weights: Array, mean: Array) -> Array:
-    """F (k or r, r) with F' F = sum of w (q - mean)' (q - mean) over the rows of q (k, r)."""
+    """Factor F (k or r, r) with F' F = sum of w (q - mean)' (q - mean) over the rows of q (k, r)."""
     rows, columns = q.shape
     root = np.sqrt(weights)[:, None]
-    if rows <= columns:
+    if rows <= columns:  # the centred rows are already a factor, and smaller than a Cholesky factor
         return root * (q - mean)
     scaled = root * q
     try:
         squared = scaled.T @ scaled - weights.sum() * np.outer(mean, mean)
         upper: Array = np.linalg.cholesky(squared).T
-        if upper.diagonal().min() ** 2 >= _LEAST_PIVOT:
+        if upper.diagonal().min() ** 2 >= _MIN_PIVOT:
             return upper
     except np.linalg.LinAlgError:
         pass
-    # A direction that few clips carry is lost where none of them is drawn.
+    # The bracket is singular if a direction comes from few clips and none of them was drawn: use an exact QR.
     exact: Array = torch.linalg.qr(torch.from_numpy(root * (q - mean)), mode="r").R.numpy()
     return exact

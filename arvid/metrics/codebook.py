@@ -1,4 +1,4 @@
-"""How much of a discrete tokenizer's vocabulary its tokens use."""
+"""Codebook usage of a discrete tokenizer: share of codes in use and perplexity."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class Use(NamedTuple):
-    """Of a vocabulary, by a set of tokens."""
+class CodebookUsage(NamedTuple):
+    """Usage of a vocabulary by a set of tokens."""
 
     share: float
-    """Of the codes that occur at all."""
+    """Share of the codes that occur at least once, in 0..1."""
     perplexity: float
-    """exp of the entropy of the codes: as many equally frequent ones would be as hard to predict without context."""
+    """exp of the entropy of the code frequencies (nats), between 1 and the vocabulary size."""
 
 
 class CodebookUse(Metric):
-    """Counts the codes of tokens. It takes token ids, not video, unlike the metrics beside it.
+    """Codebook usage of token ids. (The other metrics take video.)
 
-    Both numbers grow with the number of tokens counted: compare them at equal counts.
+    Both values grow with the number of tokens: compare them at equal numbers.
 
     Args:
         vocabulary_size: number of codes.
@@ -41,11 +41,11 @@ class CodebookUse(Metric):
         """Add ids from 0 to vocabulary_size - 1, of any shape."""
         self.counts += torch.bincount(tokens.flatten(), minlength=len(self.counts))
 
-    def compute(self) -> Use:
-        """Raises ValueError before the first update."""
+    def compute(self) -> CodebookUsage:
+        """Usage by all tokens. Raises ValueError before the first update."""
         if not self.counts.any():
             raise ValueError("Codebook use of no tokens: update() was not called.")
         used = self.counts[self.counts > 0].double()
         frequencies = used / used.sum()
         entropy = -(frequencies * frequencies.log()).sum()
-        return Use(share=len(used) / len(self.counts), perplexity=float(entropy.exp()))
+        return CodebookUsage(share=len(used) / len(self.counts), perplexity=float(entropy.exp()))

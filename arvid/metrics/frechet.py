@@ -1,13 +1,13 @@
-"""Fréchet distance between two sets of clips: the squared 2-Wasserstein distance of their features' Gaussians.
+"""Fréchet distance between two sets of clips: the squared 2-Wasserstein distance of Gaussians fitted to their features.
 
     FD = |mu_R - mu_G|^2 + tr S_R + tr S_G - 2 tr (S_R S_G)^(1/2)
 
-With factors F'F = S of the covariances (for a set of features: the centred rows over sqrt(n - ddof)) the last
-trace is the nuclear norm of F_R F_G'. It is computed so throughout, in float64: exact however few clips there
-are, never complex, and without a constant on the diagonal. FVD (arXiv:1812.01717) is this distance over 400
-logits of a Kinetics I3D; a distance over other features goes by another name.
+The last trace is the nuclear norm of F_R F_G', where F'F = S. (For a set of features, F is the centred rows over
+sqrt(n - ddof).) This form is used throughout, in float64. It is exact for any number of clips, never complex, and
+needs no constant on the diagonal. FVD (arXiv:1812.01717) is this distance over 400 logits of a Kinetics I3D. A distance
+over other features has another name.
 
-The distance is biased upward by about C/n: compare only numbers of equal clip counts.
+The distance has an upward bias of about C/n: compare only values of equal clip counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from arvid.metrics.bootstrap import SPREAD_DRAWS, bootstrap_spread
+from arvid.metrics.bootstrap import STD_DRAWS, bootstrap_std
 from arvid.metrics.videos import check_num_clips, check_videos
 
 
@@ -30,11 +30,11 @@ class FeatureNetwork(nn.Module, ABC):
     """uint8 video (B, T, H, W, 3) -> features (B, num_features), preprocessing included."""
 
     name: str
-    """Short name, written beside every number that comes of it. Networks of one name and equal weights give equal
-    features: their features of real clips are kept under both (see `arvid.evaluation.real_measurements`)."""
+    """Short name, written into every record. Networks with the same name and the same weights must give the same
+    features: name and weights are the cache key of real clips' features (see `arvid.evaluation.real_measurements`)."""
     num_features: int
     sha256: str | None = None
-    """Hash of the file the weights came from; None for a network without weights."""
+    """SHA-256 of the weights file; None for a network without weights."""
 
     @abstractmethod
     def forward(self, videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]: ...
@@ -43,17 +43,16 @@ class FeatureNetwork(nn.Module, ABC):
 class FrechetDistance(Metric):
     """Fréchet distance between real and generated clips over the features of `network`.
 
-    `update` takes clips of either kind in any order; `compute` gives a float64 scalar. Under several processes
-    the states are joined, and the value is the same for any number of them (drop a distributed sampler's
-    duplicates beforehand).
+    `update` takes real and generated clips in any order. `compute` gives a float64 scalar. States of several processes
+    are joined: the value is the same for any number of processes (remove a distributed sampler's duplicates first).
 
     Args:
         network: the feature network; it is put in evaluation mode.
-        ddof: degrees of freedom taken from the clip count in the covariance: 1 as TF-GAN, 0 as StyleGAN-V.
-        keep_features: keep every clip's features: needed for `bootstrap` and `features`. Otherwise the sums of
-            their moments are kept, which take the same memory however many clips come.
-        reference: vector (num_features,) subtracted before the moments are summed; the origin by default. Only
-            matters without `keep_features`, for features whose mean is over 1e4 of their deviations.
+        ddof: subtracted from the clip count in the covariance: 1 as TF-GAN, 0 as StyleGAN-V.
+        keep_features: keep the features of every clip, as `bootstrap_std` and `features` need. Otherwise only sums of
+            moments are kept, in constant memory.
+        reference: vector (num_features,) subtracted before the moments are summed; zeros by default. Needed only
+            without `keep_features`, for features whose mean exceeds 1e4 standard deviations.
     """
 
     higher_is_better = False
@@ -94,9 +93,9 @@ class FrechetDistance(Metric):
 
     @torch.no_grad()
     def update(self, videos: Tensor, real: bool) -> None:
-        """Add clips (B, T, H, W, 3) of the real (or else the generated) set.
+        """Add clips (B, T, H, W, 3) to the real set (`real`) or to the generated set.
 
-        Raises ValueError for what is not uint8 video and for features that are not finite.
+        Raises ValueError if they are not uint8 video or their features are not finite.
         """
         check_videos(videos)
         features = self.network.eval()(videos).double()
@@ -124,27 +123,27 @@ class FrechetDistance(Metric):
         )
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Join the states of all processes; one that saw no clips takes part with none."""
+        """Join the states of all processes. A process without clips contributes an empty tensor: all must gather."""
         if self.keep_features:
             for features in (self.real_features, self.fake_features):
                 if not len(features):
                     features.append(self.reference.new_zeros(0, self.network.num_features))
         super().sync(*args, **kwargs)
 
-    def bootstrap(self, num: int = SPREAD_DRAWS, seed: int = 0) -> float:
-        """Spread of the distance: `bootstrap_spread` over the kept features."""
+    def bootstrap_std(self, num: int = STD_DRAWS, seed: int = 0) -> float:
+        """Standard deviation of the distance over bootstrap resamples of the kept features."""
         if not self.keep_features:
             raise ValueError("The bootstrap needs FrechetDistance(keep_features=True).")
-        return bootstrap_spread(*self.features(), num=num, seed=seed, ddof=self.ddof)
+        return bootstrap_std(*self.features(), num=num, seed=seed, ddof=self.ddof)
 
     def features(self) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
         """Kept features of the real and of the generated clips, of all processes.
 
-        Their order depends on their values alone, so that what draws from them at random does the same for any
-        number of processes and any size of batch.
+        The rows are sorted by value, so that random draws from them are the same for any number of processes and any
+        batch size.
         """
         if not self.keep_features:
-            raise ValueError("Features are kept by FrechetDistance(keep_features=True) alone.")
+            raise ValueError("Only FrechetDistance(keep_features=True) keeps features.")
         with self.sync_context(should_unsync=not self._is_synced, should_sync=not self._is_synced):
             real, fake = self._joined()
             return _in_order(real), _in_order(fake)
@@ -161,6 +160,7 @@ class FrechetDistance(Metric):
         count = self._count(kind)
         check_num_clips(count, self.ddof)
         mean = getattr(self, f"{kind}_sum") / count
+        # sum of (x - mean)(x - mean)' = sum of x x' - n mean mean'; cancels digits for large means (see `reference`)
         products = getattr(self, f"{kind}_products") - count * torch.outer(mean, mean)
         return mean + self.reference, products / (count - self.ddof)
 
@@ -189,39 +189,40 @@ def frechet_distance_from_moments(
     *,
     counts: tuple[int, int] | None = None,
 ) -> Float64[Tensor, ""]:
-    """Fréchet distance of two Gaussians. Covariances may be singular; what rounding made negative counts as 0.
+    """Fréchet distance of two Gaussians. Covariances may be singular; negative eigenvalues count as 0.
 
-    `counts` says how many clips each covariance was made from, which bounds its rank: eigenvalues beyond it are
-    rounding errors, whose square roots would show (1e-6 of the value with fewer clips than features).
+    `counts` are the numbers of clips behind the covariances. They bound the ranks: eigenvalues beyond the rank are
+    rounding errors, and their square roots would change the value (by 1e-6 with fewer clips than features).
     """
+    # the mean takes one degree of freedom: n clips give rank n - 1
     ranks = (None, None) if counts is None else (counts[0] - 1, counts[1] - 1)
     factors = (_factor(covariance_a.double(), ranks[0]), _factor(covariance_b.double(), ranks[1]))
     return _distance(mean_a.double(), factors[0], mean_b.double(), factors[1])
 
 
 def _distance(mean_a: Tensor, factor_a: Tensor, mean_b: Tensor, factor_b: Tensor) -> Tensor:
-    """Distance of two Gaussians, the covariances given by factors F (k, d) with F'F = S."""
-    trace = factor_a.square().sum() + factor_b.square().sum()
-    cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
-    # Never below 0 but for rounding.
+    """Distance of two Gaussians from factors F (k, d) of their covariances: F'F = S."""
+    trace = factor_a.square().sum() + factor_b.square().sum()  # tr F'F
+    cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()  # nuclear norm: tr (S_a S_b)^(1/2)
+    # Rounding may give a negative value.
     return ((mean_a - mean_b).square().sum() + trace - 2 * cross).clamp(min=0)
 
 
 def _shrink(factor: Tensor) -> Tensor:
-    """A factor with the same F'F of at most d rows, so that many clips cost no more than d of them."""
+    """Factor with the same F'F and at most d rows: makes the products of many clips cheap."""
     rows, columns = factor.shape
     return torch.linalg.qr(factor, mode="r").R if rows > columns else factor
 
 
 def _factor(covariance: Tensor, rank: int | None) -> Tensor:
-    """A factor F (at most `rank`, d) of a covariance, F'F = S, by its leading eigenvectors."""
+    """Factor F (at most `rank`, d) of a covariance from its leading eigenvectors: F'F = S."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)  # ascending
     skip = 0 if rank is None else max(len(values) - rank, 0)
     return values[skip:].clamp(min=0).sqrt()[:, None] * vectors.T[skip:]
 
 
 def _in_order(features: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
-    """The rows sorted by their place along a fixed direction."""
+    """The rows sorted by their projection on a fixed random direction."""
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(features.shape[1], generator=generator, dtype=features.dtype)
     return features[(features @ direction.to(features)).argsort()]

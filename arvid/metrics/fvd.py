@@ -1,6 +1,7 @@
-"""FVD's feature network (arXiv:1812.01717): 400 logits of the Kinetics I3D, preprocessing and weights by name.
+"""Feature network of FVD (arXiv:1812.01717): 400 logits of the Kinetics I3D, with named preprocessing and weights.
 
-The Fréchet distance over them is `arvid.metrics.frechet`; KVD, `arvid.metrics.kernel_distance`, takes the same ones.
+The Fréchet distance over these features is in `arvid.metrics.frechet`. KVD uses the same features
+(`arvid.metrics.kernel_distance`).
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from arvid.metrics.videos import check_videos
 class I3DFeatures(FeatureNetwork):
     """uint8 video (B, T, H, W, 3), T >= 9 -> logits float32 (B, 400).
 
-    Computed in full float32 (neither TF32 nor autocast) and a few clips at a time, so that the memory taken does
-    not grow with the batch.
+    Computed in full float32 (no TF32, no autocast) and a few clips at a time, so memory does not grow with the batch.
 
     Args:
-        network: from what `preprocessing` makes of the clips to logits (B, 400).
-        preprocessing: how clips become its input.
-        name: written beside every number.
-        sha256: hash of the file its weights came from.
+        network: maps preprocessed clips to logits (B, 400).
+        preprocessing: makes the network's input from clips.
+        name: written into every record.
+        sha256: hash of the weights file.
     """
 
     num_features = NUM_LOGITS
@@ -68,10 +68,10 @@ def fvd_features(preprocessing: str, *, weights: str | Path | None = None) -> I3
     """The feature network of a named preprocessing, with its published weights, on the CPU.
 
     Args:
-        preprocessing: a name of `arvid.metrics.preprocessing.PREPROCESSINGS`.
-        weights: the file that it wants, if it lies elsewhere than in the folder of weights.
+        preprocessing: a key of `arvid.metrics.preprocessing.PREPROCESSINGS`.
+        weights: path of the weights file. Default: the file in the weights folder.
 
-    Raises UserError for an unknown name, and if the file is missing or is another one.
+    Raises UserError for an unknown name, and if the file is missing or is a different file.
     """
     variant = get_preprocessing(preprocessing)
     path = find_i3d(variant.weights, weights)
@@ -86,12 +86,14 @@ def fvd_features(preprocessing: str, *, weights: str | Path | None = None) -> I3
 
 
 def seeded_fvd_features(preprocessing: str, *, seed: int = 0) -> I3DFeatures:
-    """The same with random weights, whose name says so: for tests and timing, its distances are no FVD.
+    """The feature network with random weights, named `i3d-random-...`. For tests and timing: distances are not FVD.
 
-    Raises UserError for a preprocessing that is part of a file of weights (`stylegan-v`).
+    Raises UserError if the preprocessing is part of the weights file (`stylegan-v`).
     """
     variant = get_preprocessing(preprocessing)
     if variant.fit == "inside":
-        raise UserError(f"Preprocessing {variant.name} happens in its file of weights.")
+        raise UserError(
+            f"Preprocessing {variant.name} happens in its weights file: it cannot have random weights."
+        )
     network = seeded_i3d(seed, bn_eps=variant.bn_eps)
     return I3DFeatures(network, variant, name=f"i3d-random-{seed} ({variant.name})")

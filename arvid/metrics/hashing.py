@@ -1,4 +1,4 @@
-"""Hash of tensors, for what is kept on disk by content."""
+"""Hash of tensors: the key of a cache on disk."""
 
 from __future__ import annotations
 

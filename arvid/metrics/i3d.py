@@ -1,12 +1,12 @@
-"""I3D (arXiv:1705.07750), RGB stream, trained on Kinetics-400 from scratch: the network behind FVD.
+"""I3D (arXiv:1705.07750), RGB stream, trained on Kinetics-400 from scratch: the feature network of FVD.
 
-Inception-v1 with its kernels inflated to three dimensions. The features of FVD are the 400 class logits before
-softmax, averaged over the time steps that are left. Padding is TensorFlow's SAME, worked out from each input. The
-modules bear the names of `i3d_pretrained_400.pt` (VideoGPT's conversion of the TF-Hub module, also in TATS and
-cd-fvd), so that the file loads as it is. StyleGAN-V's `i3d_torchscript.pt` is the same network in a file of code.
+Inception-v1 with 3-D kernels. FVD's features are the 400 class logits before softmax, averaged over the remaining
+time steps. Padding is TensorFlow's SAME, computed from the input size. Module names are those of
+`i3d_pretrained_400.pt` (VideoGPT's conversion of the TF-Hub module, also in TATS and cd-fvd), so the file loads without
+a mapping. StyleGAN-V's `i3d_torchscript.pt` is the same network as TorchScript.
 
-Files are recognised by their content: the ImageNet-initialised weights that circulate as I3D give other features
-under the same names, and a distance over those is no FVD.
+Files are identified by content. ImageNet-initialised I3D weights are also in circulation. They give different
+features, and a distance over them is not FVD.
 
 Letters: B batch, C channels, T H W frames and pixels.
 """
@@ -28,13 +28,13 @@ from arvid.weights import KNOWN, git_blob, locate
 
 NUM_LOGITS = 400
 MIN_FRAMES = 9
-"""Fewer frames leave a single time step before the last pooling, which takes two."""
+"""Fewer frames leave one time step before the last pooling, which needs two."""
 
 LOOK_ALIKES = {
     "73a4fd1d": "piergiaj's rgb_imagenet.pt",
     "2a7c22e2": "hassony2's model_rgb.pth (v-iashin's i3d_rgb.pt)",
 }
-"""How the git blob ids of ImageNet-initialised weights begin."""
+"""ImageNet-initialised weights, by the first digits of their git blob id."""
 
 Triple = tuple[int, int, int]
 
@@ -49,14 +49,14 @@ _MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-"""Input channels, and the output channels of b0, b1a, b1b, b2a, b2b and b3b."""
+"""Input channels, and output channels of the branches b0, b1a, b1b, b2a, b2b and b3b."""
 
 
 class I3D(nn.Sequential):
     """Video (B, 3, T, 224, 224) in [-1, 1], T >= 9 -> logits (B, 400); in evaluation mode from the start.
 
     Args:
-        bn_eps: epsilon of every BatchNorm: 1e-3 as TensorFlow, 1e-5 as VideoGPT and its descendants.
+        bn_eps: epsilon of every BatchNorm: 1e-3 as TensorFlow, 1e-5 as VideoGPT and code derived from it.
     """
 
     def __init__(self, *, bn_eps: float) -> None:
@@ -81,7 +81,7 @@ class I3D(nn.Sequential):
                 self.add_module(name, Mixed(inputs, widths, bn_eps=bn_eps))
 
     def forward(self, video: Float[Tensor, "b 3 t 224 224"]) -> Float[Tensor, "b 400"]:
-        """Raises UserError for fewer than 9 frames, ValueError for another size."""
+        """Raises UserError for fewer than 9 frames, and ValueError unless frames are 224x224."""
         check_num_frames(video.shape[2])
         if video.shape[-2:] != (SIZE, SIZE):
             raise ValueError(f"I3D takes frames of {SIZE}x{SIZE}, got {tuple(video.shape)}.")
@@ -92,7 +92,7 @@ class I3D(nn.Sequential):
 
 
 class Unit(nn.Module):
-    """Convolution with SAME padding; BatchNorm and ReLU after it, or a bias alone where `bn_eps` is None."""
+    """Convolution with SAME padding, then BatchNorm and ReLU. With `bn_eps` None: a convolution with bias only."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Unit(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Max pooling with SAME padding by zeros: right here, where every input comes out of a ReLU."""
+    """Max pooling with SAME padding by zeros. Zeros are correct here because every input comes from a ReLU."""
 
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class MaxPool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Inception block: 1x1 | 1x1, 3x3 | 1x1, 3x3 | pool, 1x1, side by side."""
+    """Inception block of four parallel branches: 1x1 | 1x1, 3x3 | 1x1, 3x3 | pool, 1x1."""
 
     def __init__(self, inputs: int, widths: Sequence[int], *, bn_eps: float) -> None:
         super().__init__()
@@ -146,9 +146,10 @@ class Mixed(nn.Module):
 
 
 def same_pad(x: Float[Tensor, "b c t h w"], kernel: Triple, stride: Triple) -> Tensor:
-    """Zeros around (T, H, W) as TensorFlow's SAME asks for: the smaller half in front."""
-    pads: list[int] = []
+    """Zero padding of (T, H, W) as TensorFlow's SAME: the smaller half comes first."""
+    pads: list[int] = []  # F.pad lists the last axis first
     for size, k, s in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
+        # TensorFlow: (ceil(size / s) - 1) * s + k - size, which depends on size only modulo s
         total = max(k - (size % s or s), 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads) if any(pads) else x
@@ -158,7 +159,7 @@ def check_num_frames(num_frames: int) -> None:
     """Raise UserError for clips too short for I3D."""
     if num_frames < MIN_FRAMES:
         raise UserError(
-            f"I3D, and so FVD, needs clips of at least {MIN_FRAMES} frames, got {num_frames}."
+            f"I3D (for FVD) needs clips of at least {MIN_FRAMES} frames, got {num_frames}."
         )
 
 
@@ -167,8 +168,8 @@ class TorchScriptI3D(nn.Module):
 
     Args:
         script: the loaded file; called as (x, rescale, resize, return_features).
-        inside: let it resize and rescale levels uint8 (B, 3, T, H, W) by itself; otherwise it takes video
-            (B, 3, T, 224, 224) in [-1, 1].
+        inside: whether the script resizes and rescales. Then the input is levels uint8 (B, 3, T, H, W), otherwise
+            video (B, 3, T, 224, 224) in [-1, 1].
     """
 
     def __init__(self, script: nn.Module, *, inside: bool) -> None:
@@ -182,10 +183,9 @@ class TorchScriptI3D(nn.Module):
 
 
 def find_i3d(name: str, path: str | Path | None = None) -> Path:
-    """Path of the I3D file `name` of `arvid.weights.KNOWN`: the one given, or the one in the folder of weights.
+    """Checked path of the I3D file `name` of `arvid.weights.KNOWN`: `path`, or the file in the weights folder.
 
-    Raises UserError if it is missing, is an ImageNet-initialised look-alike (named, with the reason), is the
-    other file of the two, or is not known.
+    Raises UserError if it is missing or is a different file, with a reason for known ImageNet-initialised files.
     """
     known = KNOWN[name]
     found = Path(path) if path is not None else known.path
@@ -200,10 +200,10 @@ def find_i3d(name: str, path: str | Path | None = None) -> Path:
 
 
 def load_i3d(path: str | Path, *, bn_eps: float) -> I3D:
-    """The network with the weights of `i3d_pretrained_400.pt`, whose content `find_i3d` has checked.
+    """I3D with the weights of `i3d_pretrained_400.pt`, whose content `find_i3d` has checked.
 
-    The file holds no counts of batches (287 entries); with them the network has 344. Raises UserError if it does
-    not fit.
+    The file has 287 tensors. The network has 344: PyTorch adds `num_batches_tracked` of each BatchNorm. Raises
+    UserError if the tensors do not fit.
     """
     net = I3D(bn_eps=bn_eps)
     try:
@@ -214,7 +214,7 @@ def load_i3d(path: str | Path, *, bn_eps: float) -> I3D:
 
 
 def load_torchscript_i3d(path: str | Path, *, inside: bool) -> TorchScriptI3D:
-    """The network of `i3d_torchscript.pt`. Only for a file whose content `find_i3d` has checked: it holds code.
+    """I3D from `i3d_torchscript.pt`. The file contains code: load only a file that `find_i3d` has checked.
 
     Raises UserError if it cannot be read.
     """
@@ -226,9 +226,9 @@ def load_torchscript_i3d(path: str | Path, *, inside: bool) -> TorchScriptI3D:
 
 
 def seeded_i3d(seed: int = 0, *, bn_eps: float = 1e-3) -> I3D:
-    """The network with random weights that keep the scale of the activations (arXiv:1502.01852).
+    """I3D with random weights of He initialisation (arXiv:1502.01852), for tests and timing.
 
-    For tests, timing and checks of the statistics: a distance over it is no FVD.
+    A distance over its features is not FVD.
     """
     generator = torch.Generator().manual_seed(seed)
     net = I3D(bn_eps=bn_eps)
@@ -242,14 +242,14 @@ def seeded_i3d(seed: int = 0, *, bn_eps: float = 1e-3) -> I3D:
 
 
 def _what_it_is(blob: str) -> str:
-    """The rest of a sentence about a file that is not the one wanted."""
+    """Predicate of an error sentence: which wrong file this is."""
     for start, name in LOOK_ALIKES.items():
         if blob.startswith(start):
             return (
-                f"is {name}, an I3D that was initialised from ImageNet: FVD is defined by the I3D that "
-                "learned Kinetics-400 from scratch, and numbers of the two cannot be compared."
+                f"is {name}, an I3D that was initialised from ImageNet. FVD is defined by the I3D that was "
+                "trained on Kinetics-400 from scratch; values of the two cannot be compared."
             )
     for other in KNOWN.values():
         if other.digest == f"git-blob:{blob}":
             return f"is {other.file}, which this preprocessing does not use."
-    return f"is not a published I3D: its git blob id is {blob}. It may be cut short."
+    return f"is not a published I3D (git blob id {blob}). The download may be incomplete."

@@ -1,8 +1,9 @@
 """V-JEPA features for JEDi (arXiv:2410.05203): ViT-H/16 and the attentive pooler of its SSv2 probe.
 
-The modules are those of the package `vjepa`, on which `videojedi` stands. `videojedi` itself is not imported: its
-metric downloads weights unasked, starts a process group of its own, and asks for versions of torch and PyAV that
-exclude arvid's; so both are no extra of arvid either. The distance is `arvid.metrics.kernel_distance.jedi_distance`.
+The modules come from the package `vjepa`, which `videojedi` also uses. `videojedi` itself is not imported: it downloads
+weights without asking, starts its own process group, and requires versions of torch and PyAV that conflict with
+arvid's. For the same reason neither package is an extra of arvid. The distance is
+`arvid.metrics.kernel_distance.jedi_distance`.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class JediFeatures(FeatureNetwork):
     """uint8 video (B, 16, H, W, 3) -> float32 (B, 1280).
 
-    Frames are squashed to 224x224 (bilinear, half-pixel): the package leaves the resize to its caller. Then
-    ImageNet's mean and deviation are taken out.
+    Frames are resized to 224x224 without keeping the aspect ratio (bilinear, half-pixel; the package leaves the resize
+    to its caller). Then they are normalised with ImageNet's mean and standard deviation.
 
     Args:
         encoder: vjepa's vision transformer, (B, 3, T, 224, 224) -> tokens (B, N, D).
         pooler: vjepa's attentive pooler, tokens -> (B, 1, D).
-        num_features: width of its tokens.
-        sha256: hash of the file the encoder's weights came from.
+        num_features: token width D.
+        sha256: hash of the encoder's weights file.
     """
 
     name = "v-jepa-h16-ssv2 (jedi)"
@@ -65,7 +66,7 @@ class JediFeatures(FeatureNetwork):
         self.eval().requires_grad_(False)
 
     def forward(self, videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]:
-        """Raises UserError for clips of another length than 16 frames."""
+        """Raises UserError unless clips have 16 frames."""
         check_videos(videos)
         if videos.shape[1] != NUM_FRAMES:
             raise UserError(
@@ -83,8 +84,8 @@ class JediFeatures(FeatureNetwork):
 def jedi_features() -> JediFeatures:
     """The feature network with its published weights, on the CPU (630 million parameters).
 
-    Its publisher states no checksums: the record carries the encoder file's own. Raises UserError if the package
-    `vjepa` is not installed, or weights are missing or do not fit.
+    No checksum is published, so the record holds the hash of the encoder file in use. Raises UserError if the package
+    `vjepa` is not installed, or if weights are missing or do not fit.
     """
     try:
         from vjepa.models import vit_huge
@@ -119,7 +120,7 @@ def load_vjepa(module: nn.Module, path: str | Path, key: str) -> None:
 
 
 def _plain(name: str) -> str:
-    """A tensor's name without the wrappers it was trained in."""
+    """Tensor name without the prefixes of training wrappers."""
     return name.replace("module.", "").replace("backbone.", "")
 
 

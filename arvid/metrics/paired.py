@@ -1,15 +1,15 @@
-"""Paired metrics: a generated clip against the clip that it should equal, frame by frame.
+"""Paired metrics: frame-by-frame comparison of a generated clip with its reference clip.
 
-For frame prediction and tokenizer reconstruction. Each takes two uint8 videos (B, T, H, W, 3) and gives the
-mean over clips with its standard error, and the mean of each frame index over clips: where a rollout decays.
+For frame prediction and tokenizer reconstruction. Each metric takes two uint8 videos (B, T, H, W, 3). It gives the mean
+over clips with its standard error, and the mean at each frame index, which shows where a rollout degrades.
 
-Published numbers follow unlike conventions, so each class says which is its own:
+Conventions of published values differ. Those used here:
 
-- PSNR: one for each RGB frame, averaged over frames then clips (common_metrics_on_video_quality, MAGVIT); or
-  `pooled`, one error for each clip, as the NBP code does. The first is never below the second.
-- SSIM: torchmetrics' map (11x11 Gaussian, sigma 1.5, each RGB channel) averaged over the region where the window
-  lies inside the frame, as in pytorch-msssim and common_metrics_on_video_quality. torchmetrics' own mean takes in
-  the mirrored border too and differs in the third digit.
+- PSNR: of each RGB frame, averaged over frames, then over clips (common_metrics_on_video_quality, MAGVIT). With
+  `pooled`: of one squared error per clip, as in the NBP code; this value is never higher.
+- SSIM: torchmetrics' map (11x11 Gaussian, sigma 1.5, each RGB channel), averaged where the window lies inside the
+  frame, as in pytorch-msssim and common_metrics_on_video_quality. torchmetrics' own mean includes the mirrored border
+  and differs in the third digit.
 - MS-SSIM: torchmetrics', with its default five scales.
 
 LPIPS is in arvid/metrics/perceptual.py.
@@ -33,31 +33,31 @@ from arvid.metrics.inference import full_precision
 from arvid.metrics.videos import check_pairs, unit_frames
 
 MAX_PSNR = 100.0
-"""Decibels given to a frame that is exactly right (its PSNR is infinite) or closer than this."""
+"""Upper limit of a frame's PSNR in dB: equal frames have an infinite PSNR."""
 SSIM_WINDOW = 11
 MS_SSIM_MIN_SIZE = SSIM_WINDOW * 2**4
-"""Shorter side that still holds the window at the fifth scale. (The NBP code asks for 256 pixels.)"""
+"""Smallest side, pixels: the window must fit at the fifth scale. (The NBP code requires 256 pixels.)"""
 FRAMES_AT_ONCE = 16
-"""Frames that a metric works on together: long clips need no more memory than short ones."""
+"""Frames per call of `score_frames`: long clips need no more memory than short ones."""
 
 
 class PairedScore(NamedTuple):
-    """What a paired metric computes, in its unit."""
+    """Result of a paired metric, in its unit."""
 
     value: float
     """Mean over clips."""
     standard_error: float | None
-    """Of the mean, over clips; None for a single clip."""
+    """Standard error of `value`, over clips; None for a single clip."""
     num_clips: int
     """Number of clips."""
     per_frame: list[float]
     """Mean over clips at each frame index."""
     frame_values: Float[np.ndarray, "b t"]
-    """Of each clip at each frame index, in double precision."""
+    """Value of each frame of each clip, float64."""
 
 
 class PairedMetric(Metric, ABC):
-    """Base of the paired metrics: keeps one number for each frame of each clip. A new one defines `score_frames`.
+    """Base class of paired metrics: keeps one value per frame and clip. Subclasses define `score_frames`.
 
     All clips of one metric object must have the same number of frames.
     """
@@ -66,7 +66,7 @@ class PairedMetric(Metric, ABC):
     full_state_update = False
 
     frame_scores: list[Tensor]
-    """(B, T) of each batch."""
+    """Values (B, T) of each batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ class PairedMetric(Metric, ABC):
     def score_frames(
         self, generated: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, " n"]:
-        """One number for each pair of frames, which come in [0, 1]."""
+        """One value per pair of frames. Frames are in [0, 1]."""
 
     @torch.no_grad()
     def update(self, generated: Tensor, reference: Tensor) -> None:
         """Add pairs of clips (B, T, H, W, 3).
 
-        Raises ValueError for what is not uint8 video and for clips of unlike shape or another length.
+        Raises ValueError unless both are uint8 videos of one shape, with as many frames as earlier clips.
         """
         check_pairs(generated, reference)
         num_clips, num_frames = generated.shape[:2]
@@ -92,20 +92,22 @@ class PairedMetric(Metric, ABC):
                 f"{self.frame_scores[0].shape[1]} so far, now {num_frames}."
             )
         pairs = zip(_frames(generated), _frames(reference), strict=True)
-        with full_precision(generated.device.type):  # TF32 rounds as coarsely as SSIM's constants
+        with full_precision(
+            generated.device.type
+        ):  # TF32's rounding is as large as SSIM's constants
             scores = [self.score_frames(unit_frames(a), unit_frames(b)) for a, b in pairs]
         self.frame_scores.append(rearrange(torch.cat(scores), "(b t) -> b t", b=num_clips))
 
     def compute(self) -> PairedScore:
-        """Raises ValueError before the first update."""
+        """The score over all clips. Raises ValueError before the first update."""
         if not len(self.frame_scores):
             raise ValueError(f"{type(self).__name__} of no clips: update() was not called.")
         scores = dim_zero_cat(self.frame_scores).double()
         clips, frames = self._clip_values(scores), self._frame_values(scores)
-        many = len(clips) > 1
+        standard_error = float(clips.std() / len(clips) ** 0.5) if len(clips) > 1 else None
         return PairedScore(
             value=float(clips.mean()),
-            standard_error=float(clips.std() / len(clips) ** 0.5) if many else None,
+            standard_error=standard_error,
             num_clips=len(clips),
             per_frame=frames.mean(0).tolist(),
             frame_values=frames.cpu().numpy(),
@@ -119,10 +121,10 @@ class PairedMetric(Metric, ABC):
 
 
 class Psnr(PairedMetric):
-    """Peak signal-to-noise ratio in dB, at most `MAX_PSNR` for each frame.
+    """Peak signal-to-noise ratio in dB, at most `MAX_PSNR` per frame.
 
     Args:
-        pooled: one mean squared error over all frames of a clip, instead of the mean of its frames' PSNR.
+        pooled: use one mean squared error over all frames of a clip. Default: the mean of the frames' PSNR.
     """
 
     higher_is_better = True
@@ -132,6 +134,7 @@ class Psnr(PairedMetric):
         self.pooled = pooled
 
     def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        # mean squared error: kept instead of PSNR because `pooled` averages it before the logarithm
         return (generated - reference).square().mean((1, 2, 3))
 
     def _frame_values(self, scores: Tensor) -> Tensor:
@@ -161,6 +164,7 @@ class Ssim(PairedMetric):
             return_full_image=True,
         )
         border = SSIM_WINDOW // 2
+        # torchmetrics mirrors the border; keep only positions with the whole window inside the frame
         return similarity[..., border:-border, border:-border].mean((1, 2, 3))
 
 
@@ -180,7 +184,7 @@ class MsSsim(PairedMetric):
 
 
 def require_size(metric: str, frames: Float[Tensor, "n 3 h w"], smallest: int) -> None:
-    """Raise UserError for frames of which one side is below `smallest` pixels."""
+    """Raise UserError for frames with a side below `smallest` pixels."""
     height, width = frames.shape[-2:]
     if min(height, width) < smallest:
         raise UserError(
@@ -189,5 +193,5 @@ def require_size(metric: str, frames: Float[Tensor, "n 3 h w"], smallest: int) -
 
 
 def _frames(videos: UInt8[Tensor, "b t h w 3"]) -> tuple[Tensor, ...]:
-    """The frames of all clips, clip after clip, in parts that are clips (1, n, H, W, 3) themselves."""
+    """The frames of all clips in order, as chunks (1, n, H, W, 3) of at most `FRAMES_AT_ONCE` frames."""
     return rearrange(videos, "b t h w c -> 1 (b t) h w c").split(FRAMES_AT_ONCE, dim=1)

@@ -1,9 +1,9 @@
-"""LPIPS 0.1 (arXiv:1801.03924) as the lpips package computes it, over weights that are already on the machine.
+"""LPIPS 0.1 (arXiv:1801.03924) as the lpips package computes it, with weights that are already on the machine.
 
-`Lpips` is the usual one. `NbpPerceptual` is what the NBP code reports under that name; the two cannot be compared.
+`Lpips` is the standard metric. `NbpPerceptual` is what the NBP code reports as LPIPS. The two cannot be compared.
 
-The package holds the linear heads; the ImageNet backbone is a file of torchvision's. The package would download
-it, or take a random one, without a word: here a missing file is an error that says where it comes from.
+The package includes the linear heads; the ImageNet backbone is a torchvision file. The package would silently download
+the backbone or use random weights. Here a missing file is an error that says where to get it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arvid.metrics.videos import check_pairs
 from arvid.weights import KNOWN, locate
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg", "squeeze": "squeeze"}
-"""Each network's ImageNet weights, by their name in `arvid.weights.KNOWN`."""
+"""Network -> name of its ImageNet weights in `arvid.weights.KNOWN`."""
 
 MIN_SIZE = 32
 _UNREADABLE = (
@@ -37,18 +37,18 @@ _UNREADABLE = (
     UnpicklingError,
 )
 NBP_FRAME = 5
-"""The one frame that the NBP code scores, counted from 0 over the whole clip, given frames included."""
+"""Index of the single frame that the NBP code scores, counted over the whole clip, given frames included."""
 
 
 class Lpips(PairedMetric):
     """Learned perceptual distance, 0 for equal frames. Values of different networks are not comparable.
 
     Args:
-        net: `alex` (what papers report), `vgg` or `squeeze`.
-        backbone: file with the network's ImageNet weights (safetensors or .pth, named `features.N.*`). Without
-            it torchvision's file is looked for in the cache of torch hub. Nothing is ever downloaded.
+        net: `alex` (usual in papers), `vgg` or `squeeze`.
+        backbone: file with the network's ImageNet weights (safetensors or .pth, tensors named `features.N.*`).
+            Default: torchvision's file in the cache of torch hub.
 
-    Raises UserError where weights are missing or do not fit, and for frames below 32x32 pixels.
+    Raises UserError if weights are missing or do not fit, and for frames below 32x32 pixels.
     """
 
     higher_is_better = False
@@ -68,11 +68,11 @@ class Lpips(PairedMetric):
 
 
 class NbpPerceptual(Lpips):
-    """The "LPIPS" of the NBP code: VGG's distance of frame 5 alone, fed with colours in [0, 1].
+    """The "LPIPS" of the NBP code: VGG distance of frame 5 only, with inputs in [0, 1] that are not normalised.
 
-    That code wraps its frames in the inverse of the ImageNet normalisation which the network's first layer does, so
-    that VGG sees them as they are; the usual LPIPS normalises. It takes whole clips, given frames included: with
-    five of them frame 5 is the first one predicted. `per_frame` has that frame alone.
+    The NBP code applies the inverse of ImageNet's normalisation, which cancels the normalisation in LPIPS's first
+    layer. The input is whole clips, given frames included: with five given frames, frame 5 is the first predicted one.
+    `per_frame` has only this frame.
 
     Args:
         backbone: as for `Lpips`, of VGG-16.
@@ -89,7 +89,7 @@ class NbpPerceptual(Lpips):
         check_pairs(generated, reference)
         if generated.shape[1] <= NBP_FRAME:
             raise UserError(
-                f"The NBP code's distance is that of frame {NBP_FRAME} (counted from 0): "
+                f"The NBP code compares frame {NBP_FRAME} (counted from 0): "
                 f"clips of {generated.shape[1]} frames have none."
             )
         super().update(generated[:, [NBP_FRAME]], reference[:, [NBP_FRAME]])
@@ -104,7 +104,7 @@ def _find(net: str, backbone: str | Path | None) -> Path:
         return locate(BACKBONES[net])
     if not Path(backbone).is_file():
         advice = KNOWN[BACKBONES[net]].advice
-        raise UserError(f"The LPIPS backbone {backbone} is not there. {advice}")
+        raise UserError(f"The LPIPS backbone {backbone} does not exist. {advice}")
     return Path(backbone)
 
 
@@ -112,7 +112,7 @@ def _build(net: str, path: Path) -> nn.Module:
     from lpips import LPIPS  # slow to import, with scipy and torchvision
 
     with warnings.catch_warnings():
-        # The package calls torchvision in a way that is out of date there.
+        # The package uses a deprecated argument of torchvision.
         warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*")
         network = LPIPS(net=net, pnet_rand=True, verbose=False)
     _load_backbone(network.net, path)
@@ -121,9 +121,10 @@ def _build(net: str, path: Path) -> nn.Module:
 
 
 def _load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Fill every weight of the package's backbone, whose `sliceK.N.*` are torchvision's `features.N.*`."""
+    """Load torchvision's weights into the package's backbone: `sliceK.N.*` is torchvision's `features.N.*`."""
     try:
         found = _read(path)
+        # slice1.0.weight -> features.0.weight: layer numbers continue through the slices
         names = {name: f"features.{name.split('.', 1)[1]}" for name in backbone.state_dict()}
         backbone.load_state_dict({name: found[source] for name, source in names.items()})
     except _UNREADABLE as error:

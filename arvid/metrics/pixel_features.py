@@ -1,4 +1,4 @@
-"""A feature network without weights, for clips of any kind where no trained one fits."""
+"""Feature network without weights, for clips that no trained feature network fits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ GRID = (4, 8, 8)
 
 
 class PixelFeatures(FeatureNetwork):
-    """Mean colours in [0, 1] of a clip's 4 x 8 x 8 cells (time, rows, columns), 768 numbers.
+    """Mean colours in [0, 1] of a clip's 4 x 8 x 8 cells (time, rows, columns): 768 features.
 
-    It sees where and when a clip has which colour, and no detail finer than a cell. A Fréchet distance over
-    it says whether a model's clips are laid out and move like the real ones on average; it is no FVD.
+    The features hold colour by place and time, without detail finer than a cell. So a Fréchet distance over them
+    compares coarse layout and motion. It is not FVD.
     """
 
     name = "pixels-4x8x8"

@@ -1,8 +1,8 @@
-"""How uint8 clips become the input of an I3D: one frozen, named variant for each published implementation of FVD.
+"""Preprocessing of uint8 clips for I3D: one named, frozen variant per published implementation of FVD.
 
-They differ in what a reader takes for granted: the sampling grid of the bilinear resize, whether the aspect ratio
-is kept, a detour over 64 pixels, the epsilon of the network's BatchNorm. Facts of the repositories that each
-variant names; the numbers that come of two variants cannot be compared.
+The variants differ in details: the sampling grid of the bilinear resize, whether the aspect ratio is kept, a first
+resize to 64 pixels, the epsilon of BatchNorm. Each reproduces the repository in `source`. FVD values of different
+variants cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From levels (0..255) to the network's range, [-1, 1], at 224x224 pixels."""
+    """Map from levels (0..255) to the network's input: [-1, 1] at 224x224 pixels."""
 
     name: str
     source: str
-    """The implementation it reproduces."""
+    """The implementation that this variant reproduces."""
     weights: Literal["i3d-torchscript", "i3d-pretrained-400"]
-    """The I3D file, by its name in `arvid.weights.KNOWN`."""
+    """Name of the I3D file in `arvid.weights.KNOWN`."""
     bn_eps: float = 1e-3
-    """Epsilon of BatchNorm: 1e-3 in TensorFlow's graph and in the TorchScript file, 1e-5 in VideoGPT's line."""
+    """Epsilon of BatchNorm: 1e-3 in TensorFlow's graph and the TorchScript file, 1e-5 in VideoGPT and derived code."""
     ddof: int = 1
-    """Degrees of freedom that the implementation takes from the clip count in its covariance."""
+    """Subtracted from the clip count in the implementation's covariance."""
     fit: Literal["squash", "crop", "inside"] = "squash"
-    """squash: both sides to 224. crop: the shorter side to 224, the middle kept. inside: the TorchScript file
-    takes the levels as they are, and resizes and rescales by itself."""
+    """squash: resize both sides to 224. crop: resize the shorter side to 224, then centre crop. inside: pass levels to
+    the TorchScript file, which resizes and rescales itself."""
     grid: Literal["half-pixel", "tf1"] = "half-pixel"
-    """Where bilinear resizing samples: torch's half-pixel, or TensorFlow 1's source = target * in / out."""
+    """Sampling positions of the bilinear resize: half-pixel (torch), or TensorFlow 1's source = target * in / out."""
     antialias: bool = False
-    """Average over the pixels under a target pixel when frames shrink."""
+    """Whether downscaling is antialiased."""
     via: int | None = None
-    """Resize to this many pixels square first: the metric then sees no finer detail."""
+    """Side in pixels of a first, square resize; None: no first resize."""
     rounding: Literal["nearest", "truncate"] = "nearest"
-    """truncate: levels make the trip to [-0.5, 0.5] and back and lose their fraction, which lowers 63 of the 256
-    by one. nearest: they stay."""
+    """truncate: map levels to [-0.5, 0.5] and back, then drop the fraction. This lowers 63 of the 256 levels by one.
+    nearest: keep the levels."""
 
     def __post_init__(self) -> None:
         if self.grid == "tf1" and self.antialias:
@@ -65,6 +65,7 @@ class Preprocessing:
             return rearrange(videos, "b t h w c -> b c t h w").contiguous()
         levels = rearrange(videos, "b t h w c -> (b t) c h w").float()
         if self.rounding == "truncate":
+            # looks like the identity, but float32 rounding leaves 63 levels just below an integer
             levels = (((levels / 255 - 0.5) + 0.5) * 255).trunc()
         frames = self._fit(levels) / 127.5 - 1
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(videos)).contiguous()
@@ -87,15 +88,15 @@ class Preprocessing:
 def resize_half_pixel(
     frames: Float[Tensor, "n c h w"], size: tuple[int, int] = (SIZE, SIZE), antialias: bool = False
 ) -> Float[Tensor, "n c height width"]:
-    """Bilinear resizing on torch's grid (align_corners off); frames of the right size stay as they are."""
+    """Bilinear resize on the half-pixel grid (align_corners=False). Frames of this size do not change."""
     return F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def covering_size(height: int, width: int) -> tuple[int, int]:
-    """Size whose shorter side is 224, the longer one rounded up, as VideoGPT and its descendants reckon it.
+    """Size with the shorter side at 224 and the longer side rounded up, as in VideoGPT and derived code.
 
-    In their arithmetic the ceiling also catches rounding errors: a square of 100 pixels becomes 225 x 224, of
-    which the first 224 rows are kept.
+    Their ceiling also rounds up floating-point errors: a square of 100 pixels becomes 225 x 224, cropped to the first
+    224 rows.
     """
     scale = SIZE / min(height, width)
     if height < width:
@@ -104,14 +105,14 @@ def covering_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _resize_tf1(frames: Float[Tensor, "n c h w"], axis: int, size: int) -> Tensor:
-    """Linear interpolation along one axis with source = target * in / out, held at the last pixel."""
+    """Linear interpolation along one axis with source = target * in / out, clamped to the last pixel."""
     length = frames.shape[axis]
     source = torch.arange(size, device=frames.device, dtype=torch.float32) * (length / size)
     low = source.floor().long().clamp(max=length - 1)
     high = (low + 1).clamp(max=length - 1)
-    part = (source - low).view(-1, 1) if axis == -2 else source - low
+    fraction = (source - low).view(-1, 1) if axis == -2 else source - low
     below, above = frames.index_select(axis, low), frames.index_select(axis, high)
-    return below + (above - below) * part
+    return below + (above - below) * fraction
 
 
 def get_preprocessing(name: str) -> Preprocessing:

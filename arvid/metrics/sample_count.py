@@ -1,7 +1,7 @@
-"""What the number of clips does to a Fréchet distance, from features that were kept: no network runs again.
+"""Dependence of a Fréchet distance on the number of clips N, computed from stored features.
 
-The distance is biased upward by about C / N (arXiv:1911.07023): numbers at different N cannot be compared. The
-curve over N shows it, and a straight line in 1 / N through its points gives the limit for endless clips.
+The distance has an upward bias of about C / N (arXiv:1911.07023), so values at different N cannot be compared. A line
+in 1 / N through the values at several N extrapolates to infinitely many clips.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from torch import Tensor
 from arvid.metrics.frechet import frechet_distance_from_features
 
 _POINTS = 8
-_FEWEST_POINTS = 3  # fewer make no line that could be seen to be wrong
+_MIN_POINTS = 3  # two points always lie on a line: the fit could not be checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCountCurve:
-    """The distance at several clip counts per set, ascending, and its limit."""
+    """The distance at several clip counts, and its extrapolation to infinitely many clips."""
 
     counts: tuple[int, ...]
+    """Clips per set, ascending."""
     means: tuple[float, ...]
     """Mean distance over the subsets drawn at each count."""
     deviations: tuple[float | None, ...]
-    """Their standard deviation; None where a single subset was drawn."""
+    """Standard deviation over these subsets; None for a single subset."""
     limit: float | None
-    """Extrapolated to 1 / N = 0; None with fewer than 3 counts of at least `num_features` clips, below which the
-    bias is not linear."""
+    """Distance extrapolated to 1 / N = 0. Only counts of at least `num_features` clips are used, since below the bias
+    is not linear in 1 / N. None with fewer than 3 of them."""
     slope: float | None
     """C of limit + C / N."""
 
@@ -48,15 +49,15 @@ def sample_count_curve(
     """The distance of random subsets of equal count from both sets, drawn without replacement.
 
     Args:
-        counts: clips per set; by default eight counts up to the smaller set, evenly spaced in 1 / N.
-        num_draws: pairs of subsets for each count (one where both sets are taken whole).
+        counts: clips per set. Default: eight counts up to the size of the smaller set, evenly spaced in 1 / N.
+        num_draws: pairs of subsets per count (one pair where the subsets are the whole sets).
 
-    Raises ValueError for counts that are not from `ddof` + 1 to the smaller set.
+    Raises ValueError for counts outside `ddof` + 1 to the size of the smaller set.
     """
-    most = min(len(real), len(generated))
-    counts = sorted(set(counts)) or default_counts(most, real.shape[1])
-    if not counts or counts[0] <= ddof or counts[-1] > most:
-        raise ValueError(f"Counts must lie between {ddof + 1} and {most}, got {list(counts)}.")
+    smaller = min(len(real), len(generated))
+    counts = sorted(set(counts)) or default_counts(smaller, real.shape[1])
+    if not counts or counts[0] <= ddof or counts[-1] > smaller:
+        raise ValueError(f"Counts must lie between {ddof + 1} and {smaller}, got {list(counts)}.")
     generator = torch.Generator().manual_seed(seed)
     draws = []
     for count in counts:
@@ -73,13 +74,14 @@ def sample_count_curve(
     )
 
 
-def default_counts(most: int, num_features: int) -> list[int]:
-    """Eight counts from the features' number (a quarter of `most` if that is more, half if it is less) to `most`.
+def default_counts(largest: int, num_features: int) -> list[int]:
+    """Eight counts up to `largest`, evenly spaced in 1 / N so that the line is well determined.
 
-    Evenly spaced in 1 / N, so that each weighs the same in the line.
+    The smallest is `num_features` or a quarter of `largest`, whichever is more. With `largest` up to `num_features`
+    it is half of `largest`.
     """
-    fewest = max(num_features, most // 4) if most > num_features else most // 2
-    inverse = np.linspace(1 / max(fewest, 2), 1 / max(most, 2), _POINTS)
+    smallest = max(num_features, largest // 4) if largest > num_features else largest // 2
+    inverse = np.linspace(1 / max(smallest, 2), 1 / max(largest, 2), _POINTS)
     return sorted({round(1 / x) for x in inverse})
 
 
@@ -95,7 +97,7 @@ def _extrapolate(
 ) -> tuple[float | None, float | None]:
     """Least-squares line value = limit + slope / N through the counts of at least `num_features`."""
     points = [(1 / n, y) for n, y in zip(counts, means, strict=True) if n >= num_features]
-    if len(points) < _FEWEST_POINTS:
+    if len(points) < _MIN_POINTS:
         return None, None
     inverse, values = np.array(points).T
     slope, limit = np.polyfit(inverse, values, deg=1)

@@ -1,9 +1,8 @@
 """SpritesNet: a small video classifier for the Sprites dataset, and the feature network of `fd-sprites`.
 
-Five 3-D convolutions, pooling that keeps a coarse where and when, and 64 features from which one linear head
-each reads shape, colour and motion. The features have about unit variance on unseen sprites, so that
-`fd-sprites` is of the same scale for every version of the network. They say nothing of natural video: the
-distance is called fd-sprites, never FVD.
+Five 3-D convolutions, pooling to a coarse grid of time and place, and 64 features. One linear head each predicts shape,
+colour and motion. The features have about unit variance on unseen sprites, so `fd-sprites` has the same scale for every
+version of the network. They do not describe natural video: the distance over them is not FVD.
 
 benchmarks/demo/train_sprites_net.py trains it and writes assets/sprites-net.safetensors.
 """
@@ -27,7 +26,7 @@ from arvid.metrics.frechet import FeatureNetwork
 from arvid.metrics.videos import check_videos, unit_frames
 
 ATTRIBUTES = {"shape": SHAPES, "colour": tuple(COLOURS), "motion": MOTIONS}
-"""What the network reads from a clip: attribute -> its values, in the order of the logits."""
+"""Attributes that the network predicts: name -> values, in the order of the logits."""
 
 ASSET = Path(__file__).parents[1] / "assets" / "sprites-net.safetensors"
 FRAME_SIZE = 32
@@ -38,7 +37,7 @@ _CELLS = (3, 2, 2)  # frames, rows, columns after pooling
 
 
 class SpritesNet(FeatureNetwork):
-    """uint8 video (B, T, H, W, 3) -> features (B, 64); T >= 5, frames of any size are resized to 32x32."""
+    """uint8 video (B, T, H, W, 3) -> features (B, 64). T >= 5; frames are resized to 32x32."""
 
     name = "sprites-net"
     num_features = 64
@@ -65,12 +64,12 @@ class SpritesNet(FeatureNetwork):
         return features
 
     def logits(self, features: Float[Tensor, "b d"]) -> dict[str, Float[Tensor, "b k"]]:
-        """Unnormalised log-probabilities of the values of each attribute."""
+        """Logits of the values, by attribute."""
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def classify(self, videos: UInt8[Tensor, "b t h w 3"]) -> list[dict[str, str]]:
-        """The likeliest shape, colour and motion of each clip (the front one's, if it shows two sprites)."""
+        """Most likely shape, colour and motion of each clip (of the front sprite if it shows two)."""
         best = {name: x.argmax(1).tolist() for name, x in self.logits(self(videos)).items()}
         return [
             {name: ATTRIBUTES[name][indices[i]] for name, indices in best.items()}
@@ -81,12 +80,12 @@ class SpritesNet(FeatureNetwork):
 def load_sprites_net(path: str | Path | None = None) -> SpritesNet:
     """The trained network, frozen and in evaluation mode, on the CPU.
 
-    Raises UserError if the file is missing or holds something else.
+    Raises UserError if the file is missing or is a different file.
     """
     path = Path(path or ASSET)
     if not path.is_file():
         raise UserError(
-            f"The weights of SpritesNet are not at {path}. They belong to arvid: reinstall it, "
+            f"The weights of SpritesNet are not at {path}. They are part of arvid: reinstall it, "
             "or train them with `python benchmarks/demo/train_sprites_net.py`."
         )
     net = SpritesNet()
@@ -102,6 +101,7 @@ def load_sprites_net(path: str | Path | None = None) -> SpritesNet:
 
 def save_sprites_net(net: SpritesNet, path: str | Path, metadata: dict[str, str]) -> None:
     """Write the weights in half precision, with `metadata` in the file's header."""
+    # integer buffers (num_batches_tracked) are not needed for inference
     state = {k: v.half().contiguous() for k, v in net.state_dict().items() if v.is_floating_point()}
     with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={"network": net.name, **metadata})
@@ -116,7 +116,7 @@ def _block(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.Sequen
 
 
 def _preprocess(videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t 32 32"]:
-    """Video in [-1, 1] at the network's size: area averages when both sides shrink, else bilinear."""
+    """Video in [-1, 1] at 32x32: area resize if neither side grows, else bilinear."""
     check_videos(videos)
     if videos.shape[1] < MIN_FRAMES:
         raise UserError(f"SpritesNet needs at least {MIN_FRAMES} frames, got {videos.shape[1]}.")

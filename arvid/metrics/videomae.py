@@ -1,7 +1,7 @@
-"""VideoMAE v2 features (ViT-g/14, fine-tuned on Something-Something v2) for FVD in the protocol of cd-fvd.
+"""VideoMAE v2 features (ViT-g/14, fine-tuned on Something-Something v2) for FVD as in cd-fvd.
 
-After arXiv:2404.12391: the I3D was trained on clips that a single frame tells apart and hardly sees motion, these
-features do. The network is the one of the package `cd-fvd`; its Fréchet distance takes ddof 0.
+arXiv:2404.12391: I3D's training classes can be recognised from a single frame, so its features hardly depend on motion.
+VideoMAE's do. The network comes from the package `cd-fvd`, whose Fréchet distance uses ddof 0.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ NUM_FRAMES = 16
 
 
 class VideoMAEFeatures(FeatureNetwork):
-    """uint8 video (B, 16, H, W, 3) -> float32 (B, 1408): the mean of all tokens, normalised by the last LayerNorm.
+    """uint8 video (B, 16, H, W, 3) -> float32 (B, 1408): the mean of all tokens after the last LayerNorm.
 
-    As cd-fvd does it, frames are squashed to 224x224 (bilinear, half-pixel) and lie in [0, 1]: neither the mean
-    nor the deviation of ImageNet is taken out.
+    As in cd-fvd, frames are resized to 224x224 without keeping the aspect ratio (bilinear, half-pixel). They stay in
+    [0, 1], without ImageNet's normalisation.
 
     Args:
-        network: cd-fvd's VisionTransformer, called by its `forward_features`.
-        num_features: width of its tokens.
-        sha256: hash of the file its weights came from.
+        network: cd-fvd's VisionTransformer; `forward_features` is called.
+        num_features: token width.
+        sha256: hash of the weights file.
     """
 
     name = "videomae-v2-g (cd-fvd)"
 
     network: Any
-    """Its package is not typed."""
+    """Typed as Any because the package has no type hints."""
 
     def __init__(
         self, network: nn.Module, *, num_features: int = 1408, sha256: str | None = None
@@ -51,7 +51,7 @@ class VideoMAEFeatures(FeatureNetwork):
         self.sha256 = sha256
 
     def forward(self, videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]:
-        """Raises UserError for clips of another length than 16 frames."""
+        """Raises UserError unless clips have 16 frames."""
         check_videos(videos)
         if videos.shape[1] != NUM_FRAMES:
             raise UserError(
@@ -69,7 +69,7 @@ class VideoMAEFeatures(FeatureNetwork):
 
 
 def videomae_features() -> VideoMAEFeatures:
-    """The feature network with its published weights, on the CPU (a billion parameters).
+    """The feature network with its published weights, on the CPU (one billion parameters).
 
     Raises UserError if the package `cd-fvd` is not installed, or the weights are missing or do not fit.
     """
@@ -88,7 +88,7 @@ def videomae_features() -> VideoMAEFeatures:
 
 
 def load_videomae(network: nn.Module, path: str | Path) -> None:
-    """Fill the network from a checkpoint that holds its tensors, as they are or under `model` or `module`.
+    """Load a checkpoint into the network. Its tensors lie at the top level or under `model` or `module`.
 
     Raises UserError if they do not fit.
     """

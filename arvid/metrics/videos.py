@@ -1,4 +1,4 @@
-"""The door of every metric: uint8 video (B, T, H, W, 3) in RGB, checked once and turned into frames."""
+"""Input of every metric: uint8 RGB video (B, T, H, W, 3). Checks, and conversion to frames."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_pairs(generated: Tensor, reference: Tensor) -> None:
 
 
 def check_num_clips(count: int, ddof: int) -> None:
-    """Raise ValueError unless a covariance can be made of `count` clips."""
+    """Raise ValueError unless `count` clips are enough for a covariance."""
     if count <= ddof:
         raise ValueError(
             f"A Fréchet distance with ddof={ddof} needs at least {ddof + 1} clips in each set, got {count}."
@@ -35,5 +35,5 @@ def check_num_clips(count: int, ddof: int) -> None:
 
 
 def unit_frames(videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """All frames of all clips in [0, 1], clip after clip: (B * T, 3, H, W)."""
+    """All frames in [0, 1], in order of clips: (B * T, 3, H, W)."""
     return rearrange(videos, "b t h w c -> (b t) c h w").float() / 255

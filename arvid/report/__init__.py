@@ -1,1 +1,1 @@
-"""What is made of result records: the comparison, its tables, its plots and the web page."""
+"""Reports from result records: comparison, tables, plots and the web page."""

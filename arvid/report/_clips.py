@@ -1,4 +1,4 @@
-"""Which clips stand beside each other on the page: those of the same prompt and first frame."""
+"""Groups the clips of the page: clips with the same prompt and first frame are shown side by side."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from arvid.report.comparison import Comparison
 
 @dataclass(kw_only=True)
 class Strip:
-    """One prompt and the clips that the rows made of it, as data URIs."""
+    """One prompt and the rows' clips for it, as data URIs."""
 
     prompt: str
     first_frame: str | None
     clips: dict[str, str] = field(default_factory=dict)
-    """By row name; absent where a row has no clip or its file is gone."""
+    """Row name -> clip; rows without a clip or with a missing file are absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class Gallery:
     rows: Sequence[Row]
     strips: Sequence[Strip]
     num_left_out: int
-    """Prompts that the records have clips of and the page has not."""
+    """Number of prompts with clips that the page does not show."""
 
 
 def galleries(comparison: Comparison, max_prompts: int) -> list[Gallery]:
-    """A gallery for each protocol with clips, with the first `max_prompts` prompts (all rows' clips of each)."""
+    """One gallery per protocol with clips: the first `max_prompts` prompts, with the clips of all rows."""
     found = []
     for heading, pairs in comparison.protocols.items():
         groups = _aligned(pairs)
@@ -53,7 +53,7 @@ _Member = tuple[ResultRecord, ClipEntry]
 
 @dataclass(kw_only=True)
 class _Group:
-    """Clips of the same prompt and first frame, by row name."""
+    """Clips with the same prompt and first frame, by row name."""
 
     prompt: str
     frame: str | None
@@ -61,12 +61,13 @@ class _Group:
 
 
 def _aligned(pairs: Sequence[tuple[Row, ResultRecord]]) -> list[_Group]:
-    """Clips grouped by prompt and content of the first frame; the nth of a row goes to the nth of the others.
+    """Groups of clips by prompt and content of the first frame. The nth clip of each row goes into the nth group.
 
-    A clip without a first frame joins the first group of its prompt in which its row has none yet.
+    A clip without a first frame joins the first group of its prompt that has no clip of its row yet.
     """
     groups: list[_Group] = []
     framed = [(w, r, c, _data_uri(r, c.first_frame, "image")) for w, r in pairs for c in r.clips]
+    # clips with a first frame come first, so that those without can join their groups
     for row, record, clip, frame in sorted(framed, key=lambda entry: entry[3] is None):
         free = (
             group
@@ -92,7 +93,7 @@ def _strip(group: _Group) -> Strip:
 
 
 def _data_uri(record: ResultRecord, relative: str | None, kind: str) -> str | None:
-    """A file of the record as a data URI; None if it is absent or of another kind than `kind`."""
+    """A file of the record as a data URI; None if it is missing or its media type is not `kind`."""
     if relative is None:
         return None
     path = record.path(relative)

@@ -1,4 +1,4 @@
-"""Records into columns and cells: which numbers may share a column, how they read and which is best."""
+"""Columns and cells from records: the values that may share a column, their texts, and the best of each column."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from arvid.report._seeds import OF_SEEDS
 from arvid.report.cells import Cell, Column, Row, identity
 
 TRAINING = "training"
-"""Heading of the costs that belong to no protocol."""
+"""Heading of the costs that do not depend on a protocol."""
+
+UNCERTAINTIES = {
+    "": "uncertainty that the record states",
+    "standard error": "standard error",
+    "bootstrap": "bootstrap standard error",
+    "deviation of folds": "standard deviation over folds",
+    "deviation of seeds": "standard deviation over training seeds",
+}
+"""Kind of a record's `spread` -> its name for readers."""
 
 Found = tuple[Column, Cell]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cost:
-    """A column made of one field of Budget."""
+    """A column for one field of Budget."""
 
     field: str
     label: str
@@ -72,7 +81,7 @@ _TRAINING = (
 
 
 def build(rows: Sequence[Row]) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
-    """The columns of all rows (quality before cost, by protocol) and the rows with their cells."""
+    """All columns (quality before cost, sorted by protocol), and the rows with their cells."""
     headings = protocol_headings(rows)
     columns: dict[str, Column] = {}
     raw: dict[str, dict[str, Cell]] = {}
@@ -97,6 +106,7 @@ def _cells_of(row: Row, rows: Sequence[Row]) -> Iterator[Found]:
         yield from _generation_costs(record.budget, heading)
     for cost in _TRAINING:
         values = [getattr(r.budget, cost.field) for r in row.records]
+        # the records of a row repeat its training costs: one is enough
         for value in [v for v in values if v is not None][:1]:
             yield cost.column(TRAINING), Cell(value=value, text=cost.show(value))
 
@@ -128,7 +138,7 @@ def _metric_detail(record: ResultRecord, metric: MetricValue) -> str:
         weights = f" (weights {metric.feature_sha256[:12]})" if metric.feature_sha256 else ""
         parts.append(f"feature network {metric.feature_network}{weights}")
     if metric.spread is not None:
-        parts.append(f"± is the {metric.spread_kind or 'spread that the record states'}")
+        parts.append(f"± is the {UNCERTAINTIES[metric.spread_kind]}")
     return " · ".join(parts)
 
 
@@ -159,7 +169,7 @@ _EVALUATIONS = _Cost(
     label="evaluations",
     show=str,
     detail="Evaluations of each network for one generated clip, the main network first.",
-    higher_is_better=None,  # evaluations of different networks do not cost the same: FLOPs tell
+    higher_is_better=None,  # evaluations of different networks have different costs; compare FLOPs
 )
 
 
@@ -172,7 +182,7 @@ def _evaluations(evaluations: dict[str, int]) -> Cell:
 
 
 def _finish(column: Column, rows: Sequence[Row], raw: dict[str, dict[str, Cell]]) -> None:
-    """Fill in the texts of a column, mark its best trained cells and its failures."""
+    """Fill in the texts of a column; mark its best trained cells and its failures."""
     trained = {row.name for row in rows if not row.is_reference}
     values = {name: c.value for name, cells in raw.items() if (c := cells.get(column.key))}
     own = [v for name, v in values.items() if name in trained and v is not None]
@@ -184,7 +194,7 @@ def _finish(column: Column, rows: Sequence[Row], raw: dict[str, dict[str, Cell]]
             if reason := _failure(row, column, rows):
                 raw[row.name][column.key] = Cell(text="failed", detail=reason)
             continue
-        text = cell.text or numbers.with_spread(cell.value or 0.0, cell.spread, decimals)
+        text = cell.text or numbers.with_uncertainty(cell.value or 0.0, cell.spread, decimals)
         is_best = row.name in trained and best is not None and cell.value == best
         raw[row.name][column.key] = dataclasses.replace(cell, text=text, best=is_best)
 

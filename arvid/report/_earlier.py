@@ -1,4 +1,4 @@
-"""Records of an earlier version beside new ones: equal values are written alike before they are compared."""
+"""Converts records so that those of earlier versions of arvid can be compared with new ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from arvid.training.setting import setting_hash
 DATA = "protocol.data"
 
 
-def written_alike(records: Sequence[ResultRecord]) -> list[ResultRecord]:
-    """The records; what one of them has in its earlier form, and a record of then too, takes that form in both."""
+def in_common_form(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """The records with equal values in equal form.
+
+    A new record also stores values in their earlier form (`earlier`). If another record contains this earlier form, the
+    new record gets it too.
+    """
     seen = {(key, value) for r in records for key, value in r.setting.items() if _is_text(value)}
     seen |= {(DATA, r.protocol["data"]) for r in records if _is_text(r.protocol.get("data"))}
     return [_as_before(record, seen) for record in records]

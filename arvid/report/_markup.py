@@ -1,4 +1,4 @@
-"""A comparison as Markdown and as LaTeX; whatever comes from outside is escaped."""
+"""A comparison as Markdown and as LaTeX. All text from records is escaped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from itertools import groupby
 from arvid.report.cells import BLOCKS, Cell, Column, one_line
 from arvid.report.comparison import Comparison
 
+UNCERTAINTY = "±: standard error; over folds or training seeds, standard deviation."
+
 
 def markdown(comparison: Comparison) -> str:
-    """Two Markdown tables; names and notes are escaped, HTML in them stays text."""
+    """Markdown: notes and two tables. Names and notes are escaped; HTML in them is shown as text."""
     parts = [f"# {_md(comparison.title)}", "", _md(comparison.summary)]
     for note in comparison.notes:
         parts += ["", f"> **Note.** {_md(note)}"]
@@ -18,13 +20,13 @@ def markdown(comparison: Comparison) -> str:
         columns = comparison.in_block(block)
         if columns:
             parts += ["", f"## {title}", "", _markdown_table(comparison, columns)]
-    parts += ["", "The best of the trained rows is bold; ± is the spread."]
+    parts += ["", f"Bold: the best trained row. {UNCERTAINTY}"]
     parts += [f"\nEvaluations: {_md(line)}" for line in comparison.legend]
     return "\n".join(parts) + "\n"
 
 
 def tex(comparison: Comparison) -> str:
-    """Two booktabs tabulars (needs `\\usepackage{booktabs}`); everything from outside is escaped."""
+    """LaTeX: two booktabs tables (needs `\\usepackage{booktabs}`) and notes. All text from records is escaped."""
     parts = [f"% {line}" for line in [comparison.summary]]
     parts += [f"% note: {one_line(note)}" for note in comparison.notes]
     for block in BLOCKS:

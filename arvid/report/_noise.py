@@ -1,7 +1,7 @@
-"""Whether the two best rows of a column differ by more than chance, at the 95 % level.
+"""Tests whether the two best rows of a column differ significantly, at the 95 % level.
 
-Where both records hold the numbers of the same clips one by one, their differences are tested (paired: what a clip
-makes hard for both cancels). Otherwise the standard errors that the records state decide.
+If both records hold values of the same clips, the differences are tested (paired: the difficulty of a clip cancels).
+Otherwise the test uses the standard errors in the records.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ class _Entry:
 
 
 def ties(rows: Sequence[Row]) -> list[str]:
-    """`FVD under some-protocol: one row and another (how it was tested)` for each metric whose two best trained
-    rows are within noise."""
+    """One line per metric whose two best trained rows do not differ significantly.
+
+    For example `FVD under some-protocol: one row and another (paired over 64 clips)`.
+    """
     headings = protocol_headings(rows)
     columns: dict[tuple[str, str, str | None], list[_Entry]] = {}
     for row in rows:
@@ -48,19 +50,22 @@ def ties(rows: Sequence[Row]) -> list[str]:
 
 
 def _tie(a: _Entry, b: _Entry) -> str | None:
-    """How two entries were found to be within noise; None if they are not, or nothing is known of it."""
+    """The test by which two entries do not differ significantly; None if they do, or if no test is possible."""
     left, right = _per_clip(a), _per_clip(b)
     if left and left.keys() == right.keys() and len(left) > 1:
         differences = [left[clip] - right[clip] for clip in left]
         error = statistics.stdev(differences) / math.sqrt(len(differences))
+        # paired t-test on the differences of clips
         within = abs(statistics.fmean(differences)) <= t_quantile(len(differences) - 1) * error
         return f"paired over {len(differences)} clips" if within else None
     errors = (a.metric.standard_error, b.metric.standard_error)
     if errors[0] is None or errors[1] is None:
         return None
+    # unpaired: standard errors add in quadrature; the smaller number of degrees of freedom is conservative
     freedom = min(_freedom(a.metric), _freedom(b.metric))
     limit = t_quantile(freedom) * math.hypot(errors[0], errors[1])
-    return "by their spreads" if abs(a.metric.value - b.metric.value) <= limit else None
+    within = abs(a.metric.value - b.metric.value) <= limit
+    return "by their standard errors" if within else None
 
 
 def _freedom(metric: MetricValue) -> int:
@@ -68,7 +73,7 @@ def _freedom(metric: MetricValue) -> int:
 
 
 def _per_clip(entry: _Entry) -> dict[tuple[str, str], float]:
-    """The metric's number of each clip, by fold and clip; empty where the record has none."""
+    """The metric's value of each clip: (fold, clip) -> value; empty if the record has none."""
     if entry.record.per_clip is None:
         return {}
     path = entry.record.path(entry.record.per_clip)
@@ -83,9 +88,9 @@ def _per_clip(entry: _Entry) -> dict[tuple[str, str], float]:
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5 % point of Student's t, by the expansion in 1 / freedom of Abramowitz and Stegun, 26.7.5.
+    """97.5 % quantile of Student's t, by the expansion in 1 / freedom of Abramowitz and Stegun, 26.7.5.
 
-    Within 3 % from two degrees of freedom on; too small for one (where it is 12.7).
+    Accurate to 3 % for two or more degrees of freedom. For one it is too small (the exact value is 12.7).
     """
     z, n = NORMAL, freedom
     terms = (

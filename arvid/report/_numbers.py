@@ -1,4 +1,4 @@
-"""Numbers as readers want them: few digits, the same number of decimals down a column."""
+"""Formats numbers for tables: few digits, and the same number of decimals in a column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def decimals_for(values: Sequence[float]) -> int:
-    """Decimals (0 to 4) that leave the smallest of the values other than 0 about three digits."""
+    """Number of decimals (0 to 4) that gives the smallest nonzero value about three digits."""
     sizes = [abs(v) for v in values if v]
     if not sizes:
         return 0
@@ -17,22 +17,22 @@ def decimals_for(values: Sequence[float]) -> int:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """`value` with that many decimals, or one digit if nothing would be left of it."""
+    """`value` with this number of decimals, or with one significant digit if it would round to 0."""
     text = f"{value:.{decimals}f}"
     return f"{value:.1g}" if value and not float(text) else text
 
 
-def with_spread(value: float, spread: float | None, decimals: int) -> str:
-    """`value ± spread`, both with that many decimals; the value alone without a spread."""
-    if spread is None:
+def with_uncertainty(value: float, uncertainty: float | None, decimals: int) -> str:
+    """`value ± uncertainty`, both with this number of decimals; only `value` if the uncertainty is None."""
+    if uncertainty is None:
         return fixed(value, decimals)
-    return f"{fixed(value, decimals)} ± {fixed(spread, decimals)}"
+    return f"{fixed(value, decimals)} ± {fixed(uncertainty, decimals)}"
 
 
 def prefixed(value: float) -> str:
     """Three digits and an SI prefix: 1234567 is `1.23M`."""
     for size, prefix in _PREFIXES:
-        if abs(value) >= 0.9995 * size:
+        if abs(value) >= 0.9995 * size:  # 999.6 rounds to 1000: show it as 1.00k
             return f"{_three_digits(value / size)}{prefix}"
     return _three_digits(value)
 

@@ -1,4 +1,4 @@
-"""Runs into rows: one name each, one record per protocol, and what their settings disagree on."""
+"""Rows from run folders: unique names, one record per protocol, and the differences between settings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load_run
-from arvid.report._earlier import written_alike
+from arvid.report._earlier import in_common_form
 from arvid.report._seeds import merge_seeds, seeds_of, without_seeds
 from arvid.report.cells import Identity, Row, identity
 from arvid.training.resuming import union_of, with_defaults
 
 
 def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
-    """The rows of all runs, reference rows first, else in the order given; a run given twice counts once.
+    """The rows of all runs: reference rows first, else in the given order. Duplicate runs count once.
 
-    Rows that differ in their training seed alone are one row. Raises UserError if there is no run or its records
+    Rows that differ only in their training seed become one row. Raises UserError if there are no runs, or if records
     cannot be read or contradict each other.
     """
     if not run_dirs:
         raise UserError("nothing to compare: give at least one run folder.")
     rows: list[Row] = []
     runs = {run: load_run(run) for run in dict.fromkeys(Path(d).resolve() for d in run_dirs)}
-    alike = iter(written_alike([record for records in runs.values() for record in records]))
+    converted = iter(in_common_form([record for records in runs.values() for record in records]))
     for run, loaded in runs.items():
         by_name: dict[str, list[ResultRecord]] = {}
-        for record in islice(alike, len(loaded)):
+        for record in islice(converted, len(loaded)):
             by_name.setdefault(record.name, []).append(record)
         for name, records in by_name.items():
             _require_consistent(run, records)
@@ -39,9 +39,9 @@ def read_rows(run_dirs: Sequence[str | Path]) -> list[Row]:
 
 
 def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
-    """A unique heading for each protocol: its name, with a piece of the hash if several share the name.
+    """A unique heading per protocol: its name, with a part of the hash if several protocols share the name.
 
-    Those with most metrics come first.
+    Protocols with most metrics come first.
     """
     records = [record for row in rows for record in row.records]
     records.sort(key=lambda record: -len(record.metrics))
@@ -54,10 +54,10 @@ def protocol_headings(rows: Sequence[Row]) -> dict[Identity, str]:
 
 
 def setting_differences(rows: Sequence[Row]) -> list[str]:
-    """One line per setting key that differs, with its values and whose they are; empty if all hashes agree.
+    """One line per setting key that differs, with the values and their rows; empty if all hashes are equal.
 
-    A key that a record lacks, since it is older than the option, stands for the option's default. Rows made elsewhere
-    have no setting and are left out; training seeds are those of trained rows.
+    A key that a record lacks counts as the option's default, since the record may be older than the option. Rows
+    without a setting are ignored. Training seeds are compared only between trained rows.
     """
     records = [(row, record) for row in rows for record in row.records if record.setting]
     if len({record.setting_hash for _, record in records}) < 2:
@@ -71,7 +71,7 @@ def setting_differences(rows: Sequence[Row]) -> list[str]:
 
 
 def protocol_differences(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Protocol names that stand for more than one protocol, with what these differ in."""
+    """Names shared by several protocols -> the differences between these protocols."""
     headings = protocol_headings(rows)
     records = {headings[identity(r)]: r for row in rows for r in row.records}
     shared = {r.protocol_name for heading, r in records.items() if heading != r.protocol_name}
@@ -94,7 +94,7 @@ def _require_consistent(run: Path, records: Sequence[ResultRecord]) -> None:
 
 
 def _with_unique_names(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one name (two seeds of a method, say) get their folder, or else a number, behind it."""
+    """Make names unique: rows with the same name get their folder's name, or else a number, as a suffix."""
     names = [row.name for row in rows]
     folders = [(row.name, row.run.name) for row in rows]
     seen: dict[str, int] = {}
@@ -102,31 +102,31 @@ def _with_unique_names(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         number = seen[row.name] = seen.get(row.name, 0) + 1
         if names.count(row.name) > 1:
-            told_apart = folders.count((row.name, row.run.name)) == 1
-            suffix = row.run.name if told_apart else str(number)
+            is_unique = folders.count((row.name, row.run.name)) == 1
+            suffix = row.run.name if is_unique else str(number)
             row = dataclasses.replace(row, name=f"{row.name} ({suffix})")
         unique.append(row)
     return unique
 
 
 def _hash_differences(records: Sequence[tuple[Row, ResultRecord]]) -> list[str]:
-    """As `_differences`, for settings whose values are equal and whose hashes are not."""
-    alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    """Differences between hashes of settings with equal values."""
+    by_values: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for row, record in records:
         values = json.dumps(record.setting, sort_keys=True)
-        alike.setdefault(values, []).append((row.name, {"setting hash": record.setting_hash}))
-    return [line for owned in alike.values() for line in _differences(owned)]
+        by_values.setdefault(values, []).append((row.name, {"setting hash": record.setting_hash}))
+    return [line for named in by_values.values() for line in _differences(named)]
 
 
-def _differences(owned: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """`key: value (whose) · value (whose)` for every key on which the named mappings disagree."""
+def _differences(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """`key: value (names) · value (names)` for every key whose value differs between the named mappings."""
     lines = []
-    for key in sorted({key for _, mapping in owned for key in mapping}):
+    for key in sorted({key for _, mapping in named for key in mapping}):
         owners: dict[str, list[str]] = {}
-        for name, mapping in owned:
+        for name, mapping in named:
             value = json.dumps(mapping[key], sort_keys=True) if key in mapping else "absent"
             owners.setdefault(value, []).append(name)
         if len(owners) > 1:
-            parts = (f"{v} ({', '.join(dict.fromkeys(who))})" for v, who in owners.items())
+            parts = (f"{v} ({', '.join(dict.fromkeys(names))})" for v, names in owners.items())
             lines.append(f"{key}: {' · '.join(parts)}")
     return lines

@@ -1,7 +1,7 @@
-"""Rows that differ in their training seed alone become one row: the mean over seeds, with its standard deviation.
+"""Merges rows that differ only in their training seed: one row with mean and standard deviation over seeds.
 
-What a single training gives is one draw; the spread over clips or folds says nothing of how far the next would be
-from it.
+A single training is one random sample. Standard errors over clips or folds do not include the variation between
+trainings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from arvid.training.resuming import union_of, with_defaults
 from arvid.training.setting import setting_hash
 
 KEYS = ("seed", "data.seed")
-"""Of a setting: what training draws at random, and the order of its clips."""
+"""Keys of a setting: the seed of the training, and the seed of the order of clips."""
 OF_SEEDS: SpreadKind = "deviation of seeds"
 
 Curve = tuple[dict[str, float | None], ...]
@@ -36,9 +36,9 @@ Frames = tuple[float | None, ...]
 
 
 def merge_seeds(rows: Sequence[Row]) -> list[Row]:
-    """The rows, where those of one method and different seeds are one, in the place of the first.
+    """The rows, with rows of the same method and different seeds merged at the position of the first.
 
-    Raises UserError where its seeds were not scored alike.
+    Raises UserError if the seeds were not scored under the same protocols and metrics.
     """
     groups: dict[str, list[Row]] = {}
     for i, row in enumerate(rows):
@@ -51,18 +51,18 @@ def merge_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def seed_list(row: Row) -> str:
-    """The seeds of a mean, as far as they differ: `0, 1, 2`."""
+    """The different seeds of a merged row: `0, 1, 2`."""
     varying = [values for values in zip(*map(_seeds, row.seeds), strict=True) if len({*values}) > 1]
     return ", ".join("/".join(map(str, seed)) for seed in zip(*varying, strict=True))
 
 
 def seeds_of(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The seeds of a setting."""
+    """The seed keys of a setting."""
     return {key: setting[key] for key in KEYS if key in setting}
 
 
 def without_seeds(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """All else."""
+    """A setting without its seed keys."""
     return {key: value for key, value in setting.items() if key not in KEYS}
 
 
@@ -71,9 +71,9 @@ def _seeds(row: Row) -> tuple[Any, ...]:
 
 
 def _method(row: Row, rows: Sequence[Row]) -> str | None:
-    """What the seeds of one method have in common; None for rows that have no seed.
+    """Key of a row's method (everything but the seed), as JSON; None for rows without a seed.
 
-    Options that only the other rows of the method have, since they are newer, stand at their defaults.
+    Options that only newer rows of the method have count as their defaults.
     """
     if row.is_reference or any(not seeds_of(r.setting) for r in row.records):
         return None
@@ -97,8 +97,8 @@ def _mean_row(rows: Sequence[Row]) -> Row:
     for row, found in zip(rows, by_protocol, strict=True):
         for name, _ in found.keys() ^ by_protocol[0].keys():
             raise UserError(
-                f"{rows[0].run} and {row.run} are seeds of one method, of which only one is scored under {name} "
-                "(with these clips): evaluate the other too, or compare without it."
+                f"{rows[0].run} and {row.run} are seeds of one method, but only one is scored under {name} "
+                "(with these clips). Evaluate the other too, or compare without it."
             )
     records = [_mean_record([found[p] for found in by_protocol]) for p in by_protocol[0]]
     name = f"{_name(rows)} ({len(rows)} seeds)"
@@ -106,7 +106,7 @@ def _mean_row(rows: Sequence[Row]) -> Row:
 
 
 def _name(rows: Sequence[Row]) -> str:
-    """What the names have in common: `nova` of nova-seed0 and nova-seed1."""
+    """Common part of the names: `nova` for nova-seed0 and nova-seed1."""
     names = [row.name for row in rows]
     if len(set(names)) == 1:
         return names[0]
@@ -117,13 +117,13 @@ def _name(rows: Sequence[Row]) -> str:
 
 
 def _mean_record(records: Sequence[ResultRecord]) -> ResultRecord:
-    """The record of the mean. Its clips are those of the first."""
+    """Record with means over seeds. Its clips are those of the first seed."""
     first = records[0]
     kinds = [[(m.name, m.feature_sha256) for m in r.metrics] for r in records if not r.error]
     if any(found != kinds[0] for found in kinds):
         raise UserError(
-            f"The seeds of {first.name} were scored under {first.protocol_name} by other metrics or feature "
-            "networks: evaluate them again."
+            f"The seeds of {first.name} were scored under {first.protocol_name} with different metrics or feature "
+            "networks. Evaluate them again."
         )
     setting = _setting([record.setting for record in records])
     error = next((record.error for record in records if record.error), None)
@@ -148,7 +148,7 @@ def _mean_record(records: Sequence[ResultRecord]) -> ResultRecord:
 
 
 def _setting(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The one setting of all, with a list for a seed that differs."""
+    """The common setting. A seed that differs becomes a list."""
     seeds = {key: [setting[key] for setting in settings] for key in seeds_of(settings[0])}
     return {
         **settings[0],
@@ -157,12 +157,12 @@ def _setting(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _common(records: Sequence[ResultRecord], field: str) -> list[str]:
-    """Keys of a dict that all records have."""
+    """Keys of a dict field that all records have."""
     return [k for k in getattr(records[0], field) if all(k in getattr(r, field) for r in records)]
 
 
 def _mean_budget(budgets: Sequence[Budget]) -> Budget:
-    """The first one's counts, which are those of all, with the mean of what was measured."""
+    """The counts of the first budget (equal for all), with the means of measured speeds and times."""
     return dataclasses.replace(
         budgets[0],
         frames_per_second=_mean([budget.frames_per_second for budget in budgets]),
@@ -171,7 +171,7 @@ def _mean_budget(budgets: Sequence[Budget]) -> Budget:
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """At the steps at which all have a value."""
+    """Mean curve at the steps where all curves have a value."""
     found: dict[float, dict[str, list[float]]] = {}
     for point in (point for curve in curves for point in curve):
         step = point.get("step")
@@ -190,13 +190,13 @@ def _mean_frames(curves: Sequence[Frames]) -> Frames:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where one is."""
+    """Mean; None if a value is None."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
 def _mean_steps(curves: Sequence[StepCurve]) -> StepCurve:
-    """Its standard error is that over seeds."""
+    """Mean curve with the standard error over seeds."""
     columns = list(zip(*(curve.mean for curve in curves), strict=True))
     errors = [standard_error(column) or 0.0 for column in columns]
     mean = tuple(map(fmean, columns))

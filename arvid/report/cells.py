@@ -1,4 +1,4 @@
-"""The parts of a comparison: columns, rows and the cells where they meet."""
+"""The parts of a comparison: columns, rows and cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arvid.evaluation.records import ResultRecord
 
 Block = Literal["quality", "cost"]
 BLOCKS: dict[Block, str] = {"quality": "Quality", "cost": "Cost"}
-"""The two tables that the columns are shown in: one would be too wide to read."""
+"""Titles of the two tables. One table would be too wide to read."""
 Identity = tuple[str, str]
 """Name and hash of a protocol."""
 
@@ -21,16 +21,16 @@ class Column:
     """One column: a metric under a protocol, or a cost."""
 
     key: str
-    """Unique and stable: `protocol/metric`, with a piece of a hash where the names are not enough."""
+    """Unique and stable: `protocol/metric`, with a part of a hash if names are not unique."""
     label: str
     group: str
-    """Heading over the columns that belong together: the protocol, or `training`."""
+    """Heading of a group of columns: the protocol, or `training`."""
     block: Block
     higher_is_better: bool | None
-    """None where neither end is better (parameters, say)."""
+    """None if no direction is better (e.g. parameters)."""
     unit: str = ""
     detail: str = ""
-    """What a reader should know before comparing it with a number from elsewhere."""
+    """Definition of the values, needed to compare them with values from elsewhere."""
 
     @property
     def arrow(self) -> str:
@@ -44,28 +44,29 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number as measured and as shown."""
+    """One value as measured and as shown."""
 
     text: str = ""
     value: float | None = None
     spread: float | None = None
+    """Uncertainty after ±: `MetricValue.spread`."""
     count: int | None = None
     best: bool = False
-    """The best of the trained rows in its column (never a reference row, nor where all are equal)."""
+    """Whether it is the best trained row of its column. False for reference rows, and if all values are equal."""
     detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run (or the mean of several that differ in their seed) and its records, at most one per protocol."""
+    """One run, or the mean of runs that differ only in their seed, with at most one record per protocol."""
 
     name: str
     records: tuple[ResultRecord, ...]
     run: Path
     cells: Mapping[str, Cell] = field(default_factory=dict)
-    """By column key; absent where nothing was measured."""
+    """Column key -> cell; absent if nothing was measured."""
     seeds: tuple[Row, ...] = ()
-    """The rows of single training seeds that it is the mean of."""
+    """Rows of the single training seeds of a merged row; else empty."""
 
     @property
     def is_reference(self) -> bool:
@@ -73,17 +74,17 @@ class Row:
 
     @property
     def sources(self) -> tuple[ResultRecord, ...]:
-        """The records as they were written: of all seeds where it is a mean."""
+        """The records as written: for a merged row those of all seeds."""
         return tuple(r for row in self.seeds for r in row.records) or self.records
 
     @property
     def factors(self) -> dict[str, str]:
-        """What the row stands for, e.g. paradigm, token type and size."""
+        """Factors of the row, e.g. paradigm, token type and size."""
         return {k: v for record in self.records for k, v in record.factors.items()}
 
     @property
     def errors(self) -> dict[str, str]:
-        """Why the row failed, by protocol name; empty if it did not."""
+        """Protocol name -> why the row failed; empty if it did not fail."""
         return {r.protocol_name: r.error for r in self.records if r.error}
 
     def cell(self, column: Column) -> Cell:
@@ -92,10 +93,10 @@ class Row:
 
 
 def identity(record: ResultRecord) -> Identity:
-    """Name and hash of the protocol: records that differ in either share no column."""
+    """Name and hash of the record's protocol. Records share a column only if both are equal."""
     return record.protocol_name, record.protocol_hash
 
 
 def one_line(value: str) -> str:
-    """Without line breaks and control characters, which would break a table or steer a terminal."""
+    """Replace line breaks and control characters, which would break a table or control a terminal."""
     return "".join(char if char.isprintable() else " " for char in value)

@@ -1,9 +1,8 @@
-"""A comparison: the result records of several runs, as rows and columns that may stand beside each other.
+"""A comparison: the result records of several runs as comparable rows and columns.
 
-A row is a run, a column one metric under one protocol. Records under protocols of different hashes never share
-a column, even if the protocols bear the same name, and neither do metrics of different feature networks. Rows
-whose settings differ are refused unless that is asked for, and then every output says so. Rows that were made
-elsewhere have no setting; every output names them.
+A row is a run; a column is a metric under a protocol. Values share a column only if the protocols have the same name
+and hash and the metrics the same feature network. Different settings are an error unless explicitly allowed; then every
+output says so. Rows of external systems have no setting; every output lists them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Comparison:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     notes: tuple[str, ...]
-    """What every output must say beside the numbers: differences, failures."""
+    """Remarks that every output must show: differences, failures."""
 
     @classmethod
     def from_runs(
@@ -47,8 +46,8 @@ class Comparison:
         if differences and not allow_different_settings:
             listed = "\n".join(f"  {line}" for line in differences)
             raise UserError(
-                f"the runs have different settings, so their numbers do not compare:\n{listed}\n"
-                "Make them under one setting, or compare them all the same with "
+                f"the runs have different settings, so their values are not comparable:\n{listed}\n"
+                "Train them under one setting, or compare them anyway with "
                 "--allow-different-settings."
             )
         columns, rows_with_cells = _columns.build(rows)
@@ -57,12 +56,12 @@ class Comparison:
 
     @property
     def records(self) -> tuple[ResultRecord, ...]:
-        """As they were written."""
+        """The records as written."""
         return tuple(record for row in self.rows for record in row.sources)
 
     @property
     def summary(self) -> str:
-        """What is compared, in one line."""
+        """One line: title, numbers of rows, setting hashes."""
         trained = sum(not row.is_reference for row in self.rows)
         hashes = self.setting_hashes
         named = f"setting{'s' * (len(hashes) > 1)} {', '.join(h[:12] for h in hashes)}"
@@ -74,7 +73,7 @@ class Comparison:
 
     @property
     def setting_hashes(self) -> tuple[str, ...]:
-        """Of the trained rows: one, unless different settings were allowed. None where all rows were made elsewhere."""
+        """Setting hashes of the trained rows, normally one; empty if no row has a setting."""
         trained = [row for row in self.rows if not row.is_reference]
         records = [record for row in trained or self.rows for record in row.records]
         return tuple(dict.fromkeys(r.setting_hash for r in records if r.setting))
@@ -90,7 +89,7 @@ class Comparison:
 
     @property
     def legend(self) -> tuple[str, ...]:
-        """Network evaluations spelled out, for the rows that use several networks."""
+        """Evaluations of each network, for rows that use several networks."""
         users: dict[tuple[str, str], list[str]] = {}
         for column in self.columns:
             for row in self.rows:
@@ -114,7 +113,7 @@ class Comparison:
         return [row for row in self.rows if not costs or any(c.key in row.cells for c in columns)]
 
     def caption(self, row: Row) -> str:
-        """The factors that tell the trained rows apart and that the row's name does not say."""
+        """The factors that differ between trained rows and are not in the row's name."""
         trained = [other.factors for other in self.rows if not other.is_reference]
         varying = [k for k in row.factors if len({factors.get(k) for factors in trained}) > 1]
         return ", ".join(row.factors[k] for k in varying if row.factors[k] not in row.name)
@@ -139,8 +138,7 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
         notes.append("Within noise of the best (95 %): " + "; ".join(ties))
     for name, lines in _reading.protocol_differences(rows).items():
         notes.append(
-            f"The name {name} stands for different protocols here, which share no column. "
-            + "; ".join(lines)
+            f"Different protocols have the name {name}; they share no column. " + "; ".join(lines)
         )
     for row in rows:
         notes += [f"{row.name} failed under {name}: {why}" for name, why in row.errors.items()]

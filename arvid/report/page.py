@@ -1,7 +1,7 @@
-"""The web page of a comparison: one self-contained index.html, with its tables as files beside it.
+"""The web page of a comparison: one self-contained index.html, and its tables as separate files.
 
-Videos are data URIs, style and script stand in the page, and a content security policy forbids everything
-else: the page needs no network and runs no script but its own. Text from records is escaped by jinja2.
+The page contains videos (data URIs), style and script. A content security policy forbids network access and other
+scripts. jinja2 escapes text from records.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _settings(comparison: Comparison) -> list[tuple[str, list[str], dict[str, An
 
 
 def _provenance(comparison: Comparison) -> dict[str, list[str]]:
-    """What the records say of where they come from, each thing once."""
+    """Code versions, hardware and dates of the records, without duplicates."""
     records = comparison.records
     return {
         "code": sorted({r.code_version for r in records if r.code_version}),
@@ -110,5 +110,5 @@ def _provenance(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _show(value: Any) -> str:
-    """A value of a setting or protocol: text as it is, all else as JSON."""
+    """Text of a value of a setting or protocol: strings unchanged, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

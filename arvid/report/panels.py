@@ -1,7 +1,7 @@
-"""What the plots of a comparison have in common: their style, the colour of each row, panels as SVG.
+"""Common parts of the plots: style, the colour of each row, panels as SVG.
 
-Every row has one colour in all plots (Okabe and Ito's palette, made for colour-blind readers; greys for reference
-rows). The same records give the same bytes.
+A row has the same colour in all plots (Okabe and Ito's palette for colour-blind readers; greys for reference rows).
+Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure for the page: panels to be set side by side, and the rows they show."""
+    """A figure of the page: panels side by side, and the rows they show."""
 
     title: str
     caption: str
     panels: tuple[str, ...]
     """SVG elements."""
     rows: tuple[Row, ...] = ()
-    """Rows that want a legend; empty if the panels name them."""
+    """Rows for the legend; empty if the panels name their rows."""
 
 
 def colours(rows: Sequence[Row]) -> dict[str, str]:
@@ -72,8 +72,8 @@ def colours(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def panel(name: str, draw: Callable[[Axes], None]) -> str:
-    """One panel as an `<svg>` element that scales to its place."""
-    # ids must differ between the panels of a page and be the same in every run: the salt is the drawing itself
+    """One panel as an `<svg>` element without a fixed size."""
+    # Ids must differ between panels of a page but not between runs: the hash of the drawing is the salt.
     first = _render(name, draw)
     return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
 
@@ -81,7 +81,7 @@ def panel(name: str, draw: Callable[[Axes], None]) -> str:
 def write_png(
     path: Path, draws: Sequence[Callable[[Axes], None]], *, columns: int | None = None
 ) -> None:
-    """Panels side by side (or in rows of so many) as a PNG file, for tables that are no web page."""
+    """Write panels as a PNG file, in rows of `columns` panels (None: one row)."""
     columns = columns or len(draws)
     rows = -(-len(draws) // columns)
     with mpl.rc_context(_STYLE):
@@ -106,6 +106,7 @@ def _render(salt: str, draw: Callable[[Axes], None]) -> str:
         draw(axis)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
+    # matplotlib's metadata and fixed size would make the output depend on its version and prevent scaling
     svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)

@@ -1,4 +1,4 @@
-"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame, roll-outs."""
+"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame, rollouts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from arvid.report.rollout import rollouts
 
 
 def all_plots(comparison: Comparison) -> list[Plot]:
-    """The plots for which the records hold something."""
+    """The plots for which the records have data."""
     makers = (quality_against_speed, training_curves, rollouts, quality_per_frame)
     return [plot for maker in makers if (plot := maker(comparison)) is not None]
 
 
 def training_curves(comparison: Comparison) -> Plot | None:
-    """Loss over steps, one panel for each token type: losses of different types have different units."""
+    """Loss over steps, one panel per token type: losses of different types have different units."""
     panels: dict[str, list[Row]] = {}
     for row in comparison.rows:
         if _curve(row):
@@ -48,7 +48,7 @@ def training_curves(comparison: Comparison) -> Plot | None:
 
 
 def quality_against_speed(comparison: Comparison) -> Plot | None:
-    """The first metric against frames per second of the same protocol; rows without a speed as lines."""
+    """The first metric against frames per second under the same protocol. Rows without a speed are lines."""
     pair = _quality_and_speed(comparison)
     if pair is None:
         return None
@@ -75,7 +75,7 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
 
 
 def quality_per_frame(comparison: Comparison) -> Plot | None:
-    """Frame by frame, where no roll-out says it: one panel for each metric and protocol."""
+    """Metrics at each frame, one panel per metric and protocol, unless there is a rollout curve."""
     panels: dict[str, dict[str, Sequence[float | None]]] = {}
     for heading, found in comparison.protocols.items():
         for row, record in found:
@@ -93,14 +93,14 @@ def quality_per_frame(comparison: Comparison) -> Plot | None:
     shown = {name for lines in panels.values() for name in lines}
     return Plot(
         title="Quality per frame",
-        caption="How prediction holds up along the clip, from the first frame (0) on.",
+        caption="Mean over clips at each frame, from the first frame (0) on.",
         panels=tuple(panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )
 
 
 def _curve(row: Row) -> Sequence[Mapping[str, float | None]]:
-    """The records of a run repeat its training curve."""
+    """Training curve of a row: every record of a run contains it."""
     return next((record.curve for record in row.records if record.curve), ())
 
 
@@ -117,7 +117,7 @@ def _draw_curve(axis: Axes, row: Row, colour: str) -> None:
 
 
 def _quality_and_speed(comparison: Comparison) -> tuple[Column, Column] | None:
-    """The first metric whose protocol has at least one row with both it and a speed."""
+    """The first metric, with the speed of its protocol, for which at least one row has both."""
     speeds = {c.group: c for c in comparison.columns if c.key.endswith("/frames_per_second")}
     for quality in comparison.in_block("quality"):
         speed = speeds.get(quality.group)
@@ -166,7 +166,7 @@ def _draw_frames(
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 with plain numbers."""
+    """Set ticks of a logarithmic axis to 1, 2 and 5 times powers of ten, as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""The plot of roll-outs, as in NOVA's appendix (arXiv:2412.14169, figure 3)."""
+"""The plot of rollouts, as in NOVA's appendix (arXiv:2412.14169, figure 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arvid.report.panels import DASHED, Plot, colours, panel
 
 
 def rollouts(comparison: Comparison) -> Plot | None:
-    """Predictions step by step with bands of one standard error: one panel for each metric and protocol."""
+    """Quality against the autoregressive step, with bands of one standard error: one panel per metric and protocol."""
     panels: dict[str, dict[str, StepCurve]] = {}
     for heading, found in comparison.protocols.items():
         for row, record in found:
@@ -32,10 +32,9 @@ def rollouts(comparison: Comparison) -> Plot | None:
     shown = {name for lines in panels.values() for name in lines}
     return Plot(
         title="Quality against the autoregressive step",
-        caption="How a prediction holds up as it is rolled out: the mean over clips at each step after the given "
-        "frames, and one standard error (over seeds, where a row is a mean over seeds). Dashed: the reconstruction, "
-        "which no model on its tokens can exceed, the last given frame repeated, and other rows that were not "
-        "trained.",
+        caption="Mean over clips at each step after the given frames, with one standard error (over seeds, if a row "
+        "is a mean over seeds). Dashed: rows that were not trained, such as the last given frame repeated, and the "
+        "reconstruction, which is the upper bound of any model on its tokens.",
         panels=tuple(panel("rollout", partial(draw, title=k, lines=v)) for k, v in panels.items()),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )

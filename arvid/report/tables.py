@@ -1,6 +1,6 @@
-"""A comparison as text for the terminal, Markdown, CSV, JSON and LaTeX.
+"""A comparison as terminal text, Markdown, LaTeX, CSV and JSON.
 
-Every form but CSV and JSON comes in two tables, quality and cost: together they would be too wide to read.
+Text, Markdown and LaTeX have two tables, quality and cost. One table would be too wide to read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["markdown", "tex", "text", "to_csv", "to_dict", "to_json"]
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line per row with unrounded numbers; a spread has its own column. Notes are in the last column."""
+    """One line per row, values not rounded. Uncertainties have columns of their own (`... spread`); notes come last."""
     factors = list(dict.fromkeys(k for row in comparison.rows for k in row.factors))
     with_spread = {
         c.key for r in comparison.rows for c in comparison.columns if r.cell(c).spread is not None
@@ -41,7 +41,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """The machine form: numbers as measured beside the texts that every other form shows."""
+    """The comparison as plain data: values as measured, and the texts that the other formats show."""
     return {
         "format": 1,
         "title": comparison.title,

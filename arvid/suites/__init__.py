@@ -1,1 +1,1 @@
-"""Benchmark suites that score prompts of their own: VBench, GenEval, T2I-CompBench, DPG-Bench."""
+"""Benchmark suites with their own prompts: VBench, GenEval, T2I-CompBench, DPG-Bench."""

@@ -1,4 +1,4 @@
-"""Clips of a generator of arvid by captions alone, as the benchmark suites ask for them."""
+"""Samples clips from captions with an arvid generator, for the benchmark suites."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from arvid.training.generator_module import GeneratorModule, checkpoint_path
 
 
 class CheckpointSampler:
-    """Captions and a seed to clips; the same ones give the same clips.
+    """Maps captions and a seed to clips, deterministically.
 
     Args:
         model: see `arvid.training.generator_module.load_generator`.
-        num_frames: of each clip; as trained by default.
-        motion: motion score in pixels per frame, where the model was trained with it; unknown by default.
-        options: how tokens are drawn; the model's own by default.
+        num_frames: length of each clip; None: as in training.
+        motion: motion score in pixels per frame, for a model trained with it; None: unknown.
+        options: sampling options; None: the model's.
 
-    Raises UserError for a model that takes no text or has no clips of that length, and for a motion score that it
-    was not trained with.
+    Raises UserError if the model takes no text, cannot make clips of this length, or was not trained with motion
+    scores.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class CheckpointSampler:
         if spec.text_dim is None:
             raise UserError("This model was trained without captions: it cannot follow prompts.")
         if motion is not None and not spec.motion:
-            raise UserError("A motion score was given, but this model was trained without it.")
-        clip_grid(model, num_frames)
+            raise UserError(
+                "A motion score was given, but this model was trained without motion scores."
+            )
+        clip_grid(model, num_frames)  # raises UserError for an impossible length
         self.model = model
         self.num_frames = num_frames
         self.motion = math.nan if motion is None else motion
@@ -62,7 +64,7 @@ class CheckpointSampler:
         )
 
     def describe(self, checkpoint: Path) -> dict[str, Any]:
-        """The model as plain data, with the setting and factors that its rows bear."""
+        """The model as plain data, with its setting, factors and options for the record."""
         description = self.model.description
         return {
             "kind": "checkpoint",

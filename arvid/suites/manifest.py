@@ -1,4 +1,4 @@
-"""What the samples of a folder were drawn from: a file beside them, so that those of another model are not mixed in."""
+"""Manifest of a folder of samples: model, seed and prompts. It prevents mixing samples of different models."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ MANIFEST = "sampling.json"
 
 
 def claim(folder: Path, description: Mapping[str, Any]) -> None:
-    """Write down what the samples are drawn from. Raises UserError where the folder says something else already."""
+    """Write the manifest of a folder. Raises UserError if the folder has a different manifest."""
     wanted = json.loads(json.dumps(description))
     found = read_manifest(folder)
     if found is None:
         write_json(folder / MANIFEST, wanted)
-    elif found != wanted and (found := _as_written_now(found)) != wanted:
-        unlike = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    elif found != wanted and (found := _in_current_form(found)) != wanted:
+        different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         raise UserError(
-            f"{folder} holds another sampling ({', '.join(unlike)} differ, see {MANIFEST}). "
+            f"{folder} holds other samples ({', '.join(different)} differ, see {MANIFEST}). "
             "Use another folder."
         )
 
 
-def _as_written_now(value: Any) -> Any:
-    """A manifest without the sampling options that are at their defaults, which earlier versions of arvid wrote too."""
+def _in_current_form(value: Any) -> Any:
+    """The manifest without sampling options at their defaults. Earlier versions of arvid also wrote these."""
     if not isinstance(value, dict):
         return value
-    found = {key: _as_written_now(part) for key, part in value.items()}
+    found = {key: _in_current_form(part) for key, part in value.items()}
     if isinstance(found.get("sampling"), dict) and isinstance(found.get("factors"), dict):
         found["sampling"] = _changed(found["sampling"], found["factors"])
     return found
 
 
 def _changed(options: dict[str, Any], factors: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a model has and that are not at their defaults; all of them where the model is not known."""
+    """The model's sampling options that differ from their defaults; all options if the model is unknown."""
     from arvid.training.sampling_options import build_sampling  # slow to import
 
     try:
@@ -50,7 +50,7 @@ def _changed(options: dict[str, Any], factors: Mapping[str, Any]) -> dict[str, A
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What its samples were drawn from; None for samples from elsewhere. Raises UserError for a damaged file."""
+    """The manifest of a folder; None for samples of external systems. Raises UserError for a damaged file."""
     path = folder / MANIFEST
     if not path.is_file():
         return None

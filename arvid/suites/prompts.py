@@ -1,4 +1,4 @@
-"""Files of prompts that benchmark suites are given, and of texts that stand in the prompts' place."""
+"""Reads files of prompts and of rewritten prompts for the benchmark suites."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_rewritten(path: Path) -> dict[str, str]:
-    """What models are given in the place of prompts: text by prompt.
+    """Rewritten prompts: original prompt -> text for the model.
 
-    From a JSON list of objects with `prompt` and `dense_prompt` (NOVA's), of which the first counts where a prompt
-    has several, or a JSON object of texts by prompt. Raises UserError for a file that is something else.
+    The file is a JSON list of objects with `prompt` and `dense_prompt` (NOVA's format; the first entry of a prompt
+    counts), or a JSON object prompt -> text. Raises UserError for any other file.
     """
     value = read_json(path, "the file of rewritten prompts")
     try:

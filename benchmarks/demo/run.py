@@ -1,21 +1,21 @@
 """The demo: three paradigms trained under one setting, sampled, scored and shown side by side.
 
-NOVA on continuous tokens, next-block and next-token prediction on discrete ones, with the reference rows that say
-what the numbers mean. Without --data on the embedded sprites with their embedded tokenizers; with --data on a folder
-of videos (a folder per class) or a manifest, for which the two tokenizers are trained first.
+NOVA on continuous tokens, next-block and next-token prediction on discrete tokens, and reference rows for comparison.
+The default data are the included sprites with their included tokenizers. With --data: a folder of videos (a folder per
+class) or a manifest; the two tokenizers are then trained first.
 
 scales:
-  demo    two million parameters, 1,400 steps, 8,192 clips: some ten minutes on two CPU cores
-  quick   a quarter of a million parameters, 500 steps, 2,048 clips: under three minutes. All rows draw the colour that
-          was asked for, NOVA moves it as it was asked for, none knows outlines.
-  smoke   three steps: whether it runs
+  demo    two million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
+  quick   a quarter of a million parameters, 500 steps, 2,048 clips: under three minutes. All rows learn the requested
+          colour, NOVA also the requested motion, none the outlines.
+  smoke   three steps, to check that it runs
 
 examples:
   arvid bench demo
   arvid bench demo --scale quick
   arvid bench demo --data videos/ --out runs/mine
 
-An interrupted demo goes on where it was when the same command is given again.
+Repeat the same command to continue an interrupted demo.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ TOKENIZERS = {"vae3d": "continuous", "magvit_fsq": "discrete"}
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is done."""
+    """Size of the models, training and evaluation."""
 
     size: str
     """Size of the paradigms: a file of configs/sizes."""
     options: tuple[str, ...] = ()
     """Options of `arvid fit`, for tokenizers and generators alike."""
     sprites: int | None = None
-    """Training clips, without --data; None for what the setting says."""
+    """Number of training clips without --data; None: as in the setting."""
     num_clips: int | None = None
-    """Clips per protocol; None for what the protocols say."""
+    """Number of clips per protocol; None: as in the protocols."""
 
 
 SCALES = {
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; `fit_options` is what it does not know and `arvid fit` should."""
+    """The command line. Unknown options go to `fit_options`, for `arvid fit`."""
     parser = argparse.ArgumentParser(
         prog="arvid bench demo",
         description=__doc__,
@@ -121,7 +121,7 @@ def parse_arguments() -> argparse.Namespace:
         "--tokenizer-steps",
         type=at_least(1).integer,
         default=3000,
-        help="with --data: their training steps",
+        help="with --data: training steps of the tokenizers",
     )
     options, unknown = parser.parse_known_args()
     options.fit_options = unknown
@@ -154,7 +154,7 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
 
 
 def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
-    """The paradigms."""
+    """One variant per paradigm."""
     from arvid.experiments.variants import Variant
 
     return [
@@ -167,7 +167,7 @@ def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
 
 
 def setting(options: argparse.Namespace) -> str:
-    """What the names of the setting and of its protocols begin with."""
+    """Prefix of the names of the setting and its protocols."""
     return "clips" if options.data else "sprites"
 
 

@@ -1,14 +1,14 @@
-"""Train SpritesNet, the feature network of `fd-sprites` and the judge of attribute accuracy.
+"""Train SpritesNet, the feature network of `fd-sprites` and the classifier of attribute accuracy.
 
     python benchmarks/demo/train_sprites_net.py --steps 1000
 
-Writes arvid/assets/sprites-net.safetensors and the record of how it came about, sprites-net.json, beside it.
-Training clips are sprites of seed 0, each seen once; accuracies are of unseen clips (seed 1).
+Writes arvid/assets/sprites-net.safetensors, and the record of the training, sprites-net.json, beside it. Training clips
+are sprites of seed 0, each used once. Accuracies are measured on unseen clips (seed 1).
 
-Clips are blurred, noised and tinted a little, so that the network judges the clips of a small generator sensibly.
-Classifying alone would let the features forget all that does not matter for it. So that a Fréchet distance over
-them sees background, blur and flicker too, the first two features measure the blur and the noise of the clip,
-and an auxiliary head, dropped afterwards, has to read its coarse layout, motion energy and sharpness from all.
+Blur, noise and tint are added, so that the network is reliable on the clips of a small generator. With classification
+only, the features would ignore background, blur and flicker, and so would a Fréchet distance over them. So the first
+two features are trained to measure blur and noise, and an auxiliary head (dropped afterwards) predicts coarse layout,
+motion energy and sharpness from all features.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arvid.metrics.sprites_net import ASSET, ATTRIBUTES, SpritesNet, save_sprite
 from arvid.ranges import above, at_least
 
 NUM_FRAMES = 17
-SHORT_FRAMES = 9  # one batch in four, so that other lengths are judged sensibly too
+SHORT_FRAMES = 9  # in every fourth batch, so that the network also works for other lengths
 NUM_VALIDATION = 2048
 LAYOUT = (2, 4, 4)
 AUXILIARY_WEIGHT = 0.5
@@ -111,9 +111,9 @@ def load(clips: Sprites, indices: range) -> tuple[Float[Tensor, "b 3 t h w"], di
 def augment(
     video: Float[Tensor, "b 3 t h w"],
 ) -> tuple[Float[Tensor, "b 3 t h w"], Float[Tensor, "b 2"]]:
-    """Blurred, noised and tinted, and how much of the first two, in units of mean 0 and variance 1.
+    """Add blur, noise and tint. Returns the video, and the strengths of blur and noise with mean 0 and variance 1.
 
-    Half of the clips stay sharp and half stay clean.
+    Half of the clips get no blur, and half get no noise.
     """
     blurring, noise = _strength(len(video)), _strength(len(video))
     shape = (len(video), 1, 1, 1, 1)
@@ -139,7 +139,7 @@ def blur(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
 
 
 def statistics(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
-    """What the auxiliary head regresses, each of about unit scale: layout, motion energy and sharpness."""
+    """Targets of the auxiliary head, each of about unit scale: layout, motion energy and sharpness."""
     layout = 2 * F.adaptive_avg_pool3d(video, LAYOUT).flatten(1)
     energies = [video.diff(dim=2), video.diff(dim=4)]
     logs = [torch.log(x.abs().mean((1, 2, 3, 4)) + 0.01) for x in energies]
@@ -148,7 +148,7 @@ def statistics(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
 
 @torch.no_grad()
 def validate(net: SpritesNet, seed: int) -> dict[str, dict[str, float]]:
-    """Share of unseen clips whose attribute is read rightly: as they are, blurred, and of fewer frames."""
+    """Accuracy of each attribute on unseen clips: clean, blurred, and with fewer frames."""
     return {
         "clean": _accuracies(net, Sprites(NUM_VALIDATION, seed=seed, num_frames=NUM_FRAMES), False),
         "blurred": _accuracies(

@@ -1,10 +1,9 @@
-"""Makes the two embedded sprites tokenizers: trains both by `arvid fit` with one recipe, writes them to arvid/assets.
+"""Trains the two included sprites tokenizers with `arvid fit` and one recipe, and writes them to arvid/assets.
 
     arvid bench demo/train_tokenizers
 
-The record beside each file says how it came about, and its PSNR on sprites that the training never saw. Takes about
-half an hour on two CPU cores. The files in place were made by an earlier loop with nearly the same recipe, as their
-records say.
+The record beside each file describes its training and its PSNR on unseen sprites. Takes about half an hour on two CPU
+cores. The existing files come from an earlier training loop with nearly the same recipe, as their records say.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ def main() -> None:
 
 
 def fit(name: str, run: Path, extra: list[str]) -> list[str]:
-    """Arguments of `arvid fit`; they differ in the bottleneck alone."""
+    """Arguments of `arvid fit`. The two tokenizers differ only in the bottleneck."""
     configs = ["--config", f"tokenizers/sprites-{name}", "--config", "settings/sprites-tokenizers"]
     return ["fit", *configs, "--run", str(run), *extra]
 
 
 def steps_of(checkpoint: Path) -> int:
-    """Optimiser steps behind a checkpoint."""
+    """Number of optimiser steps of a checkpoint."""
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 
 def describe(command: list[str], steps: int) -> dict[str, Any]:
-    """How a tokenizer came about."""
+    """Record of a tokenizer's training."""
     return {
         "command": shlex.join(["arvid", *command]),
         "steps": steps,
@@ -75,7 +74,8 @@ def describe(command: list[str], steps: int) -> dict[str, Any]:
 
 
 def export(tokenizer: VideoTokenizer, path: Path, record: dict[str, Any]) -> None:
-    """Write file and record; the PSNR is that of the fp16 weights."""
+    """Write file and record. The PSNR is measured with the fp16 weights."""
+    # saved twice: first to load the fp16 weights, then with their PSNR in the record
     save_tokenizer(tokenizer, path, record, half=True)
     record["psnr_unseen"] = measure(load_tokenizer(path))
     save_tokenizer(tokenizer, path, record, half=True)
@@ -85,7 +85,7 @@ def export(tokenizer: VideoTokenizer, path: Path, record: dict[str, Any]) -> Non
 
 @torch.no_grad()
 def measure(tokenizer: VideoTokenizer) -> float:
-    """PSNR in dB of `decode(encode(video))`, mean over sprites that no training saw."""
+    """PSNR in dB of `decode(encode(video))`, mean over unseen sprites."""
     clips = DataLoader(VideoExamples(Sprites(NUM_UNSEEN, seed=1)), 16, collate_fn=collate)
     scores = [
         psnr(tokenizer.decode(tokenizer.encode(batch["video"])), batch["video"]) for batch in clips

@@ -1,15 +1,15 @@
-"""Does FVD's machinery see what it should? Real clips against real clips that are spoilt, more and more.
+"""Sensitivity of FVD: distance between real clips and corrupted real clips, with increasing corruption.
 
-Clips are cut from a folder of videos and divided into two disjoint halves. One is the real set; the other takes
-the part of the generated one: as it is (the floor at this count), with noise, with blur, with shuffled frames.
-The distance must lie above the floor and grow with each of them. I3D's weights are random unless --weights names
-the published file, so the values themselves are no FVD; what is checked is the path from file to number.
+Clips are cut from a folder of videos and split into two disjoint halves. One is the real set. The other replaces the
+generated set: unchanged (lower bound at this number of clips), with noise, with blur, with shuffled frames. The
+distance must lie above the lower bound and grow with the corruption. I3D has random weights unless --weights gives the
+published file. Then the values are not FVD, but the whole computation from file to value is checked.
 
 examples:
   python benchmarks/fvd/sensitivity.py --data videos/
   python benchmarks/fvd/sensitivity.py --data videos/ --weights i3d_pretrained_400.pt --num-clips 256
 
-Writes table.md and results.json to --out: 11 passes over the clips of a half, on a CPU some seconds for each clip.
+Writes table.md and results.json to --out. Takes 11 passes over the clips of a half, on a CPU some seconds per clip.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ Row = dict[str, Any]
 
 
 def add_noise(videos: Videos, deviation: float) -> Videos:
-    """Gaussian noise of a standard deviation in levels, another in every frame."""
+    """Add Gaussian noise with a standard deviation in levels, different in every frame."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(videos.shape, generator=generator) * deviation
     return (videos + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def blur(videos: Videos, sigma: float) -> Videos:
-    """Gaussian blur of a standard deviation in pixels, the same in every frame."""
+    """Gaussian blur with a standard deviation in pixels, the same in every frame."""
     frames = [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in videos.flatten(0, 1).numpy()]
     return torch.from_numpy(np.stack(frames)).view_as(videos)
 
 
 def shuffle(videos: Videos, share: float) -> Videos:
-    """A share of the frames of each clip change places among themselves."""
+    """Permute a share of the frames of each clip."""
     generator = torch.Generator().manual_seed(0)
     shuffled = videos.clone()
     for clip in shuffled:
         num_moved = max(2, round(share * len(clip)))
         moved = torch.randperm(len(clip), generator=generator)[:num_moved]
-        clip[moved] = clip[moved.roll(1)]  # every one of them leaves its place
+        clip[moved] = clip[moved.roll(1)]  # a cyclic shift moves every chosen frame
     return shuffled
 
 
@@ -72,7 +72,7 @@ SPOILERS: dict[str, tuple[Callable[[Videos, float], Videos], tuple[float, ...], 
     "blur": (blur, (1, 2, 4), "pixels"),
     "shuffled frames": (shuffle, (0.25, 0.5, 1), "of the frames"),
 }
-"""What is done to clips, how strongly, ascending, and in what unit."""
+"""Corruption -> function, ascending amounts, unit of the amounts."""
 
 
 def main() -> None:
@@ -123,14 +123,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_network(options: argparse.Namespace) -> FeatureNetwork:
-    """With published weights if they are given, else with random ones."""
+    """I3D with the published weights if they are given, else with random weights."""
     if options.weights is None:
         return seeded_fvd_features(options.preprocessing)
     return fvd_features(options.preprocessing, weights=options.weights)
 
 
 def halves(options: argparse.Namespace) -> tuple[Videos, Videos]:
-    """Two disjoint sets of clips of different videos, each of every class in turn.
+    """Two disjoint sets of clips from different videos, chosen at random.
 
     Raises UserError if there are too few videos.
     """
@@ -138,14 +138,16 @@ def halves(options: argparse.Namespace) -> tuple[Videos, Videos]:
     dataset: VideoDataset = VideoFolder(options.data, spec)
     needed = 2 * options.num_clips
     if len(dataset) < needed:
-        raise UserError(f"{options.data}: {needed} clips are needed, there are {len(dataset)}.")
+        raise UserError(
+            f"{options.data}: {needed} clips are needed, but there are {len(dataset)}. Use fewer --num-clips."
+        )
     chosen = np.random.default_rng(0).permutation(len(dataset))[:needed]
     videos = torch.stack([torch.from_numpy(dataset[int(i)].video) for i in chosen])
     return videos[: options.num_clips], videos[options.num_clips :]
 
 
 def features_of(network: FeatureNetwork, videos: Videos) -> Tensor:
-    """Features (N, d), some clips at a time."""
+    """Features (N, d), computed in batches."""
     return torch.cat([network(batch) for batch in videos.split(BATCH_SIZE)])
 
 
@@ -155,7 +157,7 @@ def distance(real: Tensor, other: Tensor) -> float:
 
 
 def is_monotone(rows: list[Row]) -> bool:
-    """Whether the distance grows from the floor on with every kind of spoiling."""
+    """Whether the distance grows with the amount of every corruption, starting from the lower bound."""
     floor = rows[0]["distance"]
     for name in SPOILERS:
         values = [floor, *(row["distance"] for row in rows if row["spoilt by"] == name)]
@@ -165,7 +167,7 @@ def is_monotone(rows: list[Row]) -> bool:
 
 
 def page(result: dict[str, Any]) -> list[str]:
-    """The protocol, and the table below it."""
+    """Lines of the page: the protocol and the table."""
     amounts = (
         "" if row["amount"] is None else f"{row['amount']:g} {row['unit']}"
         for row in result["rows"]

@@ -1,8 +1,8 @@
-"""What the benchmarks of NBP's tables and figures have in common: scales, blocks, sizes, protocols, command line.
+"""Shared code of the benchmarks of NBP's tables and figures: scales, blocks, sizes, protocols, command line.
 
 scales:
-  demo    a CPU: sprites, or one's own clips (--data) with one's own tokenizer (--tokenizer), scored by what has its
-          weights; the page says what was left out
+  demo    a CPU: sprites, or your own clips (--data) with your own tokenizer (--tokenizer). Metrics without weights are
+          left out, and the page lists them
   lab     one GPU: the paper's data and tokenizer, smaller networks, 20,000 steps, 1,000 clips
   paper   as published
 """
@@ -26,7 +26,7 @@ from arvid.training.export import load_tokenizer
 
 Data = Literal["k600", "ucf101"]
 Task = Literal["frames", "class and frame", "class"]
-"""What is given: five frames (Kinetics-600), the class and the first frame, or the class alone (both UCF-101)."""
+"""Tasks by their conditions: five frames (Kinetics-600); class and first frame, or only the class (both UCF-101)."""
 
 PROTOCOLS: dict[Task, str] = {
     "frames": "nbp-k600-fp",
@@ -38,23 +38,23 @@ RECIPES: dict[Task, tuple[Data, str]] = {
     "class and frame": ("ucf101", "nbp-paper-ucf101"),
     "class": ("ucf101", "nbp-released-ucf101"),
 }
-"""Data of each task, and the configurations (settings and paradigms) of models for it: table 6 of the paper, but for
-the class alone, which only the released code trains for."""
+"""Data of each task, and the configurations (settings and paradigms) of its models, as in table 6 of the paper. The
+task with only the class is not in table 6; only the released code trains for it."""
 METRICS = {"fvd": "FVD ↓", "psnr-pooled": "PSNR ↑", "ssim": "SSIM ↑", "lpips-nbp": "LPIPS ↓"}
-"""The paper's metrics, by the names of the registry."""
+"""The paper's metrics, by their names in the registry."""
 
 LAB_CLIPS = 1_000
 DEMO_CLIPS = 128
 DEMO_SIDES = {"sprites": 32, "clips": 64}
-"""Pixels of the demo's clips."""
+"""Height and width of the demo's clips, pixels."""
 SIZES = {
     "demo": {"d4w64": "d4w64", "d5w96": "d5w96", "d6w128": "tiny"},
     "lab": {"d8w384": "d8w384", "d12w512": "d12w512", "d12w768": "d12w768"},
     "paper": {"700M": "d24w1536", "1.2B": "d24w2048", "3B": "d32w3072"},
 }
-"""Configurations of three sizes by scale and name; those of the paper are its table 4's."""
+"""Scale -> size name -> configuration. The scale paper has the sizes of the paper's table 4."""
 ABLATED = {"demo": "d6w128", "lab": "d12w768", "paper": "700M"}
-"""The size whose blocks are compared."""
+"""The size at which blocks are compared."""
 PARADIGM = "--model.init_args.paradigm.init_args"
 DEMO_OPTIONS = (
     "--trainer.max_steps=600",
@@ -74,12 +74,12 @@ LAB_OPTIONS = (
 
 
 def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argparse.ArgumentParser:
-    """The options that all of them have; those for real sets are of the named ones."""
+    """A parser with the common options, and the options of the named real sets."""
     made = argparse.ArgumentParser(
         description=f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all variants. "
-        "What is interrupted goes on when the same command is given again.",
+        "Repeat the same command to continue an interrupted benchmark.",
     )
     made.add_argument("--scale", choices=tuple(SIZES), default="demo")
     made.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
@@ -110,14 +110,14 @@ def _add_models(group: argparse._ArgumentGroup, prefix: str) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="score this model in the place of those that would be trained; may be repeated",
+        help="score this model instead of training models; may be repeated",
     )
 
 
 def read_arguments(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; `fit_options` is what it does not know and `arvid fit` should.
+    """The command line. Unknown options go to `fit_options`, for `arvid fit`.
 
-    Raises UserError for options of another scale, which would do nothing.
+    Raises UserError for options of another scale, which would have no effect.
     """
     options, unknown = made.parse_known_args()
     options.fit_options = unknown
@@ -141,7 +141,7 @@ def _required(options: argparse.Namespace, name: str) -> Path:
 
 
 def _of_data(options: argparse.Namespace, data: Data, name: str) -> str:
-    """What the option of a set of clips is called."""
+    """Name of the option of a set of clips."""
     return name if options.scale == "demo" else f"{data}_{name}"
 
 
@@ -151,7 +151,7 @@ def _of_data(options: argparse.Namespace, data: Data, name: str) -> str:
 def variant(
     name: str, options: argparse.Namespace, task: Task, *, size: str, block: Block
 ) -> Variant:
-    """A model for a task with a size of SIZES."""
+    """A variant for a task, with a size of SIZES."""
     demo = options.scale == "demo"
     setting, paradigm = (demo_setting(options), "next_block") if demo else (RECIPES[task][1],) * 2
     sized = SIZES[options.scale][size]
@@ -163,21 +163,20 @@ def variant(
 
 
 def demo_setting(options: argparse.Namespace) -> str:
-    """What the name of the demo's setting begins with."""
+    """Prefix of the name of the demo's setting."""
     return "clips" if options.data else "sprites"
 
 
 def given(options: argparse.Namespace, task: Task) -> list[Variant]:
-    """The models that the command line names for a task, which are scored in the place of trained ones."""
+    """The models that the command line names for a task. They are scored instead of trained ones."""
     named = getattr(options, _of_data(options, RECIPES[task][0], "checkpoint"))
     return [Variant(name=n, checkpoint=p) for n, p in named_paths(named).items()]
 
 
 def fit_options(options: argparse.Namespace, task: Task, *, paper: Sequence[str] = ()) -> list[str]:
-    """Options of `arvid fit` that all variants for a task share; the user's own come last and win.
+    """Common options of `arvid fit` for all variants of a task. The user's options come last and win.
 
-    `paper` are those of the scale paper besides its configurations. Raises UserError for data or a tokenizer that must
-    be named and is not.
+    `paper` are further options at the scale paper. Raises UserError if required data or a tokenizer is missing.
     """
     by_scale = {"demo": DEMO_OPTIONS, "lab": LAB_OPTIONS, "paper": paper}[options.scale]
     return [
@@ -223,7 +222,7 @@ def _tokenizer_options(options: argparse.Namespace, task: Task) -> list[str]:
 
 
 def frame_sides(options: argparse.Namespace) -> tuple[int, int]:
-    """Rows and columns of a frame's tokens, 16 x 16 but in the demo."""
+    """Rows and columns of a frame's tokens: 16 x 16, except in the demo."""
     if options.scale != "demo":
         return 16, 16
     tokenizer = load_tokenizer(options.tokenizer or "sprites-magvit_fsq")
@@ -233,7 +232,7 @@ def frame_sides(options: argparse.Namespace) -> tuple[int, int]:
 
 
 def published_blocks(height: int, width: int) -> list[Block]:
-    """The shapes of the paper's ablation in a frame of so many tokens: a token, a row, a quarter of the rows, a frame.
+    """Block shapes of the paper's ablation for a frame of this size: a token, a row, a quarter of the rows, a frame.
 
     For 16 x 16 they are 1x1x1, 1x1x16, 1x4x16 and 1x16x16.
     """
@@ -241,12 +240,12 @@ def published_blocks(height: int, width: int) -> list[Block]:
 
 
 def block_name(block: Block) -> str:
-    """`1x4x16`."""
+    """Text of a block: `1x4x16`."""
     return "x".join(map(str, block))
 
 
 def parse_block(text: str) -> Block:
-    """`1x4x16` as sides. Raises ArgumentTypeError for anything else."""
+    """Parse `1x4x16` into sides. Raises ArgumentTypeError for another form."""
     sides = text.split("x")
     if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"a block is TxHxW, as in 1x4x16, not {text!r}")
@@ -259,7 +258,7 @@ def parse_block(text: str) -> Block:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Protocols, the real clips of each by its name, and what was left out."""
+    """Protocols, real clips by protocol name, and notes on metrics that were left out."""
 
     protocols: tuple[Protocol, ...]
     real: dict[str, VideoDataset]
@@ -269,9 +268,9 @@ class Scoring:
 def scoring(
     options: argparse.Namespace, tasks: Sequence[Task], *, also: Sequence[str] = ()
 ) -> Scoring:
-    """The paper's protocols for some tasks; in the demo like ones on the run's validation clips.
+    """The paper's protocols for some tasks; in the demo similar ones on the run's validation clips.
 
-    `also` are metrics besides the paper's, which give the protocols another name.
+    `also` are additional metrics. They give the protocols another name.
     """
     found: list[Protocol] = []
     notes: dict[str, None] = {}
@@ -301,7 +300,7 @@ def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[s
 
 
 def _demo_protocol(options: argparse.Namespace, protocol: Protocol) -> Protocol:
-    """The same frames given and scored, of the run's own validation clips; a distance that needs no download too."""
+    """The same given and scored frames, on the run's validation clips, with a distance that needs no download."""
     frames = {0: "", 1: " and first frame"}
     others = f" and {protocol.condition_frames} frames"
     return dataclasses.replace(

@@ -1,8 +1,8 @@
-"""Figures 11 and 12 of Next-Block Prediction (arXiv 2502.07737): what tokens attend to when blocks are whole frames.
+"""Figures 11 and 12 of Next-Block Prediction (arXiv 2502.07737): attention weights when blocks are whole frames.
 
-Shows the attention weights of a next-frame model, and of a next-token model beside it, over real clips: text, first
-and second latent frame. Blocks of a frame make a staircase instead of a triangle (figure 11); a query sees all of its
-frame, later places included (figure 12). Also counts where the weights go.
+Shows the attention weights of a next-frame and a next-token model on real clips: text, first and second latent frame.
+Blocks of a frame give a staircase mask instead of a triangle (figure 11). A query attends to its whole frame, including
+later positions (figure 12). The table gives the share of attention weight per region.
 
 Writes table.md, results.json, figure11.png and figure12.png to --out.
 """
@@ -27,9 +27,9 @@ from arvid.training.generator_module import GeneratorModule
 TASK: nbp.Task = "class and frame"
 NUM_CLIPS = 8
 DAMPED = 5
-"""What the weights of text are divided by for the picture, as in the paper."""
+"""Divisor of the text weights in the picture, as in the paper."""
 BRIGHTEST = 0.995
-"""Quantile of the weights that is drawn white."""
+"""Quantile of the weights that is drawn in white."""
 NOTES = (
     "Published: figure 11 is of UCF-101 with blocks of 1x16x16, text weights divided by 5 for display; which layer, "
     "head and clip is not said. Here: mean over heads and clips, of the first, middle and last layer.",
@@ -104,7 +104,7 @@ def draw_all(axis: Axes, name: str, found: Maps, layer: int) -> None:
 
 
 def draw_query(axis: Axes, name: str, found: Maps, layer: int) -> None:
-    """Figure 12: what the query at the red cross, in the middle of the second frame, takes from its frame."""
+    """Figure 12: weights of one query over its frame. The red cross marks the query, the middle of the second frame."""
     grid = found.grid
     row, column = grid.h // 2, grid.w // 2
     raster = (grid.t - 1) * grid.tokens_per_frame + row * grid.w + column

@@ -1,9 +1,9 @@
 """Figures 13 to 15 of Next-Block Prediction (arXiv 2502.07737): clips of the largest model, of sizes, of blocks.
 
-Goes on from five real frames, the same ones for all models: figure 13 shows clips of the largest model, figure 14
-the sizes, figure 15 the blocks 1x1x1, a row and a frame. The first line of each clip is the real one.
+All models continue the same five real frames. Figure 13 shows clips of the largest model, figure 14 the sizes, figure
+15 the blocks 1x1x1, a row and a frame. The first row of each clip is the real clip.
 
---checkpoint NAME=PATH shows models that there are: those named like a block (1x1x16) in figure 15, the others in
+--checkpoint NAME=PATH shows existing models: those with the name of a block (1x1x16) in figure 15, the others in
 figure 14, and the last of these in figure 13.
 
 Writes figure13.png, figure14.png, figure15.png (and .mp4 of each: flicker shows in motion) and results.json to --out.
@@ -64,12 +64,12 @@ def main() -> None:
 
 
 def is_block(name: str) -> bool:
-    """Whether it is like 1x1x16."""
+    """Whether a name has the form of a block, e.g. 1x1x16."""
     return re.fullmatch(r"\d+x\d+x\d+", name) is not None
 
 
 def variants(options: argparse.Namespace) -> list[Variant]:
-    """Sizes with blocks of a row, and blocks at one of the sizes, which trains a row's only once."""
+    """All sizes with blocks of a row, and all blocks at one size. The common variant is trained only once."""
     token, row, *_, frame = nbp.published_blocks(*nbp.frame_sides(options))
     ablated = nbp.ABLATED[options.scale]
     sizes = [
@@ -87,7 +87,7 @@ def variants(options: argparse.Namespace) -> list[Variant]:
 def continued(
     row: Variant, clips: Sequence[Clip], protocol: Protocol, options: argparse.Namespace
 ) -> np.ndarray:
-    """What a model makes of the first frames, uint8 (clip, T, H, W, 3)."""
+    """Clips uint8 (clip, T, H, W, 3) that a model generates from the first frames."""
     given = np.stack([clip.video[: protocol.condition_frames] for clip in clips])
     model = load_variant(row, options.out)
     return sample(
@@ -101,7 +101,7 @@ def continued(
 
 
 def write(figure: str, clips: np.ndarray, options: argparse.Namespace) -> None:
-    """A picture of clips (clip, row, T, H, W, 3), a line for each row of each clip, and the first clip as a video."""
+    """Write clips (clip, row, T, H, W, 3) as a picture, one line per row and clip, and the first clip as a video."""
     write_sheet(options.out / f"{figure}.png", clips)
     write_video(options.out / f"{figure}.mp4", side_by_side(clips[0]), SHOWN_FPS)
 

@@ -1,13 +1,13 @@
-"""Figures 8 and 9 of Next-Block Prediction (arXiv 2502.07737): what the size of a block does to loss, quality, speed.
+"""Figures 8 and 9 of Next-Block Prediction (arXiv 2502.07737): effect of the block size on loss, quality and speed.
 
 Trains one network with several blocks under one setting: those of the paper (a token, a row, a quarter of the rows, a
-frame) and a square of as many tokens as the quarter, which the released code cannot do. Losses over all targets do not
-compare, since each block leaves out another first part of the clip; losses over the tokens after the first latent
-frame, which all predict, do.
+frame) and a square with as many tokens as the quarter, which the released code does not support. Losses over all
+targets are not comparable, since each block size leaves out a different first part of the clip. Losses over the tokens
+after the first latent frame are comparable: all models predict these.
 
-Large blocks flicker, says the paper. Two ways of sampling that may help are more rows: of the largest block's model at
-a temperature that falls from the first block to the last, and of one that was trained to see part of a block, in
-several rounds, of each of which the likeliest tokens stay.
+The paper reports flicker for large blocks. Two sampling methods that may reduce it are further rows. One lowers the
+temperature from the first block to the last. The other uses a model that was trained on partly revealed blocks: it
+samples a block in several rounds and keeps the most likely tokens of each round.
 
 Writes table.md, results.json, index.html, figure8.png (losses) and figure9.png (quality and speed by block) to --out.
 """
@@ -56,14 +56,14 @@ from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
-"""As figure 9 is scored, and with nothing given but the condition, which shows more of a model."""
+"""The task of figure 9, and generation from the condition only, which depends more on the model."""
 PUBLISHED = (
     ("1x1x1", "1", "768", "29.0", "0.80"),
     ("1x1x16", "16", "48", "25.5", "8.89"),
     ("1x4x16", "64", "12", None, None),
     ("1x16x16", "256", "3", None, "17.14"),
 )
-"""Block, tokens of it, forward steps, FVD, frames per second; what stands in the plots alone is left out."""
+"""Block, its number of tokens, forward steps, FVD, frames per second. Values that are only in plots are left out."""
 NOTES = (
     "Published: Kinetics-600, five frames given, 12 generated, on an A100. 29.0 is 25.5 and the 3.5 by which section "
     "4.4 says that 1x1x16 is better; no table has it, and the gaps of table 2 are 4.9, 3.6 and 1.6. 25.5 is the 700M "
@@ -148,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def default_blocks(options: argparse.Namespace) -> list[Block]:
-    """The paper's shapes, and a square of as many tokens as the third of them, where that tiles a frame."""
+    """The paper's shapes, and a square with as many tokens as the third shape, if it tiles a frame."""
     height, width = nbp.frame_sides(options)
     blocks = nbp.published_blocks(height, width)
     side = int((blocks[2][1] * width) ** 0.5)
@@ -165,7 +165,7 @@ def block_variant(block: Block, options: argparse.Namespace, *extra: str, end: s
 
 
 def refined(blocks: Sequence[Block], options: argparse.Namespace) -> list[Variant]:
-    """Other ways to sample the largest block; for rounds a model that was trained for them, also in one round."""
+    """Other sampling methods for the largest block. Rounds need a model trained for them, which is also run in one."""
     largest = max(blocks, key=math.prod)
     name = nbp.block_name(largest)
     rows = [
@@ -201,7 +201,7 @@ def losses_of(
 def our_table(
     records: Sequence[ResultRecord], speeds: Mapping[str, Speed], losses: Mapping[str, Curve]
 ) -> list[str]:
-    """A line for each row under one protocol."""
+    """One line per row under one protocol."""
     metrics = headings(records, nbp.METRICS)
     first = ("", "tokens / block", "loss ↓", "lowest on the way", *metrics.values())
     lines: list[list[Cell]] = []
@@ -221,7 +221,7 @@ def our_table(
 
 
 def block_tokens(record: ResultRecord) -> int | None:
-    """Tokens of a trained row's block, whose sides are among the options: `[1, 1, 8]`."""
+    """Number of tokens of a trained row's block. The row's options hold its sides, e.g. `[1, 1, 8]`."""
     sides = record.options.get("paradigm.block")
     if record.row == "reference" or sides is None:
         return None
@@ -233,7 +233,7 @@ def draw_figure8(
     palette: Mapping[str, str],
     options: argparse.Namespace,
 ) -> None:
-    """Losses over training: over all targets, as the paper has them, and over the tokens that all blocks predict."""
+    """Losses over training: over all targets, as in the paper, and over the tokens that all models predict."""
 
     def draw(axis: Axes, part: str, title: str) -> None:
         draw_losses(axis, losses[part], palette)
@@ -250,7 +250,7 @@ def draw_figure9(
     palette: Mapping[str, str],
     options: argparse.Namespace,
 ) -> None:
-    """Quality under each protocol, and speed, by tokens of a block."""
+    """Quality under each protocol, and speed, against the number of tokens of a block."""
 
     def draw(axis: Axes, values: Mapping[str, float], label: str, title: str) -> None:
         for name, value in values.items():

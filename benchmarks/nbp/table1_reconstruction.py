@@ -1,23 +1,23 @@
-"""Table 1 of Next-Block Prediction (arXiv 2502.07737): how well tokenizers reconstruct video.
+"""Table 1 of Next-Block Prediction (arXiv 2502.07737): reconstruction quality of video tokenizers.
 
-Scores tokenizers under NBP's reconstruction protocols, with the paper's rows beside them, and counts what each costs:
-bits, parameters, speed, and how much of its vocabulary it uses. Published numbers may rest on other clips than NBP's
-own script takes, so UCF-101 and Kinetics-600 each have two variants: the validation list, every clip once, and 10,000
-clips of the training list, some of them twice, as MAGVIT's distances are taken.
+Scores tokenizers under NBP's reconstruction protocols, beside the paper's rows. Also gives the cost of each: bits,
+parameters, speed and codebook usage. Published values may use other clips than NBP's script. So UCF-101 and
+Kinetics-600 have two variants each: every clip of the validation list once, and 10,000 clips of the training list, some
+of them twice, as for MAGVIT's distances.
 
 scales:
-  demo    minutes on a CPU: 64 clips of sprites, or of any folder of videos (--data), and the embedded tokenizers.
-          Metrics whose weights are not there are left out, and the table says so.
-  lab     1,000 clips of each set that is named
-  paper   the protocols as they are
+  demo    minutes on a CPU: 64 clips of sprites, or of any folder of videos (--data), and the included tokenizers.
+          Metrics without weights are left out, and the table says so.
+  lab     1,000 clips of each named set
+  paper   the full protocols
 
 examples:
   arvid bench nbp/table1_reconstruction
   arvid bench nbp/table1_reconstruction --scale paper --tokenizer nbp-ucf=ucf.safetensors \\
     --tokenizer nbp-k600=k600.safetensors --ucf101 UCF-101 --ucf101-lists ucfTrainTestlist --k600-val k600/val
 
-Writes table.md, results.json, originals-and-reconstructions.png and the records of all scores to --out. What was
-interrupted goes on.
+Writes table.md, results.json, originals-and-reconstructions.png and all result records to --out. Repeat the same
+command to continue an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ COLUMNS = {
     "lpips-nbp": "LPIPS, NBP's ↓",
     "lpips-vgg": "LPIPS (VGG) ↓",
 }
-"""The paper's four metrics, and LPIPS as others compute it, over the same network."""
+"""The paper's four metrics, and standard LPIPS over the same network."""
 METRICS = tuple(COLUMNS)
 FORMATS = (".4g", ".2f", ".3f", ".4f", ".4f")
 TRAINING_CLIPS = 10_000
@@ -73,7 +73,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class Published:
-    """A row of the paper's Table 1: rFVD, PSNR, SSIM and LPIPS of each set, None where it has none."""
+    """A row of the paper's Table 1: rFVD, PSNR, SSIM and LPIPS of each set; None if missing."""
 
     method: str
     backbone: str
@@ -113,18 +113,18 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class RealSet:
-    """Real clips and how reconstructions of them are scored."""
+    """Real clips, and the protocol that scores their reconstructions."""
 
     title: str
     protocol: Protocol
     dataset: VideoDataset
     published: str | None = None
-    """Which numbers of the paper stand beside ours: `ucf101`, `k600` or none."""
+    """Key of the paper's values for this set: `ucf101`, `k600`, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a tokenizer costs, and what it makes of its vocabulary."""
+    """Cost and codebook usage of a tokenizer."""
 
     tokens: str
     parameters: int
@@ -196,7 +196,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def named_tokenizers(options: argparse.Namespace) -> dict[str, str]:
-    """Files of the tokenizers by the name of their row."""
+    """Row name -> file of the tokenizer."""
     if not options.tokenizer and options.scale == "demo":
         return {name: name for name in embedded()}
     if not options.tokenizer:
@@ -205,13 +205,13 @@ def named_tokenizers(options: argparse.Namespace) -> dict[str, str]:
     found = {name: path for name, path in ((a, b) if b else (Path(a).stem, a) for a, b in pairs)}
     if len(found) < len(pairs):
         raise UserError(
-            "Two tokenizers have the same name: --tokenizer NAME=FILE tells them apart."
+            "Two tokenizers have the same name: give them different names with --tokenizer NAME=FILE."
         )
     return found
 
 
 def real_sets(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
-    """The sets that the scale and the options name, and what had to be left out. Raises UserError if there are none."""
+    """The sets for the scale and options, and notes on what was left out. Raises UserError if there are none."""
     if options.scale == "demo":
         return demo_set(options)
     sets = []
@@ -235,7 +235,7 @@ def real_sets(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
 
 
 def variant(name: str, split: str, options: argparse.Namespace) -> Protocol:
-    """NBP's protocol on a split, with more metrics; at the scale lab with fewer clips of all classes."""
+    """NBP's protocol on a split, with more metrics. At the scale lab with fewer clips, shuffled over all classes."""
     protocol = get_protocol(name, num_clips=options.num_clips, metrics=METRICS)
     changes: dict[str, Any] = {"batch_size": BATCH_SIZE, "name": name}
     if split == "train":
@@ -253,7 +253,7 @@ def variant(name: str, split: str, options: argparse.Namespace) -> Protocol:
 
 
 def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
-    """Sprites or a folder of videos, scored by what needs no weights and by what has its weights."""
+    """Sprites or a folder of videos, with the metrics that need no weights or whose weights exist."""
     num = options.num_clips or DEMO_CLIPS
     distance = "fd-pixels" if options.data else "fd-sprites"
     protocol = Protocol(
@@ -277,7 +277,7 @@ def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
 
 
 def score(real: RealSet, name: str, tokenizer: VideoTokenizer, out: Path) -> ResultRecord:
-    """The tokenizer's record under the set's protocol, in OUT/records."""
+    """Score a tokenizer under the set's protocol. The record goes to OUT/records."""
     row = ReconstructionRow(tokenizer, name)
     folder = out / "records" / name
     return evaluate(row, real.protocol, real.dataset, folder, description=NO_SETTING)
@@ -285,7 +285,7 @@ def score(real: RealSet, name: str, tokenizer: VideoTokenizer, out: Path) -> Res
 
 @torch.no_grad()
 def cost(tokenizer: VideoTokenizer, real: RealSet, name: str) -> Cost:
-    """Count and time a tokenizer over the clips of a set; the first batch warms up."""
+    """Measure cost and codebook usage of a tokenizer on the clips of a set. The first batch is a warm-up."""
     spec, device = tokenizer.spec, best_device()
     use = CodebookUse(spec.size).to(device) if spec.type == "discrete" else None
     chosen, _ = real.protocol.choose(real.dataset)
@@ -322,7 +322,7 @@ def cost(tokenizer: VideoTokenizer, real: RealSet, name: str) -> Cost:
 
 
 def now(device: torch.device) -> float:
-    """The time at which the device has done all that it was given."""
+    """Current time, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -330,7 +330,7 @@ def now(device: torch.device) -> float:
 
 @torch.no_grad()
 def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Path) -> None:
-    """Frames of some clips, and below each clip what the tokenizers make of it, in the order of the table."""
+    """Write a picture of some clips, each with the tokenizers' reconstructions below, in the order of the table."""
     chosen, _ = real.protocol.choose(real.dataset)
     clips = [real.dataset[i].video for i in chosen[:NUM_PICTURED]]
     video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
@@ -340,14 +340,14 @@ def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Pa
 
 
 def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:
-    """Each row's metrics with their counts, spreads and networks."""
+    """Each row's metric values with their counts, uncertainties and networks."""
     return {name: [dataclasses.asdict(m) for m in row.metrics] for name, row in rows.items()}
 
 
 def page(
     sets: list[RealSet], scored: dict[str, dict[str, ResultRecord]], costs: dict[str, Cost]
 ) -> list[str]:
-    """Lines below the title and the notes."""
+    """Lines of the page below the title and the notes."""
     lines = [line for real in sets for line in set_table(real, scored[real.title], costs)]
     if not any(real.published for real in sets):
         lines += ["## As published (UCF-101 | Kinetics-600)", "", *published_table(), ""]
@@ -355,7 +355,7 @@ def page(
 
 
 def set_table(real: RealSet, rows: dict[str, ResultRecord], costs: dict[str, Cost]) -> list[str]:
-    """One set's rows: the paper's and ours. Published LPIPS stands in NBP's column; how others took it is not said."""
+    """Rows of one set: the paper's and ours. Published LPIPS is in NBP's column; its computation is not documented."""
     found = {name: {m.name: m for m in record.metrics} for name, record in rows.items()}
     others = sorted({m for metrics in found.values() for m in metrics} - COLUMNS.keys())
     extra = [f"{next(iter(found.values()))[name].heading} ↓" for name in others]
@@ -382,7 +382,7 @@ def set_table(real: RealSet, rows: dict[str, ResultRecord], costs: dict[str, Cos
 
 
 def published_table() -> list[str]:
-    """The paper's rows alone: for clips that they cannot stand beside."""
+    """Only the paper's rows, for sets that are not comparable with them."""
     rows = [
         [
             f"{row.method} ({row.backbone}, {row.quantizer})",
@@ -397,7 +397,7 @@ def published_table() -> list[str]:
 
 
 def cost_table(costs: dict[str, Cost]) -> list[str]:
-    """What each tokenizer costs and uses."""
+    """Table of cost and codebook usage of each tokenizer."""
     rows = [
         [
             name,
@@ -429,7 +429,7 @@ def cost_table(costs: dict[str, Cost]) -> list[str]:
 
 
 def numbers(values: Sequence[float | None]) -> list[str]:
-    """Cells of the paper's metrics, in their order; blank where there is none."""
+    """Cells of the paper's metrics, in order; blank if missing."""
     pairs = zip(values, FORMATS, strict=False)
     return [format(value, kind) if value is not None else "" for value, kind in pairs]
 

@@ -1,8 +1,8 @@
-"""Table 2 and figure 5 of Next-Block Prediction (arXiv 2502.07737): one token or a row at a time, at three sizes.
+"""Table 2 and figure 5 of Next-Block Prediction (arXiv 2502.07737): one token or one row per step, at three sizes.
 
-Trains next-token and next-block prediction (1x1x1, and a row) at three sizes under one setting, scores frame
-prediction, counts forward steps and measures the speed of one clip. The validation losses of the next-block models
-are figure 5.
+Trains next-token and next-block prediction (blocks 1x1x1 and a row) at three sizes under one setting. Scores frame
+prediction, counts forward steps and measures the speed of one clip. Figure 5 shows the validation losses of the
+next-block models.
 
 Writes table.md, results.json, index.html and figure5.png to --out.
 """
@@ -115,7 +115,7 @@ def variants(options: argparse.Namespace) -> list[Variant]:
 
 
 def our_table(records: Sequence[ResultRecord], speeds: Mapping[str, Speed]) -> list[str]:
-    """A line for each row."""
+    """One line per row."""
     metrics = headings(records, nbp.METRICS)
     first = ("", "parameters", "besides embeddings", *metrics.values())
     lines: list[list[Cell]] = [

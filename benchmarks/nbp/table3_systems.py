@@ -1,11 +1,12 @@
-"""Table 3 of Next-Block Prediction (arXiv 2502.07737): beside other systems on UCF-101 and Kinetics-600.
+"""Table 3 of Next-Block Prediction (arXiv 2502.07737): comparison with other systems on UCF-101 and Kinetics-600.
 
-Three sizes of next-block prediction (a row at a time) under the protocols of three tasks: five frames given
-(Kinetics-600, `frames`), class and first frame given (UCF-101 in the paper, `class-and-frame`), and the class alone
-(UCF-101 in the released code, `class`). Published systems stand in the tables of the tasks that their numbers are of.
+Three sizes of next-block prediction (one row per step) under the protocols of three tasks: five given frames
+(Kinetics-600, `frames`), given class and first frame (UCF-101 in the paper, `class-and-frame`), and given class only
+(UCF-101 in the released code, `class`). Published systems are in the table of the task that they were measured on.
 
-The demo trains once for all tasks. Beyond it each task that is asked for (--task) has models of its own, which follow
-table 6 of the paper, but for the class alone, which only the released launch script trains for.
+The demo trains once for all tasks. At other scales each requested task (--task) has its own models, with the
+configuration of table 6 of the paper. Table 6 does not have the task `class`; its configuration is that of the released
+launch script.
 
 Writes table.md, results.json, and an index.html for the models of each training to --out.
 """
@@ -40,7 +41,7 @@ NOTHING: Four = (None, None, None, None)
 
 @dataclass(frozen=True)
 class Published:
-    """A row of the paper's table: FVD, PSNR, SSIM and LPIPS on each set, None where it has none."""
+    """A row of the paper's table: FVD, PSNR, SSIM and LPIPS on each set; None if missing."""
 
     method: str
     kind: str
@@ -141,7 +142,7 @@ def main() -> None:
 
 
 def slug(task: nbp.Task) -> str:
-    """What the task is called on the command line."""
+    """Name of the task on the command line."""
     return task.replace(" ", "-")
 
 
@@ -161,7 +162,7 @@ def scored(
     *,
     one_setting: bool,
 ) -> tuple[dict[nbp.Task, list[ResultRecord]], tuple[str, ...], str]:
-    """Records by task, what was left out, and the tables of the comparison, whose page is written."""
+    """Records by task, notes on what was left out, and the tables of the comparison. Writes its page."""
     scoring = nbp.scoring(options, tasks)
     records = score(rows, scoring.protocols, out, real=scoring.real, one_setting=one_setting)
     comparison = write_report(
@@ -178,7 +179,7 @@ def scored(
 
 
 def task_lines(task: nbp.Task, records: Sequence[ResultRecord]) -> list[str]:
-    """A task's table: published rows of its set, then ours."""
+    """Table of a task: published rows of its set, then ours."""
     metrics = headings(records, nbp.METRICS)
     blank: list[Cell] = [None] * (len(metrics) - len(nbp.METRICS))
     rows: list[list[Cell]] = []

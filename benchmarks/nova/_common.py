@@ -1,10 +1,10 @@
-"""What the benchmarks of NOVA's tables and figures have in common: scales, variants, protocols, pictures, command line.
+"""Shared code of the benchmarks of NOVA's tables and figures: scales, variants, protocols, pictures, command line.
 
 scales:
-  demo    a CPU, minutes: sprites, or one's own clips of 64x64 (--data) with one's own tokenizer (--tokenizer), scored
-          by what has its weights; the page says what was left out
-  lab     one GPU, hours: one's own clips with one's own tokenizer, the 0.3B network, 20,000 steps
-  paper   the paper's configuration (nova-paper-video), 0.6B, on one's own captioned clips (--data)
+  demo    a CPU, minutes: sprites, or your own clips of 64x64 (--data) with your own tokenizer (--tokenizer). Metrics
+          without weights are left out, and the page lists them
+  lab     one GPU, hours: your own clips with your own tokenizer, the 0.3B network, 20,000 steps
+  paper   the paper's configuration (nova-paper-video), 0.6B, on your own captioned clips (--data)
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PAPER = "nova-paper-video"
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is done."""
+    """Size of the network and options of the training."""
 
     size: str
-    """Of the network: a file of configs/sizes."""
+    """Size of the network: a file in configs/sizes."""
     options: tuple[str, ...] = ()
     """Of `arvid fit`."""
 
@@ -48,12 +48,12 @@ SCALES = {
 
 
 def parser(description: str, out: str) -> argparse.ArgumentParser:
-    """The options that all have which train."""
+    """A parser with the common options of benchmarks that train."""
     made = argparse.ArgumentParser(
         description=f"{description}\n{__doc__.split(chr(10), 2)[2]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all that is trained. "
-        "An interrupted benchmark goes on where it was when the same command is given again.",
+        "Repeat the same command to continue an interrupted benchmark.",
     )
     made.add_argument("--scale", choices=sorted(SCALES), default="demo")
     made.add_argument("--size", help="of the network, of configs/sizes (default: by scale)")
@@ -67,9 +67,9 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
 
 
 def read_arguments(made: argparse.ArgumentParser, *, own_clips: bool = True) -> argparse.Namespace:
-    """The command line; `fit_options` is what it does not know and `arvid fit` should.
+    """The command line. Unknown options go to `fit_options`, for `arvid fit`.
 
-    `own_clips`: whether scales but the demo train on one's own clips. Raises UserError where these are missing.
+    `own_clips`: whether scales other than demo need the user's clips. Raises UserError if they are missing.
     """
     options, unknown = made.parse_known_args()
     options.fit_options = unknown
@@ -84,7 +84,7 @@ def read_arguments(made: argparse.ArgumentParser, *, own_clips: bool = True) -> 
 
 
 def trains(options: argparse.Namespace) -> bool:
-    """Whether there is something to train: not where the command line names a finished run."""
+    """Whether a model must be trained: False if the command line names a finished run."""
     return getattr(options, "run", None) is None
 
 
@@ -92,12 +92,12 @@ def trains(options: argparse.Namespace) -> bool:
 
 
 def setting(options: argparse.Namespace) -> str:
-    """What the names of the setting and of its protocols begin with, but at the scale paper."""
+    """Prefix of the names of the setting and its protocols, except at the scale paper."""
     return "clips" if options.data else "sprites"
 
 
 def shared_options(options: argparse.Namespace) -> list[str]:
-    """Options of `arvid fit` that all variants share; the user's own come last and win."""
+    """Common options of `arvid fit` for all variants. The user's options come last and win."""
     data = data_options(options.data) if options.data else []
     given = [*data, *SCALES[options.scale].options]
     if options.tokenizer:
@@ -106,7 +106,7 @@ def shared_options(options: argparse.Namespace) -> list[str]:
 
 
 def variant(name: str, options: argparse.Namespace, **paradigm: str | int) -> Variant:
-    """NOVA, with options of its own where they differ."""
+    """A NOVA variant with its own options."""
     size = options.size or SCALES[options.scale].size
     configs = (f"settings/{setting(options)}", "paradigms/nova", f"sizes/{size}")
     if options.scale == "paper":
@@ -122,14 +122,14 @@ def variant(name: str, options: argparse.Namespace, **paradigm: str | int) -> Va
 
 
 def protocol(options: argparse.Namespace) -> tuple[Protocol, list[str]]:
-    """The setting's protocol for generation, with motion, and what was left out for want of weights."""
+    """The setting's generation protocol with motion, and notes on metrics without weights."""
     found = get_protocol(f"{setting(options)}-generation", num_clips=options.num_clips)
     metrics = (*found.metrics, "motion")
     return usable(dataclasses.replace(found, name=f"{found.name}-and-motion", metrics=metrics))
 
 
 def generated_clips(records: Sequence[ResultRecord], num: int) -> np.ndarray:
-    """The first clips that records keep, (clip, row, T, H, W, 3): of each clip the rows' in their order."""
+    """The first clips of the records, (clip, row, T, H, W, 3): for each clip the rows in order."""
     kept = [[read_video(r.path(entry.file)).frames for entry in r.clips[:num]] for r in records]
     return np.stack([np.stack(clips) for clips in kept], axis=1)
 
@@ -137,11 +137,11 @@ def generated_clips(records: Sequence[ResultRecord], num: int) -> np.ndarray:
 # Guidance, in the demos of the tables
 
 GUIDANCE = (1.0, 3.0, 7.0)
-"""Without, as the demo's models are sampled, and as the released evaluation scripts sample theirs."""
+"""Guidance scales: none, the demo's default, and that of the released evaluation scripts."""
 
 
 def guided(run: Path) -> list[Variant]:
-    """A run sampled with each guidance."""
+    """One variant of a run per guidance scale."""
     return [
         Variant(name=f"guidance {g:g}", checkpoint=run, sampling={"guidance": g}) for g in GUIDANCE
     ]
@@ -151,7 +151,7 @@ def guided(run: Path) -> list[Variant]:
 
 
 def read_published(path: Path) -> list[dict[str, str]]:
-    """The rows of a published table, as they are printed, by the names of our metrics; "" where it has nothing."""
+    """The rows of a published table as printed, by our metric names; "" if missing."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -159,7 +159,7 @@ def read_published(path: Path) -> list[dict[str, str]]:
 def published_table(
     path: Path, headings: Mapping[str, str], ours: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """Lines of a table: the published rows, then ours by name, whose cells lie under the same metrics."""
+    """Lines of a table: the published rows, then ours by name, with the same metrics as columns."""
     published = read_published(path)
     columns = list(published[0])[1:]
     rows: list[list[Cell]] = [[row["model"], *(row[c] for c in columns)] for row in published]

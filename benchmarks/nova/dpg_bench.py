@@ -1,8 +1,8 @@
-"""DPG-Bench by category (arXiv 2412.14169, appendix F, table 3), the published rows beside ours.
+"""DPG-Bench by category (arXiv 2412.14169, appendix F, table 3): published rows beside ours.
 
-Rows are folders with a record of `arvid evaluate dpg-bench aggregate`: at the scales lab and paper
-`arvid bench nova/text_to_image` makes them, one for each checkpoint. Without any the published table alone is printed,
-which is what there is at the scale demo: the judge does not know sprites.
+Rows are folders with a record of `arvid evaluate dpg-bench aggregate`. `arvid bench nova/text_to_image` makes them at
+the scales lab and paper, one per checkpoint. Without rows only the published table is printed. There are none at the
+scale demo, since the judge does not know sprites.
 
 example:
   arvid bench nova/dpg_bench --row w768=runs/nova-text-to-image/w768 --row w1024=runs/nova-text-to-image/w1024

@@ -1,14 +1,14 @@
 """Extrapolation of NOVA (arXiv 2412.14169, section 4.3, appendix C, figures 3 and 4): three times the trained length.
 
-A trained NOVA is given the first frame and the condition of real clips and goes on for longer than its training clips.
-PSNR and LPIPS of each autoregressive step against what really follows, and without looking at that: on sprites whether
-the clip still shows its shape and colour, everywhere how much it moves. Two ways to go on are rows: a window of the
-trained length that moves along (`overlap`, one reading of the paper's "shifting both the text and BOV embeddings"; half
-of it by default), and the released code's, which squeezes the times of a longer clip into the trained ones. Beside them
-the reconstruction, above which no model on these tokens can get, and the first frame standing still.
+A trained NOVA continues the first frame of real clips, with their condition, beyond its training length. Metrics: PSNR
+and LPIPS of each autoregressive step against the real continuation; on sprites the accuracy of shape and colour at each
+step; the amount of motion. There are two rows. One uses a moving window of the trained length (`overlap`, by default
+half of it), a reading of the paper's "shifting both the text and BOV embeddings". The other is the released code's
+method: it compresses the times of the long clip into the trained range. Reference rows: the reconstruction (upper bound
+of any model on these tokens) and the first frame repeated.
 
-On sprites the model is trained on windows of long clips, so that what follows a window is known. --run names a trained
-model instead (with --data: on clips; imported ones with --scale paper).
+On sprites the model is trained on windows of long clips, so the real continuation is known. --run names a trained model
+instead (with --data: on clips; imported models with --scale paper).
 
 examples:
   arvid bench nova/extrapolation
@@ -17,7 +17,7 @@ examples:
   arvid bench nova/extrapolation --scale paper --run nova.ckpt --data clips.jsonl
 
 Writes table.md, results.json, index.html, figure3.png (the curves; the red line marks three times the trained length)
-and figure4.png: of each clip the real one, the reconstruction, and each way to go on, frames from first to last.
+and figure4.png (for each clip: the real clip, the reconstruction, and each method, frames from first to last).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def sprites_options(options: argparse.Namespace) -> list[str]:
-    """Options that train on windows of long sprites clips, so that a clip goes on as its windows do."""
+    """Options that train on windows of long sprites clips, so that the continuation of a window is known."""
     if options.data:
         return []
     stride, trained = 4, 1 + 4 * (SPRITES_LATENTS - 1)
@@ -127,7 +127,7 @@ def sprites_options(options: argparse.Namespace) -> list[str]:
 
 
 def ways(model: GeneratorModule, run: Path, options: argparse.Namespace) -> list[Variant]:
-    """The rows: windows that move, and times that are squeezed."""
+    """The rows: moving windows, and compressed times."""
     overlaps = options.overlap or [max(model.paradigm.grid.t // 2, 1)]
     moving = [
         Variant(name=f"window, overlap {n}", checkpoint=run, sampling={"overlap": n})
@@ -142,7 +142,7 @@ def ways(model: GeneratorModule, run: Path, options: argparse.Namespace) -> list
 def scoring(
     model: GeneratorModule, options: argparse.Namespace
 ) -> tuple[Protocol, VideoDataset, list[str]]:
-    """The protocol, its real clips, and what was left out for want of weights."""
+    """The protocol, its real clips, and notes on metrics without weights."""
     if options.scale == "paper":
         protocol = get_protocol("nova-extrapolation", num_clips=options.num_clips)
         return protocol, real_clips(protocol, options.data), []
@@ -171,7 +171,7 @@ def scoring(
 def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, ClipSpec]:
     """The clips of which a run's validation set has the beginnings or windows, `num_frames` of each.
 
-    Raises UserError for a set whose clips end where they end: whole sprites clips.
+    Raises UserError for a set whose clips have no continuation: whole sprites clips.
     """
     config: dict[str, Any] = model.description["validation"]
     values = dict(config["init_args"])
@@ -189,7 +189,7 @@ def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, Cl
         config = {**config, "init_args": values}
     else:
         raise UserError(
-            "The clips that this run was trained on end where they end. Train it on windows (without --run)."
+            "The training clips of this run have no continuation. Train on windows (without --run)."
         )
     dataset: VideoDataset = build("datasets", config, what="The long validation set")
     return dataset, instantiate(ClipSpec, {**clip, "num_frames": num_frames}, what="Its clips")
@@ -199,7 +199,7 @@ def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, Cl
 
 
 def last_steps(model: GeneratorModule) -> tuple[int, int]:
-    """The autoregressive steps that end the trained length, and three times that; step k makes latent frame k + 1."""
+    """The last autoregressive steps of one and of three trained lengths. Step k makes latent frame k + 1."""
     trained = model.paradigm.grid.t
     return trained - 1, MARKED * trained - 1
 
@@ -207,7 +207,7 @@ def last_steps(model: GeneratorModule) -> tuple[int, int]:
 def draw_curves(
     path: Path, records: Sequence[ResultRecord], model: GeneratorModule, palette: dict[str, str]
 ) -> None:
-    """A panel for each metric: each row's mean and standard error by step."""
+    """One panel per metric: mean and standard error of each row at each step."""
     metrics = dict.fromkeys(name for r in records for name in r.rollout)
     labels = {
         m.name: f"{m.heading} ({m.unit})" if m.unit else m.heading
@@ -241,7 +241,7 @@ def draw_curves(
 def draw_clips(
     path: Path, records: Sequence[ResultRecord], protocol: Protocol, real: VideoDataset
 ) -> None:
-    """Of each clip the real one and those of the rows."""
+    """For each clip: the real clip and those of the rows."""
     shown = [r for r in records if r.row == "trained" or r.name.startswith("reconstruction")]
     clips = nova.generated_clips(shown, 4)
     chosen = protocol.choose(real)[0][: len(clips)]
@@ -250,7 +250,7 @@ def draw_clips(
 
 
 def step_tables(records: Sequence[ResultRecord], model: GeneratorModule) -> list[str]:
-    """For each metric a table with a column for the steps that end each trained length."""
+    """One table per metric, with a column for the last step of each trained length."""
     trained, _ = last_steps(model)
     lines = []
     for metric in dict.fromkeys(name for r in records for name in r.rollout):

@@ -1,9 +1,9 @@
 """Image to video with NOVA, with and without text (arXiv 2412.14169, section 4.3, figure 6).
 
-A NOVA that was trained on text to video alone is given the first frame of real clips, once with their captions and once
-without, and goes on to the trained length. The paper shows pictures; here they come with what can be measured: PSNR,
-SSIM and LPIPS against the real clip (of which there are many possible continuations, all the more without text), how
-much the clips move, on sprites what they show.
+A NOVA that was trained only on text-to-video continues the first frame of real clips to the trained length, once with
+and once without their captions. The paper shows only pictures. Here there are also metrics: PSNR, SSIM and LPIPS
+against the real clip (a frame has many possible continuations, most without text), the amount of motion, and on sprites
+the accuracy of attributes.
 
 examples:
   arvid bench nova/image_to_video
@@ -40,7 +40,7 @@ NOTES = ("Published: pictures alone (figure 6).",)
 
 
 class WithoutText(ModelRow):
-    """The model with the given frame alone."""
+    """The model with only the given frame, without text."""
 
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
         silent = [dataclasses.replace(clip, caption="", label=None) for clip in clips]

@@ -1,9 +1,9 @@
-"""Where the norms of NOVA sit (arXiv 2412.14169, section 4.4, appendix B, figure 8b).
+"""Position of the norms in NOVA (arXiv 2412.14169, section 4.4, appendix B, figure 8b).
 
-Trains NOVA with its norms before the branches, after the residual sums, and on the branches before those sums (NOVA's
-own), one after another under one setting, and follows variance and largest value of what the blocks put out. The paper
-reports overflow and unsteady variance with the first. Numbers beyond 65,504 overflow in half precision; what has not
-come to that by the end of a short training shows how it goes. A training whose loss is not finite is a line, too.
+Trains NOVA with norms before the branches, after the residual sums, and on the branches before the sums (NOVA's
+choice), one after another under one setting. Records variance and largest value of the blocks' outputs. The paper
+reports overflow and unstable variance for norms before the branches. Values above 65,504 overflow in half precision; a
+short training shows the trend. A training with a loss that is not finite also gets a row.
 
 example:
   arvid bench nova/norm_ablation --trainer.max_steps=600
@@ -47,10 +47,10 @@ NOTES = (
 )
 
 STACKS = ("temporal", "spatial.encoder", "spatial.decoder")
-"""Of blocks, in the order in which they are computed."""
+"""Stacks of blocks, in order of computation."""
 
 Series = dict[str, list[tuple[float, float]]]
-"""By block, in their order: (step, value)."""
+"""Block -> (step, value) pairs in order of steps."""
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def train_each(rows: Sequence[Variant], options: argparse.Namespace) -> dict[str, str]:
-    """Train one after another; why those failed that did. Raises UserError if all did."""
+    """Train the variants one after another. Returns the errors of failed ones. Raises UserError if all failed."""
     failed = {}
     for row in rows:
         try:
@@ -94,12 +94,12 @@ def train_each(rows: Sequence[Variant], options: argparse.Namespace) -> dict[str
             print(f"{row.name}: {error}", file=sys.stderr)
             failed[row.name] = str(error).splitlines()[-1]
     if len(failed) == len(rows):
-        raise UserError("None of the trainings ended: lower --model.init_args.optimizer.lr.")
+        raise UserError("All trainings failed: lower --model.init_args.optimizer.lr.")
     return failed
 
 
 def read_blocks(run: Path, part: str) -> Series:
-    """What a run's logs hold of its blocks."""
+    """The blocks' statistics in a run's logs."""
     found: Series = {}
     for name in sorted(block_names(run), key=place):
         points = [(p["step"], p.get("train_loss")) for p in read_curve(run, part + name)]
@@ -108,9 +108,9 @@ def read_blocks(run: Path, part: str) -> Series:
 
 
 def place(block: str) -> tuple[int, int]:
-    """Where in the network a block is: `temporal.3`, `spatial.encoder.0`, `spatial.decoder.0`."""
-    stack, _, number = block.rpartition(".")
-    return STACKS.index(stack), int(number)
+    """Position of a block in the network, for sorting: `temporal.3`, `spatial.encoder.0`, `spatial.decoder.0`."""
+    stack, _, index = block.rpartition(".")
+    return STACKS.index(stack), int(index)
 
 
 def our_table(
@@ -118,7 +118,7 @@ def our_table(
     watched: Mapping[str, Mapping[str, Series]],
     failed: Mapping[str, str],
 ) -> list[str]:
-    """A line for each row: the blocks' extremes over training, and the scores."""
+    """One line per row: the blocks' largest values over training, and the scores."""
     metrics = headings(records, {})
     by_name = {record.name: record for record in records}
     lines: list[list[Cell]] = []
@@ -137,14 +137,14 @@ def our_table(
 
 
 def largest_at(series: Series, end: int) -> float:
-    """The largest of the blocks' values at the first (0) or last (-1) point."""
+    """Maximum over blocks at the first (0) or last (-1) logged step."""
     return max(points[end][1] for points in series.values())
 
 
 def draw(
     path: Path, watched: Mapping[str, Mapping[str, Series]], palette: Mapping[str, str]
 ) -> None:
-    """The largest over blocks against training, and each block's last against depth."""
+    """Maximum over blocks against training steps, and each block's last value against depth."""
 
     def over_training(axis: Axes, part: str, title: str) -> None:
         for name, found in watched.items():

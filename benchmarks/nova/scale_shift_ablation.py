@@ -1,15 +1,15 @@
-"""The scaling-and-shift layer of NOVA over its rank (arXiv 2412.14169, section 4.4, figures 8a and 9).
+"""Rank of NOVA's scaling-and-shift layer (arXiv 2412.14169, section 4.4, figures 8a and 9).
 
-Trains NOVA without the layer, with low ranks, with the paper's 24 and at full rank, under one setting, and compares the
-losses of first frames (text to image) and later ones (image to video): the paper says that the layer brings the two
-closer together, that lower ranks are harder to train and more robust, and that very low ones cannot express motion.
-Also scores clips made from their conditions.
+Trains NOVA without the layer, with low ranks, with the paper's 24 and at full rank, under one setting. Compares the
+losses of first frames (text to image) and later frames (image to video). The paper reports: the layer reduces their
+difference, lower ranks are harder to train but more robust, and very low ranks cannot express motion. Also scores
+generated clips.
 
 example:
   arvid bench nova/scale_shift_ablation --rank 8 --rank 24
 
 Writes table.md, results.json, index.html, figure8a.png (losses over training, and at its end over the rank) and
-figure9.png: of each caption a line for every rank, from the layer left out to full.
+figure9.png (for each caption one row per rank, from no layer to full rank).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NOTES = (
 )
 
 Losses = dict[str, dict[str, list[dict[str, float | None]]]]
-"""By row and part: points of training."""
+"""Row -> part -> points of the training curve."""
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def last(losses: Mapping[str, Sequence[Mapping[str, float | None]]], part: str) 
 
 
 def our_table(records: Sequence[ResultRecord], losses: Losses) -> list[str]:
-    """A line for each row."""
+    """One line per row."""
     metrics = headings(records, {})
     lines: list[list[Cell]] = []
     for record in records:

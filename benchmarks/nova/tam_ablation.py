@@ -1,18 +1,18 @@
 """NOVA with and without temporal autoregressive modelling (arXiv 2412.14169, section 4.4, appendix E).
 
-Without it the temporal layers see in both directions and every set of tokens is spread over the whole clip: the paper
-found less motion, and a slower generation, since nothing can be cached. Trains both under one setting and scores clips
-made from their conditions alone: the distance to real ones, how much they move, the time for one of them.
+Without it, temporal layers attend in both directions and every set of tokens covers the whole clip. The paper found
+less motion, and slower generation because nothing can be cached. Trains both under one setting and scores clips
+generated from conditions only: distance to real clips, amount of motion, time per clip.
 
-VBench's scores, which the paper has, join the table where OUT/nova and OUT/without-TAM have records of them
+The table includes VBench's scores, as in the paper, if OUT/nova and OUT/without-TAM have VBench records
 (`arvid evaluate vbench`).
 
 examples:
   arvid bench nova/tam_ablation
   arvid bench nova/tam_ablation --data videos/ --tokenizer vae3d.ckpt --trainer.max_steps=600
 
-Writes table.md, results.json, index.html, tam.png (time against length) and clips.png: of each caption a real clip,
-then one with and one without.
+Writes table.md, results.json, index.html, tam.png (time against length) and clips.png (for each caption a real clip,
+then one clip with and one without).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WITH, WITHOUT = "nova", "without-TAM"
 PUBLISHED = {WITH: (75.84, 23.27, 12.0), WITHOUT: (75.38, 11.38, 39.0)}
 """Appendix, table 2: VBench's total and dynamic degree in percent, seconds (A100 of 40 GB, 29 frames of 768x480)."""
 LENGTHS = (1, 2, 3)
-"""Clips that are timed, in trained lengths."""
+"""Lengths of the timed clips, in multiples of the trained length."""
 REPEATS = 3
 
 Seconds = dict[str, dict[int, float]]
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def time_rows(rows: Sequence[Variant], out: Path) -> Seconds:
-    """Seconds for one clip of several lengths: the fastest of some times, the rows taking turns after a first time."""
+    """Seconds for one clip at several lengths: the fastest of several runs after a warm-up. The rows alternate."""
     models = {row.name: load_variant(row, out) for row in rows}
     first = next(iter(models.values()))
     grid = first.paradigm.grid
@@ -98,7 +98,7 @@ def time_rows(rows: Sequence[Variant], out: Path) -> Seconds:
 
 
 def seconds(model: GeneratorModule, clip: Clip, num_frames: int) -> float:
-    """To make one clip, frames included."""
+    """Seconds to generate one clip, decoding included."""
     before = now(model.device)
     sample(model, Conditions.of_clips([clip]), num_frames=num_frames, progress=False)
     return now(model.device) - before
@@ -133,7 +133,7 @@ def ours(
 
 
 def vbench(row: Path) -> list[Cell]:
-    """Total and dynamic degree of a row's record of VBench, blank without one."""
+    """Total and dynamic degree in a row's VBench record; blank without a record."""
     path = Layout(row).record
     record = load(path) if path.is_file() else None
     return metric_cells(record, ["vbench-total", "vbench-dynamic-degree"])

@@ -3,23 +3,24 @@
 T2I-CompBench, GenEval and DPG-Bench, with and without rewritten prompts, the published rows beside ours.
 
 scales:
-  demo    a CPU, minutes: images of a NOVA that is trained on sprites, or on one's own clips (--data, --tokenizer), from
-          their captions at several guidances. The benchmarks' judges do not know sprites: ours reads shape and colour
-  lab     every tenth prompt of the benchmarks, for one's own checkpoints
-  paper   all of them
+  demo    a CPU, minutes: images of a NOVA trained on sprites, or on your own clips (--data, --tokenizer), from their
+          captions at several guidance scales. The benchmarks' judges do not know sprites; arvid's classifies shape
+          and colour
+  lab     every tenth prompt of the benchmarks, for your own checkpoints
+  paper   all prompts
 
-At lab and paper each --checkpoint gets a folder below --out in which the images of the suites are drawn whose prompts
-are given; with --rewritten it gets another one, "NAME + rewriter" (GenEval's dense prompts). The judges are the
-benchmarks' own, called by `arvid evaluate SUITE score` (docs/image-benchmarks.md); the page says what is still to be
-scored. Give the same command again to have it in the table.
+At lab and paper each --checkpoint gets a folder below --out with the images of all suites whose prompts are given. With
+--rewritten it gets a second folder, "NAME + rewriter" (GenEval's dense prompts). The benchmarks' own judges are called
+by `arvid evaluate SUITE score` (docs/image-benchmarks.md). The page lists what is not scored yet. Repeat the command
+after scoring to update the table.
 
 examples:
   arvid bench nova/text_to_image
   arvid bench nova/text_to_image --scale paper --checkpoint sd512=sd512.ckpt --geneval evaluation_metadata.jsonl \\
     --rewritten geneval_dense.json --t2i-compbench T2I-CompBench/examples/dataset --dpg-bench ELLA/dpg_bench/prompts
 
-Writes table.md, results.json and, at the scale demo, index.html and images.png (of each caption a real frame, then one
-for each guidance).
+Writes table.md, results.json and, at the scale demo, index.html and images.png (for each caption a real frame, then one
+image per guidance scale).
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ COLUMNS = {
     "geneval-color-attr": ("color attr.", 1.0),
     "dpg": ("DPG", 1.0),
 }
-"""Metrics of our records: the poster's heading, and what turns our unit into the poster's."""
+"""Metric name in our records -> the poster's heading, and the factor from our unit to the poster's."""
 CATEGORIES = ("color", "shape", "texture", "spatial", "non-spatial", "complex")
 POSTER = Path(__file__).with_name("text_to_image.csv")
 SUBMISSION = Path(__file__).with_name("t2i_compbench.csv")
 SUITES = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "dpg-bench": "dpg_bench"}
-"""Suites and the options that name their prompts."""
+"""Suite -> option for its prompts."""
 AS_RELEASED = ("--guidance=7", "--num-sets=128", "--diffusion-steps=25")
-"""How the released evaluation script samples."""
+"""Sampling options of the released evaluation script."""
 LAB_STRIDE = 10
 NUM_IMAGES = 128
 NOTES = (
@@ -122,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def suite_rows(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Draw and add up, row by row; what is still to be scored."""
+    """Sample and aggregate row by row. Returns notes on what is not scored yet."""
     given = {s: p for s, key in SUITES.items() if (p := getattr(options, key)) is not None}
     if not given or not options.checkpoint:
         raise UserError(
@@ -147,7 +148,7 @@ def suite_row(
     extra: list[str],
     options: argparse.Namespace,
 ) -> list[str]:
-    """Draw a suite's images into a row, and add up its judge's answers; what is missing of them."""
+    """Sample a suite's images of a row and aggregate its judge's answers. Returns notes on what is missing."""
     how = [*AS_RELEASED, *extra, *options.fit_options]
     where = [f"--prompts={prompts}", f"--out={row}", f"--checkpoint={checkpoint}"]
     run_suite(suite, ["sample", *where, *how])
@@ -164,7 +165,7 @@ def suite_row(
 
 
 def prompt_list(suite: str, path: Path, options: argparse.Namespace) -> Path:
-    """The prompts of a suite; at the scale lab every tenth of them, in files below OUT/prompts."""
+    """The prompts of a suite. At the scale lab every tenth prompt, in files below OUT/prompts."""
     if options.scale == "paper":
         return path
     target = Path(options.out) / "prompts" / suite
@@ -182,7 +183,7 @@ def prompt_list(suite: str, path: Path, options: argparse.Namespace) -> Path:
 
 
 def row_folders(options: argparse.Namespace) -> dict[str, Path]:
-    """The rows of the checkpoints, where they have records."""
+    """The rows of the checkpoints that have records."""
     names = [
         name for given in named_paths(options.checkpoint) for name in (given, f"{given} + rewriter")
     ]
@@ -224,7 +225,7 @@ def published_tables(ours: dict[str, list[ResultRecord]]) -> list[str]:
 
 
 def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], list[str]]:
-    """Images at several guidances: records, lines of the page, and what was left out."""
+    """Images at several guidance scales: records, lines of the page, and notes on what was left out."""
     run = options.run or options.out / "nova"
     if options.run is None:
         train([nova.variant("nova", options)], options.out, nova.shared_options(options))

@@ -1,22 +1,22 @@
 """NOVA's text-to-video table (arXiv 2412.14169, table 3, and the final table of the poster): VBench.
 
 scales:
-  demo    a CPU, minutes: clips of a NOVA that is trained on sprites, or on one's own clips (--data, --tokenizer), from
-          their captions at several guidances, scored by what needs no download
-  lab     the short prompts of six dimensions that arvid measures itself, for one's own checkpoints
+  demo    a CPU, minutes: clips of a NOVA trained on sprites, or on your own clips (--data, --tokenizer), from their
+          captions at several guidance scales, with metrics that need no download
+  lab     the short prompts of six dimensions that arvid computes itself, for your own checkpoints
   paper   all sixteen dimensions
 
-At lab and paper each --checkpoint gets a row below --out: clips are drawn as NOVA's evaluation does (five for each
-prompt, 12 frames per second, motion 5, guidance 7) and the dimensions measured (docs/vbench.md; nine of them with
---vbench-python). With --rewritten each gets another row, "NAME + rewriter". --row names rows that are scored already.
+At lab and paper each --checkpoint gets a row below --out. Clips are sampled as in NOVA's evaluation (five per prompt,
+12 frames per second, motion 5, guidance 7), and the dimensions are computed (docs/vbench.md; nine of them need
+--vbench-python). With --rewritten each checkpoint gets a second row, "NAME + rewriter". --row names scored rows.
 
 examples:
   arvid bench nova/text_to_video
   arvid bench nova/text_to_video --scale paper --checkpoint osp480=osp480.ckpt --suite VBench_full_info.json \\
     --rewritten vbench_dense.json --vbench-python ~/vbench/bin/python
 
-Writes table.md, results.json and, at the scale demo, index.html and clips.png (of each caption a real clip, then one
-for each guidance).
+Writes table.md, results.json and, at the scale demo, index.html and clips.png (for each caption a real clip, then one
+clip per guidance scale).
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ LAB_DIMENSIONS = (
     "imaging_quality",
     "appearance_style",
 )
-"""Those that arvid measures itself without the many clips of temporal flickering."""
+"""Dimensions that arvid computes itself, without temporal flickering, which needs many clips."""
 AS_RELEASED = (
     *("--guidance=7", "--num-sets=128", "--diffusion-steps=25", "--fps=12", "--seed=1337"),
     "--flickering-samples=5",
 )
-"""How the released evaluation script samples."""
+"""Sampling options of the released evaluation script."""
 MOTION = "--motion=5"
 NOTES = (
     "Published: table 3 of the submission; the rows of Emu3 and of the final NOVA are the poster's, which has no "
@@ -113,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def suite_rows(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Draw, measure and add up, row by row; what could not be measured."""
+    """Sample, score and aggregate row by row. Returns notes on dimensions that could not be computed."""
     if not (options.checkpoint and options.suite) and not options.row:
         raise UserError(
             f"The scale {options.scale} needs --checkpoint NAME=FILE with --suite VBench_full_info.json, or --row."
@@ -128,7 +128,7 @@ def suite_rows(options: argparse.Namespace) -> Iterator[list[str]]:
 def suite_row(
     row: Path, checkpoint: Path, extra: list[str], options: argparse.Namespace
 ) -> list[str]:
-    """One row through the steps of `arvid evaluate vbench`; those that could not be measured."""
+    """Run the steps of `arvid evaluate vbench` for one row. Returns a note if it could not be scored."""
     dimensions = LAB_DIMENSIONS if options.scale == "lab" else ()
     common = [str(row), f"--suite={options.suite}", *(f"--dimension={d}" for d in dimensions)]
     how = [*AS_RELEASED, *([MOTION] if moves(checkpoint) else []), *extra, *options.fit_options]
@@ -164,7 +164,7 @@ def vbench_table(ours: dict[str, ResultRecord]) -> list[str]:
 
 
 def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], list[str]]:
-    """Clips at several guidances: records, lines of the page, and what was left out."""
+    """Clips at several guidance scales: records, lines of the page, and notes on what was left out."""
     run = options.run or options.out / "nova"
     if options.run is None:
         train([nova.variant("nova", options)], options.out, nova.shared_options(options))

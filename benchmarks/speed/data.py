@@ -1,22 +1,22 @@
-"""How fast clips are read, and in how much memory: random clips beside other readers, long, large and many files.
+"""Speed and memory of reading clips: random clips with several readers; long, large and many files with arvid.
 
-Random clips of 17 frames are brought to 128x128 pixels by each reader in a process of its own, on one core:
+Each reader reads random clips of 17 frames at 128x128 pixels, in its own process on one core:
 
-  arvid        `read_frames`, once the files were looked at
-  torchcodec   `VideoDecoder` with its Resize, in both of its modes of seeking
-  decord       `VideoReader` of that size
+  arvid        `read_frames`, after the files were probed
+  torchcodec   `VideoDecoder` with its Resize, in both seek modes
+  decord       `VideoReader` with this size
   OpenCV       `VideoCapture`, set to the first frame, and `resize`
 
-Each clip is compared with that of a full decode in decoding order: readers scale differently, by a level or two, so a
-clip counts as another one from a mean difference of 5 levels on. Then follow 17 frames at some minutes of a file of an
-hour, a clip of 49 frames of 4K, and a folder of 10,000 small files when it is first seen and again; arvid alone.
+Each clip is compared with a full decode in decoding order. Resizing differs by a level or two between readers, so a
+clip counts as wrong from a mean difference of 5 levels. Only for arvid: 17 frames at several minutes of a one-hour
+file, a clip of 49 frames in 4K, and a folder of 10,000 small files on the first and on a later start.
 
 examples:
   python benchmarks/speed/data.py --data ucf101_mini
   python benchmarks/speed/data.py --data ucf101_mini --python other/venv/bin/python --only clips
 
---python names an interpreter that has the other readers, where this one has not: torchcodec wants a torch and an FFmpeg
-that fit it. Writes table.md and results.json to --out. Some minutes on two cores. Linux alone.
+--python names an interpreter with the other readers, if this one lacks them (torchcodec needs matching versions of
+torch and FFmpeg). Writes table.md and results.json to --out. Takes some minutes on two cores. Linux only.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Frames = NDArray[np.uint8]
 
 NUM_FRAMES, SIZE = 17, 128
 OTHER = 5.0
-"""Mean difference in levels from which on a clip is another one."""
+"""Mean difference in levels from which a clip counts as wrong."""
 MINUTES = (0, 5, 10, 60)
 PARTS = ("clips", "long", "large", "many")
 
@@ -112,7 +112,7 @@ def in_process(job: Result, python: str = sys.executable) -> Result:
 
 
 def peak_mb() -> float:
-    """Most memory that this process has taken so far; not, as getrusage has it, that of the one that started it."""
+    """Peak memory of this process so far. (getrusage includes the peak of the parent process.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
 
@@ -164,7 +164,7 @@ def full_decode(clips: Sequence[Clip]) -> NDArray[np.uint8]:
 
 
 def read_job(job: Result) -> Result:
-    """CPU seconds of one reader over the clips, and how many of them are others."""
+    """CPU seconds of one reader for the clips, and the number of wrong clips."""
     cv2.setNumThreads(1)
     read = READERS[job["reader"]]([path for path, _ in job["clips"]])
     reference = np.load(job["reference"], mmap_mode="r")
@@ -287,7 +287,7 @@ def run_long(options: argparse.Namespace, folder: Path) -> list[Result]:
 
 
 def write_long(path: Path, *, minutes: int) -> None:
-    """320x240 pixels at 25 fps: one minute, again and again."""
+    """A long file, 320x240 pixels at 25 fps: one minute, repeated."""
     minute = path.with_name("minute.mp4")
     still = np.random.default_rng(0).integers(0, 255, (15, 20, 3), np.uint8)
     picture = np.kron(still, np.ones((16, 16, 1), np.uint8))
@@ -329,7 +329,7 @@ def large_job(job: Result) -> Result:
 
 
 def run_many(options: argparse.Namespace, folder: Path) -> list[Result]:
-    """A folder of many small files, when it is first seen and again."""
+    """A folder of many small files, on the first and on a later start."""
     (folder / "many" / "a").mkdir(parents=True)
     rng = np.random.default_rng(0)
     first = folder / "small.mp4"

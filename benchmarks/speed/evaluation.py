@@ -1,24 +1,24 @@
-"""How long FVD takes from mp4 files to the number, and how much memory, over the number of clips.
+"""Time and memory of FVD, from mp4 files to the value, against the number of clips.
 
-The same files go through three programs, each in a process of its own:
+Three programs process the same files, each in its own process:
 
-  arvid             `arvid evaluate VIDEOS` of a first row: both sets, the distance, its spread and interval, a record
-  arvid, next row   the same for another row of that protocol, whose real clips were measured by the first
-  cd-fvd            its class (`pip install cd-fvd`), given the clips of each batch, for its own loader needs a
-                    torchvision that still decodes videos
-  common_metrics    common_metrics_on_video_quality, method videogpt, of a checkout that --common-metrics names, given a
-                    tensor of all clips of each set, as it wants them
+  arvid             `arvid evaluate VIDEOS` of a first row: both sets, distance, standard deviation, interval, record
+  arvid, next row   the same for another row of this protocol; the real clips are already measured
+  cd-fvd            its class (`pip install cd-fvd`) with clips in batches (its own loader needs an old torchvision that
+                    decodes videos)
+  common_metrics    common_metrics_on_video_quality, method videogpt, from the checkout given by --common-metrics, with
+                    one tensor of all clips per set, as it requires
 
-All have the same I3D. Its weights are random unless --weights names the published file i3d_pretrained_400.pt: that
-changes no time, but the distances are no FVD. The time is that of decoding, resizing, the network and the distance; the
-memory is the most that a process and its workers take together. Last, the bootstrap alone is timed against one
-factorisation after another, and compared with it.
+All use the same I3D. Its weights are random unless --weights gives the published file i3d_pretrained_400.pt. Random
+weights do not change the time, but the distances are not FVD. The time includes decoding, resizing, the network and the
+distance. The memory is the peak of a process with its workers. Last, the bootstrap alone is compared, in time and
+values, with a factorisation per resample.
 
 examples:
   python benchmarks/speed/evaluation.py
   python benchmarks/speed/evaluation.py --num-clips 64 128 256 --common-metrics common_metrics_on_video_quality
 
-Writes table.md and results.json to --out. Some ten minutes on two cores. Linux alone (memory is read from /proc).
+Writes table.md and results.json to --out. Takes about ten minutes on two cores. Linux only (memory from /proc).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from arvid.evaluation.rows import evaluate_videos
 from arvid.evaluation.scores.distances import Fvd
 from arvid.experiments.paper import Cell, table, write_page
 from arvid.hardware import cpu_summary
-from arvid.metrics.bootstrap import NUM_DRAWS, SPREAD_DRAWS, bootstrap_distances
+from arvid.metrics.bootstrap import INTERVAL_DRAWS, STD_DRAWS, bootstrap_distances
 from arvid.metrics.frechet import frechet_distance_from_features
 from arvid.metrics.fvd import I3DFeatures
 from arvid.metrics.i3d import load_i3d, seeded_i3d
@@ -64,13 +64,13 @@ from arvid.ranges import at_least
 Result = dict[str, Any]
 
 BATCH_SIZE = 16
-"""Clips at a time, where a program leaves the choice; cd-fvd's default."""
+"""Batch size where a program has one; cd-fvd's default."""
 SAMPLE_SECONDS = 0.2
-"""Between two looks at the memory."""
+"""Seconds between two memory measurements."""
 BOOTSTRAPS = ((2048, 400), (256, 400), (256, 64))
-"""Clips of each set and features."""
+"""Numbers of clips per set and of features."""
 REFERENCE_DRAWS = 10
-"""Of the bootstrap by one factorisation after another, whose time for all draws is reckoned from them."""
+"""Number of timed resamples of the reference bootstrap. The time for all resamples is extrapolated."""
 
 
 def main() -> None:
@@ -292,17 +292,17 @@ PROGRAMS: Mapping[str, Callable[[Result], Callable[[], dict[str, float]]]] = {
 
 
 def bootstrap_case(num_clips: int, num_features: int) -> Result:
-    """CPU seconds of a row's spread and interval, by one factorisation after another and as arvid does it."""
+    """CPU seconds of a row's standard deviation and interval: with a factorisation per resample, and as in arvid."""
     a, b = (features(num_clips, num_features, seed) for seed in (0, 1))
     started = time.process_time()
     expected = one_after_another(a, b, REFERENCE_DRAWS)
     each = (time.process_time() - started) / REFERENCE_DRAWS
     started = time.process_time()
-    found = bootstrap_distances(a, b, num=NUM_DRAWS)
+    found = bootstrap_distances(a, b, num=INTERVAL_DRAWS)
     return {
         "clips": num_clips,
         "features": num_features,
-        "reference_seconds": each * (NUM_DRAWS + SPREAD_DRAWS),
+        "reference_seconds": each * (INTERVAL_DRAWS + STD_DRAWS),
         "seconds": time.process_time() - started,
         "relative_difference": float((found[:REFERENCE_DRAWS] / expected - 1).abs().max()),
     }
@@ -315,7 +315,7 @@ def features(num: int, dim: int, seed: int) -> Float[Tensor, "n d"]:
 
 
 def one_after_another(a: Tensor, b: Tensor, num: int) -> Float[Tensor, " num"]:
-    """The distances of the draws, each from the drawn clips alone."""
+    """Distances of the resamples, each computed from its clips directly."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(num):
@@ -384,8 +384,8 @@ def page(report: Result) -> list[str]:
     boot = (
         "clips of each set",
         "features",
-        f"{NUM_DRAWS + SPREAD_DRAWS} draws, one by one (CPU s)",
-        f"{NUM_DRAWS} draws, arvid (CPU s)",
+        f"{INTERVAL_DRAWS + STD_DRAWS} draws, one by one (CPU s)",
+        f"{INTERVAL_DRAWS} draws, arvid (CPU s)",
         "times as fast",
         "largest relative difference",
     )

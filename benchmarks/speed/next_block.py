@@ -1,25 +1,24 @@
-"""How fast next-block prediction decodes, by block and batch size, and what bounds it.
+"""Decoding speed of next-block prediction against block and batch size, with its memory bound.
 
-A clip of 5 latent frames goes on from its first two: 768 tokens after 512 of 64,000 ids, drawn with top-k 16,000 and
-top-p 0.9, as NBP (arXiv 2502.07737) samples Kinetics-600. For each block and batch size:
+Continues the first two of 5 latent frames: 768 tokens after 512, with 64,000 ids, top-k 16,000 and top-p 0.9, as NBP
+(arXiv 2502.07737) samples Kinetics-600. For each block and batch size:
 
-  tokens / s        of all clips together, the prefix read included
-  forward, sampler  shares of the time: network with logits, and drawing from these
-  bound             tokens / s if a step took as long as weights and filled cache take to be read once, at the speed at
-                    which a large tensor is copied here
-  steps' time       in times of that bound; small networks on CPUs are bounded by arithmetic instead
+  tokens / s        of all clips together, prefix included
+  forward, sampler  shares of the time: network with logits, and sampling from the logits
+  bound             tokens / s if a step only read weights and filled cache once, at this machine's copy speed
+  steps' time       as a multiple of the bound; small networks on CPUs are limited by arithmetic instead
 
-Then one token at a time against `generate` of transformers on a GPT-2 of the same shape, with its static cache where it
-has one. Weights are random: that does not change the time.
+Then one token at a time is compared with `generate` of transformers on a GPT-2 of the same shape, with a static cache
+if available. Weights are random, which does not change the time.
 
 scales:
   tiny    seconds, to try the script
   demo    a CPU: 2 layers of width 128
   paper   a GPU: the paper's 1.2 billion (24 layers of width 2048) in bfloat16
 
-On a CPU the page begins with its instructions and the rates of a product in float32 and bfloat16: speeds depend on
-them. Seconds are those that one thread computed (--threads 1, the default), so other work on the machine disturbs
-little; with more threads, and on a GPU, they are the clock's.
+On a CPU the page begins with the instruction set and the speed of a matrix product in float32 and bfloat16, since
+speeds depend on them. With one thread (--threads 1, the default) seconds are CPU time, so other work on the machine has
+little effect. With more threads, and on a GPU, they are wall time.
 
 examples:
   arvid bench speed/next_block
@@ -160,7 +159,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Watch:
-    """Reads the time: of one thread's work where there is one, else the clock's, when the device has finished."""
+    """Clock: CPU time with one thread, else wall time after the device has finished."""
 
     def __init__(self, device: str, threads: int) -> None:
         self.on_gpu = device == "cuda"

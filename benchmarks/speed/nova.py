@@ -1,17 +1,17 @@
-"""How long NOVA takes to draw a clip and to train a step, which part takes it, and how far that is from the bound.
+"""Time of NOVA's sampling and training steps by part, and its ratio to the compute bound.
 
-The bound is the time that the counted FLOPs would take at the throughput of one large product of matrices, measured on
-the same machine; the utilisation is its share of the time taken. FLOPs are counted on the meta device. Attention counts
-in full, also where a mask hides half of it. Weights are random, which does not change the time.
+The bound is the time for the counted FLOPs at the throughput of one large matrix product on the same machine. The
+utilisation is the bound divided by the measured time. FLOPs are counted on the meta device. Attention counts in full,
+even if a mask hides half of it. Weights are random, which does not change the time.
 
-  as it is   what `arvid sample` and `arvid fit` run
-  compiled   the blocks of the transformers and the diffusion MLP through torch.compile
+  as it is   the code of `arvid sample` and `arvid fit`
+  compiled   the transformers' blocks and the diffusion MLP with torch.compile
 
-Then single clips of other lengths and sizes, as it is.
+Then single clips of other lengths and sizes, with the code as it is.
 
 scales:
   demo    width 256, 4 + 8 layers, 5 latent frames of 32x32, 16 sets, 10 diffusion steps, in float32 on one thread of a
-          CPU. Processor time counts, so that it matters less what else the machine does.
+          CPU. Times are CPU time, so other work on the machine has little effect.
   paper   the published video model of 0.6 billion parameters at 33 frames of 768x480, 64 sets, 25 diffusion steps, on a
           GPU: sampling with weights in bfloat16, training in mixed precision
 

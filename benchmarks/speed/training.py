@@ -1,8 +1,8 @@
-"""What a training step costs beyond the network's own work, beside a plain loop in PyTorch.
+"""Overhead of a training step compared with a plain PyTorch loop.
 
-All rows train the same number of parameters on the same random ids with AdamW, in turns, in one process. The plain row
-is written in this file: a GPT with fused attention, a fused optimiser and nothing around it. Each further row adds one
-layer of what a training with arvid is made of.
+All rows train the same number of parameters on the same random ids with AdamW, alternating in one process. The plain
+row is a GPT in this file with fused attention and a fused optimiser. Each further row adds one layer of arvid's
+training.
 
   plain          GPT, loss, backward pass, gradient clipping, fused AdamW
   paradigm       the same loop around arvid's paradigm
@@ -10,7 +10,7 @@ layer of what a training with arvid is made of.
   callbacks      with the callbacks of `arvid fit`: seeds, checkpoints, progress bar, throughput, CSV log
   averages       with running averages of the weights
 
-Seconds are processor time of the median step, the least of the rounds.
+Seconds are CPU time of the median step, in the fastest round.
 
 examples:
   arvid bench speed/training
@@ -68,7 +68,7 @@ PARADIGMS: dict[str, ParadigmFactory] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Which models are trained, and for how long."""
+    """Models to train, and the number of steps."""
 
     sizes: tuple[Size, ...]
     num_steps: int
@@ -92,7 +92,7 @@ SCALES = {
 
 
 class PlainGPT(nn.Module):
-    """A causal transformer over ids (B, N): what the paradigms are measured against."""
+    """A causal transformer over ids (B, N): the baseline for the paradigms."""
 
     def __init__(self, size: Size, vocab_size: int, length: int) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ def paradigm_loss(module: GeneratorModule, data: dict[str, Any]) -> Tensor:
 def loop(
     network: nn.Module, loss: Callable[[dict[str, Any]], Tensor], batches: list[dict[str, Any]]
 ) -> list[float]:
-    """A training loop as short as it can be; the seconds of each step."""
+    """A minimal training loop. Returns the seconds of each step."""
     network.train()
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -1,23 +1,23 @@
-"""How fast tokenizers encode and decode, how much memory they take, and whether long clips stream in that of short.
+"""Speed and memory of tokenizers, and memory of long clips that are processed in chunks.
 
-Each tokenizer is timed in up to four ways, in turns within one process, so that what else the machine does hits all
-of them alike; the best round counts:
+Each tokenizer is timed in up to four variants, alternating in one process so that other work on the machine affects all
+of them equally. The fastest round counts:
 
-  plain            layers as one writes them first: channels before frames in memory
+  plain            straightforward layers: channels before frames in memory
   as it is         arvid's layers: channels last, convolutions of kernel 1 as matrix products, activations in place
   compiled         the same with residual units through torch.compile, which fuses norms, activations and padding
   compiled, bf16   the same in bfloat16 (on GPUs)
 
-Memory is the peak of a process of its own, above what it had when it began to work. Then a clip of 257 frames goes
-through the causal tokenizers in chunks: what comes out has to be that of the whole clip at once, and the peak at most
-1.3 times that of 33 frames. Weights are random where a tokenizer is not embedded; that does not change the time.
+Memory is the peak of a separate process, above its memory before the work. Then the causal tokenizers process a clip of
+257 frames in chunks. The result must equal that of the whole clip, and the peak must be at most 1.3 times that of 33
+frames. Weights are random unless the tokenizer is included in arvid; that does not change the time.
 
 examples:
   python benchmarks/speed/video_tokenizers.py
   python benchmarks/speed/video_tokenizers.py --tokenizer magvit_fsq-base --tokenizer my.safetensors --out runs/mine
 
-Writes table.md and results.json to --out. Some minutes on two cores. (The file is not called `tokenizers.py`, for that
-would be imported in place of Hugging Face's package by whatever is started beside it.)
+Writes table.md and results.json to --out. Takes some minutes on two cores. (A file called `tokenizers.py` would shadow
+Hugging Face's package for scripts in this folder.)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ CHUNK_LATENTS = 2
 SHORT, LONG = 33, 257
 TOLERANCE, MOST_MEMORY = 1e-5, 1.3
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Makes glibc give freed tensors back to the system at once, so that the peak is of what is in use."""
+"""Makes glibc return freed memory to the system immediately, so that the peak is memory in use."""
 
 
 def main() -> None:
@@ -384,10 +384,9 @@ def stream(job: Result) -> Result:
 
 @torch.no_grad()
 def equal(job: Result) -> Result:
-    """How far a clip in chunks is from the clip at once: share of unlike tokens, largest difference of pixels.
+    """Difference between processing in chunks and at once: share of different tokens, largest pixel difference.
 
-    A token that lies on the edge between two codes may fall to either side by rounding alone, so both decode the
-    tokens of the whole clip.
+    Rounding may change a token that lies between two codes, so both decode the tokens of the whole clip.
     """
     tokenizer = build(job)
     lengths = chunk_lengths(tokenizer, job)
@@ -430,7 +429,7 @@ def frames_of(job: Result, lengths: list[int]) -> Iterator[Tensor]:
 
 
 def reset_peak(job: Result) -> float:
-    """Let the peak begin anew; the memory that is in use now, in MB."""
+    """Reset the peak. Returns the current memory in MB."""
     if job["device"] == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
@@ -440,7 +439,7 @@ def reset_peak(job: Result) -> float:
 
 
 def peak(job: Result) -> float:
-    """Most memory in use since the peak began anew, in MB."""
+    """Peak memory since the last reset, in MB."""
     if job["device"] == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     if (found := status("VmHWM")) is not None:
@@ -462,7 +461,7 @@ def status(field: str) -> float | None:
 
 
 def stream_check(name: str, results: list[Result]) -> Result:
-    """Whether a tokenizer's long clip in chunks is the whole, in the memory of a short one."""
+    """Whether chunks of a long clip give the result of the whole clip, with the memory of a short clip."""
     of_name = [r for r in results if r["tokenizer"] == name]
     runs = [r for r in of_name if r["job"] == "stream"]
     (same,) = (r for r in of_name if r["job"] == "equal")

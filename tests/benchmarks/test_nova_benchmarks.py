@@ -132,7 +132,7 @@ def test_continuing_needs_longer_clips(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["nova/extrapolation", f"--run={run}", f"--out={tmp_path}"]
-    assert "end where they end" in refused(given, capsys)
+    assert "have no continuation" in refused(given, capsys)
 
 
 def test_scale_and_shift(tmp_path: Path) -> None:

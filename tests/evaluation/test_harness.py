@@ -91,7 +91,7 @@ def test_real_clips_are_judged_by_their_own_attributes(tmp_path: Path) -> None:
     clips = [DATA[i] for i in range(3)]
     videos = row.generate(clips, GENERATION, 1)
     np.testing.assert_array_equal(videos[2], DATA[others[16 + 2]].video)
-    assert [c.name for c in row.shown(clips)] == [DATA[i].name for i in others[16:19]]
+    assert [c.name for c in row.target_clips(clips)] == [DATA[i].name for i in others[16:19]]
 
 
 def test_reconstructions_are_what_the_tokenizer_makes_of_the_real_clips(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_protocols_of_too_few_clips_are_refused(num_clips: int) -> None:
 @pytest.mark.parametrize("size", [3, 1])
 def test_too_few_clips_are_refused(size: int, tmp_path: Path) -> None:
     protocol = get_protocol("sprites-generation", num_clips=256)
-    with pytest.raises(UserError, match="2 are the fewest"):
+    with pytest.raises(UserError, match="statistics need at least 2"):
         evaluate(FirstFrameRow(), protocol, Sprites(size), tmp_path, description=DESCRIPTION)
 
 

@@ -71,7 +71,7 @@ def test_clips_are_chosen_without_repeats_until_they_run_out() -> None:
 
 def test_too_few_real_clips() -> None:
     data = Sprites(6)
-    with pytest.raises(UserError, match=r"asks for 8 real clips .* there are 6\. With --num-clips"):
+    with pytest.raises(UserError, match=r"asks for 8 real clips .* there are 6\. Use --num-clips"):
         dataclasses.replace(SMALL, num_clips=8).choose(data)
     repeating = dataclasses.replace(SMALL, num_clips=8, too_few="repeat")
     chosen, others = repeating.choose(data)
@@ -125,8 +125,8 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ("base: nbp-k600-fp\norder: sorted", "'sorted' is none of shuffled, listed"),
         ("base: nbp-k600-fp\nclip: {short: loop}", "drop, pad, black"),
         ("task: generation", "summary: missing"),
-        ("base: nbp-k600-fp\ncondition_frames: 0", "given frames"),
-        ("base: nbp-k600-fp\nscored_frames: 18", "18 frames of 17"),
+        ("base: nbp-k600-fp\ncondition_frames: 0", "need condition_frames"),
+        ("base: nbp-k600-fp\nscored_frames: 18", "scores frame 18 of clips with 17 frames"),
         ("base: nbp-k600-fp\nddof: 2", "ddof must be 0 to 1, not 2"),
         ("base: nbp-k600-fp\nfolds: 0", "folds must be at least 1, not 0"),
         ("base: nbp-k600-fp\nfolds: 1\nfolds: 2", "the key 'folds' stands there twice (line 3)"),

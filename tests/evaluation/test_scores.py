@@ -18,7 +18,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import over_repeats
 from arvid.evaluation.scores import Score, distances, paired, scores_for
-from arvid.metrics.bootstrap import bootstrap_distances, bootstrap_interval, bootstrap_spread
+from arvid.metrics.bootstrap import bootstrap_distances, bootstrap_interval, bootstrap_std
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
 from arvid.metrics.paired import Psnr, Ssim
@@ -119,7 +119,7 @@ def test_spread_and_interval_are_of_one_set_of_draws(monkeypatch: pytest.MonkeyP
     assert asked == [200]
     sets = found["real"], found["generated"]
     # as records of before have them: the spread of 100 draws, the interval of 200
-    assert value.spread == bootstrap_spread(*sets, num=100, ddof=0)
+    assert value.spread == bootstrap_std(*sets, num=100, ddof=0)
     interval = bootstrap_interval(value.value, bootstrap_distances(*sets, num=200, ddof=0))
     assert value.interval == (interval.low, interval.high)
 

@@ -12,7 +12,7 @@ from arvid.metrics import bootstrap
 from arvid.metrics.bootstrap import (
     bootstrap_distances,
     bootstrap_interval,
-    bootstrap_spread,
+    bootstrap_std,
 )
 from arvid.metrics.frechet import frechet_distance_from_features
 
@@ -62,14 +62,14 @@ def test_fewer_draws_are_the_first_of_more() -> None:
     a, b = gaussian(30, 0, shift=0.5), gaussian(20, 1)
     many = bootstrap_distances(a, b, num=12)
     torch.testing.assert_close(many[:5], bootstrap_distances(a, b, num=5), rtol=0, atol=0)
-    assert bootstrap_spread(a, b, num=5) == float(many[:5].std())
+    assert bootstrap_std(a, b, num=5) == float(many[:5].std())
 
 
 def test_a_direction_that_is_not_drawn_takes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the way around it, the Cholesky factor of such a draw would be rounding noise or fail."""
     a, b = features("sparse", 90, 16, 0), features("sparse", 90, 16, 1)
     exact = bootstrap_distances(a, b, num=6)
-    monkeypatch.setattr(bootstrap, "_LEAST_PIVOT", math.inf)
+    monkeypatch.setattr(bootstrap, "_MIN_PIVOT", math.inf)
     torch.testing.assert_close(exact, bootstrap_distances(a, b, num=6), rtol=1e-11, atol=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_one_clip_is_too_few() -> None:
         bootstrap_distances(gaussian(1, 0), gaussian(5, 1), num=2)
 
 
-def test_spread_matches_the_spread_of_fresh_draws() -> None:
+def test_std_matches_the_std_of_independent_samples() -> None:
     draws = [
         float(
             frechet_distance_from_features(
@@ -96,12 +96,12 @@ def test_spread_matches_the_spread_of_fresh_draws() -> None:
         for i in range(100)
     ]
     a, b = gaussian(400, 0, dim=2, shift=2.0), gaussian(400, 1, dim=2)
-    spread = bootstrap_spread(a, b, num=200)
-    assert spread == pytest.approx(float(torch.tensor(draws).std()), rel=0.3)
-    assert spread == bootstrap_spread(a, b, num=200)
+    std = bootstrap_std(a, b, num=200)
+    assert std == pytest.approx(float(torch.tensor(draws).std()), rel=0.3)
+    assert std == bootstrap_std(a, b, num=200)
 
 
-def test_interval_holds_the_number_and_the_spread_of_fresh_draws() -> None:
+def test_interval_contains_the_distance_and_fits_independent_samples() -> None:
     a, b = gaussian(300, 0, shift=0.5), gaussian(300, 1)
     value = float(frechet_distance_from_features(a, b))
     draws = bootstrap_distances(a, b, num=100)

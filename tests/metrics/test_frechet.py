@@ -200,8 +200,8 @@ def _worker(rank: int, world_size: int, keep: bool, folder: str) -> None:
     metric.update(videos(20)[rank::world_size], real=True)
     if rank == 0:  # the other processes have no generated clip at all
         metric.update(videos(9, seed=5), real=False)
-    spread = metric.bootstrap(num=5) if keep else 0.0
-    torch.save((metric.compute(), spread), f"{folder}/{rank}.pt")
+    std = metric.bootstrap_std(num=5) if keep else 0.0
+    torch.save((metric.compute(), std), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -216,9 +216,9 @@ def test_several_processes_give_the_value_of_one(
     single.update(videos(20), real=True)
     single.update(videos(9, seed=5), real=False)
     for rank in range(world_size):
-        value, spread = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        value, std = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert float(value) == pytest.approx(float(single.compute()), rel=1e-9)
-        assert spread == (pytest.approx(single.bootstrap(num=5), rel=1e-9) if keep else 0)
+        assert std == (pytest.approx(single.bootstrap_std(num=5), rel=1e-9) if keep else 0)
 
 
 def test_features_have_one_order_however_the_clips_arrive() -> None:
@@ -230,7 +230,7 @@ def test_features_have_one_order_however_the_clips_arrive() -> None:
     for one, other in zip(forth.features(), back.features(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert forth.features()[0].shape == (13, 12)
-    assert forth.bootstrap(num=3) == back.bootstrap(num=3)
+    assert forth.bootstrap_std(num=3) == back.bootstrap_std(num=3)
     with pytest.raises(ValueError, match="keep_features"):
         FrechetDistance(MeanColour(), keep_features=False).features()
 
@@ -266,4 +266,4 @@ def test_only_uint8_video_passes_the_door() -> None:
 def test_the_bootstrap_needs_features() -> None:
     metric = FrechetDistance(MeanColour(), keep_features=False)
     with pytest.raises(ValueError, match="keep_features"):
-        metric.bootstrap()
+        metric.bootstrap_std()

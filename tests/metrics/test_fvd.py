@@ -85,7 +85,7 @@ def test_random_weights_say_so() -> None:
     network = seeded_fvd_features("nbp-64", seed=3)
     assert network.name == "i3d-random-3 (nbp-64)"
     assert network.sha256 is None
-    with pytest.raises(UserError, match="stylegan-v happens in its file"):
+    with pytest.raises(UserError, match="stylegan-v happens in its weights file"):
         seeded_fvd_features("stylegan-v")
 
 

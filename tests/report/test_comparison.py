@@ -205,5 +205,5 @@ def test_decimals_leave_three_digits_of_the_smallest() -> None:
         0,
         0,
     ]
-    assert numbers.with_spread(61.34, 2.04, 1) == "61.3 ± 2.0"
-    assert numbers.with_spread(0.004, None, 1) == "0.004"
+    assert numbers.with_uncertainty(61.34, 2.04, 1) == "61.3 ± 2.0"
+    assert numbers.with_uncertainty(0.004, None, 1) == "0.004"

@@ -45,11 +45,13 @@ def ties(notes: Sequence[str]) -> list[str]:
     return [note for note in notes if note.startswith("Within noise")]
 
 
-def test_spreads_decide_where_nothing_else_is_known(compare: Callable[..., Comparison]) -> None:
+def test_standard_errors_decide_where_nothing_else_is_known(
+    compare: Callable[..., Comparison],
+) -> None:
     rows = {"a": {"value": 20.0, "spread": 0.5}, "b": {"value": 21.0, "spread": 0.5}}
     found = compare(rows)
     assert ties(found.notes) == [
-        "Within noise of the best (95 %): psnr under sprites-t2v: b and a (by their spreads)"
+        "Within noise of the best (95 %): psnr under sprites-t2v: b and a (by their standard errors)"
     ]
     for shown in (tables.text(found), tables.markdown(found), tables.tex(found)):
         assert "Within noise" in shown
@@ -78,7 +80,7 @@ def test_clips_in_common_are_compared_one_by_one(compare: Callable[..., Comparis
     hard = rng.normal(20, 5, 50)
     clips = {"a": hard, "b": hard + 0.5 + rng.normal(0, 0.3, 50)}
     rows = {n: {"value": float(v.mean()), "spread": 5 / 50**0.5} for n, v in clips.items()}
-    assert "by their spreads" in ties(compare(rows).notes)[0]
+    assert "by their standard errors" in ties(compare(rows).notes)[0]
     assert ties(compare(rows, clips).notes) == []
     clips["b"] = hard + rng.normal(0, 0.3, 50)
     assert "paired over 50 clips" in ties(compare(rows, clips).notes)[0]

@@ -66,7 +66,7 @@ def test_the_mean_over_seeds_with_its_deviation(seed: Save, tmp_path: Path) -> N
     assert nova.value == pytest.approx(65)
     assert nova.spread == pytest.approx(statistics.stdev(VALUES.values()))
     assert (nova.best, nova.detail) == (True, "256 samples of each of 3 seeds")
-    assert "± is the deviation of seeds" in column.detail
+    assert "± is the standard deviation over training seeds" in column.detail
     speed = next(c for c in found.columns if c.key.endswith("/frames_per_second"))
     assert found.rows[1].cell(speed).value == 20
     assert found.notes[0] == (
@@ -86,7 +86,7 @@ def test_the_mean_over_seeds_with_its_deviation(seed: Save, tmp_path: Path) -> N
 def test_rows_within_noise_are_told_by_the_seeds(seed: Save) -> None:
     """The standard error of three seeds is 3.2, and t is 4.3: a difference of 10 may be chance."""
     near = [seed(name, n, s) for name, s in (("nova", 0), ("next_block", 10)) for n in range(3)]
-    assert any("(by their spreads)" in note for note in Comparison.from_runs(near).notes)
+    assert any("(by their standard errors)" in note for note in Comparison.from_runs(near).notes)
     far = [seed("next_token", n, 30) for n in range(3)] + near[:3]
     assert not any("Within noise" in note for note in Comparison.from_runs(far).notes)
 
@@ -132,7 +132,7 @@ def test_seeds_that_were_not_scored_alike_are_refused(seed: Save) -> None:
     first = replace(record.metrics[0], feature_sha256="other")
     save(replace(record, metrics=(first, *record.metrics[1:])), path)
     (runs[0] / "evaluation/sprites-fp.json").unlink()
-    with pytest.raises(UserError, match="by other metrics or feature networks"):
+    with pytest.raises(UserError, match="with different metrics or feature networks"):
         Comparison.from_runs(runs)
 
 

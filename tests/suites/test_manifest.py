@@ -14,9 +14,9 @@ def test_another_sampling_is_not_mixed_in(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
     for _ in range(2):
         claim(tmp_path, {"seed": 0, "name": "a", "shape": (1, 2)})
-    with pytest.raises(UserError, match=r"another sampling \(seed differ"):
+    with pytest.raises(UserError, match=r"other samples \(seed differ"):
         claim(tmp_path, {"seed": 1, "name": "a", "shape": (1, 2)})
-    with pytest.raises(UserError, match=r"another sampling \(fps differ"):
+    with pytest.raises(UserError, match=r"other samples \(fps differ"):
         claim(tmp_path, {"seed": 0, "name": "a", "shape": (1, 2), "fps": 8})
     assert read_manifest(tmp_path) == {"seed": 0, "name": "a", "shape": [1, 2]}
     for damaged in ("[]", "{"):

@@ -1,12 +1,12 @@
-"""What a protocol measures: metrics behind one interface, in two steps.
+"""Metrics under a protocol: one interface with two steps.
 
-`measure` looks at a batch of clips and gives tensors with one entry for each clip; `values` makes the numbers from
-those of all clips. What was measured is kept on disk batch by batch, so an evaluation goes on where it was
-interrupted, and its result is the same for any number of processes.
+`measure` takes a batch of clips and gives tensors with one entry per clip. `values` computes the metric values from
+the measurements of all clips. The measurements are stored batch by batch. So an interrupted evaluation can continue,
+and the result is the same for any number of processes.
 
-A new metric is a subclass of `Score` in one file, named in the registry or by an entry point of the group
-`arvid.metrics`. The built-in ones are the modules beside: `distances` between sets of clips, `paired` comparisons
-frame by frame, `attributes` that a clip shows, `changes` from frame to frame.
+A new metric is a subclass of `Score` in one file, listed in the registry or as an entry point of the group
+`arvid.metrics`. Built-in metrics: `distances` between sets of clips, `paired` comparisons frame by frame, `attributes`
+that a clip shows, `changes` from frame to frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Metric)
 Measured = Mapping[str, Tensor]
-"""What was measured, by name; the first axis of every tensor runs over the clips."""
+"""Name -> measured tensor. The first axis of each tensor is the clip."""
 
 
 class Score(ABC):
@@ -37,44 +37,44 @@ class Score(ABC):
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> Score:
-        """The metric as a protocol wants it; by default it has no options.
+        """The metric with the protocol's options. Default: no options.
 
-        Raises UserError where the protocol lacks what the metric needs, or weights are missing.
+        Raises UserError if the protocol lacks something that the metric needs, or if weights are missing.
         """
         return cls()
 
     @abstractmethod
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
-        """Measure generated clips: one entry for each, whatever batch it is in.
+        """Measure generated clips, one entry per clip. The entry must not depend on the other clips of the batch.
 
         Args:
             generated: uint8 (B, T, H, W, 3), the frames that the protocol scores.
-            real: likewise, the clips whose conditions they were made from.
-            clips: those clips, with the captions and attributes that were asked for.
+            real: uint8 (B, T, H, W, 3), the real clips that gave the conditions.
+            clips: clips with the requested captions and attributes.
         """
 
     def measure_real(self, real: Tensor) -> Measured:
-        """Measure clips uint8 (B, T, H, W, 3) of the real set, for a metric between sets."""
+        """Measure real clips, uint8 (B, T, H, W, 3), for a metric between sets. Default: nothing."""
         return {}
 
     def real_identity(self) -> Mapping[str, Any] | None:
-        """What `measure_real` depends on besides the clips, as plain data: metrics for which it is equal measure the
-        same, once for all rows (see `arvid.evaluation.real_measurements`).
+        """Cache key of `measure_real`: everything it depends on besides the clips, as plain data.
 
-        None, as by default: each row measures anew.
+        Metrics with equal keys share measurements, for all rows (see `arvid.evaluation.real_measurements`). None, the
+        default: no cache.
         """
         return None
 
     @abstractmethod
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
-        """The numbers, from what was measured on all clips."""
+        """Metric values from the measurements of all clips. `protocol` is the protocol's name."""
 
     def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
-        """One number for each frame of each clip that was scored, by name; none by default."""
+        """Values of each scored frame of each clip, by name; empty by default."""
         return {}
 
     def per_clip(self, measured: Measured) -> dict[str, list[float]]:
-        """One number for each clip, by name, where the metric is their mean; none by default."""
+        """Values of each clip, by name, if the metric is their mean; empty by default."""
         return {}
 
 
@@ -83,15 +83,15 @@ def scores_for(protocol: Protocol) -> dict[str, Score]:
     return {n: registry.get("metrics", n).for_protocol(protocol) for n in protocol.metrics}
 
 
-def alone(metric: M) -> M:
-    """A metric that leaves other processes alone: the harness joins what they measured itself."""
+def without_sync(metric: M) -> M:
+    """Disable the metric's synchronisation between processes: the harness joins their measurements."""
     metric.distributed_available_fn = lambda: False
     return metric
 
 
 def restore(metric: Metric, **state: Tensor) -> None:
-    """Put a metric into the state in which it has seen all clips."""
+    """Set a torchmetrics metric to the state after all updates."""
     metric.reset()
     for name, value in state.items():
         setattr(metric, name, [value])
-    metric._update_count = 1  # else it warns that it has seen none
+    metric._update_count = 1  # without it, compute() warns about a missing update()

@@ -1,4 +1,4 @@
-"""Whether generated clips show what was asked for."""
+"""Accuracy of the requested attributes in generated clips."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from arvid.contracts import Clip
 from arvid.evaluation.records import MetricValue, standard_error
-from arvid.evaluation.scores import Measured, Score, alone, restore
+from arvid.evaluation.scores import Measured, Score, restore, without_sync
 from arvid.metrics.attributes import AttributeAccuracy
 
 if TYPE_CHECKING:
     from arvid.evaluation.protocols import Protocol
 
 WINDOW = 8
-"""Frames that are judged at once where accuracy is followed over time."""
-KEPT = ("shape", "colour")
-"""What is judged then, of the network's attributes the first."""
+"""Frames per judgement when accuracy is measured over time."""
+OVER_TIME = ("shape", "colour")
+"""Attributes that are judged over time: the first ones of the network's attributes."""
 
 
 class Attributes(Score):
-    """Share of the attributes asked for that the clips show, in percent."""
+    """Share of the requested attributes that the clips show, in percent."""
 
     def __init__(self) -> None:
-        self.metric = alone(AttributeAccuracy())
+        self.metric = without_sync(AttributeAccuracy())
 
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
         self.metric.reset()
@@ -59,9 +59,9 @@ class Attributes(Score):
 class AttributesOverTime(Score):
     """Share of the clips, in percent, that still show shape and colour at each autoregressive step of a prediction.
 
-    The judge sees the last frames up to the step's, `WINDOW` of them (at the first steps the first ones; a shorter
-    clip, or an image, stands still at its end). So few do not tell a slow movement from none: motion is left out. The
-    row of the reconstruction, or of real clips, says how much can be reached.
+    The classifier sees the last `WINDOW` frames up to the step's end. At the first steps it sees the first `WINDOW`
+    frames; in shorter clips the last frame is repeated. Motion is left out: few frames do not separate slow motion from
+    none. The rows of reconstructions or real clips give the upper bound.
 
     Args:
         frames_per_step: of the protocol.
@@ -69,7 +69,7 @@ class AttributesOverTime(Score):
 
     def __init__(self, frames_per_step: int) -> None:
         self.frames_per_step = frames_per_step
-        self.metric = alone(AttributeAccuracy())
+        self.metric = without_sync(AttributeAccuracy())
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> AttributesOverTime:
@@ -77,15 +77,15 @@ class AttributesOverTime(Score):
 
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
         self.metric.reset()
-        asked = [clip.attributes for clip in clips]
+        requested = [clip.attributes for clip in clips]
         missing = max(WINDOW - generated.shape[1], 0)
-        still = generated[:, -1:].expand(-1, missing, -1, -1, -1)
-        padded = torch.cat([generated, still], dim=1)
+        padding = generated[:, -1:].expand(-1, missing, -1, -1, -1)
+        padded = torch.cat([generated, padding], dim=1)
         for end in range(self.frames_per_step, generated.shape[1] + 1, self.frames_per_step):
-            end = max(end, WINDOW)
-            self.metric.update(padded[:, end - WINDOW : end], asked)
+            end = max(end, WINDOW)  # the first steps share the first window
+            self.metric.update(padded[:, end - WINDOW : end], requested)
         hits = torch.stack(list(self.metric.hits), dim=1)  # (B, steps, attributes)
-        return {"hits": 100 * hits[..., : len(KEPT)].contiguous()}
+        return {"hits": 100 * hits[..., : len(OVER_TIME)].contiguous()}
 
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         means = measured["hits"].mean(1)
@@ -102,9 +102,9 @@ class AttributesOverTime(Score):
                 feature_sha256=self.metric.network.sha256,
                 protocol=protocol,
             )
-            for name, found in zip(KEPT, means.T, strict=True)
+            for name, found in zip(OVER_TIME, means.T, strict=True)
         ]
 
     def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
         frames = measured["hits"].repeat_interleave(self.frames_per_step, dim=1).numpy()
-        return {f"{name}-shown": frames[..., i] for i, name in enumerate(KEPT)}
+        return {f"{name}-shown": frames[..., i] for i, name in enumerate(OVER_TIME)}

@@ -1,4 +1,4 @@
-"""How much a generated clip changes from frame to frame: its pixels (flicker), and where things are (motion)."""
+"""Change of generated clips from frame to frame: in pixels (flicker) and in position (motion)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from arvid.evaluation.scores import Measured, Score
 
 
 class _Changes(Score):
-    """The mean over clips and pairs of frames; subclasses measure `changes` (B, T-1)."""
+    """Mean over clips and pairs of neighbouring frames. Subclasses measure `changes` (B, T-1)."""
 
-    told: ClassVar[dict[str, Any]]
-    """Name, label and the like of the value."""
+    metric_fields: ClassVar[dict[str, Any]]
+    """Constant fields of the MetricValue: name, label, unit and so on."""
 
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         (clips,) = self.per_clip(measured).values()
         return [
             MetricValue(
-                **self.told,
+                **self.metric_fields,
                 value=float(np.mean(clips)),
                 spread=standard_error(clips),
                 spread_kind="standard error",
@@ -36,22 +36,21 @@ class _Changes(Score):
         ]
 
     def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
-        """Change from the frame before; the first frame has that of the second."""
+        """Change from the previous frame. The first frame gets the value of the second."""
         changes = measured["changes"]
-        return {self.told["name"]: torch.cat([changes[:, :1], changes], dim=1).numpy()}
+        return {self.metric_fields["name"]: torch.cat([changes[:, :1], changes], dim=1).numpy()}
 
     def per_clip(self, measured: Measured) -> dict[str, list[float]]:
-        return {self.told["name"]: measured["changes"].mean(1).tolist()}
+        return {self.metric_fields["name"]: measured["changes"].mean(1).tolist()}
 
 
 class Flicker(_Changes):
-    """Mean absolute change of a pixel from frame to frame, in levels of 255, as VBench's temporal flickering has it.
+    """Mean absolute change of pixels from frame to frame, in levels (0..255), as in VBench's temporal flickering.
 
-    Real clips change too, and a picture that stands still has none: compare it with the rows of real clips and of
-    reconstructions.
+    Real clips change too, and a still image has no change: compare with the rows of real clips and reconstructions.
     """
 
-    told: ClassVar = {"name": "flicker", "label": "Flicker", "higher_is_better": False}
+    metric_fields: ClassVar = {"name": "flicker", "label": "Flicker", "higher_is_better": False}
 
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
         changes = generated.float().diff(dim=1).abs()
@@ -61,11 +60,11 @@ class Flicker(_Changes):
 class Motion(_Changes):
     """Mean displacement of tracked corners in pixels per frame (`arvid.data.motion`).
 
-    It stands in for VBench's dynamic degree, whose network takes no small frames. More is not better by itself: compare
-    it with the row of real clips.
+    A substitute for VBench's dynamic degree, whose network needs larger frames. More is not always better: compare with
+    the row of real clips.
     """
 
-    told: ClassVar = {"name": "motion", "label": "Motion", "unit": "px/frame"}
+    metric_fields: ClassVar = {"name": "motion", "label": "Motion", "unit": "px/frame"}
 
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
         pairs = [motion_scores(video) for video in generated.cpu().numpy()]

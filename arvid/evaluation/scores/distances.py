@@ -1,4 +1,4 @@
-"""Distances between the set of real clips and that of generated ones: FVD and its relatives."""
+"""Distances between the sets of real and generated clips: FVD and variants."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from arvid.contracts import Clip, UserError
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
 from arvid.metrics.bootstrap import (
-    NUM_DRAWS,
-    SPREAD_DRAWS,
+    INTERVAL_DRAWS,
+    STD_DRAWS,
     bootstrap_distances,
     bootstrap_interval,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Features:
-    """A feature network on the best device, asked once for the clips that several metrics look at."""
+    """A feature network on the best device. It keeps the features of the last clips for other metrics."""
 
     def __init__(self, network: FeatureNetwork) -> None:
         self.network = network.eval().to(best_device())
@@ -57,7 +57,7 @@ class Features:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The network's class, name and weights, as plain data: what the features depend on besides the clips."""
+        """Class, name and weights of the network, as plain data: the features depend only on these and the clips."""
         cls = type(self.network)
         return {
             "network": self.network.name,
@@ -68,17 +68,17 @@ class Features:
 
 @cache
 def _shared(build: Callable[..., FeatureNetwork], *arguments: str) -> Features:
-    """A network that is loaded once for all metrics and rows that it serves."""
+    """A feature network, loaded once for all metrics and rows."""
     return Features(build(*arguments))
 
 
 class Distance(Score):
-    """A distance between the set of real clips and that of generated ones over the features of a network."""
+    """Distance between the sets of real and generated clips over the features of a network."""
 
     name: ClassVar[str]
     label: ClassVar[str]
     build: ClassVar[Callable[..., FeatureNetwork]]
-    """Makes the network from `arguments`."""
+    """Builds the network from `arguments`."""
 
     def __init__(self, features: Features, *, ddof: int = 1) -> None:
         self.features = features
@@ -90,7 +90,7 @@ class Distance(Score):
 
     @classmethod
     def arguments(cls, protocol: Protocol) -> tuple[str, ...]:
-        """What of the protocol the network depends on; nothing by default."""
+        """Arguments of `build` from the protocol; none by default."""
         return ()
 
     def measure(self, generated: Tensor, real: Tensor, clips: Sequence[Clip]) -> Measured:
@@ -120,50 +120,50 @@ class Distance(Score):
         """Distance of two sets of features (N, d) and (M, d)."""
 
     def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
-        """The value with its spread; by default it has none."""
+        """The value with its standard deviation and interval. Default: without."""
         return value
 
 
 class Frechet(Distance):
-    """Fréchet distance; spread and interval by bootstrap."""
+    """Fréchet distance with a bootstrap standard deviation and interval."""
 
     def distance(self, real: Tensor, generated: Tensor) -> float:
         return float(frechet_distance_from_features(real, generated, self.ddof))
 
     def with_uncertainty(self, value: MetricValue, real: Tensor, generated: Tensor) -> MetricValue:
-        draws = bootstrap_distances(real, generated, num=NUM_DRAWS, ddof=self.ddof)
+        draws = bootstrap_distances(real, generated, num=INTERVAL_DRAWS, ddof=self.ddof)
         found = bootstrap_interval(value.value, draws)
         return dataclasses.replace(
             value,
-            spread=float(draws[:SPREAD_DRAWS].std()),
+            spread=float(draws[:STD_DRAWS].std()),
             spread_kind="bootstrap",
             interval=(found.low, found.high),
         )
 
 
 class FdSprites(Frechet):
-    """Fréchet distance over the embedded sprites classifier; not an FVD."""
+    """Fréchet distance over SpritesNet's features; not FVD."""
 
     name, label = "fd-sprites", "FD (sprites)"
     build = load_sprites_net
 
 
 class FdPixels(Frechet):
-    """Fréchet distance over the mean colours of coarse cells; not an FVD."""
+    """Fréchet distance over mean colours of coarse cells; not FVD."""
 
     name, label = "fd-pixels", "FD (pixels)"
     build = PixelFeatures
 
 
 class FvdVideoMAE(Frechet):
-    """FVD over VideoMAE's features of 16 frames, which see motion; cd-fvd, where it comes from, has ddof 0."""
+    """FVD over VideoMAE features of 16 frames, as in cd-fvd (which uses ddof 0)."""
 
     name, label = "fvd-videomae", "FVD (VideoMAE)"
     build = videomae_features
 
 
 class Fvd(Frechet):
-    """FVD: the Fréchet distance over the logits of I3D, preprocessed as the protocol says."""
+    """FVD: Fréchet distance over I3D logits, with the protocol's preprocessing."""
 
     name, label = "fvd", "FVD"
     build = fvd_features
@@ -174,19 +174,21 @@ class Fvd(Frechet):
 
 
 class Rfvd(Fvd):
-    """FVD between real clips and their reconstructions: far lower than that of generated clips."""
+    """FVD between real clips and their reconstructions. Much lower than the FVD of generated clips."""
 
     name, label = "rfvd", "rFVD"
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> Self:
         if protocol.task != "reconstruction":
-            raise UserError(f"rfvd is a metric of reconstructions, not of a {protocol.task}.")
+            raise UserError(
+                f"rfvd is a metric of reconstructions; protocol {protocol.name} is a {protocol.task}. Use fvd."
+            )
         return super().for_protocol(protocol)
 
 
 class Kvd(Distance):
-    """KVD: the kernel distance of TATS over the logits of I3D. Unbiased, so it may be below 0."""
+    """KVD: TATS's kernel distance over I3D logits. Unbiased, so it may be negative."""
 
     name, label = "kvd", "KVD"
     build = fvd_features
@@ -200,7 +202,7 @@ class Kvd(Distance):
 
 
 class Jedi(Distance):
-    """JEDi: a kernel distance over V-JEPA's features of 16 frames."""
+    """JEDi: kernel distance over V-JEPA features of 16 frames."""
 
     name, label = "jedi", "JEDi"
     build = jedi_features
@@ -210,7 +212,7 @@ class Jedi(Distance):
 
 
 class FvdLimit(Fvd):
-    """FVD extrapolated to endless clips, by a line in 1 / N through the distances of subsets."""
+    """FVD extrapolated to infinitely many clips, by a line in 1 / N through the distances of subsets."""
 
     name, label = "fvd-limit", "FVD (N → ∞)"
 
@@ -228,7 +230,7 @@ class FvdLimit(Fvd):
 
 
 class FvdOverTime(Score):
-    """FVD of each window of 16 frames, one after another: where long clips drift away from real ones."""
+    """FVD of consecutive windows of 16 frames: shows the drift of long clips."""
 
     WINDOW: ClassVar[int] = 16
 
@@ -269,5 +271,5 @@ class FvdOverTime(Score):
 
 def _preprocessing(protocol: Protocol, metric: str) -> tuple[str]:
     if protocol.preprocessing is None:
-        raise UserError(f"{metric} needs a preprocessing, and protocol {protocol.name} names none.")
+        raise UserError(f"{metric} needs a preprocessing, but protocol {protocol.name} names none.")
     return (protocol.preprocessing,)

@@ -1,4 +1,4 @@
-"""Comparisons of each generated clip with its real one, frame by frame."""
+"""Frame-by-frame comparison of each generated clip with its real clip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from arvid.contracts import Clip, UserError
 from arvid.evaluation.records import MetricValue
-from arvid.evaluation.scores import Measured, Score, alone, restore
+from arvid.evaluation.scores import Measured, Score, restore, without_sync
 from arvid.metrics.paired import MsSsim, PairedMetric, PairedScore, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips, NbpPerceptual
 from arvid.processes import best_device
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Paired(Score):
-    """A frame-by-frame comparison of each generated clip with its real one.
+    """Frame-by-frame comparison of each generated clip with its real clip.
 
     Args:
-        metric: does it.
-        num_frames: frames of the scored ones that it looks at, from the first; all by default.
-        size: height and width that they are brought to first (bilinear, rounded to levels).
+        metric: computes the comparison.
+        num_frames: number of scored frames that it uses, from the first; None: all.
+        size: height and width for a first resize (bilinear, rounded to levels); None: no resize.
     """
 
     name: ClassVar[str]
@@ -39,12 +39,12 @@ class Paired(Score):
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     build: ClassVar[Callable[[], PairedMetric]]
-    """Makes the metric."""
+    """Constructor of the metric."""
 
     def __init__(
         self, metric: PairedMetric, *, num_frames: int | None = None, size: int | None = None
     ) -> None:
-        self.metric = alone(metric).to(best_device())
+        self.metric = without_sync(metric).to(best_device())
         self.num_frames = num_frames
         self.size = size
 
@@ -52,7 +52,7 @@ class Paired(Score):
     def for_protocol(cls, protocol: Protocol) -> Paired:
         if protocol.num_real is not None:
             raise UserError(
-                f"{cls.name} compares clip with clip, and protocol {protocol.name} with a set."
+                f"{cls.name} compares clip with clip, but protocol {protocol.name} compares with a set."
             )
         return cls(cls.build(), num_frames=protocol.paired_frames, size=protocol.paired_size)
 
@@ -95,60 +95,60 @@ class Paired(Score):
 
 
 class PsnrScore(Paired):
-    """Mean over frames and clips of each frame's PSNR."""
+    """PSNR of each frame, averaged over frames and clips."""
 
     name, label, unit = "psnr", "PSNR", "dB"
     build = Psnr
 
 
 class PsnrPooledScore(Paired):
-    """Mean over clips of the PSNR of one error for all frames, as the NBP code has it."""
+    """PSNR of one squared error per clip, averaged over clips, as in the NBP code."""
 
     name, label, unit = "psnr-pooled", "PSNR (pooled)", "dB"
     build = partial(Psnr, pooled=True)
 
     def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
-        """None: frame by frame it is `psnr`."""
+        """Empty: the values of single frames are those of `psnr`."""
         return {}
 
 
 class SsimScore(Paired):
-    """Mean over frames and clips of SSIM (11 x 11 Gaussian window)."""
+    """SSIM (11 x 11 Gaussian window), averaged over frames and clips."""
 
     name, label = "ssim", "SSIM"
     build = Ssim
 
 
 class MsSsimScore(Paired):
-    """Mean over frames and clips of SSIM over five scales."""
+    """SSIM over five scales, averaged over frames and clips."""
 
     name, label = "ms-ssim", "MS-SSIM"
     build = MsSsim
 
 
 class LpipsScore(Paired):
-    """Mean over frames and clips of LPIPS v0.1 with AlexNet, whose weights must be there."""
+    """LPIPS v0.1 with AlexNet, averaged over frames and clips. Needs AlexNet's weights."""
 
     name, label, higher_is_better = "lpips", "LPIPS", False
     build = partial(Lpips, "alex")
 
 
 class LpipsVggScore(Paired):
-    """The same with VGG-16."""
+    """LPIPS v0.1 with VGG-16."""
 
     name, label, higher_is_better = "lpips-vgg", "LPIPS (VGG)", False
     build = partial(Lpips, "vgg")
 
 
 class LpipsSqueezeScore(Paired):
-    """The same with SqueezeNet."""
+    """LPIPS v0.1 with SqueezeNet."""
 
     name, label, higher_is_better = "lpips-squeeze", "LPIPS (SqueezeNet)", False
     build = partial(Lpips, "squeeze")
 
 
 class LpipsNbpScore(Paired):
-    """What the NBP code calls LPIPS: frame 5 alone, colours in [0, 1]. Not comparable with the others."""
+    """LPIPS as the NBP code computes it: only frame 5, input in [0, 1]. Not comparable with the other variants."""
 
     name, label, higher_is_better = "lpips-nbp", "LPIPS (NBP's)", False
     build = NbpPerceptual
@@ -162,12 +162,12 @@ class LpipsNbpScore(Paired):
         return super().for_protocol(protocol)
 
     def frame_values(self, measured: Measured) -> dict[str, Float[np.ndarray, "b t"]]:
-        """None: it is of one frame."""
+        """Empty: the metric uses only one frame."""
         return {}
 
 
 def _resize(videos: Tensor, size: int) -> Tensor:
-    """uint8 clips (B, T, H, W, 3) at another size: bilinear, half-pixel grid, not antialiased."""
+    """Resize uint8 clips (B, T, H, W, 3): bilinear, half-pixel grid, not antialiased."""
     frames = rearrange(videos, "b t h w c -> (b t) c h w").float()
     small = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False)
     levels = small.round().clamp(0, 255).to(torch.uint8)

@@ -1,5 +1,4 @@
-"""GenEval, T2I-CompBench(++) and DPG-Bench: sampling in their layouts, their own scorers, and numbers from the answers.
+"""GenEval, T2I-CompBench(++) and DPG-Bench: sampling in their layouts, calls of their scorers, and scores.
 
-The scorers are other people's programs with environments of their own; arvid calls them as subprocesses and reads
-what they write.
+The scorers are external programs with their own environments. arvid calls them as subprocesses and reads their output.
 """

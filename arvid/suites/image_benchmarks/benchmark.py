@@ -1,4 +1,4 @@
-"""What the image benchmarks have in common: prompts, files, scorers and numbers."""
+"""Common interface of the image benchmarks: prompts, files, scorers and scores."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from arvid.evaluation.records import MetricValue
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The images of one prompt, which are always drawn together."""
+    """The images of one prompt, which are sampled together."""
 
     prompt: str
     files: tuple[Path, ...]
-    """One for each image; or a single one, into which they go as a square grid, row by row."""
+    """One file per image, or one file for all images as a square grid, row by row."""
     num_images: int
 
 
@@ -27,7 +27,7 @@ class Part:
     folder: Path
     batches: tuple[Batch, ...]
     side_files: tuple[tuple[Path, str], ...] = ()
-    """Text that the scorer wants to find beside the images."""
+    """Path and content of text files that the scorer needs beside the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,26 @@ class ScorerRun:
     script: Path
     arguments: tuple[str, ...]
     result: Path
-    """What the script writes last."""
+    """The file that the script writes last."""
     part: Path
     """Folder of the part that it scores."""
     images: Path
-    """Folder of the images that it reads, at any depth; holds no other pictures."""
-    last_words: str = ""
-    """What stands in a result that is whole, where the script writes it bit by bit."""
+    """Folder with the images that it reads, at any depth, and no other images."""
+    end_marker: str = ""
+    """Text that only a complete result contains, for a script that writes its result step by step."""
 
 
 class ImageBenchmark(ABC):
-    """A benchmark of text-to-image generation for one row.
+    """A text-to-image benchmark for one row.
 
     Args:
-        row: folder of the row; images and answers lie in its subfolder `name`.
+        row: folder of the row. Images and scorer output are in its subfolder `name`.
     """
 
     name: ClassVar[str]
     images_per_prompt: ClassVar[int]
     repository: ClassVar[str]
-    """Where the scorer comes from."""
+    """Repository of the scorer."""
 
     def __init__(self, row: Path) -> None:
         self.row = row.absolute()
@@ -64,19 +64,19 @@ class ImageBenchmark(ABC):
 
     @abstractmethod
     def parts(self, prompts: Path) -> list[Part]:
-        """What is to be sampled. Raises UserError for prompt files that are missing or not what they should be."""
+        """The parts to sample. Raises UserError for missing or invalid prompt files."""
 
     @abstractmethod
     def scored_folders(self) -> list[Path]:
-        """The parts' folders that hold images."""
+        """Folders of the parts that contain images."""
 
     @abstractmethod
     def scorer_runs(self, scorer: Path) -> list[ScorerRun]:
-        """How the scorer (a checkout of `repository`) is called."""
+        """Calls of the scorer. `scorer` is a checkout of `repository`."""
 
     @abstractmethod
     def metrics(self) -> list[MetricValue]:
-        """The benchmark's numbers from the scorer's answers.
+        """The benchmark's scores from the scorer's output.
 
-        Raises UserError for answers that are missing, damaged or not those of all images.
+        Raises UserError if the output is missing, damaged or does not cover all images.
         """

@@ -1,15 +1,15 @@
 """DPG-Bench (arXiv:2403.05135): long prompts, and questions about the image that depend on each other.
 
 Layout FOLDER/images/<prompt file's stem>.png: four images in a 2x2 grid. The scorer asks mPLUG every question about
-every tile and writes the answers down (`results_detail.txt`); arvid makes the numbers from these, by the scorer's own
+every tile and writes the answers to `results_detail.txt`. arvid computes the scores from the answers, by the scorer's
 rules:
 
-- the first row of the question file is skipped; where a question that depends on it is looked at, the scorer fails and
-  leaves that image out;
-- a question counts as no where a question that it depends on does, which is gone through once, in the order of the
-  question file, on the scores as they then are: a no is handed down as long as parents stand before their children;
-- a tile's score is the mean over its questions, an image's the mean over tiles, DPG that over images, times 100;
-- the categories' scores are of the answers before that, and of each image's last tile alone.
+- The first row of the question file is skipped. If the scorer needs a missing parent question, it fails and skips the
+  image.
+- A question counts as "no" if one of its parents counts as "no". This is one pass in the order of the question file, on
+  the updated scores. So a "no" passes on only if parents come before their children.
+- Score of a tile: mean over questions. Score of an image: mean over tiles. DPG: mean over images, times 100.
+- Category scores use the answers before this pass, and only each image's last tile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arvid.suites.prompts import read_text
 TILES = 4
 RESULTS = "results.txt"
 DETAILS = "results_detail.txt"
-_LAST_WORDS = "DPG-Bench score:"
+_END_MARKER = "DPG-Bench score:"
 _JUDGE = "mPLUG-large VQA"
 _COLUMNS = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")
 _DETAIL = re.compile(r"(?P<image>.*?), (?P<tile>\(\d+, \d+, \d+, \d+\)), (?P<rest>.*)")
@@ -39,30 +39,30 @@ _DETAIL = re.compile(r"(?P<image>.*?), (?P<tile>\(\d+, \d+, \d+, \d+\)), (?P<res
 
 @dataclass(frozen=True)
 class Item:
-    """The questions of one prompt by their ids, in the file's order."""
+    """The questions of one prompt, by id, in the order of the file."""
 
     questions: dict[int, str] = field(default_factory=dict)
     parents: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Ids of the questions that each depends on; 0 is none."""
+    """Question id -> ids of its parent questions; id 0 means no parent."""
     categories: dict[int, str] = field(default_factory=dict)
     """e.g. 'attribute - color'."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every question that another depends on is there."""
+    def is_complete(self) -> bool:
+        """Whether every parent question exists."""
         return all(p in self.questions for ps in self.parents.values() for p in ps if p)
 
 
 @dataclass(frozen=True)
 class DpgScores:
-    """DPG-Bench's numbers, from 0 to 100."""
+    """DPG-Bench's scores, from 0 to 100."""
 
     images: dict[str, float]
-    """Of each item."""
+    """Item -> score of its image."""
     level1: dict[str, list[float]]
-    """Answers (0 or 100) of each broad category: global, entity, attribute, relation, other."""
+    """Broad category (global, entity, attribute, relation, other) -> answers, 0 or 100 each."""
     level2: dict[str, list[float]]
-    """Answers of each detailed category."""
+    """Detailed category -> answers, 0 or 100 each."""
 
     @property
     def total(self) -> float:
@@ -74,7 +74,7 @@ class DpgBench(ImageBenchmark):
 
     Args:
         row: folder of the row.
-        questions: the question file, dpg_bench.csv; for scoring and for the numbers.
+        questions: the question file dpg_bench.csv, for scoring and for the scores.
     """
 
     name = "dpg-bench"
@@ -94,7 +94,9 @@ class DpgBench(ImageBenchmark):
         if not files:
             raise UserError(f"{prompts}: holds no prompts (*.txt).")
         if odd := [file.name for file in files if "." in file.stem]:
-            raise UserError(f"{prompts / odd[0]}: the scorer cannot tell an item with a full stop.")
+            raise UserError(
+                f"{prompts / odd[0]}: the scorer cuts item names at a full stop. Rename the file without one."
+            )
         batches = (
             Batch(
                 prompt=read_text(file, "the prompt").strip(),
@@ -126,28 +128,34 @@ class DpgBench(ImageBenchmark):
                 result=result,
                 part=self.folder,
                 images=self.images,
-                last_words=_LAST_WORDS,
+                end_marker=_END_MARKER,
             )
         ]
 
     def metrics(self) -> list[MetricValue]:
         if self.questions is None:
             raise UserError(
-                "The numbers of DPG-Bench need --questions: dpg_bench.csv "
+                "DPG-Bench's scores need --questions: dpg_bench.csv "
                 f"(folder dpg_bench of {self.repository})."
             )
         items = read_questions(self.questions)
         images = sorted(path.stem for path in self.images.glob("*.png"))
         answers = read_details(self.folder / DETAILS, items)
         asked = [name for name in images if name in items]
-        if missing := [n for n in asked if items[n].is_whole and len(answers.get(n, ())) != TILES]:
+        if missing := [
+            n for n in asked if items[n].is_complete and len(answers.get(n, ())) != TILES
+        ]:
             raise UserError(
-                f"{self.folder / DETAILS} has not all answers for {len(missing)} of "
+                f"{self.folder / DETAILS} lacks answers for {len(missing)} of "
                 f"{len(images)} images, e.g. {missing[0]}. Score them again."
             )
-        scored = [n for n in asked if items[n].is_whole or _is_scored(items[n], answers.get(n, ()))]
+        scored = [
+            n for n in asked if items[n].is_complete or _is_scored(items[n], answers.get(n, ()))
+        ]
         if skipped := sorted(set(images) - set(scored)):
-            print(f"Left out, as the scorer does for want of questions: {', '.join(skipped)}.")
+            print(
+                f"Left out because questions are missing, as in the scorer: {', '.join(skipped)}."
+            )
         scores = aggregate(items, {name: answers[name] for name in scored})
         self._compare(scores.total)
         return _metric_values(scores)
@@ -162,27 +170,27 @@ class DpgBench(ImageBenchmark):
         return picture.shape[1] // 2
 
     def _compare(self, total: float) -> None:
-        """Raise UserError unless the scorer itself came to the same number."""
+        """Raise UserError unless the scorer's own total is the same."""
         text = read_text(self.folder / RESULTS, "the scorer's results")
-        found = re.findall(rf"^{_LAST_WORDS} (\S+)$", text, re.MULTILINE)
+        found = re.findall(rf"^{_END_MARKER} (\S+)$", text, re.MULTILINE)
         if not found:
-            raise UserError(f"{self.folder / RESULTS}: the scorer did not come to its end.")
+            raise UserError(f"{self.folder / RESULTS}: the scorer did not finish. Score again.")
         if abs(float(found[-1]) - total) > 1e-6:
             raise UserError(
                 f"{self.folder / RESULTS} says {found[-1]}, but its answers give {total}: "
-                "they are of another question file or of several runs."
+                "they come from another question file or from several runs. Score again."
             )
 
 
 def aggregate(
     items: Mapping[str, Item], answers: Mapping[str, Sequence[Mapping[int, bool]]]
 ) -> DpgScores:
-    """Numbers from the judge's answers: for each item and tile whether each question was answered with yes.
+    """Scores from `answers`: item -> one mapping per tile, question id -> whether the answer is yes.
 
-    Raises UserError without any answers.
+    Raises UserError if there are no answers.
     """
     if not answers:
-        raise UserError("DPG-Bench has no answers to make numbers of.")
+        raise UserError("DPG-Bench has no answers to compute scores from. Run the scorer first.")
     level2: dict[str, list[float]] = {}
     for name, tiles in answers.items():
         for question, yes in tiles[-1].items():
@@ -200,17 +208,17 @@ def aggregate(
 def tile_score(item: Item, answers: Mapping[int, bool]) -> float:
     """Share of the questions that count as yes, from 0 to 1.
 
-    Raises KeyError where a question that another depends on is not there and has to be looked at.
+    Raises KeyError if the scorer would look up a parent question that does not exist.
     """
     scores = {question: float(answers[question]) for question in item.questions}
-    for question, parents in item.parents.items():
+    for question, parents in item.parents.items():  # one pass: later questions see earlier changes
         if any(parent and not scores[parent] for parent in parents):
             scores[question] = 0.0
     return sum(scores.values()) / len(scores)
 
 
 def _is_scored(item: Item, tiles: Sequence[Mapping[int, bool]]) -> bool:
-    """Whether the scorer got through all tiles of an item that lacks a question."""
+    """Whether the scorer can score all tiles of an item that lacks a question."""
     try:
         return len([tile_score(item, tile) for tile in tiles]) == TILES
     except KeyError:
@@ -218,9 +226,9 @@ def _is_scored(item: Item, tiles: Sequence[Mapping[int, bool]]) -> bool:
 
 
 def read_questions(path: Path) -> dict[str, Item]:
-    """Items of dpg_bench.csv as the scorer reads it: without the first row, consecutive rows of an id together.
+    """Items of dpg_bench.csv as the scorer reads it: without the first row; consecutive rows of an id are one item.
 
-    Raises UserError for a file that is something else.
+    Raises UserError for any other file.
     """
     items: dict[str, Item] = {}
     last = None
@@ -236,7 +244,7 @@ def read_questions(path: Path) -> dict[str, Item]:
         except ValueError as error:
             raise UserError(f"{path}, line {rows.line_num}: {error}.") from error
         name = row["item_id"]
-        if name != last:
+        if name != last:  # rows of an id that comes again replace the earlier ones
             items[name] = Item()
         items[name].questions[question] = row["question_natural_language"]
         items[name].parents[question] = parents
@@ -246,10 +254,10 @@ def read_questions(path: Path) -> dict[str, Item]:
 
 
 def read_details(path: Path, items: Mapping[str, Item]) -> dict[str, list[dict[int, bool]]]:
-    """Answers by item and tile from lines `image, (x0, y0, x1, y1), question, answer`; only `yes` is yes.
+    """Answers by item and tile from lines `image, (x0, y0, x1, y1), question, answer`. Only `yes` counts as yes.
 
-    Items that are not in the question file and tiles that lack answers are left out. Raises UserError for a line
-    that is not one of the scorer's.
+    Items missing from the question file and tiles with missing answers are left out. Raises UserError for a line in
+    another format.
     """
     lines: dict[tuple[str, str], list[str]] = {}
     for i, line in enumerate(read_text(path, "the scorer's answers").rstrip("\n").split("\n")):
@@ -268,10 +276,10 @@ def read_details(path: Path, items: Mapping[str, Item]) -> dict[str, list[dict[i
 
 def _tile_answers(item: Item, rest: Sequence[str], path: Path) -> dict[int, bool]:
     answers = {}
-    for (number, question), text in zip(item.questions.items(), rest, strict=True):
+    for (question_id, question), text in zip(item.questions.items(), rest, strict=True):
         if not text.startswith(f"{question}, "):
             raise UserError(f"{path}: answers {text!r} where {question!r} was asked.")
-        answers[number] = text.removeprefix(f"{question}, ") == "yes"
+        answers[question_id] = text.removeprefix(f"{question}, ") == "yes"
     return answers
 
 

@@ -1,8 +1,8 @@
-"""GenEval (arXiv:2310.11513): objects, their number, colour and place, judged by a detector and CLIP.
+"""GenEval (arXiv:2310.11513): objects, their number, colour and position, judged by a detector and CLIP.
 
-Layout FOLDER/00000/{metadata.jsonl,samples/0000.png,...}, one folder for each line of evaluation_metadata.jsonl. The
-scorer (Mask2Former and CLIP L/14, on a CUDA device) writes one line for each image. A task's score is the share of
-its images that are correct; the overall score is the plain mean over the six tasks, though they differ in size.
+Layout FOLDER/00000/{metadata.jsonl,samples/0000.png,...}, one folder per line of evaluation_metadata.jsonl. The scorer
+(Mask2Former and CLIP L/14, on a CUDA device) writes one line per image. A task's score is its share of correct images.
+The overall score is the unweighted mean over the six tasks, although their sizes differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True)
 class Judgement:
-    """The scorer's word on one image."""
+    """The scorer's result for one image."""
 
     task: str
     prompt: str
@@ -35,11 +35,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Share of correct images."""
+    """Share of correct images, from 0 to 1."""
 
     value: float
     standard_error: float | None
-    """Over prompts: the images of one prompt are no independent draws of the task."""
+    """Standard error over prompts, because images of one prompt are not independent."""
     num_images: int
 
 
@@ -48,7 +48,7 @@ class GenEval(ImageBenchmark):
 
     Args:
         row: folder of the row.
-        detector: folder of the detector's weights; for scoring only.
+        detector: folder of the detector's weights, for scoring.
     """
 
     name = "geneval"
@@ -77,8 +77,8 @@ class GenEval(ImageBenchmark):
     def scorer_runs(self, scorer: Path) -> list[ScorerRun]:
         if self.detector is None:
             raise UserError(
-                "GenEval's scorer needs --detector: the folder into which its "
-                "download_models.sh put Mask2Former."
+                "GenEval's scorer needs --detector: the folder where its "
+                "download_models.sh stored Mask2Former."
             )
         result = self.folder / RESULTS
         arguments = (str(self.folder), "--outfile", str(result))
@@ -117,20 +117,21 @@ class GenEval(ImageBenchmark):
 
 
 def aggregate(judgements: Iterable[Judgement]) -> dict[str, TaskScore]:
-    """`overall` and the six tasks. Raises UserError unless all six are there and no other."""
+    """Scores of `overall` and the six tasks. Raises UserError unless there are exactly these six tasks."""
     by_task: dict[str, dict[str, list[bool]]] = {}
     for judged in judgements:
         by_task.setdefault(judged.task, {}).setdefault(judged.prompt, []).append(judged.correct)
     if by_task.keys() != set(TASKS):
         raise UserError(
             f"GenEval's overall score is the mean of {', '.join(TASKS)}; "
-            f"the answers are of: {', '.join(by_task) or 'nothing'}."
+            f"the results have: {', '.join(by_task) or 'nothing'}. Score all images again."
         )
     tasks = {task: _task_score(by_task[task]) for task in TASKS}
     errors = [score.standard_error for score in tasks.values()]
     known = [error for error in errors if error is not None]
     overall = TaskScore(
         float(np.mean([score.value for score in tasks.values()])),
+        # standard error of a mean of independent tasks: sqrt(sum of squares) / number
         float(np.linalg.norm(known) / len(TASKS)) if len(known) == len(TASKS) else None,
         sum(score.num_images for score in tasks.values()),
     )
@@ -138,7 +139,7 @@ def aggregate(judgements: Iterable[Judgement]) -> dict[str, TaskScore]:
 
 
 def read_results(path: Path) -> list[Judgement]:
-    """The scorer's lines. Raises UserError naming the line that is not one of its."""
+    """The scorer's results. Raises UserError with the line number for a line in another format."""
     found = []
     for i, line in enumerate(read_text(path, "the scorer's results").splitlines()):
         try:

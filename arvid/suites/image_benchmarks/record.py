@@ -1,4 +1,4 @@
-"""The result record of an image benchmark: a row that `arvid compare` reads like any other."""
+"""The result record of an image benchmark: a row for `arvid compare`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from arvid.suites.manifest import read_manifest
 def write_record(
     benchmark: ImageBenchmark, metrics: Sequence[MetricValue], name: str | None = None
 ) -> ResultRecord:
-    """Write ROW/evaluation/<benchmark>.json and return what it holds.
+    """Write ROW/evaluation/<benchmark>.json and return the record.
 
-    The row is called `name`, or as the model whose images they are, or as the row's folder. Images from elsewhere
-    have no setting.
+    The row's name is `name`, by default that of the model, or else of the row's folder. Images of external systems have
+    no setting.
     """
     manifests = _manifests(benchmark)
     model = manifests[0]["model"] if manifests else {}
@@ -47,17 +47,19 @@ def write_record(
 
 
 def _manifests(benchmark: ImageBenchmark) -> list[dict[str, Any]]:
-    """What the images were drawn from, for all scored folders or for none."""
+    """Manifests of all scored folders; empty if no folder has one. Raises UserError if models or seeds differ."""
     folders = benchmark.scored_folders()
     found = [m for m in map(read_manifest, folders) if m is not None]
-    alike = all((m["model"], m["seed"]) == (found[0]["model"], found[0]["seed"]) for m in found)
-    if len(found) not in (0, len(folders)) or not alike:
-        raise UserError(f"{benchmark.folder}: its categories are of unlike models or seeds.")
+    equal = all((m["model"], m["seed"]) == (found[0]["model"], found[0]["seed"]) for m in found)
+    if len(found) not in (0, len(folders)) or not equal:
+        raise UserError(
+            f"{benchmark.folder}: its categories come from different models or seeds. Sample them again."
+        )
     return found
 
 
 def _protocol(benchmark: ImageBenchmark, manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What must be equal between rows: the prompts as the models were given them, and the images for each."""
+    """Everything that must be equal between rows: the prompts given to the models, and the number of images."""
     protocol = {
         "images_per_prompt": benchmark.images_per_prompt,
         "num_images": sum(m["num_images"] for m in manifests) or None,

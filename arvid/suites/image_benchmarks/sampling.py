@@ -1,9 +1,8 @@
-"""Draws a benchmark's images: resumable, sharded over processes, the same for any number of them.
+"""Samples a benchmark's images: resumable, split over processes, the same for any number of processes.
 
-The images of one prompt are one batch with the seeds s, s + 1, ... for every prompt, as the benchmarks' own scripts
-do (GenEval and T2I-CompBench begin each prompt with seed 42). So what is drawn for a prompt does not depend on which
-process draws it, nor on what was there before. A file beside the images says what they were drawn from; another
-model, seed or prompt list cannot be mixed in.
+The images of one prompt are one batch with the seeds s, s + 1, ..., as in the benchmarks' own scripts (GenEval and
+T2I-CompBench start each prompt at seed 42). So a prompt's images do not depend on the process or on earlier runs. A
+manifest beside the images records model, seed and prompts, so that images of others cannot be mixed in.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ Images = UInt8[np.ndarray, "b h w 3"]
 
 
 class ImageSampler(Protocol):
-    """Text to images, RGB."""
+    """Maps prompts to RGB images."""
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
-        """One image for each prompt and seed. The same prompts and seeds give the same images."""
+        """One image per prompt and seed. Equal prompts and seeds must give equal images."""
 
 
 def sample_part(
@@ -44,17 +43,18 @@ def sample_part(
     shard: tuple[int, int] = (0, 1),
     progress: bool = True,
 ) -> None:
-    """Draw the images of a part that are not there yet.
+    """Sample the missing images of a part.
 
     Args:
         part: prompts and files.
-        sampler: draws them.
-        model: what the sampler is, as plain data; kept beside the images.
-        seed: of each prompt's first image; its others follow.
-        shard: index of this process and their number: it draws every n-th prompt.
-        progress: show a bar over the prompts.
+        sampler: makes the images.
+        model: description of the sampler as plain data, stored beside the images.
+        seed: seed of each prompt's first image. The next images have the next seeds.
+        shard: index of this process and number of processes.
+        progress: show a progress bar over the prompts.
 
-    Raises UserError where the folder holds images of something else, and for images of another shape or type.
+    Raises UserError if the folder holds images of another model, seed or prompt list, and for images of a wrong shape
+    or type.
     """
     claim(part.folder, describe(part, model=model, seed=seed))
     for path, text in part.side_files:
@@ -69,7 +69,7 @@ def sample_part(
 
 
 def describe(part: Part, *, model: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What the images of a part depend on, as plain data."""
+    """Everything that the images of a part depend on, as plain data."""
     prompts = [
         (b.prompt, [p.relative_to(part.folder).as_posix() for p in b.files]) for b in part.batches
     ]
@@ -84,9 +84,9 @@ def describe(part: Part, *, model: Mapping[str, Any], seed: int) -> dict[str, An
 
 
 def rewritten(part: Part, texts: Mapping[str, str]) -> Part:
-    """The part with the texts that the model is given in the place of the benchmark's prompts.
+    """The part with rewritten prompts for the model. `texts` maps original to rewritten prompts.
 
-    File names and side files keep the original. Raises UserError for prompts without a text.
+    File names and side files keep the original prompts. Raises UserError for prompts without a rewritten text.
     """
     missing = [batch.prompt for batch in part.batches if batch.prompt not in texts]
     if missing:
@@ -101,7 +101,7 @@ def rewritten(part: Part, texts: Mapping[str, str]) -> Part:
 def _write(batch: Batch, images: Images) -> None:
     if images.dtype != np.uint8 or images.shape[0] != batch.num_images or images.shape[3:] != (3,):
         raise UserError(
-            f"The sampler gave {images.dtype} {images.shape} in the place of "
+            f"The sampler gave {images.dtype} {images.shape} instead of "
             f"{batch.num_images} uint8 images (H, W, 3)."
         )
     if len(batch.files) == 1:
@@ -111,7 +111,7 @@ def _write(batch: Batch, images: Images) -> None:
 
 
 def _grid(images: Images) -> Images:
-    """One square picture of n·n square images, row by row: (1, n·H, n·W, 3)."""
+    """One image (1, n·H, n·W, 3) from n·n square images, row by row."""
     side = round(len(images) ** 0.5)
     if side**2 != len(images) or images.shape[1] != images.shape[2]:
         raise UserError(f"{images.shape} is not a square number of square images.")

@@ -1,4 +1,4 @@
-"""Runs a benchmark's own scorer, a program with an environment of its own."""
+"""Runs a benchmark's own scorer: an external program with its own Python environment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from arvid.suites.manifest import read_manifest
 
 
 def run_scorer(runs: Sequence[ScorerRun], python: str, repository: str) -> None:
-    """Call the scripts one after another; what they print goes to the terminal.
+    """Call the scripts one after another. Their output goes to the terminal.
 
-    A run is left out if its result is whole and newer than all images, so a scoring that was interrupted goes on.
+    A run is skipped if its result is complete and newer than all images, so an interrupted scoring can continue.
 
-    Raises UserError where the interpreter, a script or the images are missing, and for a script that fails or
-    writes nothing.
+    Raises UserError if the interpreter, a script or images are missing, or if a script fails or writes nothing.
     """
     found = shutil.which(python)
     if found is None:
         raise UserError(
-            f"--scorer-python {python}: there is no such Python. Make an environment as {repository} says."
+            f"--scorer-python {python}: there is no such Python. Create the environment as described in {repository}."
         )
     for run in runs:
         if not run.script.is_file():
@@ -36,14 +35,14 @@ def run_scorer(runs: Sequence[ScorerRun], python: str, repository: str) -> None:
 
 
 def _newest_image(run: ScorerRun) -> int:
-    """Time of the newest image. Raises UserError unless the images are as many as were to be sampled."""
+    """Modification time of the newest image, ns. Raises UserError if the number of images is wrong."""
     times = [path.stat().st_mtime_ns for path in run.images.rglob("*.png")]
     manifest = read_manifest(run.part)
     expected = manifest["num_files"] if manifest else len(times)
     if len(times) != expected or not times:
         raise UserError(
-            f"{run.images} holds {len(times)} images in the place of {expected or 'some'}: "
-            "finish sampling first, and delete what is not of it."
+            f"{run.images} holds {len(times)} images instead of {expected or 'some'}: "
+            "finish sampling first, and delete other images."
         )
     return max(times)
 
@@ -51,7 +50,7 @@ def _newest_image(run: ScorerRun) -> int:
 def _is_done(run: ScorerRun, newest: int) -> bool:
     if not run.result.is_file() or run.result.stat().st_mtime_ns < newest:
         return False
-    return run.last_words in run.result.read_text()
+    return run.end_marker in run.result.read_text()
 
 
 def _call(run: ScorerRun, python: str, newest: int) -> None:
@@ -64,4 +63,4 @@ def _call(run: ScorerRun, python: str, newest: int) -> None:
     if done.returncode:
         raise UserError(f"The scorer failed (exit code {done.returncode}): {' '.join(command)}")
     if not _is_done(run, newest):
-        raise UserError(f"The scorer ended without a whole {run.result}: {' '.join(command)}")
+        raise UserError(f"The scorer ended without a complete {run.result}: {' '.join(command)}")

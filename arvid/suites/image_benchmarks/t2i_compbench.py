@@ -1,8 +1,8 @@
-"""T2I-CompBench (arXiv:2307.06350) and T2I-CompBench++: eight categories, each with a judge of its own.
+"""T2I-CompBench (arXiv:2307.06350) and T2I-CompBench++: eight categories, each with its own judge.
 
-Layout FOLDER/<category>/samples/{prompt}_{000000}.png, numbered through the category; the judges read prompt and
-number from the names. Each writes a list of {question_id, answer}; a category's score is the mean answer. `complex`
-is judged by three of them, and what counts for a prompt depends on the list that it stands in ("3-in-1").
+Layout FOLDER/<category>/samples/{prompt}_{000000}.png, numbered within the category. The judges read prompt and number
+from the file names. Each writes a list of {question_id, answer}. A category's score is the mean answer. `complex` has
+three judges; a prompt's list decides which of them count ("3-in-1").
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JUDGES = {
     NUMERACY: ("UniDet_eval/numeracy_eval.py", "--outpath", "annotation_num"),
     CLIP: ("CLIPScore_eval/CLIP_similarity.py", "--outpath", "annotation_clip"),
 }
-"""Script, the option that names the category's folder, and where in it the answers go."""
+"""Judge -> script, option for the category's folder, and subfolder of the answers."""
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "color": (BLIP,),
     "shape": (BLIP,),
@@ -48,7 +48,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "non_spatial": (CLIP,),
     "complex": (BLIP, SPATIAL, CLIP),
 }
-"""The judges of each category; 3d_spatial and numeracy are of the ++ version."""
+"""Category -> its judges. 3d_spatial and numeracy belong to the ++ version."""
 
 
 class T2ICompBench(ImageBenchmark):
@@ -56,9 +56,9 @@ class T2ICompBench(ImageBenchmark):
 
     Args:
         row: folder of the row.
-        categories: which of them; all by default.
-        prompt_lists: folder with complex_val.txt, complex_val_spatial.txt and complex_val_action.txt, which the
-            numbers of `complex` need.
+        categories: categories to sample and score; default: all.
+        prompt_lists: folder with complex_val.txt, complex_val_spatial.txt and complex_val_action.txt, needed for the
+            score of `complex`.
     """
 
     name = "t2i-compbench"
@@ -118,8 +118,8 @@ class T2ICompBench(ImageBenchmark):
         for i, prompt in enumerate(prompts):
             if fitting_name(f"{prompt}_{i:06d}", ".png") != f"{prompt}_{i:06d}.png":
                 raise UserError(
-                    f"{category}: the prompt {prompt[:60]!r}... is too long for the name of a file, which the judges "
-                    "read it from. Shorten it."
+                    f"{category}: the prompt {prompt[:60]!r}... is too long for a file name, and the judges read the "
+                    "prompt from the name. Shorten it."
                 )
             numbers = range(i * IMAGES_PER_PROMPT, (i + 1) * IMAGES_PER_PROMPT)
             files = tuple(folder / "samples" / f"{prompt}_{n:06d}.png" for n in numbers)
@@ -140,7 +140,7 @@ class T2ICompBench(ImageBenchmark):
             return next(iter(judged.values()))
         if self.prompt_lists is None:
             raise UserError(
-                "The numbers of complex need --prompts: the folder with complex_val.txt, "
+                "The score of complex needs --prompts: the folder with complex_val.txt, "
                 "complex_val_spatial.txt and complex_val_action.txt "
                 f"(examples/dataset of {self.repository})."
             )
@@ -157,13 +157,13 @@ def three_in_one(
     spatial: Sequence[str],
     action: Sequence[str],
 ) -> Answers:
-    """The score of each image of `complex`, as 3_in_1.py has it.
+    """The score of each image of `complex`, as in 3_in_1.py: the mean answer of the judges that count.
 
-    Mean of attribute (BLIP) and spatial answer for a prompt of the spatial list, of attribute and action (CLIP)
-    answer for one of the action list, and of all three for the others. Prompts are compared in lower case up to
-    their first full stop; the spatial list is asked first.
+    Prompts of the spatial list: attribute (BLIP) and spatial. Prompts of the action list: attribute and action (CLIP).
+    Other prompts: all three. Prompts are compared in lower case up to the first full stop; the spatial list has
+    priority.
 
-    Raises UserError where the prompts are not those of the images.
+    Raises UserError if the numbers of prompts and images do not match.
     """
     attribute, place, action_score = judged[BLIP], judged[SPATIAL], judged[CLIP]
     if len(attribute) != len(prompts) * IMAGES_PER_PROMPT:
@@ -186,14 +186,14 @@ def three_in_one(
 
 
 def read_answers(folder: Path) -> Answers:
-    """Answers of FOLDER/vqa_result.json in the order of their question ids.
+    """Answers of FOLDER/vqa_result.json, sorted by question id.
 
-    Raises UserError unless these are 0 to n - 1, and for answers that are not finite numbers.
+    Raises UserError unless the ids are 0 to n - 1 and all answers are finite numbers.
     """
     path = folder / "vqa_result.json"
     try:
         found = json.loads(read_text(path, "the scorer's answers"))
-        # BLIP's answers are numbers in quotes
+        # BLIP's answers are strings
         answers = {int(x["question_id"]): float(x["answer"]) for x in found}
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
@@ -208,9 +208,9 @@ def read_answers(folder: Path) -> Answers:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a list, one in a line, up to the first tab.
+    """The prompts of a list: one per line, up to the first tab.
 
-    Raises UserError for prompts that cannot be part of a file name from which the judges read them.
+    Raises UserError for prompts that cannot be part of a file name, since the judges read prompts from file names.
     """
     lines = read_text(path, "the prompt list").splitlines()
     prompts = [prompt for line in lines if (prompt := line.split("\t")[0].strip())]
@@ -225,10 +225,10 @@ def read_prompts(path: Path) -> list[str]:
 
 def _scorer_run(scorer: Path, folder: Path, judge: str) -> ScorerRun:
     script, option, answers = JUDGES[judge]
-    simpler = ("--complex", "True") if folder.name == "complex" and judge != BLIP else ()
+    complex_flag = ("--complex", "True") if folder.name == "complex" and judge != BLIP else ()
     return ScorerRun(
         script=scorer / script,
-        arguments=(option, str(folder), *simpler),
+        arguments=(option, str(folder), *complex_flag),
         result=folder / answers / "vqa_result.json",
         part=folder,
         images=folder / "samples",

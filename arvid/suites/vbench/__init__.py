@@ -1,6 +1,6 @@
-"""VBench (arXiv:2311.17982): sampling its prompts, measuring its sixteen dimensions, and adding them up.
+"""VBench (arXiv:2311.17982): sampling of its prompts, its sixteen dimensions, and the total scores.
 
-Seven dimensions are computed here, from weights given by path or hub name; the others by the `vbench` package in an
-environment of its own. Facts and constants are those of the repository Vchitect/VBench at commit 45e79ec; where
-arvid does otherwise, the module says so.
+Seven dimensions are computed here, with weights given by path or hub name. The others are computed by the `vbench`
+package in its own environment. Facts and constants come from the repository Vchitect/VBench at commit 45e79ec. Where
+arvid differs, the module says so.
 """

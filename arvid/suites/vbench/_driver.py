@@ -1,4 +1,4 @@
-"""Run by the Python of VBench's own environment, where there is no arvid: one dimension of the standard suite.
+"""Scores one dimension of the standard suite. Runs in VBench's own Python environment, without arvid.
 
 Arguments: VBench_full_info.json, folder of videos, folder of the result, dimension.
 """
@@ -11,7 +11,7 @@ def main(suite: str, videos: str, out: str, dimension: str) -> None:
     import torch
     from vbench import VBench  # type: ignore[import-not-found]
 
-    # a torch.device and not its name, as VBench's own command has it: motion smoothness tells them apart
+    # a torch.device, not its name: motion smoothness treats them differently, and VBench's own command uses a device
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     VBench(device, suite, out).evaluate(
         videos_path=videos, name=dimension, dimension_list=[dimension], mode="vbench_standard"

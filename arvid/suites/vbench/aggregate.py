@@ -1,8 +1,8 @@
-"""From sixteen scores to VBench's quality, semantic and total score (constants of its `scripts/constant.py`).
+"""VBench's quality, semantic and total score from the sixteen dimensions (constants of its `scripts/constant.py`).
 
-A score s becomes weight · (s − min) / (max − min), without clipping. Quality and Semantic are the sums over their
-groups divided by the groups' weights, and Total = (4 · Quality + Semantic) / 5. A dimension without a score counts
-as a raw 0, as VBench's own script has it; here it is also named, and the total is not complete.
+A score s is normalised to weight · (s − min) / (max − min), without clipping. Quality and Semantic are the sums over
+their group divided by the sum of its weights. Total = (4 · Quality + Semantic) / 5. A dimension without a score counts
+as a raw 0, as in VBench's script. Here it is also listed, and the total is marked as incomplete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GROUP_WEIGHTS: dict[Group, float] = {"quality": 4, "semantic": 1}
 
 @dataclass(frozen=True)
 class Scale:
-    """How a dimension enters the totals."""
+    """Group, range and weight of a dimension in the totals."""
 
     group: Group
     min: float = 0.0
@@ -46,18 +46,18 @@ DIMENSIONS: dict[str, Scale] = {
     "temporal_style": Scale("semantic", 0.0, 0.364),
     "overall_consistency": Scale("semantic", 0.0, 0.364),
 }
-"""All sixteen, in the leaderboard's order."""
+"""All sixteen dimensions, in the leaderboard's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """VBench's totals, as fractions."""
+    """VBench's totals, as fractions (0 to 1)."""
 
     quality: float
     semantic: float
     total: float
     missing: tuple[str, ...]
-    """Dimensions without a score, which counted as raw 0."""
+    """Dimensions without a score; they count as raw 0."""
 
     @property
     def complete(self) -> bool:
@@ -65,7 +65,7 @@ class Totals:
 
 
 def aggregate(scores: Mapping[str, float]) -> Totals:
-    """Totals of raw scores (fractions by dimension). Raises ValueError for a name that is no dimension."""
+    """Totals of raw scores (dimension -> fraction). Raises ValueError for an unknown dimension."""
     unknown = scores.keys() - DIMENSIONS.keys()
     if unknown:
         raise ValueError(f"not dimensions of VBench: {', '.join(sorted(unknown))}")

@@ -1,9 +1,9 @@
-"""The seven dimensions that are measured in this process, one video at a time.
+"""The seven dimensions that arvid computes itself, one video at a time.
 
-Each gives a video's value as VBench stores it, and the weight with which it enters the dimension's score. Where
-VBench's code for one process and for several disagree, the one for one process is followed: subject consistency and
-appearance style weigh videos by their frames (with several processes the former weighs all videos the same, and the
-latter looks at the last frame alone).
+Each gives a video's value as VBench stores it, and its weight in the dimension's score. VBench's code gives different
+results with one and with several processes. arvid follows its single-process code: subject consistency and appearance
+style weight videos by their number of frames. (With several processes, VBench weights videos equally in the former and
+uses only the last frame in the latter.)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STATIC_SHARE = 0.02
 
 @dataclass(frozen=True)
 class VideoScore:
-    """What one video scores. Weight 0: it does not count."""
+    """Score of one video. With weight 0 the video does not count."""
 
     value: float
     weight: float = 1.0
@@ -70,18 +70,18 @@ class Dimension(Protocol):
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """Its networks by name, for the record; empty if it has none."""
+        """Its networks by name, for the record; may be empty."""
 
     def __call__(self, video: Video, prompt: Prompt) -> VideoScore:
-        """Score a video. Raises UserError for one that cannot be scored."""
+        """Score a video. Raises UserError if that is impossible, e.g. for one that is too short."""
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """Subject consistency (DINO) and background consistency (CLIP B/32): features stay as they were.
+    """Subject consistency (DINO) and background consistency (CLIP B/32): similarity of frames' features.
 
-    Each frame after the first is compared with the one before and with the first: the mean of both cosines, each
-    at least 0. The weight is the number of these frames.
+    Each frame after the first is compared with the previous and with the first frame. Its value is the mean of both
+    cosines, clamped to at least 0. The weight is the number of these frames.
     """
 
     encoder: Encoder
@@ -99,10 +99,10 @@ class Consistency:
 
 @dataclass(frozen=True)
 class TemporalFlickering:
-    """1 - mean absolute difference of neighbouring frames / 255, of videos that stand still.
+    """1 - mean absolute difference of neighbouring frames / 255, over static videos.
 
     Args:
-        flow: of the static filter; without it every video counts, which VBench asks not to do.
+        flow: optical flow of the static filter. None: every video counts, which differs from VBench's protocol.
     """
 
     flow: Flow | None = None
@@ -113,13 +113,13 @@ class TemporalFlickering:
             raise UserError("flickering needs a video of at least two frames")
         frames = video.frames.astype(np.float32)
         steps = [float(np.abs(b - a).mean()) for a, b in pairwise(frames)]
-        counts = self.flow is None or _stands_still(video, self.flow)
+        counts = self.flow is None or _is_static(video, self.flow)
         return VideoScore((255 - float(np.mean(steps))) / 255, weight=float(counts))
 
 
 @dataclass(frozen=True)
 class DynamicDegree:
-    """1 where the video moves, 0 where it does not: RAFT's fastest 5 % at about 8 frames a second."""
+    """1 if the video has motion, else 0. Criterion: the fastest 5 % of RAFT's flow at about 8 frames per second."""
 
     flow: Flow
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class DynamicDegree:
 
 @dataclass(frozen=True)
 class AestheticQuality:
-    """LAION's predictor on CLIP L/14, a tenth of it, mean over the frames."""
+    """LAION's aesthetic predictor on CLIP L/14, divided by 10, mean over frames."""
 
     encoder: Encoder
     head: nn.Module
@@ -146,7 +146,7 @@ class AestheticQuality:
 
 @dataclass(frozen=True)
 class ImagingQuality:
-    """MUSIQ, mean over the frames: a video's value is 0 to 100, as VBench stores it."""
+    """MUSIQ, mean over frames. Values are 0 to 100, as VBench stores them."""
 
     network: nn.Module
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class ImagingQuality:
 
 @dataclass(frozen=True)
 class AppearanceStyle:
-    """Cosine of each frame and the prompt's style phrase in CLIP B/32; the weight is the number of frames."""
+    """CLIP B/32 cosine between each frame and the prompt's style phrase. The weight is the number of frames."""
 
     encoder: ClipEncoder
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class AppearanceStyle:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions:
-    """Where the weights are. Hub names or folders for DINO and CLIP; files, or None for their usual place."""
+    """Locations of the weights: hub names or folders for DINO and CLIP, else files (None: the weights folder)."""
 
     dino: str = DINO
     clip_b32: str = CLIP_B32
@@ -183,7 +183,7 @@ class WeightsOptions:
     raft: Path | None = None
     musiq: Path | None = None
     static_filter: bool = True
-    """Without it temporal flickering needs no RAFT, and is another number."""
+    """False: temporal flickering uses all videos and needs no RAFT. Its value then differs from VBench's."""
 
 
 def _subject_consistency(options: WeightsOptions, device: torch.device) -> Dimension:
@@ -234,13 +234,13 @@ BUILDERS: dict[str, Callable[[WeightsOptions, torch.device], Dimension]] = {
     "imaging_quality": _imaging_quality,
     "appearance_style": _appearance_style,
 }
-"""The dimensions measured here, by name."""
+"""Dimension -> constructor, for the dimensions that arvid computes."""
 
 
 def build(name: str, options: WeightsOptions) -> Dimension:
     """A dimension of `BUILDERS` with its networks, on the GPU if there is one.
 
-    Raises UserError where weights or a package are missing.
+    Raises UserError if weights or a package are missing.
     """
     return BUILDERS[name](options, best_device())
 
@@ -251,7 +251,7 @@ def _encode(video: Video, prepare: Prepare, encoder: Encoder) -> Float[Tensor, "
     return torch.cat(parts)
 
 
-def _stands_still(video: Video, flow: Flow) -> bool:
+def _is_static(video: Video, flow: Flow) -> bool:
     frames = video.frames
     ends = ((frames[0], frames[-1]), (frames[-1], frames[0]))
     return is_static(

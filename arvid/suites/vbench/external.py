@@ -1,8 +1,8 @@
-"""The other nine dimensions, by the package `vbench` in an environment of its own.
+"""The other nine dimensions, computed by the package `vbench` in its own environment.
 
-The package asks for numpy below 2, transformers 4.33.2 and, for four dimensions, detectron2, so it cannot share
-arvid's environment: it is called as a subprocess, one dimension at a time, by its Python class. It runs as a single
-process (spatial_relationship pools frames then, and not videos), and fetches its own weights into ~/.cache/vbench.
+The package requires numpy below 2, transformers 4.33.2 and, for four dimensions, detectron2. So it cannot share arvid's
+environment. It is called as a subprocess through its Python class, one dimension at a time. It runs as a single process
+(then spatial_relationship pools frames instead of videos). It downloads its weights into ~/.cache/vbench.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arvid.suites.vbench.results import (
 from arvid.suites.vbench.suite import Take
 
 EXTERNAL = tuple(name for name in DIMENSIONS if name not in BUILDERS)
-"""The dimensions that are not measured in this process."""
+"""The dimensions that arvid does not compute itself."""
 _DRIVER = Path(__file__).with_name("_driver.py")
 _TAIL = 1500
 
@@ -41,17 +41,17 @@ def score_external(
     videos: Path,
     folder: Path,
 ) -> DimensionResult:
-    """Score a dimension by VBench's package and write its result.
+    """Score a dimension with VBench's package and write its result.
 
     Args:
         dimension: one of `EXTERNAL`.
-        takes: the videos that are there; see `suite.present`.
-        python: interpreter of the environment that has the package.
+        takes: the existing videos; see `suite.present`.
+        python: interpreter of the environment with the package.
         suite: VBench_full_info.json.
-        videos: folder of the videos, named as VBench wants them, and of nothing else.
-        folder: of the results. One that this interpreter made of the same videos is kept.
+        videos: folder of the videos, with VBench's file names and no other files.
+        folder: folder of the results. A result of this interpreter for the same videos is reused.
 
-    Raises UserError where there is no such interpreter, it fails, or what it writes is not a result.
+    Raises UserError if the interpreter does not exist, fails, or writes no valid result.
     """
     made_with = {
         "vbench_python": str(python),
@@ -63,8 +63,8 @@ def score_external(
     _check_folder(videos)
     if not all(take.has_own_name for take in takes):
         raise UserError(
-            f"{suite}: VBench's package looks for videos by their prompts, and a prompt here is too long for the name "
-            f"of a file. Shorten it, or leave {dimension} out."
+            f"{suite}: VBench's package finds videos by their prompts, and a prompt here is too long for a file name. "
+            f"Shorten it, or leave {dimension} out."
         )
     with tempfile.TemporaryDirectory() as out:
         _run(python, str(suite.resolve()), str(videos.resolve()), out, dimension)
@@ -80,7 +80,7 @@ def score_external(
 
 
 def _run(python: Path, *arguments: str) -> None:
-    # as a string: run by its path, the folder of this file would come first among those that are imported from
+    # passed as a string: run by path, this folder would come first in sys.path and its modules could shadow packages
     command = [str(python), "-c", _DRIVER.read_text(encoding="utf-8"), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
@@ -90,17 +90,17 @@ def _run(python: Path, *arguments: str) -> None:
             "environment of Python 3.10 with `pip install vbench` and name its python."
         ) from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-_TAIL:]
+        output = (done.stderr or done.stdout).strip()[-_TAIL:]
         raise UserError(
-            f"VBench's {arguments[-1]} failed in {python} (exit code {done.returncode}). Its last "
-            f"words:\n{said}"
+            f"VBench's {arguments[-1]} failed in {python} (exit code {done.returncode}). The end of its "
+            f"output:\n{output}"
         )
 
 
 def _check_folder(videos: Path) -> None:
-    """VBench takes the first entry's ending for that of all."""
+    """Raise UserError for files other than .mp4: VBench assumes that all files have the suffix of the first."""
     others = sorted(path.name for path in videos.iterdir() if path.suffix != ".mp4")
     if others:
         raise UserError(
-            f"{videos} holds {others[0]!r}: VBench needs a folder of .mp4 files and nothing else."
+            f"{videos} holds {others[0]!r}: VBench needs a folder with only .mp4 files."
         )

@@ -1,7 +1,7 @@
-"""Optical flow for dynamic degree and the static filter: RAFT (arXiv:2003.12039) of torchvision, 20 iterations.
+"""Optical flow for dynamic degree and the static filter: torchvision's RAFT (arXiv:2003.12039), 20 iterations.
 
-VBench uses the authors' `raft-things.pth`. torchvision's file `raft_large_C_T_V1-22a6c225.pth` holds the same weights
-under its own names and is read too.
+VBench uses the authors' `raft-things.pth`. torchvision's file `raft_large_C_T_V1-22a6c225.pth` has the same weights
+under other names; both can be loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from arvid.suites.vbench.frames import for_raft
 
 ITERATIONS = 20
 MIN_SIDE = 128
-"""Below, the coarsest level of RAFT's correlations is a single cell, and its coordinates are not numbers."""
+"""Smallest side in pixels. In smaller frames RAFT's coarsest correlation level is one cell, with NaN coordinates."""
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Flow = Callable[[Frame, Frame], Float[Tensor, "2 h w"]]
-"""Displacement in pixels (x, y) from one frame to another, on the size padded to multiples of 8."""
+"""Displacement in pixels (x, y) from one frame to another, at the size padded to multiples of 8."""
 
-_RENAMES = (  # names of princeton-vl/RAFT to torchvision's, applied in this order
+_RENAMES = (  # names of princeton-vl/RAFT -> torchvision's names; the order matters
     (r"^module\.", ""),
     (r"^fnet\.", "feature_encoder."),
     (r"^cnet\.", "context_encoder."),
@@ -45,11 +45,11 @@ _RENAMES = (  # names of princeton-vl/RAFT to torchvision's, applied in this ord
     (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
 )
 _SHARED = re.compile(r"layer\d\.\d\.norm3\.")
-"""The authors' modules name the norm of a shortcut twice: `norm3` is `downsample.1`."""
+"""Duplicates to skip: in the authors' modules the norm of a shortcut has two names, `norm3` and `downsample.1`."""
 
 
 class RaftFlow:
-    """Flow by a RAFT network. Raises UserError for frames below 128 pixels on a side."""
+    """Optical flow by a RAFT network. Raises UserError for frames with a side below 128 pixels."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -67,7 +67,7 @@ class RaftFlow:
 
 
 def load_raft(path: Path) -> nn.Module:
-    """RAFT with the weights of a file of the authors or of torchvision. Raises UserError if they do not fit."""
+    """RAFT with weights from the authors' or torchvision's file. Raises UserError if they do not fit."""
     network = raft_large(weights=None, progress=False)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,7 +85,7 @@ def load_raft(path: Path) -> nn.Module:
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state of princeton-vl/RAFT under the names of torchvision; one that has them already comes back as it is."""
+    """Rename a state dict of princeton-vl/RAFT to torchvision's names. Torchvision's own names do not change."""
     renamed = {}
     for name, value in state.items():
         if _SHARED.search(name):
@@ -97,7 +97,7 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def top_speed(flow: Float[Tensor, "2 h w"], share: float) -> float:
-    """Mean length in pixels of the fastest `share` of the vectors."""
+    """Mean length in pixels of the longest `share` (0..1) of the flow vectors."""
     speed = flow.square().sum(0).sqrt().flatten()
     return float(speed.topk(int(len(speed) * share)).values.mean())
 
@@ -106,18 +106,18 @@ def is_dynamic(speeds: Iterable[float], num_frames: int, shorter_side: int) -> b
     """Whether enough pairs of neighbouring frames move: VBench's `dynamic_degree`.
 
     Args:
-        speeds: `top_speed` (5 %) of each pair; taken only until the answer is known.
+        speeds: `top_speed` (5 %) of each pair. An iterator is read only until the result is known.
         num_frames: of the clip, sampled at about 8 per second.
         shorter_side: of the frames, in pixels.
 
-    As VBench counts, the number asked for is rounded to even halves and looked at after each pair: with two frames it
-    is 0, so that any two are dynamic, while one frame is not.
+    As in VBench, the required number of moving pairs is rounded with Python's `round` (half to even) and compared after
+    each pair. With two frames it is 0: any two frames are dynamic, a single frame is not.
     """
     threshold, wanted = 6.0 * shorter_side / 256, round(4 * num_frames / 16)
     moving = 0
     for speed in speeds:
         moving += speed > threshold
-        if moving >= wanted:
+        if moving >= wanted:  # inside the loop as in VBench: with wanted = 0 the first pair decides
             return True
     return False
 
@@ -125,11 +125,11 @@ def is_dynamic(speeds: Iterable[float], num_frames: int, shorter_side: int) -> b
 def is_static(
     speeds: Iterable[float], ends: Iterable[float], num_frames: int, shorter_side: int
 ) -> bool:
-    """Whether hardly anything moves: VBench's `static_filter`.
+    """Whether there is almost no motion: VBench's `static_filter`.
 
     Args:
         speeds: `top_speed` (2 %) of each pair of neighbouring frames, at the file's rate.
-        ends: that of the first frame to the last, and of the last to the first.
+        ends: `top_speed` from the first frame to the last, and from the last to the first.
         num_frames: of the clip.
         shorter_side: of the frames, in pixels.
     """

@@ -1,7 +1,7 @@
-"""How VBench brings frames to the size and range of each network (its `utils.py` and `imaging_quality.py`).
+"""VBench's preprocessing of frames for each network (from its `utils.py` and `imaging_quality.py`).
 
-Frames are resized as float tensors of 0..255 without antialiasing, nothing is rounded or clamped in between. The one
-exception is appearance_style, whose frames go through Pillow: antialiased and rounded to 8 bits.
+Frames are resized as float tensors in 0..255, without antialiasing, rounding or clamping. Only appearance_style uses
+Pillow: antialiased and rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchvision.transforms import functional as TF
 Frames = UInt8[np.ndarray, "t h w 3"]
 Pixels = Float[Tensor, "t 3 h w"]
 Prepare = Callable[[Frames], Pixels]
-"""uint8 frames to what a network takes."""
+"""Maps uint8 frames to the input of a network."""
 
 SIZE = 224
 MUSIQ_SIZE = 512
@@ -30,24 +30,24 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def to_float(frames: Frames) -> Pixels:
-    """float32 of 0..255, channels first."""
+    """float32 in 0..255, channels first."""
     return rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float()
 
 
 def for_dino(frames: Frames) -> Pixels:
-    """Shorter side 224 (bilinear), not cropped; ImageNet's normalisation."""
+    """Resize the shorter side to 224 (bilinear), no crop; ImageNet's normalisation."""
     resized = TF.resize(to_float(frames), [SIZE], InterpolationMode.BILINEAR, antialias=False)
     return TF.normalize(resized / 255, *_IMAGENET)
 
 
 def for_clip(frames: Frames) -> Pixels:
-    """Shorter side 224 (bicubic), the middle 224x224; CLIP's normalisation."""
+    """Resize the shorter side to 224 (bicubic), centre crop 224x224; CLIP's normalisation."""
     resized = TF.resize(to_float(frames), [SIZE], InterpolationMode.BICUBIC, antialias=False)
     return TF.normalize(TF.center_crop(resized, [SIZE]) / 255, *_CLIP)
 
 
 def for_clip_by_pillow(frames: Frames) -> Pixels:
-    """The same through Pillow's bicubic, which antialiases and rounds."""
+    """Like `for_clip`, but with Pillow's bicubic resize, which antialiases and rounds."""
     pictures = [
         TF.resize(Image.fromarray(frame), [SIZE], InterpolationMode.BICUBIC) for frame in frames
     ]
@@ -56,7 +56,7 @@ def for_clip_by_pillow(frames: Frames) -> Pixels:
 
 
 def for_musiq(frames: Frames) -> Pixels:
-    """In [0, 1]; the longer side is brought down to 512 (bilinear) if it is above (VBench's mode "longer")."""
+    """Frames in [0, 1]. A longer side above 512 is resized to 512 (bilinear; VBench's mode "longer")."""
     pixels = to_float(frames)
     height, width = pixels.shape[-2:]
     longer = max(height, width)
@@ -68,8 +68,11 @@ def for_musiq(frames: Frames) -> Pixels:
 
 
 def for_raft(frame: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
-    """In [-1, 1]; both sides padded to multiples of 8 by repeating the border, half on each side."""
+    """Frame in [-1, 1]. Both sides are padded to multiples of 8 with the border's values, half on each side."""
     pixels = to_float(frame[None])
-    height, width = -pixels.shape[-2] % 8, -pixels.shape[-1] % 8
+    height, width = (
+        -pixels.shape[-2] % 8,
+        -pixels.shape[-1] % 8,
+    )  # missing to the next multiple of 8
     sides = (width // 2, width - width // 2, height // 2, height - height // 2)
     return F.pad(2 * (pixels / 255) - 1, sides, mode="replicate")

@@ -1,8 +1,8 @@
-"""The networks behind the dimensions, from weights that are on this machine. Nothing is downloaded.
+"""Networks of the dimensions, with weights that are already on this machine. Nothing is downloaded.
 
-DINO and CLIP are folders or hub names of transformers; hub names are looked up in the hub's cache. The others are
-single files, at the path given or where `arvid.weights` expects them. VBench runs CLIP in half precision on a GPU;
-here everything is float32.
+DINO and CLIP are transformers folders or hub names; hub names are looked up in the hub's cache. The others are single
+files, at a given path or in the weights folder (`arvid.weights`). VBench runs CLIP in half precision on a GPU; here all
+networks use float32.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ DINO = "facebook/dino-vitb16"
 CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_L14 = "openai/clip-vit-large-patch14"
 DINO_EPS = 1e-6
-"""Of the authors' layer norms; the configuration on the hub says 1e-12."""
+"""Epsilon of the authors' layer norms; the configuration on the hub has 1e-12."""
 _POSITION_OFFSET = 0.1
+"""Added to the number of cells before the interpolation factor is computed, as in the authors' code."""
 _UNREADABLE = (RuntimeError, TypeError, AttributeError, EOFError, ValueError, UnpicklingError)
 
 Encoder = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
-"""Prepared frames to features of unit length."""
+"""Maps prepared frames to features of unit length."""
 
 
 class DinoEncoder:
     """CLS feature of DINO (arXiv:2104.14294), for frames of any shape.
 
-    Positions are interpolated as the authors' code does (and VBench with it): bicubic by a factor that is 0.1 cell
-    too large, which moves them slightly; transformers' own interpolation does not.
+    Positional embeddings are interpolated as in the authors' code, which VBench uses: bicubic, by a factor that is 0.1
+    cell too large. This shifts positions slightly; transformers' own interpolation does not.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +58,7 @@ class DinoEncoder:
         embeddings: Any = self.model.embeddings
         table: Tensor = embeddings.position_embeddings  # (1, 1 + side², D)
         if tokens.shape[1] == table.shape[1] and height == width:
-            return table
+            return table  # the training resolution needs no interpolation
         side = math.isqrt(table.shape[1] - 1)
         cells = (height // embeddings.patch_size, width // embeddings.patch_size)
         grid = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, side, side)
@@ -72,7 +73,7 @@ class ClipEncoder:
 
     Args:
         model: transformers' CLIPModel.
-        tokenizer: its tokenizer; only `text` needs it.
+        tokenizer: its tokenizer, needed only by `text`.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
@@ -86,7 +87,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def text(self, text: str) -> Float[Tensor, " d"]:
-        """Feature of one text, not padded."""
+        """Feature of one text, without padding."""
         tokens = self.tokenizer([text], return_tensors="pt").to(self.model.device)
         pooled = self.model.text_model(**tokens).pooler_output
         return F.normalize(self.model.text_projection(pooled), dim=-1)[0]
@@ -115,7 +116,7 @@ def load_clip(name: str, purpose: str) -> ClipEncoder:
 def load_laion_head(path: Path | None = None) -> nn.Linear:
     """LAION's aesthetic predictor on CLIP L/14: (N, 768) of unit length -> (N, 1), about 1 to 10.
 
-    Raises UserError if the file is missing or another one.
+    Raises UserError if the file is missing or is a different file.
     """
     path = find("laion-aesthetic-l14", path)
     head = nn.Linear(768, 1)
@@ -126,7 +127,7 @@ def load_laion_head(path: Path | None = None) -> nn.Linear:
 def load_musiq(path: Path | None = None) -> nn.Module:
     """MUSIQ (arXiv:2108.05997) trained on SPAQ, as pyiqa builds it: (N, 3, H, W) in [0, 1] -> (N, 1) of 0 to 100.
 
-    Raises UserError if pyiqa or the file is missing, or the file is another one.
+    Raises UserError if pyiqa or the file is missing, or if it is a different file.
     """
     path = find("musiq-spaq", path)
     try:
@@ -141,19 +142,19 @@ def load_musiq(path: Path | None = None) -> nn.Module:
 
 
 def find(name: str, path: Path | None) -> Path:
-    """The file given, or else the published one in its place. Raises UserError where it is missing."""
+    """Path of weights: `path`, or the published file in the weights folder. Raises UserError if it is missing."""
     if path is None:
         return locate(name)
     if not path.is_file():
         known = KNOWN[name]
         raise UserError(
-            f"{path}: {known.purpose} looks for {known.file} there ({known.digest}). {known.advice}"
+            f"{path} does not exist: {known.purpose} needs {known.file} ({known.digest}). {known.advice}"
         )
     return path
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Hex SHA-256 over all tensors of a network by name: the same whatever file they came from."""
+    """Hex SHA-256 over all tensors of a network, sorted by name: independent of the file format."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
@@ -168,7 +169,7 @@ def _pretrained(cls: Any, name: str, purpose: str, **config: Any) -> nn.Module:
         )
     except (OSError, ValueError) as error:
         raise _absent(name, purpose, error) from error
-    # transformers draws weights that a file lacks at random, and only warns
+    # transformers initialises missing weights at random and only warns
     wrong = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]]
     if wrong:
         raise UserError(
@@ -193,5 +194,5 @@ def _fill(network: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except _UNREADABLE as error:
-        raise UserError(f"{path} does not hold the weights looked for: {error}") from error
+        raise UserError(f"{path} does not hold the weights of this network: {error}") from error
     network.eval().requires_grad_(False)

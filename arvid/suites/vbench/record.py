@@ -1,4 +1,4 @@
-"""A row's VBench scores as a result record, and as a table to read."""
+"""A row's VBench scores as a result record and as a text table."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PERCENT = 100.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a row keeps what belongs to VBench, below its own folder."""
+    """Paths of a row's VBench files, below the row's folder."""
 
     folder: Path
 
     @property
     def benchmark(self) -> Path:
-        """Holds the file that says what the videos were drawn from: VBench wants nothing else in their folder."""
+        """Folder of the manifest. It is not in the folder of videos because VBench allows only videos there."""
         return self.folder / "vbench"
 
     @property
@@ -51,10 +51,10 @@ class Layout:
 
 
 def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> ResultRecord:
-    """The record of a row: each dimension that was measured, and the totals, all in percent.
+    """The record of a row: each measured dimension and the totals, in percent.
 
-    The protocol says which dimensions were measured and with what, so that rows of other dimensions have another
-    hash; totals that lack some say so in their headings.
+    The protocol lists the measured dimensions with networks and options, so its hash differs for other dimensions.
+    Incomplete totals are marked in their headings.
     """
     from arvid.hardware import hardware  # imports torch
 
@@ -78,7 +78,7 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
 
 
 def format_table(results: Mapping[str, DimensionResult]) -> str:
-    """The dimensions, raw and as they enter the totals, and the totals; in percent. Names what is missing."""
+    """Text table of dimensions (raw and normalised) and totals, in percent. Lists missing dimensions."""
     lines = [f"{'dimension':24}{'videos':>7}{'raw %':>9}{'normalised %':>14}"]
     for name, scale in DIMENSIONS.items():
         if name not in results:
@@ -133,7 +133,7 @@ def _metric_name(name: str) -> str:
 
 
 def _protocol(results: Mapping[str, DimensionResult], model: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for two rows to be compared."""
+    """Everything that must be equal between rows."""
     values: dict[str, Any] = {
         "name": PROTOCOL,
         "dimensions": {name: _conditions(result) for name, result in results.items()},
@@ -146,15 +146,13 @@ def _protocol(results: Mapping[str, DimensionResult], model: Mapping[str, Any]) 
 
 def _conditions(result: DimensionResult) -> dict[str, Any]:
     conditions = {key: result.made_with.get(key) for key in ("networks", "options")}
-    if (
-        result.dimension == FLICKERING
-    ):  # the static filter leaves another number of each row's videos
-        return conditions
+    if result.dimension == FLICKERING:
+        return conditions  # the static filter keeps a different number of videos for each row
     return {**conditions, "videos": len(result.videos)}
 
 
 def _standard_error(result: DimensionResult) -> float | None:
-    """Of the score over prompts, whose videos are no independent draws; None where videos have no number each."""
+    """Standard error over prompts, since videos of one prompt are not independent. None without values of videos."""
     by_prompt: dict[str, list[float]] = {}
     for video in result.videos:
         value = video.get("video_results")

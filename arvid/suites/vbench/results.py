@@ -1,7 +1,7 @@
-"""Scores on disk, in VBench's own form: `{name}_eval_results.json` = {dimension: [score, [{video_path, ...}]]}.
+"""Scores on disk, in VBench's format: `{name}_eval_results.json` = {dimension: [score, [{video_path, ...}]]}.
 
-What arvid writes has a third element, which says what the score was made with; VBench's scripts look at the first
-one alone. There is one file for each dimension.
+arvid adds a third element with networks, options and versions. VBench's scripts read only the first. There is one file
+per dimension.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class DimensionResult:
 
     dimension: str
     score: float
-    """A fraction, as it enters the aggregation."""
+    """Fraction, as used in the totals."""
     videos: tuple[dict[str, Any], ...]
-    """`video_path`, `video_results` and what else VBench notes of each video."""
+    """One entry per video: `video_path`, `video_results` and VBench's other keys."""
     made_with: dict[str, Any] = field(default_factory=dict)
     """Networks, options and versions; empty for files that arvid did not write."""
 
 
 def result_path(folder: Path, dimension: str) -> Path:
-    """Where a dimension's result lies."""
+    """Path of a dimension's result."""
     return folder / f"{dimension}{SUFFIX}"
 
 
@@ -47,7 +47,7 @@ def save(result: DimensionResult, folder: Path) -> Path:
 
 
 def finished(folder: Path, dimension: str, made_with: Mapping[str, Any]) -> DimensionResult | None:
-    """The result that is there already, if it was made with the same. Raises UserError if it cannot be read."""
+    """An existing result with the same `made_with`, or None. Raises UserError if it cannot be read."""
     path = result_path(folder, dimension)
     found = load(path).get(dimension) if path.is_file() else None
     same = found and all(found.made_with.get(key) == value for key, value in made_with.items())
@@ -55,13 +55,13 @@ def finished(folder: Path, dimension: str, made_with: Mapping[str, Any]) -> Dime
 
 
 def videos_sha256(paths: Iterable[Path]) -> str:
-    """Hash of names, sizes and times of files: another one where one of them was made again."""
+    """Hash of names, sizes and modification times of files: it changes when a file is made again."""
     stats = [(path.name, path.stat()) for path in paths]
     return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def load(path: Path) -> dict[str, DimensionResult]:
-    """The results of one file by dimension. Raises UserError naming file and reason for anything else."""
+    """The results in a file, by dimension. Raises UserError with file and reason if it is invalid."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -75,15 +75,17 @@ def load(path: Path) -> dict[str, DimensionResult]:
 
 
 def load_all(folder: Path) -> dict[str, DimensionResult]:
-    """All results of a folder, in the leaderboard's order.
+    """All results in a folder, in the leaderboard's order.
 
-    Raises UserError if there are none, one cannot be read, or two files have the same dimension.
+    Raises UserError if there are none, if one cannot be read, or if two files have the same dimension.
     """
     found: dict[str, DimensionResult] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         for name, result in load(path).items():
             if name in found:
-                raise UserError(f"{path}: another file of {folder} has a score of {name} too.")
+                raise UserError(
+                    f"{path}: another file of {folder} also has a score of {name}. Keep one of them."
+                )
             found[name] = result
     if not found:
         raise UserError(f"{folder}: holds no results (*{SUFFIX}).")

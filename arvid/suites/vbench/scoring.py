@@ -1,7 +1,7 @@
-"""Scores a dimension video by video, and goes on where an interrupted run stopped.
+"""Scores a dimension video by video. An interrupted run continues where it stopped.
 
-A video that cannot be read is an error (VBench skips it in temporal flickering). Of each prompt the first five videos
-that count are scored; only the static filter leaves videos out.
+An unreadable video is an error (VBench skips it in temporal flickering). The first five videos of each prompt that
+count are scored; only the static filter excludes videos.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from arvid.suites.vbench.suite import SAMPLES, Take
 logger = logging.getLogger(__name__)
 
 UNITS = {"imaging_quality": 100.0}
-"""What a dimension's videos are divided by to become a fraction; 1 for the others."""
+"""Divisor that turns a dimension's video values into fractions; 1 for other dimensions."""
 _SAVE_EVERY = 20
+"""Number of new scores between two writes of the partial file."""
 
 
 def score_dimension(
@@ -44,18 +45,18 @@ def score_dimension(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> DimensionResult:
-    """Score a dimension and write its result. Processes share the prompts, and have the same result.
+    """Score a dimension and write its result. Processes split the prompts; all return the same result.
 
     Args:
         name: of the dimension.
         dimension: see `arvid.suites.vbench.dimensions.build`.
-        takes: the videos that are there; see `suite.present`.
-        videos: their folder.
-        folder: of the results. One that was made of the same videos with the same networks and options is kept.
-        options: what else the score depends on, kept with it.
-        progress: show a bar over the videos.
+        takes: the existing videos; see `suite.present`.
+        videos: folder of the videos.
+        folder: folder of the results. A result of the same videos, networks and options is reused.
+        options: further options that the score depends on, stored with it.
+        progress: show a progress bar over the videos.
 
-    Raises UserError naming the video that cannot be read or scored, and where no video counts.
+    Raises UserError with the name of a video that cannot be read or scored, and if no video counts.
     """
     networks = {key: weights_hash(net) for key, net in dimension.networks.items()}
     made_with = {
@@ -65,7 +66,7 @@ def score_dimension(
         "videos_sha256": videos_sha256(videos / take.file for take in takes),
     }
     kept = finished(folder, name, made_with)
-    wait_for_all()  # else one might find what another has just finished
+    wait_for_all()  # all processes must check before one of them writes the result
     if kept:
         return kept
     rank, num_processes = rank_and_count()
@@ -85,7 +86,7 @@ def score_dimension(
 
 
 def _share(takes: Sequence[Take], rank: int, num_processes: int) -> list[Take]:
-    """A process's takes: all of every n-th prompt, since which ones of a prompt count depends on those before."""
+    """A process's videos: all of every n-th prompt. Prompts are not split: earlier videos decide which ones count."""
     texts = list(dict.fromkeys(take.prompt.text for take in takes))
     mine = set(texts[rank::num_processes])
     return [take for take in takes if take.prompt.text in mine]
@@ -100,7 +101,9 @@ def _sum_up(
 ) -> DimensionResult:
     counting = {file: score for file, score in scores.items() if score.weight}
     if not counting:
-        raise UserError(f"{name}: none of the {len(scores)} videos is static, so none counts.")
+        raise UserError(
+            f"{name}: none of the {len(scores)} videos is static, so there is no score. Leave this dimension out."
+        )
     weight = sum(score.weight for score in counting.values())
     total = sum(score.value * score.weight for score in counting.values())
     return DimensionResult(
@@ -122,7 +125,7 @@ def _score_videos(
     ledger: tuple[Path, Mapping[str, Any]],
     progress: bool,
 ) -> dict[str, VideoScore]:
-    """Scores by file, those of an interrupted run included; stored in between."""
+    """Scores by file. Reads the scores of an interrupted run, and writes partial results."""
     partial, made_with = ledger
     scores = _interrupted(_partials(partial.parent, name), made_with)
     counted: Counter[str] = Counter()
@@ -136,7 +139,7 @@ def _score_videos(
             if len(scores) % _SAVE_EVERY == 0:
                 _store(*ledger, scores)
         chosen[take.file] = scores[take.file]
-        counted[text] += bool(scores[take.file].weight)
+        counted[text] += bool(scores[take.file].weight)  # weight 0: rejected by the static filter
     return chosen
 
 
@@ -153,25 +156,25 @@ def _score_video(dimension: Dimension, take: Take, path: Path) -> VideoScore:
 
 
 def _short_prompts(takes: Sequence[Take], counting: Mapping[str, VideoScore]) -> int:
-    """Prompts of which fewer than five videos count."""
+    """Number of prompts with fewer than five videos that count."""
     counts = Counter(take.prompt.text for take in takes if take.file in counting)
     return sum(counts[text] < SAMPLES for text in {take.prompt.text for take in takes})
 
 
 def _partials(folder: Path, name: str) -> list[Path]:
-    """What processes have stored in between."""
+    """Partial results of all processes."""
     return sorted(folder.glob(f"{name}_partial*.json"))
 
 
 def _interrupted(paths: Sequence[Path], made_with: Mapping[str, Any]) -> dict[str, VideoScore]:
-    """The scores that an interrupted run stored, of the same videos and networks; none where they are damaged."""
+    """Partial scores of an interrupted run with the same `made_with`. Damaged files are ignored, with a warning."""
     found: dict[str, VideoScore] = {}
     for path in paths:
         content = path.read_bytes()
         try:
             verify(content)
         except Damaged as error:
-            logger.warning("%s is damaged (%s): its videos are scored anew.", path, error)
+            logger.warning("%s is damaged (%s): its videos are scored again.", path, error)
             continue
         stored = json.loads(content)
         if stored["made_with"] == made_with:

@@ -1,7 +1,7 @@
-"""The prompt suite: what VBench_full_info.json says, and which video files it asks for.
+"""The prompt suite: reads VBench_full_info.json and lists the video files that it requires.
 
-The file comes from Vchitect/VBench (`vbench/VBench_full_info.json`) or any installation of the package: 946 entries,
-944 texts, since two prompts serve in two groups. Nothing of it is shipped.
+The file comes from Vchitect/VBench (`vbench/VBench_full_info.json`) or an installation of the package. It has 946
+entries and 944 different texts: two prompts occur twice. arvid does not include the file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from arvid.suites.prompts import read_json, read_rewritten, read_text
 from arvid.suites.vbench.aggregate import DIMENSIONS
 
 SAMPLES = 5
-"""Videos of a prompt that are scored."""
+"""Number of scored videos per prompt."""
 FLICKERING = "temporal_flickering"
 FLICKERING_SAMPLES = 25
-"""Videos of a prompt of temporal flickering, of which the static filter keeps up to five."""
+"""Number of sampled videos per prompt of temporal flickering; up to five static ones are scored."""
 STYLE = "appearance_style"
 
 
@@ -32,29 +32,29 @@ class Prompt:
     text: str
     dimensions: tuple[str, ...]
     style: str | None = None
-    """The style phrase that appearance_style compares with."""
+    """Style phrase for appearance_style; None for prompts of other dimensions."""
 
 
 @dataclass(frozen=True)
 class Take:
-    """One video of a prompt: which, and the name of its file."""
+    """One video of a prompt: the prompt and the video's index."""
 
     prompt: Prompt
     index: int
 
     @property
     def file(self) -> str:
-        """As VBench names it; a name that no file system takes has a hash in the place of its end."""
+        """File name as in VBench. In a name that is too long a hash replaces the end."""
         return fitting_name(f"{self.prompt.text}-{self.index}", ".mp4")
 
     @property
     def has_own_name(self) -> bool:
-        """Whether VBench itself would look for this name."""
+        """Whether VBench itself uses this file name."""
         return self.file == f"{self.prompt.text}-{self.index}.mp4"
 
 
 def load_suite(path: str | Path) -> tuple[Prompt, ...]:
-    """The entries of a VBench_full_info.json. Raises UserError naming the file and the first entry that is wrong."""
+    """The entries of a VBench_full_info.json. Raises UserError with the file and the first invalid entry."""
     entries = read_json(Path(path), "VBench's list of prompts (VBench_full_info.json)")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: not VBench_full_info.json (a JSON list of prompts).")
@@ -62,7 +62,7 @@ def load_suite(path: str | Path) -> tuple[Prompt, ...]:
 
 
 def check_dimensions(names: Iterable[str], known: Collection[str] = DIMENSIONS) -> tuple[str, ...]:
-    """The names without repeats. Raises UserError for one that is not known."""
+    """The names without duplicates. Raises UserError for an unknown name."""
     chosen = tuple(dict.fromkeys(names))
     for name in chosen:
         if name not in known:
@@ -78,8 +78,8 @@ def takes(
 ) -> list[Take]:
     """The videos that these dimensions need, in the suite's order, each once.
 
-    A text of two entries is the same videos: the entry that comes first stands for it. The videos of a prompt are in
-    the order of their names (0, 1, 10, ...), in which VBench's static filter looks at them.
+    Two entries with the same text share their videos, listed under the first entry. Videos of a prompt are sorted by
+    name (0, 1, 10, ...), the order of VBench's static filter.
     """
     counts: dict[str, tuple[Prompt, int]] = {}
     for prompt in suite:
@@ -96,31 +96,35 @@ def takes(
 
 
 def present(wanted: Sequence[Take], folder: Path, *, allow_missing: bool = False) -> list[Take]:
-    """Those whose videos are in the folder. Raises UserError for missing ones, unless that is allowed, and for none."""
+    """The wanted videos that exist in the folder.
+
+    Raises UserError if some are missing (unless `allow_missing`) or if there are none.
+    """
     found = [take for take in wanted if os.path.isfile(folder / take.file)]
     missing = [take for take in wanted if not os.path.isfile(folder / take.file)]
     if missing and not (allow_missing and found):
         raise UserError(
             f"{folder} lacks {len(missing)} of {len(wanted)} videos, e.g. {missing[0].file!r}. Sample "
-            "them; or score those that are there with --allow-missing, which is not comparable."
+            "them, or score only the existing ones with --allow-missing (values are then not comparable)."
         )
     return found
 
 
 def load_rewritten(path: str | Path, suite: Sequence[Prompt]) -> dict[str, str]:
-    """What the model is given in the place of each prompt: text by the suite's text.
+    """Rewritten prompts: the suite's text -> text for the model.
 
-    Besides the JSON of `arvid.suites.prompts.read_rewritten` a .txt is read, with one line for each entry of the
-    suite, in its order (VBench's own `all_dimension_*.txt`). Where a text of two entries has two rewritings the first
-    counts, as there is one video for both.
+    The file is JSON as in `arvid.suites.prompts.read_rewritten`, or a .txt with one line per entry in the suite's order
+    (VBench's `all_dimension_*.txt`). If a text has two rewritten versions, the first counts.
 
-    Raises UserError for another file, and where a prompt has no rewriting.
+    Raises UserError for another file, and if a prompt has no rewritten text.
     """
     path = Path(path)
     found = _lines(path, suite) if path.suffix == ".txt" else read_rewritten(path)
     missing = [p.text for p in suite if not found.get(p.text, "").strip()]
     if missing:
-        raise UserError(f"{path}: {len(missing)} prompts have no rewriting, e.g. {missing[0]!r}.")
+        raise UserError(
+            f"{path}: {len(missing)} prompts have no rewritten text, e.g. {missing[0]!r}."
+        )
     return found
 
 
@@ -130,7 +134,7 @@ def _prompt(entry: Any, where: str) -> Prompt:
         style = entry["auxiliary_info"][STYLE][STYLE] if STYLE in dimensions else None
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{where}: not as VBench has it ({error!r} is missing or wrong)."
+            f"{where}: not an entry of VBench's list ({error!r} is missing or wrong)."
         ) from error
     if not isinstance(text, str) or not text or "/" in text:
         raise UserError(f"{where}: {text!r} cannot be the name of a video.")

@@ -107,7 +107,7 @@ def test_geneval_from_prompts_to_record(
     assert (record.name, record.row, record.protocol_name) == ("grey", "reference", "geneval")
     assert [m.name for m in record.metrics][:2] == ["geneval-overall", "geneval-single-object"]
     (row / "geneval/00000/samples/0000.png").unlink()
-    with pytest.raises(UserError, match="holds 47 images in the place of 48"):
+    with pytest.raises(UserError, match="holds 47 images instead of 48"):
         arvid_evaluate("geneval", *score, "--detector", tmp_path)
     (row / "geneval/results.jsonl").write_text("")
     with pytest.raises(UserError, match="judges 0 images of the 48 sampled"):
@@ -159,10 +159,10 @@ def test_dpg_bench_from_prompts_to_record(
     questions.write_text(header + "".join(rows[3:]))
     with pytest.raises(UserError, match="but its answers give"):
         arvid_evaluate("dpg-bench", "aggregate", row, "--questions", questions)
-    assert "for want of questions: a." in capsys.readouterr().out
+    assert "as in the scorer: a." in capsys.readouterr().out
     details = row / "dpg-bench/results_detail.txt"
     details.write_text("\n".join(details.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(UserError, match=r"not all answers for 1 of 3 images, e\.g\. c"):
+    with pytest.raises(UserError, match=r"lacks answers for 1 of 3 images, e\.g\. c"):
         arvid_evaluate("dpg-bench", "aggregate", row, "--questions", questions)
 
 
@@ -179,7 +179,7 @@ def test_scorers_that_cannot_work_are_errors_in_words(tmp_path: Path, metadata: 
     with pytest.raises(UserError, match=r"failed \(exit code 3\)"):
         arvid_evaluate("geneval", *score, sys.executable)
     script(tmp_path / "evaluation/evaluate_images.py", "")
-    with pytest.raises(UserError, match="ended without a whole"):
+    with pytest.raises(UserError, match="ended without a complete"):
         arvid_evaluate("geneval", *score, sys.executable)
 
 

@@ -87,10 +87,10 @@ def test_question_file_loses_its_first_row_as_in_the_scorer(tmp_path: Path) -> N
     items = read_questions(path)
     assert list(items) == ["a", "b", "c"]
     assert items["a"].questions == {2: "Is a, number 2, there?"}
-    assert not items["a"].is_whole
+    assert not items["a"].is_complete
     assert items["b"].parents == {1: (0,), 2: (1, 0)}
     assert items["b"].categories == {1: "entity - whole", 2: "global -"}
-    assert items["b"].is_whole
+    assert items["b"].is_complete
     # A later block of the same item takes the place of the earlier one.
     path.write_text(HEADER + "".join([*rows, row("b", 5, "0")]))
     assert list(read_questions(path)["b"].questions) == [5]

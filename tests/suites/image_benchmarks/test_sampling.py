@@ -130,7 +130,7 @@ def test_interrupted_sampling_goes_on_where_it_stopped(
 def test_another_sampling_is_not_mixed_in(tmp_path: Path, metadata: Path, painter: Any) -> None:
     (part,) = GenEval(tmp_path / "row").parts(metadata)
     draw(part, painter)
-    with pytest.raises(UserError, match=r"another sampling \(seed differ"):
+    with pytest.raises(UserError, match=r"other samples \(seed differ"):
         draw(part, painter, seed=1)
     with pytest.raises(UserError, match=r"\(model differ"):
         sample_part(part, painter, model={"name": "other"}, progress=False)
@@ -144,7 +144,7 @@ def test_another_sampling_is_not_mixed_in(tmp_path: Path, metadata: Path, painte
 
 def test_images_of_another_kind_are_refused(tmp_path: Path, metadata: Path, painter: Any) -> None:
     (part,) = GenEval(tmp_path / "row").parts(metadata)
-    with pytest.raises(UserError, match=r"float32 .* in the place of 4 uint8 images"):
+    with pytest.raises(UserError, match=r"float32 .* instead of 4 uint8 images"):
         draw(part, lambda prompts, seeds: painter(prompts, seeds).astype(np.float32))
     (tmp_path / "7.txt").write_text("a long prompt\n")
     (part,) = DpgBench(tmp_path).parts(tmp_path)

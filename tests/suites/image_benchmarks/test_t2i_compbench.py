@@ -67,7 +67,7 @@ def test_complex_reads_three_judges_and_three_lists(tmp_path: Path) -> None:
     (folder / "samples").mkdir(parents=True)
     for judge, value in zip(CATEGORIES["complex"], (0.1, 0.2, 0.6), strict=True):
         write_answers(folder / JUDGES[judge][2], [value] * 20)
-    with pytest.raises(UserError, match="need --prompts"):
+    with pytest.raises(UserError, match="needs --prompts"):
         T2ICompBench(tmp_path).metrics()
     (tmp_path / "complex_val.txt").write_text("one.\ntwo.\n")
     (tmp_path / "complex_val_spatial.txt").write_text("one.\n")

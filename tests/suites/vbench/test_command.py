@@ -54,7 +54,7 @@ def test_sample_score_and_aggregate(
         *(f"a still cup-{i}.mp4" for i in range(6)),
         *(f"alley-{i}.mp4" for i in range(5)),
     ]
-    with pytest.raises(UserError, match=r"another sampling \(seed differ"):
+    with pytest.raises(UserError, match=r"other samples \(seed differ"):
         vbench(*sample, "--seed", 1)
     score = ("score", row, "--suite", suite_file, *chosen, "--clip-b32", clip_folder)
     vbench(*score, "--no-static-filter")

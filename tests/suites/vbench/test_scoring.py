@@ -175,5 +175,5 @@ def test_results_of_the_package_are_read(tmp_path: Path) -> None:
         ("temporal_style", 0.25),
     ]
     (tmp_path / "b_eval_results.json").write_text(json.dumps({"scene": [0.6, row]}))
-    with pytest.raises(UserError, match=r"another file of .* has a score of scene too"):
+    with pytest.raises(UserError, match=r"another file of .* also has a score of scene"):
         load_all(tmp_path)

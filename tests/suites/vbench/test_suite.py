@@ -96,7 +96,7 @@ def test_rewritings_are_read_in_three_forms(suite: tuple[Prompt, ...], tmp_path:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '{"alley": "long"}', "3 prompts have no rewriting|4 prompts have no rewriting"),
+        ("a.json", '{"alley": "long"}', "3 prompts have no rewritten|4 prompts have no rewritten"),
         ("a.json", "[1]", "neither a JSON list"),
         ("a.txt", "one\ntwo\n", "has 2 lines and the suite 5"),
     ],
@@ -152,7 +152,7 @@ def test_a_prompt_that_is_too_long_for_a_name_is_sampled_and_found(tmp_path: Pat
     video = np.zeros((2, 16, 16, 3), np.uint8)
     assert sample_suite(wanted, lambda text, seed: video, tmp_path / "videos", progress=False) == 10
     assert present(wanted, tmp_path / "videos") == wanted
-    with pytest.raises(UserError, match="too long for the name of a file"):
+    with pytest.raises(UserError, match="too long for a file name"):
         score_external(
             "scene",
             wanted,
