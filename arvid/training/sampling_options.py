@@ -37,10 +37,9 @@ def build_sampling(
             break
         _take(other, left)
     if left:
+        unknown, own = ", ".join(map(str, left)), ", ".join(option_names(type(options)))
         raise UserError(
-            f"model.sampling: there is no option {', '.join(map(str, left))}. "
-            f"{paradigm.__name__} with {token_type} tokens has "
-            f"{', '.join(option_names(type(options)))}."
+            f"model.sampling: there is no option {unknown}. {paradigm.__name__} with {token_type} tokens has {own}."
         )
     return options
 

@@ -267,8 +267,8 @@ def draw(
 ) -> Amounts:
     """A batch of clips, with guidance: what passed in each part, the rest, and all of it."""
     device = next(model.parameters()).device.type
-    own = model.options_for("continuous")()
-    own = own.replace(guidance=GUIDANCE, diffusion_steps=scale.diffusion_steps, **options)
+    wanted = {"guidance": GUIDANCE, "diffusion_steps": scale.diffusion_steps, **options}
+    own = model.options_for("continuous")().replace(**wanted)
     request = Request(scale.condition(batch, device), grid or scale.grid, options=own)
     with parts(model, "sample", read) as found:
         begun = read()
