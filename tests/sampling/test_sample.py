@@ -208,3 +208,12 @@ def test_clips_side_by_side_and_as_png() -> None:
     np.testing.assert_array_equal(row[:, :, 8:14], videos[1])
     picture = cv2.imdecode(np.frombuffer(encode_png(row[0]), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(picture[..., ::-1], row[0])
+
+
+def test_first_frames_are_refused_by_a_paradigm_that_declares_so(
+    model: GeneratorModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(model.paradigm), "takes_prefix", False)
+    first = np.stack([clip.video[:1] for clip in CLIPS])
+    with pytest.raises(UserError, match="NextBlock cannot continue given frames"):
+        draw(model, first_frames=first)
