@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, s
 def validation_losses(curve: Curve) -> list[float]:
     """Validation losses of a training curve, in order."""
     return [loss for point in curve if (loss := point.get("val_loss")) is not None]
+
+
+def plain_records(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
+    """Records for OUT/results.json, which may be moved elsewhere than their folders."""
+    return [dataclasses.asdict(record) | {"folder": None} for record in records]
 
 
 def write_page(

@@ -23,7 +23,7 @@ from arvid.data.video import read_video
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.experiments.paper import Cell, table
-from arvid.experiments.variants import Variant, data_options, tokenizer_option, usable
+from arvid.experiments.variants import Variant, data_options, tokenizer_option, train, usable
 from arvid.ranges import at_least
 
 PARADIGM = "--model.init_args.paradigm.init_args"
@@ -116,6 +116,14 @@ def variant(name: str, options: argparse.Namespace, **paradigm: str | int) -> Va
         configs=configs,
         options=tuple(f"{PARADIGM}.{key}={value}" for key, value in paradigm.items()),
     )
+
+
+def trained_run(options: argparse.Namespace, *extra: str) -> Path:
+    """The run that the command line names (--run), or else NOVA, trained in OUT/nova with `extra` options too."""
+    if options.run is not None:
+        return Path(options.run)
+    train([variant("nova", options)], options.out, [*extra, *shared_options(options)])
+    return Path(options.out / "nova")
 
 
 # How it is scored

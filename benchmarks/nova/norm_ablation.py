@@ -14,7 +14,6 @@ Writes table.md, results.json, index.html and figure8b.png: variance and largest
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.paper import Cell, headings, metric_cells, plain_records, table, write_page
 from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
@@ -77,7 +76,7 @@ def main() -> None:
         "scale": options.scale,
         "blocks": watched,
         "failed": failed,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     write_page(options.out, "NOVA: where the norms sit", lines, [*NOTES, *notes], results)
 

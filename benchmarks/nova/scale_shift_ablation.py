@@ -14,7 +14,6 @@ figure9.png (for each caption one row per rank, from no layer to full rank).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.nova import _common as nova
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.paper import Cell, headings, metric_cells, plain_records, table, write_page
 from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
@@ -73,7 +72,7 @@ def main() -> None:
     results = {
         "scale": options.scale,
         "losses": losses,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     heading = "NOVA: the scaling-and-shift layer"
     write_page(options.out, heading, lines, [*NOTES, *notes], results)
