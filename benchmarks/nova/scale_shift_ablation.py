@@ -23,7 +23,15 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.nova import _common as nova
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, headings, metric_cells, plain_records, table, write_page
+from arvid.experiments.paper import (
+    Cell,
+    headings,
+    metric_cells,
+    plain_records,
+    row_name,
+    table,
+    write_page,
+)
 from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
@@ -92,8 +100,7 @@ def our_table(records: Sequence[ResultRecord], losses: Losses) -> list[str]:
         found = losses.get(record.name)
         image, video = (last(found, part) if found else None for part in PARTS)
         drift = None if image is None or video is None else video - image
-        name = f"*{record.name}*" if record.row == "reference" else record.name
-        lines.append([name, image, video, drift, *metric_cells(record, list(metrics))])
+        lines.append([row_name(record), image, video, drift, *metric_cells(record, list(metrics))])
     titles = ("", *(f"loss, {title} ↓" for title in PARTS.values()), "drift ↓")
     return table((*titles, *metrics.values()), lines)
 
