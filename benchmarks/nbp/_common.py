@@ -20,6 +20,7 @@ from arvid.contracts import UserError, VideoDataset
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
+from arvid.experiments.paper import script_parser
 from arvid.experiments.variants import (
     Speed,
     Variant,
@@ -89,14 +90,13 @@ LAB_OPTIONS = (
 
 def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argparse.ArgumentParser:
     """A parser with the common options, and the options of the named real sets."""
-    made = argparse.ArgumentParser(
-        description=f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = script_parser(
+        f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
+        out,
+        SIZES,
         epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all variants. "
         "Repeat the same command to continue an interrupted benchmark.",
     )
-    made.add_argument("--scale", choices=tuple(SIZES), default="demo")
-    made.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
     made.add_argument(
         "--num-clips", type=at_least(2).integer, help="clips of each protocol (default: by scale)"
     )
