@@ -52,10 +52,22 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def checksum_file(path: str | Path, algorithm: str) -> str:
+    """Hex digest of a file's content, by an algorithm of hashlib or by 'git-blob', as `git hash-object` prints it."""
+
+    def git_blob() -> Any:
+        header = f"blob {os.path.getsize(path)}\0"
+        return hashlib.sha1(header.encode(), usedforsecurity=False)
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(
+            file, git_blob if algorithm == "git-blob" else algorithm
+        ).hexdigest()
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum_file(path, "sha256")
 
 
 def sha256_json(value: Any) -> str:

@@ -6,25 +6,16 @@ asked for (`downloading`).
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
-from urllib.request import urlopen
 
-from tqdm import tqdm
-
+from arvid.downloading import download, has_checksum
 from arvid.errors import UserError
-from arvid.files import atomic_write, sha256_file
-
-TIMEOUT = 30
-"""Seconds that a download may stand still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +125,7 @@ def locate(name: str) -> Path:
         raise UserError(
             f"{weights.purpose} needs {weights.file}, which is missing. {weights.advice}"
         )
-    if not is_genuine(weights):
+    if not has_checksum(weights.path, weights.digest):
         raise UserError(
             f"{weights.path} is not the published file: its checksum is not {weights.digest}. "
             f"It may be cut short. {weights.advice}"
@@ -160,42 +151,6 @@ def _download(weights: Weights) -> None:
     if weights.url is None:
         raise UserError(f"{weights.file} cannot be downloaded as it is. {weights.advice}")
     try:
-        with atomic_write(weights.path) as temporary:
-            with urlopen(weights.url, timeout=TIMEOUT) as source, temporary.open("wb") as target:
-                size = int(source.headers.get("Content-Length") or 0)
-                with tqdm.wrapattr(source, "read", total=size, desc=weights.file) as reader:
-                    shutil.copyfileobj(reader, target)
-            if not is_genuine(weights, temporary):
-                raise UserError(
-                    f"{weights.url} is not the published file: its checksum is not {weights.digest}. "
-                    f"{weights.advice}"
-                )
-    except (OSError, HTTPException) as error:  # URLError is an OSError
-        raise UserError(
-            f"{weights.url} cannot be downloaded ({error}). {weights.advice}"
-        ) from error
-
-
-def is_genuine(weights: Weights, path: Path | None = None) -> bool:
-    """Whether a file (the one in its place, if none is given) has the published checksum.
-
-    Raises OSError where it cannot be read.
-    """
-    kind, _, expected = weights.digest.partition(":")
-    return _checksum(path or weights.path, kind).startswith(expected)
-
-
-def git_blob(path: str | Path) -> str:
-    """Checksum of a file as `git hash-object` prints it."""
-    path = Path(path)
-    blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            blob.update(chunk)
-    return blob.hexdigest()
-
-
-def _checksum(path: Path, kind: str) -> str:
-    if kind == "sha256":
-        return sha256_file(path)
-    return git_blob(path)
+        download(weights.url, weights.path, checksum=weights.digest)
+    except UserError as error:
+        raise UserError(f"{error} {weights.advice}") from error

@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,55 @@ class Together:
         assert self.server.stdin is not None
         self.server.stdin.close()
         self.server.wait()
+
+
+class Web:
+    """A server on this machine: files by name, of which a request may want the end."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str | None] = []
+        """The range of each request, in order."""
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked = self.headers.get("Range")
+                web.asked.append(asked)
+                content = web.files.get(self.path.rpartition("/")[2])
+                if content is None:
+                    return self.send_error(404)
+                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+                self.send_response(206 if asked else 200)
+                if asked:
+                    end, size = len(content) - 1, len(content)
+                    self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                self.wfile.write(content[start:])
+
+            def log_message(self, *_: object) -> None:
+                """Nothing: the test's output is for the test."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def url(self, name: str, content: bytes | None = None) -> str:
+        """Address of a file with this content; without one there is no such file."""
+        if content is not None:
+            self.files[name] = content
+        return f"http://127.0.0.1:{self.server.server_port}/x/{name}"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A server of published files."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    web = Web()
+    with web.server as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield web
+        server.shutdown()
 
 
 @pytest.fixture

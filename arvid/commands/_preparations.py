@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arvid.data.prepare.facts import DATASETS, Facts
+from arvid.downloading import download
 from arvid.errors import UserError
 from arvid.ranges import SHARE, at_least
 
@@ -124,13 +125,11 @@ def _source(options: argparse.Namespace, facts: Facts) -> Path:
     wanted = [r for r in facts.remotes if wants and (r.is_list or options.source is None)]
     if options.source is None and not any(not remote.is_list for remote in wanted):
         raise UserError(f"Name what you have with --source: {facts.source}. Get {facts.get}.")
-    if wanted:
-        from arvid.data.prepare.downloading import download
-
-        for remote in wanted:
-            download(remote, options.out / "downloads")
-    source: Path = options.source or options.out / "downloads"
-    return source
+    folder: Path = options.out / "downloads"
+    for remote in wanted:
+        path = folder / remote.file_name
+        download(remote.url, path, checksum=remote.checksum, num_bytes=remote.num_bytes)
+    return options.source or folder
 
 
 def _report(summary: Summary, out: Path) -> str:

@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> int:
         allow_different_settings=options.allow_different_settings,
         title=options.title,
     )
-    print(tables.text(comparison))
+    tables.show(comparison)
     print(f"\nWrote {options.out / 'index.html'} and table.md, .csv, .json, .tex beside it.")
     return 0

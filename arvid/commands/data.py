@@ -47,10 +47,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from arvid.terminal import console
     from arvid.training.cli import check_data
 
     findings = check_data(options.configs)
-    print(_table([HEADINGS, *map(_row, findings)]))
+    table = Table(*HEADINGS, box=None, pad_edge=False)
+    for found in findings:
+        table.add_row(*_row(found))
+    console().print(table)
     warnings = [warning for found in findings for warning in found.warnings]
     for warning in warnings:
         print(warning, file=sys.stderr)
@@ -66,9 +72,3 @@ def _row(found: Findings) -> tuple[str, ...]:
         "-" if found.equal_frames is None else f"{found.equal_frames:.0%}",
         "-" if found.token_std is None else f"{found.token_std:.3f}",
     )
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)

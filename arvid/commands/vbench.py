@@ -59,6 +59,7 @@ from arvid.suites.vbench.suite import (
     present,
     takes,
 )
+from arvid.terminal import console
 from arvid.weights import downloading
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
 
 def _aggregate(options: argparse.Namespace, layout: Layout) -> None:
     found = results.load_all(layout.scores)
-    print(format_table(found))
+    console().print(format_table(found))
     save_record(make_record(found, layout), layout.record)
     print(f"Wrote {layout.record}.")
 

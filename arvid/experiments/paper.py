@@ -1,8 +1,11 @@
-"""Output of a paper's benchmark: a page with published and measured values, and the same as JSON."""
+"""Shared by benchmark scripts: the command line, and a page with published and measured values, also as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,23 @@ _STYLES: dict[str, dict[str, Any]] = {
     "train_loss": {"lw": 0.8, "alpha": 0.4},
     "val_loss": {"marker": "o", "ms": 3},
 }
+
+
+def script_parser(
+    description: str | None, out: str, scales: Iterable[str] = (), epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser with --out, and with --scale (default: demo) for a script with scales."""
+    script = Path(sys.argv[0])
+    parser = argparse.ArgumentParser(
+        prog=f"arvid bench {script.parent.name}/{script.stem}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=epilog,
+    )
+    if scales:
+        parser.add_argument("--scale", choices=tuple(scales), default="demo")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
+    return parser
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
@@ -91,6 +111,11 @@ def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, s
 def validation_losses(curve: Curve) -> list[float]:
     """Validation losses of a training curve, in order."""
     return [loss for point in curve if (loss := point.get("val_loss")) is not None]
+
+
+def plain_records(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
+    """Records for OUT/results.json, which may be moved elsewhere than their folders."""
+    return [dataclasses.asdict(record) | {"folder": None} for record in records]
 
 
 def write_page(

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import UserError
+from arvid.files import checksum_file
 from arvid.metrics.preprocessing import SIZE
-from arvid.weights import KNOWN, git_blob, locate
+from arvid.weights import KNOWN, locate
 
 NUM_LOGITS = 400
 MIN_FRAMES = 9
@@ -193,7 +194,7 @@ def find_i3d(name: str, path: str | Path | None = None) -> Path:
         if path is None:
             return locate(name)  # downloads it, or raises
         raise UserError(f"There is no file {found}. {known.advice}")
-    blob = git_blob(found)
+    blob = checksum_file(found, "git-blob")
     if f"git-blob:{blob}" == known.digest:
         return found
     raise UserError(f"{found} {_what_it_is(blob)} {known.advice}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arvid.report.cells import Column, Row
@@ -64,6 +66,7 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
             axis.set_yscale("log")
             plain_ticks(axis.yaxis)
         axis.margins(x=0.3, y=0.12)
+        _spread_labels(axis)
 
     better = "upper" if quality.higher_is_better else "lower"
     return Plot(
@@ -151,7 +154,23 @@ def _draw_point(
     spread = row.cell(quality).spread
     axis.errorbar(x, y, yerr=spread, fmt="o", ms=8, color=colour, mfc=face, mew=1.6, capsize=2)
     weight = "normal" if row.is_reference else "bold"
-    axis.annotate(row.name, (x, y), (9, 5), textcoords="offset points", color=colour, weight=weight)
+    axis.text(x, y, row.name, color=colour, weight=weight)
+
+
+def _spread_labels(axis: Axes) -> None:
+    """Move the labels of points apart. A line leads from a label that is far from its point."""
+    lines = [text for text in axis.texts if isinstance(text, Annotation)]
+    points = [text for text in axis.texts if text not in lines]
+    adjust_text(
+        points,
+        objects=lines or None,
+        ax=axis,
+        ensure_inside_axes=False,  # the layout makes room for labels that reach out
+        expand=(1.1, 1.3),
+        force_static=(0.3, 0.6),
+        iter_lim=300,  # the default is a time limit, so the picture would depend on the machine
+        arrowprops={"arrowstyle": "-", "color": "#66727d", "lw": 0.6},
+    )
 
 
 def _draw_frames(

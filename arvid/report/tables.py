@@ -11,11 +11,11 @@ import json
 from typing import Any
 
 from arvid.report._markup import markdown, tex
-from arvid.report._terminal import text
+from arvid.report._terminal import show, text
 from arvid.report.cells import Row
 from arvid.report.comparison import Comparison
 
-__all__ = ["markdown", "tex", "text", "to_csv", "to_dict", "to_json"]
+__all__ = ["markdown", "show", "tex", "text", "to_csv", "to_dict", "to_json"]
 
 
 def to_csv(comparison: Comparison) -> str:

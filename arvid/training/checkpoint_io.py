@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from arvid import importing
 from arvid.errors import UserError
 from arvid.files import atomic_write
-from arvid.importing import told
 
 SEALED = "sealed"
 """Key of a checkpoint whose file has a seal."""
@@ -60,14 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     The content is not verified: read inside a block of `verifying`. Raises UserError naming a file that cannot be read.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises whatever the unpickler stumbles over
-        raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({told(error)})."
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint.")
+    checkpoint = importing.read_checkpoint(path)
     if checkpoint.get(SEALED) and _digits(path) is None:
         raise UserError(f"{path} is damaged: it has lost its checksum. {_ADVICE}")
     return checkpoint

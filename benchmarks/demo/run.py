@@ -98,7 +98,7 @@ def main() -> None:
     ]
     records = score(rows, protocols, options.out)
     comparison = write_report(folders(records), options.out, title=options.title)
-    print(tables.text(comparison))
+    tables.show(comparison)
     print(
         f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
         f"Open {options.out / 'index.html'} to see the videos."

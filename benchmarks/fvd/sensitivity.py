@@ -31,7 +31,7 @@ from tqdm import tqdm
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
-from arvid.experiments.paper import table, write_page
+from arvid.experiments.paper import script_parser, table, write_page
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features, seeded_fvd_features
 from arvid.metrics.preprocessing import PREPROCESSINGS
@@ -105,9 +105,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, "runs/fvd-sensitivity")
     parser.add_argument("--data", type=Path, required=True, help="videos: a folder for each class")
     parser.add_argument("--weights", type=Path, help="published I3D file (default: random weights)")
     parser.add_argument("--preprocessing", choices=sorted(PREPROCESSINGS), default="tats")
@@ -118,7 +116,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--size", type=at_least(1).integer, default=64, help="height and width of the clips"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/fvd-sensitivity"))
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,24 @@ from typing import Literal
 from arvid.contracts import UserError, VideoDataset
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
-from arvid.experiments.variants import Variant, data_options, named_paths, tokenizer_option, usable
+from arvid.evaluation.records import ResultRecord
+from arvid.experiments.paper import script_parser
+from arvid.experiments.variants import (
+    Speed,
+    Variant,
+    data_options,
+    folders,
+    measure_speed,
+    named_paths,
+    score,
+    tokenizer_option,
+    train,
+    usable,
+)
 from arvid.paradigms.next_block.order import Block
 from arvid.ranges import at_least
+from arvid.report.comparison import Comparison
+from arvid.report.page import write_report
 from arvid.training.export import load_tokenizer
 
 Data = Literal["k600", "ucf101"]
@@ -75,14 +90,13 @@ LAB_OPTIONS = (
 
 def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argparse.ArgumentParser:
     """A parser with the common options, and the options of the named real sets."""
-    made = argparse.ArgumentParser(
-        description=f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = script_parser(
+        f"{description}\n{(__doc__ or '').split(chr(10), 2)[2]}",
+        out,
+        SIZES,
         epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all variants. "
         "Repeat the same command to continue an interrupted benchmark.",
     )
-    made.add_argument("--scale", choices=tuple(SIZES), default="demo")
-    made.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to ({out})")
     made.add_argument(
         "--num-clips", type=at_least(2).integer, help="clips of each protocol (default: by scale)"
     )
@@ -218,6 +232,25 @@ def _tokenizer_options(options: argparse.Namespace, task: Task) -> list[str]:
     ]
 
 
+def trained(
+    options: argparse.Namespace,
+    task: Task,
+    variants: Callable[[], Sequence[Variant]],
+    *,
+    out: Path | None = None,
+    paper: Sequence[str] = (),
+) -> Sequence[Variant]:
+    """The models that the command line names for a task, or else `variants`, which are trained in OUT (--out).
+
+    `paper` is as for `fit_options`.
+    """
+    rows: Sequence[Variant] = given(options, task)
+    if not rows:
+        rows = variants()
+        train(rows, out or options.out, fit_options(options, task, paper=paper))
+    return rows
+
+
 # Blocks
 
 
@@ -286,6 +319,45 @@ def scoring(
         if options.scale != "demo":
             real[protocol.name] = _real(options, protocol, task)
     return Scoring(tuple(found), real, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of models: how they were scored, their records and the report's comparison."""
+
+    scoring: Scoring
+    records: list[ResultRecord]
+    comparison: Comparison
+
+    def of(self, protocol: Protocol) -> list[ResultRecord]:
+        """The records under one protocol."""
+        return [record for record in self.records if record.protocol_name == protocol.name]
+
+
+def scored(
+    rows: Sequence[Variant],
+    options: argparse.Namespace,
+    tasks: Sequence[Task],
+    *,
+    title: str,
+    out: Path | None = None,
+    also: Sequence[str] = (),
+) -> Scored:
+    """Score the models of `trained` under the protocols of `scoring`, and write OUT/index.html."""
+    out = out or options.out
+    one_setting = not given(options, tasks[0])
+    found = scoring(options, tasks, also=also)
+    records = score(rows, found.protocols, out, real=found.real, one_setting=one_setting)
+    comparison = write_report(
+        folders(records), out, title=title, allow_different_settings=not one_setting
+    )
+    return Scored(found, records, comparison)
+
+
+def speeds(rows: Sequence[Variant], found: Scoring, out: Path) -> dict[str, Speed]:
+    """What one clip takes under the first protocol, by the models' names."""
+    protocol = found.protocols[0]
+    return {row.name: measure_speed(row, protocol, out, real=found.real) for row in rows}
 
 
 def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[str]]:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.nbp import _common as nbp
 from arvid.contracts import Clip
 from arvid.experiments.paper import table, write_page
-from arvid.experiments.variants import Variant, load_variant, scored_clips, train
+from arvid.experiments.variants import Variant, load_variant, scored_clips
 from arvid.paradigms.next_block.maps import Maps, attention_maps
 from arvid.report.panels import write_png
 from arvid.training.generator_module import GeneratorModule
@@ -39,10 +39,7 @@ NOTES = (
 def main() -> None:
     """Train, look, draw, write."""
     options = nbp.read_arguments(nbp.parser(__doc__ or "", "runs/nbp-figures11-12", ["ucf101"]))
-    rows = nbp.given(options, TASK)
-    if not rows:
-        rows = variants(options)
-        train(rows, options.out, nbp.fit_options(options, TASK))
+    rows = nbp.trained(options, TASK, partial(variants, options))
     maps = {row.name: attention_maps(*model_and_clips(row, options)) for row in rows}
     layers = {name: shown_layers(found) for name, found in maps.items()}
     pairs = [(name, layer) for name in maps for layer in layers[name]]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from arvid.contracts import Clip
 from arvid.data.video import write_video
 from arvid.evaluation.protocols import Protocol
 from arvid.experiments.paper import write_page
-from arvid.experiments.variants import Variant, load_variant, scored_clips, train
+from arvid.experiments.variants import Variant, load_variant, scored_clips
 from arvid.sampling.contact_sheet import side_by_side, write_sheet
 from arvid.sampling.sample import Conditions, sample
 
@@ -37,10 +38,7 @@ NOTES = (
 def main() -> None:
     """Train, sample, write."""
     options = nbp.read_arguments(nbp.parser(__doc__ or "", "runs/nbp-figures13-15"))
-    rows = nbp.given(options, "frames")
-    if not rows:
-        rows = variants(options)
-        train(rows, options.out, nbp.fit_options(options, "frames"))
+    rows = nbp.trained(options, "frames", partial(variants, options))
     scoring = nbp.scoring(options, ["frames"])
     protocol = scoring.protocols[0]
     first = load_variant(rows[0], options.out)

@@ -39,20 +39,10 @@ from arvid.experiments.paper import (
     validation_losses,
     write_page,
 )
-from arvid.experiments.variants import (
-    Speed,
-    Variant,
-    folders,
-    measure_speed,
-    model_path,
-    run_folder,
-    score,
-    train,
-)
+from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.paradigms.next_block.order import Block
 from arvid.ranges import at_least
 from arvid.report import tables
-from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
@@ -77,47 +67,30 @@ NOTES = (
 def main() -> None:
     """Train, score, draw, write."""
     options = parse_arguments()
-    rows = nbp.given(options, "frames")
-    scored_as_they_are = bool(rows)
-    if not scored_as_they_are:
-        blocks = options.block or default_blocks(options)
-        rows = [*(block_variant(block, options) for block in blocks), *refined(blocks, options)]
-        train(rows, options.out, nbp.fit_options(options, "frames"))
+    rows = nbp.trained(options, "frames", partial(variants, options))
     tasks = TASKS if options.scale == "demo" else TASKS[:1]
-    scoring = nbp.scoring(options, tasks, also=["flicker"])
-    one_setting = not scored_as_they_are
-    records = score(
-        rows, scoring.protocols, options.out, real=scoring.real, one_setting=one_setting
-    )
-    speeds = {
-        row.name: measure_speed(row, scoring.protocols[0], options.out, real=scoring.real)
-        for row in rows
-    }
+    title = "Blocks of next-block prediction"
+    found = nbp.scored(rows, options, tasks, title=title, also=["flicker"])
+    speeds = nbp.speeds(rows, found.scoring, options.out)
     losses = {part: losses_of(rows, options, part) for part in ("per_token", "common")}
-    comparison = write_report(
-        folders(records),
-        options.out,
-        title="Blocks of next-block prediction",
-        allow_different_settings=not one_setting,
-    )
-    palette = colours(comparison.rows)
+    palette = colours(found.comparison.rows)
     draw_figure8(losses, palette, options)
-    draw_figure9([r for r in records if r.row == "trained"], speeds, palette, options)
+    draw_figure9([r for r in found.records if r.row == "trained"], speeds, palette, options)
     lines = []
-    for protocol in scoring.protocols:
-        found = [r for r in records if r.protocol_name == protocol.name]
-        lines += [f"## {protocol.summary}", "", *our_table(found, speeds, losses["common"]), ""]
-    published = ("block", "tokens / block", "steps", "FVD ↓", "frames / s ↑")
-    lines += ["## As published", "", *table(published, PUBLISHED), "", tables.markdown(comparison)]
+    for protocol in found.scoring.protocols:
+        ours = our_table(found.of(protocol), speeds, losses["common"])
+        lines += [f"## {protocol.summary}", "", *ours, ""]
+    published = table(("block", "tokens / block", "steps", "FVD ↓", "frames / s ↑"), PUBLISHED)
+    lines += ["## As published", "", *published, "", tables.markdown(found.comparison)]
     results = {
         "scale": options.scale,
-        "rows": tables.to_dict(comparison)["rows"],
+        "rows": tables.to_dict(found.comparison)["rows"],
         "speeds": {name: dataclasses.asdict(found) for name, found in speeds.items()},
         "losses": losses,
         "published": PUBLISHED,
     }
     title = "Figures 8 and 9 of NBP: block sizes"
-    write_page(options.out, title, lines, [*NOTES, *scoring.notes], results)
+    write_page(options.out, title, lines, [*NOTES, *found.scoring.notes], results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -155,6 +128,12 @@ def default_blocks(options: argparse.Namespace) -> list[Block]:
     if side * side == blocks[2][1] * width and height % side == width % side == 0:
         blocks.insert(3, (1, side, side))
     return list(dict.fromkeys(blocks))
+
+
+def variants(options: argparse.Namespace) -> list[Variant]:
+    """A model for each block, and other ways to sample the largest."""
+    blocks = options.block or default_blocks(options)
+    return [*(block_variant(block, options) for block in blocks), *refined(blocks, options)]
 
 
 def block_variant(block: Block, options: argparse.Namespace, *extra: str, end: str = "") -> Variant:

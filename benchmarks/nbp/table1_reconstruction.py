@@ -46,7 +46,7 @@ from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import ReconstructionRow
-from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.paper import Cell, script_parser, table, write_page
 from arvid.experiments.variants import usable
 from arvid.metrics.codebook import CodebookUse
 from arvid.processes import best_device
@@ -167,10 +167,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", choices=("demo", "lab", "paper"), default="demo")
+    parser = script_parser(__doc__, "runs/nbp-table1", ("demo", "lab", "paper"))
     parser.add_argument(
         "--tokenizer",
         action="append",
@@ -191,7 +188,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     for split in ("val", "train"):
         parser.add_argument(f"--k600-{split}", type=Path, help="folder of videos or manifest")
-    parser.add_argument("--out", type=Path, default=Path("runs/nbp-table1"))
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.curves import read_curve
@@ -27,18 +28,8 @@ from arvid.experiments.paper import (
     table,
     write_page,
 )
-from arvid.experiments.variants import (
-    Speed,
-    Variant,
-    folders,
-    measure_speed,
-    model_path,
-    run_folder,
-    score,
-    train,
-)
+from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.report import tables
-from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
 
 PUBLISHED = (
@@ -67,41 +58,26 @@ def main() -> None:
     """Train, score, draw, write."""
     parser = nbp.parser(__doc__ or "", "runs/nbp-table2-figure5")
     options = nbp.read_arguments(parser)
-    rows = nbp.given(options, "frames")
-    one_setting = not rows
-    if one_setting:
-        rows = variants(options)
-        train(rows, options.out, nbp.fit_options(options, "frames", paper=EPOCHS_20))
-    scoring = nbp.scoring(options, ["frames"])
-    records = score(
-        rows, scoring.protocols, options.out, real=scoring.real, one_setting=one_setting
-    )
-    speeds = {
-        row.name: measure_speed(row, scoring.protocols[0], options.out, real=scoring.real)
-        for row in rows
-    }
-    comparison = write_report(
-        folders(records),
-        options.out,
-        title="Next-token and next-block prediction at three sizes",
-        allow_different_settings=not one_setting,
-    )
+    rows = nbp.trained(options, "frames", partial(variants, options), paper=EPOCHS_20)
+    title = "Next-token and next-block prediction at three sizes"
+    found = nbp.scored(rows, options, ["frames"], title=title)
+    speeds = nbp.speeds(rows, found.scoring, options.out)
     losses = {row.name: read_curve(run_folder(model_path(row, options.out))) for row in rows}
     losses = {name: curve for name, curve in losses.items() if curve}
-    palette = colours(comparison.rows)
+    palette = colours(found.comparison.rows)
     write_png(options.out / "figure5.png", [lambda axis: draw_losses(axis, losses, palette)])
-    lines = [*our_table(records, speeds), "", "## As published", ""]
+    lines = [*our_table(found.records, speeds), "", "## As published", ""]
     lines += table(("size", "method", "FVD ↓", "steps", "frames / s ↑"), PUBLISHED)
-    lines += ["", tables.markdown(comparison)]
+    lines += ["", tables.markdown(found.comparison)]
     results = {
         "scale": options.scale,
-        "rows": tables.to_dict(comparison)["rows"],
+        "rows": tables.to_dict(found.comparison)["rows"],
         "speeds": {name: dataclasses.asdict(found) for name, found in speeds.items()},
         "losses": losses,
         "published": PUBLISHED,
     }
     title = "Table 2 and figure 5 of NBP: next-token and next-block prediction"
-    write_page(options.out, title, lines, [*NOTES, *scoring.notes], results)
+    write_page(options.out, title, lines, [*NOTES, *found.scoring.notes], results)
 
 
 def variants(options: argparse.Namespace) -> list[Variant]:

@@ -16,14 +16,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.records import ResultRecord
 from arvid.experiments.paper import Cell, headings, metric_cells, row_name, table, write_page
-from arvid.experiments.variants import Variant, folders, score, train
+from arvid.experiments.variants import Variant
 from arvid.report import tables
-from arvid.report.page import write_report
 
 TASKS: dict[str, nbp.Task] = {
     "frames": "frames",
@@ -119,15 +118,12 @@ def main() -> None:
     lines: list[str] = []
     for group in groups:
         out = options.out if options.scale == "demo" else options.out / slug(group[0])
-        rows = nbp.given(options, group[0])
-        one_setting = not rows
-        if one_setting:
-            rows = variants(options, group[0])
-            train(rows, out, nbp.fit_options(options, group[0]))
-        found, left_out, page = scored(rows, group, out, options, one_setting=one_setting)
-        records.update(found)
-        notes += [note for note in left_out if note not in notes]
-        lines.append(page)
+        rows = nbp.trained(options, group[0], partial(variants, options, group[0]), out=out)
+        found = nbp.scored(rows, options, group, title="Next-block prediction", out=out)
+        protocols = zip(group, found.scoring.protocols, strict=True)
+        records.update({task: found.of(protocol) for task, protocol in protocols})
+        notes += [note for note in found.scoring.notes if note not in notes]
+        lines.append(tables.markdown(found.comparison))
     parts = [line for task in tasks for line in task_lines(task, records[task])]
     results = {
         "scale": options.scale,
@@ -152,30 +148,6 @@ def variants(options: argparse.Namespace, task: nbp.Task) -> list[Variant]:
     return [
         nbp.variant(size, options, task, size=size, block=row) for size in nbp.SIZES[options.scale]
     ]
-
-
-def scored(
-    rows: Sequence[Variant],
-    tasks: Sequence[nbp.Task],
-    out: Path,
-    options: argparse.Namespace,
-    *,
-    one_setting: bool,
-) -> tuple[dict[nbp.Task, list[ResultRecord]], tuple[str, ...], str]:
-    """Records by task, notes on what was left out, and the tables of the comparison. Writes its page."""
-    scoring = nbp.scoring(options, tasks)
-    records = score(rows, scoring.protocols, out, real=scoring.real, one_setting=one_setting)
-    comparison = write_report(
-        folders(records),
-        out,
-        title="Next-block prediction",
-        allow_different_settings=not one_setting,
-    )
-    names = {task: p.name for task, p in zip(tasks, scoring.protocols, strict=True)}
-    by_task = {
-        task: [r for r in records if r.protocol_name == name] for task, name in names.items()
-    }
-    return by_task, scoring.notes, tables.markdown(comparison)
 
 
 def task_lines(task: nbp.Task, records: Sequence[ResultRecord]) -> list[str]:

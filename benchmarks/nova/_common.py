@@ -22,8 +22,8 @@ from arvid.contracts import UserError
 from arvid.data.video import read_video
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, table
-from arvid.experiments.variants import Variant, data_options, tokenizer_option, usable
+from arvid.experiments.paper import Cell, script_parser, table
+from arvid.experiments.variants import Variant, data_options, tokenizer_option, train, usable
 from arvid.ranges import at_least
 
 PARADIGM = "--model.init_args.paradigm.init_args"
@@ -49,20 +49,19 @@ SCALES = {
 
 def parser(description: str, out: str) -> argparse.ArgumentParser:
     """A parser with the common options of benchmarks that train."""
-    made = argparse.ArgumentParser(
-        description=f"{description}\n{__doc__.split(chr(10), 2)[2]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = script_parser(
+        f"{description}\n{__doc__.split(chr(10), 2)[2]}",
+        out,
+        SCALES,
         epilog="Other options (--trainer.max_steps=500, --data.batch_size=8) go to `arvid fit` of all that is trained. "
         "Repeat the same command to continue an interrupted benchmark.",
     )
-    made.add_argument("--scale", choices=sorted(SCALES), default="demo")
     made.add_argument("--size", help="of the network, of configs/sizes (default: by scale)")
     made.add_argument("--data", type=Path, help="folder of class folders, or manifest")
     made.add_argument("--tokenizer", help="continuous tokenizer: file, run's checkpoint or name")
     made.add_argument(
         "--num-clips", type=at_least(2).integer, help="that are scored (default: the protocol's)"
     )
-    made.add_argument("--out", type=Path, default=Path(out))
     return made
 
 
@@ -116,6 +115,14 @@ def variant(name: str, options: argparse.Namespace, **paradigm: str | int) -> Va
         configs=configs,
         options=tuple(f"{PARADIGM}.{key}={value}" for key, value in paradigm.items()),
     )
+
+
+def trained_run(options: argparse.Namespace, *extra: str) -> Path:
+    """The run that the command line names (--run), or else NOVA, trained in OUT/nova with `extra` options too."""
+    if options.run is not None:
+        return Path(options.run)
+    train([variant("nova", options)], options.out, [*extra, *shared_options(options)])
+    return Path(options.out / "nova")
 
 
 # How it is scored

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError
 from arvid.evaluation.records import EVALUATION_FOLDER, load
-from arvid.experiments.paper import write_page
+from arvid.experiments.paper import script_parser, write_page
 from arvid.experiments.variants import named_paths
 from arvid.report.panels import write_png
 
@@ -52,9 +52,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, "runs/nova-dpg-bench")
     parser.add_argument(
         "--row",
         action="append",
@@ -62,7 +60,6 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME=FOLDER",
         help="with a record of DPG-Bench; may be repeated",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/nova-dpg-bench"))
     return parser.parse_args()
 
 

@@ -41,8 +41,8 @@ from arvid.data.sprites import Sprites
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, table, write_page
-from arvid.experiments.variants import Variant, folders, score, train, usable
+from arvid.experiments.paper import Cell, plain_records, table, write_page
+from arvid.experiments.variants import Variant, folders, score, usable
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
@@ -51,7 +51,6 @@ from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
 from arvid.training.instantiate import build, instantiate
 
-MODEL = "nova"
 MARKED = 3
 """Trained lengths at the red line of the paper's figure 3."""
 SPRITES_LATENTS = 3
@@ -67,10 +66,7 @@ NOTES = (
 def main() -> None:
     """Train, continue, draw, write."""
     options = parse_arguments()
-    run = options.run or options.out / MODEL
-    if options.run is None:
-        trained = nova.variant(MODEL, options)
-        train([trained], options.out, [*sprites_options(options), *nova.shared_options(options)])
+    run = nova.trained_run(options, *sprites_options(options))
     model = load_generator(run)
     protocol, real, notes = scoring(model, options)
     rows = ways(model, run, options)
@@ -85,7 +81,7 @@ def main() -> None:
         "frames": protocol.clip.num_frames if protocol.clip else None,
         "protocol": protocol.describe(real),
         "steps": steps,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     lines = [*step_tables(records, model), tables.markdown(comparison)]
     write_page(options.out, "NOVA: extrapolation", lines, [*NOTES, *notes], results)

@@ -27,8 +27,8 @@ from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.row_kinds import ModelRow, Videos
 from arvid.evaluation.rows import evaluate_references, validation_set
-from arvid.experiments.paper import write_page
-from arvid.experiments.variants import REFERENCES, folders, train, usable
+from arvid.experiments.paper import plain_records, write_page
+from arvid.experiments.variants import REFERENCES, folders, usable
 from arvid.files import sha256_file
 from arvid.report import tables
 from arvid.report.page import write_report
@@ -52,9 +52,7 @@ def main() -> None:
     parser = nova.parser(__doc__ or "", "runs/nova-image-to-video")
     parser.add_argument("--run", type=Path, help="trained model: run folder or file (train one)")
     options = nova.read_arguments(parser)
-    run = options.run or options.out / "nova"
-    if options.run is None:
-        train([nova.variant("nova", options)], options.out, nova.shared_options(options))
+    run = nova.trained_run(options)
     model = load_generator(run)
     real = validation_set(model)
     found = get_protocol(f"{nova.setting(options)}-prediction")
@@ -86,7 +84,7 @@ def main() -> None:
     results = {
         "scale": options.scale,
         "protocol": protocol.describe(real),
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     lines = [tables.markdown(comparison)]
     write_page(options.out, "NOVA: image to video", lines, [*NOTES, *notes], results)

@@ -14,24 +14,24 @@ Writes table.md, results.json, index.html and figure8b.png: variance and largest
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import UserError
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.paper import Cell, headings, metric_cells, plain_records, table, write_page
 from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_png
+from arvid.report.plots import plain_ticks
 from arvid.training.activations import FP16_MAX, LARGEST, VARIANCE, block_names
 
 ROWS = {
@@ -77,7 +77,7 @@ def main() -> None:
         "scale": options.scale,
         "blocks": watched,
         "failed": failed,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     write_page(options.out, "NOVA: where the norms sit", lines, [*NOTES, *notes], results)
 
@@ -153,7 +153,7 @@ def draw(
             values = [max(value for _, value in column) for column in columns]
             axis.plot(steps, values, color=palette[name], label=name)
         axis.set(xlabel="training step", yscale="log", title=title)
-        plain_ticks(axis)
+        plain_ticks(axis.yaxis)
 
     def peaks(axis: Axes) -> None:
         over_training(axis, LARGEST, "Largest value, of all blocks")
@@ -169,17 +169,10 @@ def draw(
             axis.plot(range(1, len(ends) + 1), ends, "o-", ms=3, color=palette[name], label=name)
         axis.set(xlabel="block", yscale="log", title="Variance at the end, by block")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        plain_ticks(axis)
+        plain_ticks(axis.yaxis)
 
     variance = partial(over_training, part=VARIANCE, title="Variance, largest of all blocks")
     write_png(path, [variance, peaks, over_depth])
-
-
-def plain_ticks(axis: Axes) -> None:
-    """Write powers of ten as numbers."""
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter("{x:g}")
 
 
 if __name__ == "__main__":

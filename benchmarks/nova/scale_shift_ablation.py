@@ -14,7 +14,6 @@ figure9.png (for each caption one row per rank, from no layer to full rank).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,15 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.nova import _common as nova
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.paper import (
+    Cell,
+    headings,
+    metric_cells,
+    plain_records,
+    row_name,
+    table,
+    write_page,
+)
 from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
@@ -73,7 +80,7 @@ def main() -> None:
     results = {
         "scale": options.scale,
         "losses": losses,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     heading = "NOVA: the scaling-and-shift layer"
     write_page(options.out, heading, lines, [*NOTES, *notes], results)
@@ -93,8 +100,7 @@ def our_table(records: Sequence[ResultRecord], losses: Losses) -> list[str]:
         found = losses.get(record.name)
         image, video = (last(found, part) if found else None for part in PARTS)
         drift = None if image is None or video is None else video - image
-        name = f"*{record.name}*" if record.row == "reference" else record.name
-        lines.append([name, image, video, drift, *metric_cells(record, list(metrics))])
+        lines.append([row_name(record), image, video, drift, *metric_cells(record, list(metrics))])
     titles = ("", *(f"loss, {title} ↓" for title in PARTS.values()), "drift ↓")
     return table((*titles, *metrics.values()), lines)
 

@@ -28,7 +28,15 @@ from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import Clip
 from arvid.evaluation.records import ResultRecord, load
 from arvid.evaluation.rows import validation_set
-from arvid.experiments.paper import Cell, headings, metric_cells, table, write_page
+from arvid.experiments.paper import (
+    Cell,
+    headings,
+    metric_cells,
+    plain_records,
+    row_name,
+    table,
+    write_page,
+)
 from arvid.experiments.variants import (
     Variant,
     folders,
@@ -72,7 +80,7 @@ def main() -> None:
         "scale": options.scale,
         "published": PUBLISHED,
         "seconds_by_frames": seconds,
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     lines = [*ours(records, seconds, options), "", tables.markdown(comparison)]
     write_page(options.out, "NOVA: temporal autoregressive modelling", lines, notes, results)
@@ -118,7 +126,7 @@ def ours(
         by_frames = seconds.get(record.name)
         lines.append(
             [
-                f"*{record.name}*" if record.row == "reference" else record.name,
+                row_name(record),
                 *vbench(options.out / record.name),
                 *metric_cells(record, list(metrics)),
                 next(iter(by_frames.values())) if by_frames else None,

@@ -26,7 +26,6 @@ image per guidance scale).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +41,8 @@ from arvid.data.windows import Windows
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import EVALUATION_FOLDER, ResultRecord, load
 from arvid.evaluation.rows import validation_set
-from arvid.experiments.paper import write_page
-from arvid.experiments.variants import folders, named_paths, score, train, usable
+from arvid.experiments.paper import plain_records, write_page
+from arvid.experiments.variants import folders, named_paths, score, usable
 from arvid.files import atomic_write
 from arvid.report import tables
 from arvid.report.page import write_report
@@ -95,7 +94,7 @@ def main() -> None:
         "suites": {
             n: {m.name: m.value for r in found for m in r.metrics} for n, found in ours.items()
         },
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     write_page(options.out, "NOVA: text to image", lines, [*NOTES, *notes], results)
 
@@ -226,9 +225,7 @@ def published_tables(ours: dict[str, list[ResultRecord]]) -> list[str]:
 
 def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], list[str]]:
     """Images at several guidance scales: records, lines of the page, and notes on what was left out."""
-    run = options.run or options.out / "nova"
-    if options.run is None:
-        train([nova.variant("nova", options)], options.out, nova.shared_options(options))
+    run = nova.trained_run(options)
     model = load_generator(run)
     images = Windows(validation_set(model), num_frames=1)
     sprites = isinstance(images.dataset, Sprites)

@@ -22,7 +22,6 @@ clip per guidance scale).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +29,8 @@ from arvid.benchmarks.nova import _common as nova
 from arvid.commands._suites import run_suite
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord, load
-from arvid.experiments.paper import write_page
-from arvid.experiments.variants import folders, named_paths, score, train
+from arvid.experiments.paper import plain_records, write_page
+from arvid.experiments.variants import folders, named_paths, score
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.sampling.contact_sheet import write_sheet
@@ -92,7 +91,7 @@ def main() -> None:
         "scale": options.scale,
         "published": nova.read_published(PUBLISHED),
         "vbench": {name: {m.name: m.value for m in r.metrics} for name, r in ours.items()},
-        "records": [dataclasses.asdict(r) | {"folder": None} for r in records],
+        "records": plain_records(records),
     }
     write_page(options.out, "NOVA: text to video", lines, [*NOTES, *notes], results)
 
@@ -165,9 +164,7 @@ def vbench_table(ours: dict[str, ResultRecord]) -> list[str]:
 
 def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], list[str]]:
     """Clips at several guidance scales: records, lines of the page, and notes on what was left out."""
-    run = options.run or options.out / "nova"
-    if options.run is None:
-        train([nova.variant("nova", options)], options.out, nova.shared_options(options))
+    run = nova.trained_run(options)
     protocol, notes = nova.protocol(options)
     records = score(nova.guided(run), [protocol], options.out)
     comparison = write_report(folders(records), options.out, title="NOVA: guidance")

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from arvid.data.clips import ClipSpec, resize_frames
 from arvid.data.folder import VideoFolder
 from arvid.data.video import probe_video, read_frames, read_video, write_video
-from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.paper import Cell, script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.ranges import at_least
 
@@ -76,13 +76,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, "runs/data-speed")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder of videos, or of folders of them"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/data-speed"))
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
     )

@@ -51,7 +51,7 @@ from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_clips import real_clips, videos_in
 from arvid.evaluation.rows import evaluate_videos
 from arvid.evaluation.scores.distances import Fvd
-from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.paper import Cell, script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.metrics.bootstrap import INTERVAL_DRAWS, STD_DRAWS, bootstrap_distances
 from arvid.metrics.frechet import frechet_distance_from_features
@@ -100,10 +100,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluation-speed"))
+    parser = script_parser(__doc__, "runs/evaluation-speed")
     parser.add_argument(
         "--num-clips",
         type=at_least(2).integer,

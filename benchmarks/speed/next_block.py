@@ -35,7 +35,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.experiments.paper import table, write_page
+from arvid.experiments.paper import script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
 from arvid.nn.heads.categorical import CategoricalSampling
@@ -145,16 +144,12 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", choices=SCALES, default="demo")
+    parser = script_parser(__doc__, "runs/speed-next-block", SCALES)
     parser.add_argument(
         "--batch", type=at_least(1).integer, action="append", help="clips at once; may be repeated"
     )
     parser.add_argument("--compile", action="store_true", help="compile the step (GPU)")
     parser.add_argument("--threads", type=at_least(1).integer, default=1, help="of a CPU")
-    parser.add_argument("--out", type=Path, default=Path("runs/speed-next-block"))
     return parser.parse_args()
 
 

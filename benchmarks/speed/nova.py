@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -48,7 +47,7 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.experiments.paper import table, write_page
+from arvid.experiments.paper import script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.attention import TransformerBlock
 from arvid.paradigms.nova import NOVA
@@ -180,15 +179,11 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", choices=SCALES, default="demo")
+    parser = script_parser(__doc__, "runs/speed-nova", SCALES)
     parser.add_argument(
         "--rounds", type=at_least(1).integer, default=2, help="of timing; the best one counts"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave compiling out")
-    parser.add_argument("--out", type=Path, default=Path("runs/speed-nova"))
     return parser.parse_args()
 
 

@@ -21,14 +21,12 @@ Writes table.md and results.json to --out. Some minutes.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import ParadigmFactory, Size
-from arvid.experiments.paper import table, write_page
+from arvid.experiments.paper import script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.paradigms.next_block import NextBlock
@@ -148,14 +146,7 @@ class StepTimes(Callback):
 
 def main() -> None:
     """Time all rows of all sizes; write the page."""
-    parser = argparse.ArgumentParser(
-        prog="arvid bench speed/training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
-    parser.add_argument("--out", type=Path, default=Path("runs/speed-training"))
-    options = parser.parse_args()
+    options = script_parser(__doc__, "runs/speed-training", SCALES).parse_args()
     torch.set_num_threads(1)
     scale = SCALES[options.scale]
     results = [

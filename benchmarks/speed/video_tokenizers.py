@@ -43,7 +43,7 @@ from tqdm import tqdm
 import arvid
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
-from arvid.experiments.paper import Cell, table, write_page
+from arvid.experiments.paper import Cell, script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn import causal_conv
 from arvid.processes import best_device
@@ -127,9 +127,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, "runs/speed-tokenizers")
     parser.add_argument(
         "--tokenizer",
         action="append",
@@ -151,7 +149,6 @@ def parse_arguments() -> argparse.Namespace:
         "--stream-size", type=at_least(1).integer, default=STREAM_SIZE, help="pixels of long clips"
     )
     parser.add_argument("--stream-frames", type=at_least(1).integer, nargs=2, default=(SHORT, LONG))
-    parser.add_argument("--out", type=Path, default=Path("runs/speed-tokenizers"))
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,78 +1,15 @@
-"""Sources of datasets: downloads from a local server, archives, and faults of both."""
+"""Sources of datasets: published checksums, archives, and faults of both."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from arvid.cli import main
 from arvid.contracts import UserError
-from arvid.data.prepare.downloading import download
-from arvid.data.prepare.facts import DATASETS, Remote
+from arvid.data.prepare.facts import DATASETS
 from arvid.data.prepare.sources import ARCHIVES, unpacked
-
-CONTENT = np.random.default_rng(0).bytes(50_000)
-CHECKSUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under any name, or the requested end of it."""
-
-    asked: list[str | None] = []  # noqa: RUF012  # class attribute, because each request makes an object
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        self.wfile.write(CONTENT[start:])
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the test's output is for the test."""
-
-
-@pytest.fixture
-def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of the server."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    Handler.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_a_download_goes_on_where_it_stopped(address: str, tmp_path: Path) -> None:
-    (tmp_path / "data.zip.part").write_bytes(CONTENT[:20_000])
-    remote = Remote(url=f"{address}/x/data.zip", checksum=CHECKSUM, num_bytes=len(CONTENT))
-    assert download(remote, tmp_path).read_bytes() == CONTENT
-    assert download(remote, tmp_path) == tmp_path / "data.zip"
-    assert Handler.asked == ["bytes=20000-"]
-    assert [path.name for path in tmp_path.iterdir()] == ["data.zip"]
-
-
-def test_a_download_of_another_content_is_refused(address: str, tmp_path: Path) -> None:
-    remote = Remote(url=f"{address}/data.gz", checksum="md5:00000000000000000000000000000000")
-    with pytest.raises(UserError, match=r"its md5 is .* Delete it"):
-        download(remote, tmp_path)
-    assert not (tmp_path / "data.gz").exists()
-
-
-def test_a_file_that_is_there_is_checked_too(tmp_path: Path) -> None:
-    (tmp_path / "data.gz").write_bytes(b"cut off")
-    with pytest.raises(UserError, match="damaged or another file"):
-        download(Remote(url="http://127.0.0.1:1/data.gz", checksum=CHECKSUM), tmp_path)
 
 
 def test_published_checksums_are_digests() -> None:

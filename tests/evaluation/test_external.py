@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -224,6 +225,7 @@ def test_the_command_scores_folders_and_their_floor(folder: Path, tmp_path: Path
 
 def test_weights_are_fetched_where_that_is_asked_for(
     folder: Path,
+    web: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -234,8 +236,7 @@ def test_weights_are_fetched_where_that_is_asked_for(
         "clip: {num_frames: 9, size: 32, window: start}\n"
     )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    (tmp_path / "published.pth").write_bytes(b"another file")
-    alexnet = replace(weights.KNOWN["alexnet"], url=(tmp_path / "published.pth").as_uri())
+    alexnet = replace(weights.KNOWN["alexnet"], url=web.url("published.pth", b"another file"))
     monkeypatch.setitem(weights.KNOWN, "alexnet", alexnet)
     videos = write(tmp_path / "v")
     given = ["evaluate", f"--videos={videos}", f"--real={folder}", f"--protocol={protocol}"]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
+from arvid.files import checksum_file, sha256_file
 from arvid.metrics import inference
 from arvid.metrics.fvd import I3DFeatures, fvd_features, seeded_fvd_features
 from arvid.metrics.jedi import JediFeatures, jedi_features, load_vjepa
 from arvid.metrics.preprocessing import PREPROCESSINGS
 from arvid.metrics.videomae import VideoMAEFeatures, load_videomae, videomae_features
-from arvid.weights import KNOWN, git_blob
+from arvid.weights import KNOWN
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def test_published_weights_give_name_and_hash(
     monkeypatch.setitem(
         KNOWN,
         "i3d-pretrained-400",
-        type(known)(**{**vars(known), "digest": f"git-blob:{git_blob(path)}"}),
+        type(known)(**{**vars(known), "digest": f"git-blob:{checksum_file(path, 'git-blob')}"}),
     )
     loaded = fvd_features("tats", weights=path)
     assert loaded.name == "i3d-k400 (tats)"

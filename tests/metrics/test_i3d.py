@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from arvid import weights
 from arvid.contracts import UserError
+from arvid.files import checksum_file
 from arvid.metrics import i3d
 from arvid.metrics.i3d import (
     I3D,
@@ -22,7 +23,6 @@ from arvid.metrics.i3d import (
     same_pad,
     seeded_i3d,
 )
-from arvid.weights import git_blob
 
 pytestmark = [  # TorchScript is what StyleGAN-V publishes
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
@@ -161,7 +161,9 @@ def test_epsilon_reaches_every_batch_norm() -> None:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
     """Let the file at `path` count as the published one."""
-    known = dataclasses.replace(weights.KNOWN[name], digest=f"git-blob:{git_blob(path)}")
+    known = dataclasses.replace(
+        weights.KNOWN[name], digest=f"git-blob:{checksum_file(path, 'git-blob')}"
+    )
     monkeypatch.setitem(weights.KNOWN, name, known)
 
 
@@ -238,7 +240,7 @@ def test_imagenet_look_alikes_are_refused_by_name(
 ) -> None:
     path = tmp_path / "i3d_pretrained_400.pt"
     path.write_bytes(b"imagenet")
-    monkeypatch.setattr(i3d, "git_blob", lambda _: start + "0" * 32)
+    monkeypatch.setattr(i3d, "checksum_file", lambda *_: start + "0" * 32)
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match="initialised from ImageNet") as error:
         find_i3d("i3d-pretrained-400")
@@ -259,8 +261,3 @@ def test_unknown_and_missing_files_are_refused(tmp_path: Path) -> None:
     torch.save({"logits.conv3d.bias": torch.zeros(400)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="does not hold the weights of this I3D"):
         load_i3d(tmp_path / "other.pt", bn_eps=1e-3)
-
-
-def test_blob_id_is_gits(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"hello\n")  # git hash-object prints this for it
-    assert git_blob(tmp_path / "x") == "ce013625030ba8dba906f756967f9e9ca394464a"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,20 @@ FORMS = (tables.text, tables.markdown, tables.tex, tables.to_csv, tables.to_json
 @pytest.fixture(scope="module")
 def comparison(runs: list[Path]) -> Comparison:
     return Comparison.from_runs(runs, title="Sprites")
+
+
+def test_a_terminal_gets_its_width_and_the_best_in_bold(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.show(comparison)
+    assert capsys.readouterr().out == tables.text(comparison)
+    for name, value in {"COLUMNS": "70", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    tables.show(comparison)
+    shown = capsys.readouterr().out
+    assert re.search(r"\x1b\[1m *\*61\.3 ± 2\.0\x1b\[0m", shown)
+    assert re.sub(r"\x1b\[\d+m", "", shown) == tables.text(comparison, 70)
 
 
 @pytest.mark.parametrize("width", [140, 100, 60])

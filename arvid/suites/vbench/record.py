@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.table import Column, Table
+
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     MetricValue,
@@ -77,20 +79,23 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
     )
 
 
-def format_table(results: Mapping[str, DimensionResult]) -> str:
-    """Text table of dimensions (raw and normalised) and totals, in percent. Lists missing dimensions."""
-    lines = [f"{'dimension':24}{'videos':>7}{'raw %':>9}{'normalised %':>14}"]
+def format_table(results: Mapping[str, DimensionResult]) -> Table:
+    """Table of dimensions (raw and normalised) and totals, in percent. Lists missing dimensions."""
+    numbers = (Column(name, justify="right") for name in ("videos", "raw %", "normalised %"))
+    table = Table("dimension", *numbers, box=None, pad_edge=False)
     for name, scale in DIMENSIONS.items():
         if name not in results:
-            lines.append(f"{name:24}{'missing: counts as raw 0':>30}")
+            table.add_row(name, "", "", "missing: counts as raw 0")
             continue
-        result = results[name]
-        normal = PERCENT * scale.normalised(result.score) / scale.weight
-        lines.append(f"{name:24}{len(result.videos):7}{PERCENT * result.score:9.2f}{normal:14.2f}")
+        raw = results[name].score
+        normal = scale.normalised(raw) / scale.weight
+        table.add_row(
+            name, str(len(results[name].videos)), f"{PERCENT * raw:.2f}", f"{PERCENT * normal:.2f}"
+        )
     totals = aggregate({name: result.score for name, result in results.items()})
     for metric in _totals(totals):
-        lines.append(f"{metric.label:48}{metric.value:6.2f}")
-    return "\n".join(lines)
+        table.add_row(metric.label, "", "", f"{metric.value:.2f}")
+    return table
 
 
 def _metric(result: DimensionResult) -> MetricValue:

@@ -1,0 +1,78 @@
+"""Published files from the network: downloads go on where they stopped, and are checked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from filelock import FileLock
+
+from arvid.errors import UserError
+from arvid.files import checksum_file
+
+logger = logging.getLogger(__name__)
+
+
+def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | None = None) -> None:
+    """Put a published file at `path` if it is not there. A file that is there is checked as well.
+
+    An interrupted download stays as PATH.part, and the next one goes on from its end. Of several processes one
+    downloads and the others wait.
+
+    Args:
+        url: address of the file.
+        path: where the file belongs.
+        checksum: as `has_checksum` takes it; None where none is published.
+        num_bytes: published size, where it is known.
+
+    Raises UserError where the address cannot be read, or the file has another checksum.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_file():
+            found, advice = path, f"Delete it to download {url} again."
+        else:
+            found, advice = (
+                path.with_name(f"{path.name}.part"),
+                f"It was deleted; it is from {url}.",
+            )
+            _fetch(url, found, num_bytes)
+        if checksum is None:
+            logger.warning("%s: no checksum is published, so it is taken as it came.", path.name)
+        elif not has_checksum(found, checksum):
+            if found != path:
+                found.unlink()  # going on from its end would be of no use
+            raise UserError(
+                f"{found} is not the published file: its checksum is not {checksum}. {advice}"
+            )
+        found.replace(path)
+
+
+def has_checksum(path: Path, checksum: str) -> bool:
+    """Whether a file has the checksum ALGORITHM:DIGEST. The digest may be cut short.
+
+    ALGORITHM is what `checksum_file` takes. Raises OSError where the file cannot be read.
+    """
+    algorithm, _, digest = checksum.partition(":")
+    return checksum_file(path, algorithm).startswith(digest)
+
+
+def _fetch(url: str, part: Path, num_bytes: int | None) -> None:
+    from huggingface_hub.file_download import http_get  # slow to import
+
+    try:
+        with part.open("ab") as file:
+            http_get(
+                url,
+                file,
+                resume_size=file.tell(),
+                expected_size=num_bytes,
+                displayed_filename=part.stem,
+            )
+    except Exception as error:  # of requests or httpx, as huggingface_hub's version has it
+        if not part.stat().st_size:
+            part.unlink()
+        raise UserError(
+            f"{url} cannot be downloaded ({error}). Give the same command again to go on, or delete {part} to begin "
+            "anew."
+        ) from error

@@ -1,0 +1,63 @@
+"""Quality against speed: the labels of points that lie close together can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from arvid.evaluation.records import ResultRecord
+from arvid.report import plots
+from arvid.report.comparison import Comparison
+
+NAMES = ("nova-cosine", "nova-linear", "nova-8-sets", "nova-deep", "nova-wide")
+VALUES = ((61.3, 9.4), (62.0, 9.9), (63.1, 9.5), (60.5, 10.3), (65.0, 9.6))
+"""Distance and frames per second."""
+
+
+@pytest.fixture
+def close(
+    make_records: Callable[..., list[ResultRecord]], save_run: Callable[..., Path], tmp_path: Path
+) -> Comparison:
+    """Five runs of almost the same quality and speed, a far one and a row without a speed."""
+    runs = [save_run(tmp_path / name, make_records(name)) for name in ("real", "untrained")]
+    for name, (distance, speed) in zip(NAMES, VALUES, strict=True):
+        record = make_records("nova")[0]
+        metrics = (replace(record.metrics[0], value=distance), *record.metrics[1:])
+        budget = replace(record.budget, frames_per_second=speed)
+        runs.append(
+            save_run(tmp_path / name, [replace(record, name=name, metrics=metrics, budget=budget)])
+        )
+    return Comparison.from_runs(runs)
+
+
+def overlaps(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pairs of labels that lie on each other in the plot as it is drawn."""
+    drawn: list[Callable[[Axes], None]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+        plots.quality_against_speed(comparison)
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    drawn[0](axis)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axis.texts if text.get_text()]
+    assert len(boxes) == len(comparison.rows)
+    return sum(bool(a.overlaps(b)) for a, b in combinations(boxes, 2))
+
+
+def test_labels_of_close_points_are_spread(
+    close: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert overlaps(close, monkeypatch) <= 1
+    monkeypatch.setattr(plots, "adjust_text", lambda *_, **__: None)
+    assert overlaps(close, monkeypatch) == 10
+
+
+def test_the_same_records_give_the_same_picture(close: Comparison) -> None:
+    assert plots.quality_against_speed(close) == plots.quality_against_speed(close)
