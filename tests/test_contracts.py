@@ -34,7 +34,7 @@ from arvid.training.export import load_tokenizer, save_tokenizer
 
 GRID = TokenGrid(3, 4, 16)
 SIZE = Size(dim=32, depth=3, num_heads=2, head_dim=32, head_depth=1)
-CONTEXT = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True)
+CONTEXT = ContextSpec(text_dim=8, text_len=3, conditions={"label": 5, "motion": 1})
 SPECS: dict[str, TokenSpec] = {
     "discrete": TokenSpec("discrete", 11, (4, 8, 8), True),
     "continuous": TokenSpec("continuous", 4, (4, 8, 8), True),
@@ -76,8 +76,7 @@ def some_condition() -> Condition:
     return Condition(
         text=torch.randn(BATCH, 3, 8),
         text_mask=torch.tensor([[True, True, False], [True, True, True]]),
-        label=torch.tensor([1, 4]),
-        motion=torch.tensor([0.5, 2.0]),
+        values={"label": torch.tensor([1, 4]), "motion": torch.tensor([0.5, 2.0])},
     )
 
 

@@ -58,6 +58,8 @@ class Draw:
 
     model: NOVA
     context: Float[Tensor, "p b s d"]
+    frame_conditions: Float[Tensor, "p b t d"] | None
+    """Embedded conditions per frame."""
     options: NovaSampling
     request: Request
 
@@ -88,7 +90,7 @@ class Draw:
             if given is not None:
                 frames = torch.cat([given, frames], dim=1)
                 seen = torch.cat([seen.new_ones(given.shape[:4]), seen], dim=1)
-            out = model.temporal.whole_clip(self.context, frames, seen)
+            out = model.temporal.whole_clip(self.context, frames, seen, self.frame_conditions)
             return out[:, :, -new:].flatten(1, 2)
 
         if model.order == "video":
@@ -162,6 +164,7 @@ class _Window:
         trained, options = draw.model.grid.t, draw.options
         self.temporal = draw.model.temporal
         self.context = draw.context
+        self.frame_conditions = draw.frame_conditions
         self.use_cache = options.use_cache
         self.length = draw.num_frames
         self.overlap = 0
@@ -184,13 +187,24 @@ class _Window:
         past = frames[self.start :]
         if self.anchor is None or self.caches is None:
             given = torch.stack(past, dim=1) if past else None
-            out = self.temporal(self.context, given, self.length, self.caches)
+            of_blocks = self._frame_conditions(self.start, len(frames) + 1)
+            out = self.temporal(self.context, given, self.length, self.caches, of_blocks)
             self.anchor, current = out[:, :, 0], out[:, :, -1]
         else:
+            of_block = self._frame_conditions(len(frames), len(frames) + 1)
             current = self.temporal.step(
-                len(self.context), past[-1], len(past), self.length, self.caches
+                len(self.context),
+                past[-1],
+                len(past),
+                self.length,
+                self.caches,
+                None if of_block is None else of_block[:, :, 0],
             )
         return self.temporal.indicator(self.anchor, current) if past else current
+
+    def _frame_conditions(self, start: int, stop: int) -> Tensor | None:
+        """Those of the clip's frames start..stop-1: the times of a window begin anew, its conditions do not."""
+        return None if self.frame_conditions is None else self.frame_conditions[:, :, start:stop]
 
     def _begin(self, start: int) -> None:
         self.start, self.anchor = start, None

@@ -84,6 +84,7 @@ class TemporalLayers(nn.Module):
         frames: Tensor | None,
         num_frames: int,
         caches: list[KVCache] | None = None,
+        frame_conditions: Float[Tensor, "p b k1 d"] | None = None,
     ) -> Float[Tensor, "p b k1 l d"]:
         """Normed outputs of the first block and of one block for each of the `frames`.
 
@@ -93,13 +94,14 @@ class TemporalLayers(nn.Module):
             frames: (B, k, h, w[, C]) or None.
             num_frames: length of the whole clip, over which the time code is stretched.
             caches: empty ones to keep keys and values in, for `step`.
+            frame_conditions: embedded conditions per frame, of the frame that each block is about.
         """
         blocks = self.bov.expand(context.shape[1], 1, self.num_tokens, -1)
         if frames is not None:
             patches = self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             blocks = torch.cat([blocks, patches], dim=1)
         index = torch.arange(blocks.shape[1], device=context.device)
-        return self._run(context, blocks + self._codes(index, num_frames), caches)
+        return self._run(context, blocks + self._codes(index, num_frames), caches, frame_conditions)
 
     def step(
         self,
@@ -108,15 +110,22 @@ class TemporalLayers(nn.Module):
         index: int,
         num_frames: int,
         caches: list[KVCache],
+        frame_condition: Float[Tensor, "p b d"] | None = None,
     ) -> Float[Tensor, "p b l d"]:
         """Normed output of block `index` > 0, fed with the frame (B, h, w[, C]) before it, the rest being cached."""
         code = self._codes(torch.tensor([index], device=frame.device), num_frames)
-        block = self._for_passes(self.patch(frame) + code, num_passes)
+        block = self._for_passes(self.patch(frame) + code, num_passes)  # (P, B, L, D)
+        if frame_condition is not None:
+            block = block + frame_condition[:, :, None]
         out = self.norm(self.layers(block.flatten(0, 1), caches=caches))
         return out.unflatten(0, (num_passes, len(frame)))
 
     def whole_clip(
-        self, context: Float[Tensor, "p b s d"], frames: Tensor, known: Tensor
+        self,
+        context: Float[Tensor, "p b s d"],
+        frames: Tensor,
+        known: Tensor,
+        frame_conditions: Float[Tensor, "p b t d"] | None = None,
     ) -> Float[Tensor, "p b t l d"]:
         """Indicators of all frames (B, T, h, w[, C]) from what is `known` (B, T, h, w) of all: without causality."""
         shape, num_frames = frames.shape[:2], frames.shape[1]
@@ -126,7 +135,7 @@ class TemporalLayers(nn.Module):
         patches = patches + unknown[..., None] * self.bov
         index = torch.arange(num_frames, device=context.device)
         blocks = patches.unflatten(0, shape) + self._codes(index, num_frames)
-        return self.indicators(self._run(context, blocks, None))
+        return self.indicators(self._run(context, blocks, None, frame_conditions))
 
     def indicators(self, out: Float[Tensor, "p b k l d"]) -> Float[Tensor, "p b k l d"]:
         """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it."""
@@ -144,11 +153,15 @@ class TemporalLayers(nn.Module):
         context: Float[Tensor, "p b s d"],
         blocks: Float[Tensor, "b k l d"],
         caches: list[KVCache] | None,
+        frame_conditions: Float[Tensor, "p b k d"] | None,
     ) -> Float[Tensor, "p b k l d"]:
         """Context and blocks through the layers, all at once."""
         num_passes, batch, num_context, _ = context.shape
         num_blocks = blocks.shape[1]
-        x = torch.cat([context, self._for_passes(blocks, num_passes).flatten(2, 3)], dim=2)
+        of_passes = self._for_passes(blocks, num_passes)  # (P, B, K, L, D)
+        if frame_conditions is not None:
+            of_passes = of_passes + frame_conditions[:, :, :, None]
+        x = torch.cat([context, of_passes.flatten(2, 3)], dim=2)
         mask = None
         if self.causal and num_blocks > 1:
             mask = self._mask(num_context, num_blocks, x.device)
