@@ -297,6 +297,22 @@ class Fps(Number):
         return FPS.number(text)
 
 
+class Actions(ClassId):
+    """The key that is pressed at each frame, of a keyboard whose keys the dataset names."""
+
+    name = "actions"
+    per_frame = True
+    help = "name or number of the action at each frame (stay,left,left,...), or a file with a row for each frame"
+
+
+class ActionVectors(Vector):
+    """What is done at each frame, as numbers whose meaning the dataset names: displacements or joint angles, say."""
+
+    name = "action_vectors"
+    per_frame = True
+    help = "numbers of the action at each frame (0,0;1,0;...), or a file with a row for each frame"
+
+
 BUILT_IN: tuple[type[ConditionType], ...] = (Label, Motion, Fps)
 """Conditions with a field of `Clip` and a switch of `GeneratorModule` each. Their context tokens come in this order,
 before those of other conditions."""

@@ -425,6 +425,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     """The paradigm's own sampling options. A model has those of its head too, see `options_for`."""
     takes_prefix: ClassVar[bool] = True
     """Whether the paradigm can continue given latent frames."""
+    takes_frame_conditions: ClassVar[bool] = False
+    """Whether the paradigm follows conditions per frame (see `arvid.nn.frame_conditions`)."""
     required_frames: int = 0
     """Latent frames that have to be given, for a paradigm that can only continue others."""
 

@@ -52,12 +52,15 @@ OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
 """Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
 TABLES: dict[Kind, dict[str, str]] = {
     "conditions": {
+        "action_vectors": "arvid.conditions:ActionVectors",
+        "actions": "arvid.conditions:Actions",
         "fps": "arvid.conditions:Fps",
         "label": "arvid.conditions:Label",
         "motion": "arvid.conditions:Motion",
     },
     "datasets": {
         "huggingface_videos": "arvid.data.huggingface:HuggingFaceVideos",
+        "keyboard_sprites": "arvid.data.keyboard_sprites:KeyboardSprites",
         "sprites": "arvid.data.sprites:Sprites",
         "token_shards": "arvid.data.token_shards:TokenShards",
         "video_folder": "arvid.data.folder:VideoFolder",
@@ -70,6 +73,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "words": "arvid.nn.text:WordTextEncoder",
     },
     "metrics": {
+        "action-accuracy": "arvid.evaluation.scores.actions:Actions",
         "attributes": "arvid.evaluation.scores.attributes:Attributes",
         "attributes-over-time": "arvid.evaluation.scores.attributes:AttributesOverTime",
         "fd-pixels": "arvid.evaluation.scores.distances:FdPixels",

@@ -16,7 +16,7 @@ from arvid.conditions import condition
 from arvid.contracts import Condition, ContextSpec, TokenSpec, UserError
 
 
-def group_frames(value: Tensor, tokens: TokenSpec, unknown: float) -> Tensor:
+def group_frames(value: Tensor, tokens: TokenSpec, unknown: int | float) -> Tensor:
     """Values of frames (B, T, ...) in groups of latent frames (B, t, F, ...).
 
     Frame i of a causal tokenizer lies in latent frame ceil(i / F), as the last of its group for i = 0.
@@ -109,14 +109,4 @@ def _require_frames(name: str, value: Tensor, num_frames: int) -> None:
     if value.shape[1] != num_frames:
         raise UserError(
             f"The condition {name} is of clips of {value.shape[1]} latent frames, and these have {num_frames}."
-        )
-
-
-def require_frame_conditions(paradigm: nn.Module, spec: ContextSpec) -> None:
-    """Raise UserError for a paradigm that would ignore conditions per frame: one without a `FrameEmbedder`."""
-    if spec.frame_conditions and not any(isinstance(m, FrameEmbedder) for m in paradigm.modules()):
-        names = ", ".join(spec.frame_conditions)
-        raise UserError(
-            f"{type(paradigm).__name__} takes no conditions per frame ({names}): leave them out of model.conditions, "
-            "or take another paradigm."
         )

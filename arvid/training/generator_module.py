@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arvid.conditions import condition
 from arvid.contracts import (
+    ContextSpec,
     ParadigmFactory,
     SamplingOptions,
     Size,
@@ -27,7 +28,6 @@ from arvid.contracts import (
 )
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.draws import randn_like
-from arvid.nn.frame_conditions import require_frame_conditions
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
@@ -132,7 +132,7 @@ class GeneratorModule(LightningModule):
         spec = self.tokenizer.spec
         self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
-        require_frame_conditions(self.paradigm, self.conditioner.spec)
+        self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
         """Set where the module comes from a checkpoint."""
@@ -144,6 +144,14 @@ class GeneratorModule(LightningModule):
     def _sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Number of ids or components of each condition. Raises UserError for one that the data does not give."""
         return {name: condition(name).size(self.value_names.get(name, ())) for name in names}
+
+    def _require_frame_conditions(self, spec: ContextSpec) -> None:
+        """Raise UserError if there are conditions per frame that the paradigm would ignore."""
+        if spec.frame_conditions and not self.paradigm.takes_frame_conditions:
+            raise UserError(
+                f"{type(self.paradigm).__name__} takes no conditions per frame ({', '.join(spec.frame_conditions)}): "
+                "leave them out of model.conditions, or use another paradigm."
+            )
 
     def train(self, mode: bool = True) -> GeneratorModule:
         super().train(mode)

@@ -75,6 +75,7 @@ class NextBlock(Paradigm):
 
     heads = HEADS
     options_class = NextBlockSampling
+    takes_frame_conditions = True
     blocks: Tensor
     order: Tensor
     predicted_frames: Tensor

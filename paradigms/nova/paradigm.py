@@ -76,6 +76,7 @@ class NOVA(Paradigm):
 
     heads = HEADS
     options_class = NovaSampling
+    takes_frame_conditions = True
 
     def __init__(
         self,
@@ -204,7 +205,7 @@ class NOVA(Paradigm):
             return self.temporal.whole_clip(context, tokens, known, frame_conditions)
         past = tokens[:, :-1] if num_frames > 1 else None
         out = self.temporal(context, past, num_frames, frame_conditions=frame_conditions)
-        return self.temporal.indicators(out)
+        return self.temporal.indicators(out, frame_conditions)
 
     # Sampling
 

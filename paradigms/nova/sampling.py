@@ -20,6 +20,7 @@ from arvid.nn.tokens import to_patches
 from arvid.options import option
 from arvid.paradigms.nova.schedule import random_orders, set_sizes
 from arvid.paradigms.nova.spatial import read_tokens, write_tokens
+from arvid.paradigms.nova.temporal import add_frame_conditions
 from arvid.ranges import FINITE, at_least
 
 if TYPE_CHECKING:
@@ -184,23 +185,19 @@ class _Window:
         """Indicator of the frame after `frames`."""
         if len(frames) - self.start >= self.length:
             self._begin(len(frames) - self.overlap)
-        past = frames[self.start :]
+        past, num = frames[self.start :], len(frames)
+        of_frame = self._frame_conditions(num, num + 1)  # (P, B, 1, D)
         if self.anchor is None or self.caches is None:
             given = torch.stack(past, dim=1) if past else None
-            of_blocks = self._frame_conditions(self.start, len(frames) + 1)
+            of_blocks = self._frame_conditions(self.start, num + 1)
             out = self.temporal(self.context, given, self.length, self.caches, of_blocks)
             self.anchor, current = out[:, :, 0], out[:, :, -1]
         else:
-            of_block = self._frame_conditions(len(frames), len(frames) + 1)
             current = self.temporal.step(
-                len(self.context),
-                past[-1],
-                len(past),
-                self.length,
-                self.caches,
-                None if of_block is None else of_block[:, :, 0],
+                len(self.context), past[-1], len(past), self.length, self.caches, of_frame
             )
-        return self.temporal.indicator(self.anchor, current) if past else current
+        indicator = self.temporal.indicator(self.anchor, current) if past else current
+        return add_frame_conditions(indicator[:, :, None], of_frame)[:, :, 0]
 
     def _frame_conditions(self, start: int, stop: int) -> Tensor | None:
         """Those of the clip's frames start..stop-1: the times of a window begin anew, its conditions do not."""

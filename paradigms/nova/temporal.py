@@ -110,13 +110,12 @@ class TemporalLayers(nn.Module):
         index: int,
         num_frames: int,
         caches: list[KVCache],
-        frame_condition: Float[Tensor, "p b d"] | None = None,
+        frame_condition: Float[Tensor, "p b 1 d"] | None = None,
     ) -> Float[Tensor, "p b l d"]:
         """Normed output of block `index` > 0, fed with the frame (B, h, w[, C]) before it, the rest being cached."""
         code = self._codes(torch.tensor([index], device=frame.device), num_frames)
         block = self._for_passes(self.patch(frame) + code, num_passes)  # (P, B, L, D)
-        if frame_condition is not None:
-            block = block + frame_condition[:, :, None]
+        block = add_frame_conditions(block[:, :, None], frame_condition)[:, :, 0]
         out = self.norm(self.layers(block.flatten(0, 1), caches=caches))
         return out.unflatten(0, (num_passes, len(frame)))
 
@@ -135,14 +134,23 @@ class TemporalLayers(nn.Module):
         patches = patches + unknown[..., None] * self.bov
         index = torch.arange(num_frames, device=context.device)
         blocks = patches.unflatten(0, shape) + self._codes(index, num_frames)
-        return self.indicators(self._run(context, blocks, None, frame_conditions))
+        out = self._run(context, blocks, None, frame_conditions)
+        return self.indicators(out, frame_conditions)
 
-    def indicators(self, out: Float[Tensor, "p b k l d"]) -> Float[Tensor, "p b k l d"]:
-        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it."""
-        if out.shape[2] == 1:
-            return out
-        anchor = out[:, :, :1]
-        return torch.cat([anchor, self.indicator(anchor, out[:, :, 1:])], dim=2)
+    def indicators(
+        self,
+        out: Float[Tensor, "p b k l d"],
+        frame_conditions: Float[Tensor, "p b k d"] | None = None,
+    ) -> Float[Tensor, "p b k l d"]:
+        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it.
+
+        Embedded conditions per frame are added to these too, or the spatial layers would see no more of them than the
+        low-rank scaling and shift lets through.
+        """
+        if out.shape[2] > 1:
+            anchor = out[:, :, :1]
+            out = torch.cat([anchor, self.indicator(anchor, out[:, :, 1:])], dim=2)
+        return add_frame_conditions(out, frame_conditions)
 
     def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
         """Indicator of a later frame from the first frame's output and its own."""
@@ -159,8 +167,7 @@ class TemporalLayers(nn.Module):
         num_passes, batch, num_context, _ = context.shape
         num_blocks = blocks.shape[1]
         of_passes = self._for_passes(blocks, num_passes)  # (P, B, K, L, D)
-        if frame_conditions is not None:
-            of_passes = of_passes + frame_conditions[:, :, :, None]
+        of_passes = add_frame_conditions(of_passes, frame_conditions)
         x = torch.cat([context, of_passes.flatten(2, 3)], dim=2)
         mask = None
         if self.causal and num_blocks > 1:
@@ -190,3 +197,10 @@ class TemporalLayers(nn.Module):
             blocks = torch.cat([blocks.new_zeros(num_context), blocks])
             self._last_mask = (key, BlockCausal(blocks))
         return self._last_mask[1]
+
+
+def add_frame_conditions(
+    blocks: Float[Tensor, "p b k l d"], frame_conditions: Float[Tensor, "p b k d"] | None
+) -> Float[Tensor, "p b k l d"]:
+    """Blocks with what is given for the frame that each is about."""
+    return blocks if frame_conditions is None else blocks + frame_conditions[:, :, :, None]
