@@ -16,6 +16,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -124,29 +125,28 @@ class TokenSpec:
 
 @dataclass
 class Condition:
-    """What a clip is generated from. Every field may be absent; all present ones share the batch size."""
+    """What a batch of clips is generated from. Everything may be absent; what is present shares the batch size."""
 
     text: Float[Tensor, "b s d"] | Int[Tensor, "b s"] | None = None
     """Features, or ids of words where `ContextSpec.text_vocab` says so."""
     text_mask: Bool[Tensor, "b s"] | None = None
     """True where `text` holds a word, False where it is padding."""
-    label: Int[Tensor, " b"] | None = None
-    motion: Float[Tensor, " b"] | None = None
-    """Motion score: mean displacement in pixels per frame."""
-    fps: Float[Tensor, " b"] | None = None
-    """Frames per second."""
+    values: dict[str, Tensor] = field(default_factory=dict)
+    """Values of the other conditions by name (see `arvid.conditions`): (B,) or (B, K) for each clip, (B, t, F[, K]) for
+    the F frames behind each latent frame."""
     negative_text: Float[Tensor, "b s d"] | None = None
-    """What guidance leads away from, instead of the null condition."""
+    """Negative prompt of classifier-free guidance, in the place of the null condition."""
     negative_text_mask: Bool[Tensor, "b s"] | None = None
 
-    def fields(self) -> dict[str, Tensor]:
-        """The present fields by name."""
-        pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {name: value for name, value in pairs if value is not None}
-
     def map(self, fn: Callable[[Tensor], Tensor]) -> Condition:
-        """Apply `fn` to every present field."""
-        return Condition(**{name: fn(value) for name, value in self.fields().items()})
+        """Apply `fn` to every tensor that is present."""
+        mapped = {name: fn(value) for name, value in self._texts().items()}
+        return Condition(**mapped, values={name: fn(value) for name, value in self.values.items()})
+
+    def _texts(self) -> dict[str, Tensor]:
+        """The present tensors of the text by field."""
+        names = ("text", "text_mask", "negative_text", "negative_text_mask")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def to(self, device: torch.device | str) -> Condition:
         return self.map(lambda x: x.to(device))
@@ -154,7 +154,8 @@ class Condition:
     @property
     def batch_size(self) -> int | None:
         """Batch size, or None for an empty (unconditional) condition."""
-        return next((value.shape[0] for value in self.fields().values()), None)
+        present = (*self._texts().values(), *self.values.values())
+        return present[0].shape[0] if present else None
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,23 @@ class ContextSpec:
     text_len: int = 0
     text_vocab: int | None = None
     """How many ids of words there are, where the text's features are ids."""
-    num_classes: int | None = None
-    motion: bool = False
-    fps: bool = False
+    conditions: Mapping[str, int] = field(default_factory=dict)
+    """Conditions with a value per clip: name -> number of class ids or of a vector's components (1 for a number)."""
+    frame_conditions: Mapping[str, int] = field(default_factory=dict)
+    """The same of conditions with a value per frame."""
+    frames_per_latent: int = 1
+    """Frames behind a latent frame: the tokenizer's temporal stride."""
 
     @property
     def num_tokens(self) -> int:
-        """Context tokens that the conditions take up: text, then label, motion and fps with one each."""
+        """Context tokens that the conditions take up: those of the text, then one for each condition per clip."""
         text = self.text_len if self.text_dim is not None else 0
-        return text + (self.num_classes is not None) + self.motion + self.fps
+        return text + len(self.conditions)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no condition at all."""
+        return not (self.num_tokens or self.frame_conditions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +225,8 @@ class Clip:
     """Frames per second."""
     name: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """Values of further conditions by name (see `arvid.conditions`): of the clip, or of each frame (T, ...)."""
 
 
 class _Checked:
@@ -243,6 +254,9 @@ class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
     _required = ("__len__", "__getitem__", "fingerprint")
     classes: tuple[str, ...] = ()
     """Names of the class labels, or empty."""
+    value_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Names of what the values of further conditions mean, by condition: of each class id, or of each component of a
+    vector (see `arvid.conditions`)."""
     has_captions: bool = True
     """False where it is known that no clip has a caption."""
 
@@ -411,6 +425,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     """The paradigm's own sampling options. A model has those of its head too, see `options_for`."""
     takes_prefix: ClassVar[bool] = True
     """Whether the paradigm can continue given latent frames."""
+    takes_frame_conditions: ClassVar[bool] = False
+    """Whether the paradigm follows conditions per frame (see `arvid.nn.frame_conditions`)."""
     required_frames: int = 0
     """Latent frames that have to be given, for a paradigm that can only continue others."""
 

@@ -3,8 +3,8 @@
 Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
 the short name, and its package exposes exactly one class that fulfils the contract (among the names in `__all__`,
 or among all public ones). An importer or exporter is a module of such a folder: `paradigms/nova/import_nova.py` is the
-importer `nova`. Built-in text encoders, datasets and metrics stand in the tables below. Other packages add theirs by
-entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
+importer `nova`. Built-in text encoders, conditions, datasets and metrics stand in the tables below. Other packages add
+theirs by entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
 
 Listing names imports none of them; getting a class imports one module. A class that nobody registered is only imported
 from a package that the user trusts (see `arvid.trust`).
@@ -25,7 +25,14 @@ from arvid.errors import UserError
 from arvid.trust import is_trusted
 
 Kind = Literal[
-    "paradigms", "tokenizers", "text_encoders", "datasets", "metrics", "importers", "exporters"
+    "paradigms",
+    "tokenizers",
+    "text_encoders",
+    "conditions",
+    "datasets",
+    "metrics",
+    "importers",
+    "exporters",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -33,6 +40,7 @@ CONTRACTS: dict[Kind, str] = {
     "paradigms": "arvid.contracts:Paradigm",
     "tokenizers": "arvid.contracts:VideoTokenizer",
     "text_encoders": "arvid.nn.text:TextEncoder",
+    "conditions": "arvid.conditions:ConditionType",
     "datasets": "arvid.contracts:VideoDataset",
     "metrics": "arvid.evaluation.scores:Score",
     "importers": "arvid.importing:Importer",
@@ -43,8 +51,16 @@ MODULE_PREFIXES: dict[Kind, str] = {"importers": "import_", "exporters": "export
 OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
 """Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
 TABLES: dict[Kind, dict[str, str]] = {
+    "conditions": {
+        "action_vectors": "arvid.conditions:ActionVectors",
+        "actions": "arvid.conditions:Actions",
+        "fps": "arvid.conditions:Fps",
+        "label": "arvid.conditions:Label",
+        "motion": "arvid.conditions:Motion",
+    },
     "datasets": {
         "huggingface_videos": "arvid.data.huggingface:HuggingFaceVideos",
+        "keyboard_sprites": "arvid.data.keyboard_sprites:KeyboardSprites",
         "sprites": "arvid.data.sprites:Sprites",
         "token_shards": "arvid.data.token_shards:TokenShards",
         "video_folder": "arvid.data.folder:VideoFolder",
@@ -57,6 +73,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "words": "arvid.nn.text:WordTextEncoder",
     },
     "metrics": {
+        "action-accuracy": "arvid.evaluation.scores.actions:Actions",
         "attributes": "arvid.evaluation.scores.attributes:Attributes",
         "attributes-over-time": "arvid.evaluation.scores.attributes:AttributesOverTime",
         "fd-pixels": "arvid.evaluation.scores.distances:FdPixels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
@@ -34,7 +35,13 @@ from arvid.training.export import load_tokenizer, save_tokenizer
 
 GRID = TokenGrid(3, 4, 16)
 SIZE = Size(dim=32, depth=3, num_heads=2, head_dim=32, head_depth=1)
-CONTEXT = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True)
+CONTEXT = ContextSpec(
+    text_dim=8,
+    text_len=3,
+    conditions={"label": 5, "motion": 1},
+    frame_conditions={"actions": 5},
+    frames_per_latent=4,
+)
 SPECS: dict[str, TokenSpec] = {
     "discrete": TokenSpec("discrete", 11, (4, 8, 8), True),
     "continuous": TokenSpec("continuous", 4, (4, 8, 8), True),
@@ -76,8 +83,11 @@ def some_condition() -> Condition:
     return Condition(
         text=torch.randn(BATCH, 3, 8),
         text_mask=torch.tensor([[True, True, False], [True, True, True]]),
-        label=torch.tensor([1, 4]),
-        motion=torch.tensor([0.5, 2.0]),
+        values={
+            "label": torch.tensor([1, 4]),
+            "motion": torch.tensor([0.5, 2.0]),
+            "actions": torch.randint(5, (BATCH, GRID.t, 4)),
+        },
     )
 
 
@@ -239,6 +249,41 @@ def test_weights_survive_saving(build: Any, name: str, token_type: TokenType) ->
         for m in (model, other)
     ]
     assert torch.equal(drawn[0], drawn[1])
+
+
+@paradigms
+def test_conditions_per_frame_act_from_their_frame_on(
+    build: Any, name: str, token_type: TokenType
+) -> None:
+    """Other actions in the last frame change its loss, and no frame before it."""
+    model = build(name, token_type).eval()
+    if not model.takes_frame_conditions:
+        pytest.skip(f"{name} says that it takes no conditions per frame")
+    given, tokens = some_condition(), random_tokens(token_type)
+    actions = given.values["actions"].clone()
+    actions[:, -1] = (actions[:, -1] + 1) % 5
+    other = dataclasses.replace(given, values={**given.values, "actions": actions})
+    losses, drawn = [], []
+    for condition in (given, other):
+        torch.manual_seed(0)
+        losses.append(model.loss(tokens, condition)["loss"].item())
+        generator = torch.Generator().manual_seed(0)
+        request = Request(condition, GRID, options=options(model), generator=generator)
+        drawn.append(model.generate(request))
+    assert losses[0] != losses[1]
+    assert torch.equal(drawn[0][:, :-1], drawn[1][:, :-1])
+
+
+@paradigms
+def test_conditions_of_a_clip_of_another_length_are_refused(
+    build: Any, name: str, token_type: TokenType
+) -> None:
+    model = build(name, token_type).eval()
+    if not model.takes_frame_conditions:
+        pytest.skip(f"{name} says that it takes no conditions per frame")
+    request = Request(some_condition(), GRID.with_frames(2), options=options(model))
+    with pytest.raises(UserError, match="3 latent frames, and these have 2"):
+        model.generate(request)
 
 
 SMALL_TOKENIZERS: dict[str, dict[str, Any]] = {

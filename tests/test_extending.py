@@ -47,6 +47,7 @@ PARTS = {
     "paradigms": "frame_wise",
     "tokenizers": "patches",
     "text_encoders": "letters",
+    "conditions": "tempo",
     "datasets": "arrays",
     "metrics": "brightness",
     "importers": "squares",
@@ -125,6 +126,7 @@ def test_the_commands_of_the_page_run(package: Path, capsys: pytest.CaptureFixtu
     imported = load_tokenizer("patches.safetensors").state_dict()
     exported = load_tokenizer("runs/patches/checkpoints/last.ckpt").state_dict()
     assert torch.equal(imported["encoder.weight"], exported["encoder.weight"])
+    assert load_generator("runs/tempo").conditioner.sizes == {"tempo": 1}
     (record,) = load_run("runs/frame_wise")
     assert record.protocol_name == "sprites-generation-4-brightness"
     assert [(m.name, m.count) for m in record.metrics] == [("brightness", 4)]

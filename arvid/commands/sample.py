@@ -13,9 +13,8 @@ examples:
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arvid.commands._evaluation import add_wait_argument
 from arvid.commands._sampling import (
@@ -25,9 +24,10 @@ from arvid.commands._sampling import (
     sampling_options,
 )
 from arvid.commands._trust import add_trust_argument
+from arvid.conditions import all_conditions
 from arvid.errors import UserError
 from arvid.processes import gather, rank_and_count, sharing_processes
-from arvid.ranges import FPS, at_least
+from arvid.ranges import at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
-    parser.add_argument("--label", type=at_least(0).integer, help="class number")
-    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
+    for condition in all_conditions():
+        condition.add_argument(parser)
     parser.add_argument(
         "--first-frames", type=Path, metavar="VIDEO", help="video or image to go on from"
     )
@@ -67,11 +67,6 @@ def add_arguments(parser: CommandParser) -> None:
         "processes does not",
     )
     parser.add_argument("--seed", type=at_least(0).integer, default=0)
-    parser.add_argument(
-        "--fps",
-        type=FPS.number,
-        help=f"of the videos ({FILE_FPS:g}); told to models that know rates",
-    )
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
     add_trust_argument(parser)
     add_dtype_argument(parser)
@@ -136,24 +131,28 @@ def _sample_batches(
 def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditions:
     from arvid.sampling.sample import Conditions
 
-    spec = model.conditioner.spec
-    for given, known, name in (
-        (options.prompt, spec.text_dim is not None, "--prompt"),
-        (options.negative_prompt, spec.text_dim is not None, "--negative-prompt"),
-        (options.label, spec.num_classes is not None, "--label"),
-        (options.motion, spec.motion, "--motion"),
-    ):
-        if given is not None and not known:
-            raise UserError(f"{name} was given, but this model was trained without that condition.")
-    num = options.count
+    has_text = model.conditioner.text is not None
+    _require_known(options.prompt, has_text, "--prompt")
+    _require_known(options.negative_prompt, has_text, "--negative-prompt")
+    num, num_frames = options.count, options.frames or model.clip_shape[0]
+    values = {}
+    for condition in all_conditions():
+        given, known = getattr(options, condition.name), condition.name in model.conditioner.sizes
+        _require_known(given, known or condition.ignorable, condition.flag)
+        if given is not None and known:
+            names = model.value_names.get(condition.name, ())
+            values[condition.name] = [condition.given(given, names, num_frames)] * num
     return Conditions(
         num_clips=num,
         captions=None if options.prompt is None else [options.prompt] * num,
-        labels=[-1 if options.label is None else options.label] * num,
-        motion=[math.nan if options.motion is None else options.motion] * num,
-        fps=[math.nan if options.fps is None else options.fps] * num,
         negatives=None if options.negative_prompt is None else [options.negative_prompt] * num,
+        values=values,
     )
+
+
+def _require_known(given: Any, known: bool, flag: str) -> None:
+    if given is not None and not known:
+        raise UserError(f"{flag} was given, but this model was trained without that condition.")
 
 
 def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.ndarray:

@@ -174,7 +174,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
     sampler = CheckpointSampler(
         model,
         num_frames=options.frames,
-        motion=options.motion,
+        values={} if options.motion is None else {"motion": options.motion},
         options=sampling_options(options, model.sampling),
     )
     claim(layout.benchmark, _describe(options, sampler))

@@ -10,11 +10,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from arvid.conditions import condition, require_same
 from arvid.errors import UserError
 
 Example = dict[str, Any]
-"""`video` float (3, T, H, W) in [-1, 1] or `tokens`, with caption (str), label (int), motion and fps (float). If tokens
-are drawn from a posterior, `tokens` are its means and `spread` its standard deviations."""
+"""`video` float (3, T, H, W) in [-1, 1] or `tokens`, with `caption` (str) and the values of conditions by name (see
+`arvid.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations."""
+TENSORS = ("video", "tokens", "spread")
+OTHERS = ("caption", "unreadable", *TENSORS)
+"""Keys of an example that are no conditions."""
 
 
 def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
@@ -36,16 +40,14 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:
-    """Stack tensors and numbers (label int64; motion and fps float32); captions become a list."""
-    batch: dict[str, Any] = {
-        "caption": [example["caption"] for example in examples],
-        "label": torch.tensor([example["label"] for example in examples]),
-        **{
-            key: torch.tensor([example[key] for example in examples], dtype=torch.float32)
-            for key in ("motion", "fps")
-        },
-    }
-    for key in ("video", "tokens", "spread"):
+    """Stack tensors and conditions, keep captions as a list. Raises UserError if the examples' conditions differ."""
+    batch: dict[str, Any] = {"caption": [example["caption"] for example in examples]}
+    given = [{k: v for k, v in example.items() if k not in OTHERS} for example in examples]
+    require_same(given)
+    for name in given[0]:
+        values = condition(name).batch([values[name] for values in given])
+        batch[name] = torch.from_numpy(values)
+    for key in TENSORS:
         if key in examples[0]:
             batch[key] = torch.stack([example[key] for example in examples])
     return batch

@@ -230,6 +230,7 @@ class VideoDataModule(LightningDataModule):
                 f"validation clips {_clip_shape(val)}: they must be equal."
             )
         self.num_classes = len(train.classes)
+        self.value_names = {name: list(names) for name, names in train.value_names.items()}
 
     def share_steps(self, trainer: Trainer) -> None:
         """Divide `clips_per_step` among the trainer's processes, and set the trainer to count in steps.

@@ -1,7 +1,7 @@
 """Write, read and verify the files of a folder of token shards.
 
     FOLDER/manifest.json            tokenizer, dataset and shape of the tokens; written first
-    FOLDER/00000.safetensors        tokens, labels, motion scores, rates and captions of the first clips
+    FOLDER/00000.safetensors        tokens, captions and values of other conditions of the first clips
     FOLDER/00001.safetensors        the same of the next clips, and so on
 
 Clip i is in shard i // clips_per_shard, so it can be read without the other shards. A shard is complete or absent, and
@@ -45,7 +45,8 @@ FORMAT = "arvid tokens 3"
 UNSEALED = "arvid tokens 2"
 """Format of older folders, without checksums. They are still read and filled."""
 MANIFEST = "manifest.json"
-_NUMBERS = ("label", "motion", "fps")
+_TOKENS = ("tokens", "spread")
+"""Tensors of a shard; the others are the values of conditions by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +63,18 @@ class Manifest:
     classes: tuple[str, ...]
     num_clips: int
     clips_per_shard: int
+    value_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Of conditions: see `VideoDataset.value_names`."""
     posterior: bool = False
     """Whether the shards also hold the standard deviations of the tokens."""
     sealed: bool = dataclasses.field(default=True, compare=False)
     """Whether every file of the folder must have a checksum. A file without it is damaged."""
 
     def stored(self) -> dict[str, Any]:
-        """The fields in the file. `sealed` is not among them: the file's format states it."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "sealed"}
+        """The fields in the file. `sealed` is not among them: the file's format states it. Older files have no
+        `value_names`, so empty ones are left out."""
+        left_out = {"sealed"} if self.value_names else {"sealed", "value_names"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
 
     def name_of(self, shard: int) -> str:
         """Hash that identifies a shard among all shards of all folders."""
@@ -98,7 +103,7 @@ def begin(folder: Path, manifest: Manifest) -> Manifest:
     if not (folder / MANIFEST).is_file():
         write_sealed_json(folder / MANIFEST, {"format": FORMAT, **manifest.stored()})
     found = read_manifest(str(folder))
-    for name in manifest.stored():
+    for name in {**found.stored(), **manifest.stored()}:
         there, here = getattr(found, name), getattr(manifest, name)
         if there != here:
             raise UserError(
@@ -123,11 +128,13 @@ def write_shard(
         shard: number of the shard.
         tokens: tokens (n, t, h, w[, C]) of its n clips.
         std: standard deviations of the tokens, stored under the name "spread". None: store none.
-        facts: caption, label, motion score and fps of each clip.
+        facts: caption and values of the conditions of each clip, as `describe_clip` gives them.
     """
     tensors = {
         "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
-        **{name: np.array([clip[name] for clip in facts]) for name in _NUMBERS},
+        **{
+            name: np.stack([clip[name] for clip in facts]) for name in facts[0] if name != "caption"
+        },
     }
     if std is not None:
         tensors["spread"] = std.numpy().astype(np.float16)
@@ -181,6 +188,7 @@ def read_manifest(path: str) -> Manifest:
             verify(content)
             del value[KEY]
         value["spec"] = TokenSpec(**_with_tuples(value["spec"]))
+        value["value_names"] = _with_tuples(value.get("value_names", {}))
         return Manifest(**_with_tuples(value), sealed=sealed)
     except FileNotFoundError as error:
         raise UserError(
@@ -220,6 +228,7 @@ class Shard:
             self._tokens = self._file.get_slice("tokens")
             names = set(self._file.keys())
             self._std = self._file.get_slice("spread") if "spread" in names else None
+            self._names = names - {*_TOKENS}
             found = self._tokens.get_shape()[0]
             metadata = self._file.metadata() or {}
         num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
@@ -242,9 +251,7 @@ class Shard:
         example = {
             "tokens": tokens if tokens.is_floating_point() else tokens.long(),
             "caption": self._captions[row],
-            "label": int(self._numbers["label"][row]),
-            "motion": float(self._numbers["motion"][row]),
-            "fps": float(self._numbers["fps"][row]),
+            **{name: values[row] for name, values in self._conditions.items()},
         }
         if self._std is not None:
             example["spread"] = torch.from_numpy(np.array(self._std[row])).float()
@@ -256,8 +263,8 @@ class Shard:
         return captions
 
     @cached_property
-    def _numbers(self) -> dict[str, np.ndarray]:
-        return {name: self._file.get_tensor(name) for name in _NUMBERS}
+    def _conditions(self) -> dict[str, np.ndarray]:
+        return {name: self._file.get_tensor(name) for name in sorted(self._names)}
 
 
 @contextmanager

@@ -51,7 +51,7 @@ _VERSION = 3  # of the rendering: part of the fingerprint
 
 
 @dataclass(frozen=True)
-class _Sprite:
+class Sprite:
     """A shape and its path: position (fractions) and angle (radians) at each frame."""
 
     shape: str
@@ -126,7 +126,7 @@ class Sprites(VideoDataset):
         sprites = self._draw_sprites(rng)
         canvas = _background(rng, self.num_frames, self.size, self.textured)
         for sprite in reversed(sprites):  # painted last, so the first one is in front
-            canvas = _paint(canvas, sprite)
+            canvas = paint(canvas, sprite)
         first = sprites[0]
         return Clip(
             video=np.clip(np.rint(canvas), 0, 255).astype(np.uint8),
@@ -141,19 +141,19 @@ class Sprites(VideoDataset):
         options = {k: v for k, v in vars(self).items() if not k.startswith("_")}
         return sha256_json({"dataset": "sprites", "version": _VERSION, **options})
 
-    def _draw_sprites(self, rng: np.random.Generator) -> list[_Sprite]:
+    def _draw_sprites(self, rng: np.random.Generator) -> list[Sprite]:
         if rng.random() >= self.second:
             return [_sprite(rng, str(rng.choice(list(self.sizes))), self.num_frames, taken=None)]
         first = _sprite(rng, "large", self.num_frames, taken=None)
         return [first, _sprite(rng, "small", self.num_frames, taken=first.colour)]
 
 
-def _sprite(rng: np.random.Generator, size: str, num_frames: int, *, taken: str | None) -> _Sprite:
+def _sprite(rng: np.random.Generator, size: str, num_frames: int, *, taken: str | None) -> Sprite:
     shape, motion = CLASSES[rng.integers(len(CLASSES))].split(" ", 1)
     colour = str(rng.choice([c for c in COLOURS if c != taken]))
     radius = float(rng.uniform(*SIZES[size]))
     x, y, angle = _path(rng, motion, radius, num_frames)
-    return _Sprite(shape, colour, size, motion, radius, x, y, angle)
+    return Sprite(shape, colour, size, motion, radius, x, y, angle)
 
 
 def _path(
@@ -185,7 +185,7 @@ def _path(
     return x, y, angle
 
 
-def _motion_score(sprite: _Sprite, size: int) -> float:
+def _motion_score(sprite: Sprite, size: int) -> float:
     """Mean displacement of the shape in pixels per frame; for a turning shape, that of its rim."""
     steps = np.hypot(np.diff(sprite.x), np.diff(sprite.y)) * size
     rim = np.abs(np.diff(sprite.angle)) * sprite.radius * size
@@ -205,7 +205,7 @@ def _background(rng: np.random.Generator, num_frames: int, size: int, textured: 
     return np.broadcast_to(frame[None, ..., None].astype(np.float32), (num_frames, size, size, 3))
 
 
-def _paint(canvas: Array, sprite: _Sprite) -> Array:
+def paint(canvas: Array, sprite: Sprite) -> Array:
     """Paint a sprite over (T, H, W, 3), antialiased: its coverage falls from 1 to 0 over one pixel."""
     size = canvas.shape[1]
     centre = (np.arange(size, dtype=np.float32) + 0.5) / size

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arvid.cache_dir import cache_dir
+from arvid.conditions import of_clip
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
@@ -86,6 +87,7 @@ def encode_dataset(
         spec=tokenizer.spec,
         clip_shape=(frames, height, width),
         classes=tuple(dataset.classes),
+        value_names=dict(dataset.value_names),
         num_clips=len(dataset),
         clips_per_shard=CLIPS_PER_SHARD,
         posterior=posterior,
@@ -166,10 +168,5 @@ def _require_possible(
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
-    """Caption, label, motion and fps of a clip; -1 (label) and NaN (motion, fps) if unknown."""
-    return {
-        "caption": clip.caption,
-        "label": -1 if clip.label is None else clip.label,
-        "motion": math.nan if clip.motion is None else clip.motion,
-        "fps": math.nan if clip.fps is None else clip.fps,
-    }
+    """Caption of a clip, and the values of its conditions by name."""
+    return {"caption": clip.caption, **of_clip(clip)}

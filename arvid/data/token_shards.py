@@ -18,7 +18,7 @@ import numpy as np
 
 from arvid.cache_dir import cache_dir
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data.collate import Example
+from arvid.data.collate import OTHERS, Example
 from arvid.data.shard_files import (
     Shard,
     is_url,
@@ -45,14 +45,15 @@ class EncodedClip(Clip):
     _where: str
 
     def __init__(self, facts: Mapping[str, Any], *, where: str) -> None:
-        label = facts["label"]
+        given = {name: value for name, value in facts.items() if name not in OTHERS}
+        label, motion, fps = (given.pop(name) for name in ("label", "motion", "fps"))
         values = {
             "caption": facts["caption"],
-            "label": None if label < 0 else label,
-            **{
-                name: None if math.isnan(facts[name]) else facts[name] for name in ("motion", "fps")
-            },
+            "label": None if label < 0 else int(label),
+            "motion": None if math.isnan(motion) else float(motion),
+            "fps": None if math.isnan(fps) else float(fps),
             "attributes": {},
+            "conditions": given,
             "_where": where,
         }
         for name, value in values.items():
@@ -83,6 +84,7 @@ class TokenShards(VideoDataset):
         self.path = str(path).rstrip("/")
         self.manifest = read_manifest(self.path)
         self.classes = self.manifest.classes
+        self.value_names = self.manifest.value_names
         self._shards: dict[int, Shard] = {}
         self._verified = _flags(self.manifest.num_shards)
         if not is_url(self.path):
@@ -130,7 +132,7 @@ class TokenShards(VideoDataset):
         return self.manifest.data
 
     def example(self, index: int) -> Example:
-        """Tokens (int64 or float32), caption, label, motion score and fps of a clip; -1 (label) and NaN if unknown.
+        """Tokens (int64 or float32), caption and values of the conditions of a clip, as `describe_clip` gives them.
 
         Shards of a posterior add the key `spread`: standard deviations of the tokens (float32).
         """

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from arvid.conditions import cut_all
 from arvid.contracts import Clip, VideoDataset
 from arvid.data.stand_ins import read_clip
 from arvid.files import sha256_json
@@ -13,7 +14,8 @@ from arvid.ranges import at_least, between
 
 
 class Windows(VideoDataset):
-    """One window of consecutive frames from each clip, at a random position. All else is the clip's.
+    """One window of consecutive frames from each clip, at a random position, with the conditions of these frames. All
+    else is the clip's.
 
     Args:
         dataset: the clips.
@@ -32,6 +34,7 @@ class Windows(VideoDataset):
         self.num_frames = num_frames
         self.seed = seed
         self.classes = dataset.classes
+        self.value_names = dataset.value_names
         self.has_captions = dataset.has_captions
 
     def __len__(self) -> int:
@@ -42,7 +45,12 @@ class Windows(VideoDataset):
         rng = np.random.default_rng([self.seed, index])
         start = int(rng.integers(len(clip.video) - self.num_frames + 1))
         window = clip.video[start : start + self.num_frames]
-        return dataclasses.replace(clip, video=window, name=f"{clip.name}@{start}")
+        return dataclasses.replace(
+            clip,
+            video=window,
+            name=f"{clip.name}@{start}",
+            conditions=cut_all(clip.conditions, start, self.num_frames),
+        )
 
     def fingerprint(self) -> str:
         return self._hash(self.dataset.fingerprint())

@@ -96,7 +96,8 @@ def generation_flops(
     grid = clip_grid(model, num_frames)
     prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
     with torch.no_grad(), _gradients(model, False), _counter() as counter:
-        request = Request(conditions.encode(model), grid, prefix=prefix, options=model.sampling)
+        condition = conditions.encode(model, num_frames)
+        request = Request(condition, grid, prefix=prefix, options=model.sampling)
         model.tokenizer.decode(model.paradigm.generate(request))
     return float(counter.get_total_flops())
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from torch import nn
 from tqdm import tqdm
 
+from arvid.conditions import condition, of_clips
 from arvid.contracts import Clip, Condition, Request, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
 from arvid.nn.finite import require_finite_weights
@@ -24,15 +24,14 @@ from arvid.sampling.generator import Generator as GeneratorModule
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What each clip is generated from; every list has one entry per clip or is None."""
+    """What each clip is generated from; every sequence has one entry per clip, and None means that it is not given."""
 
     num_clips: int
     captions: Sequence[str] | None = None
-    labels: Sequence[int] | None = None
-    motion: Sequence[float] | None = None
-    fps: Sequence[float] | None = None
     negatives: Sequence[str] | None = None
-    """Prompts that guidance leads away from."""
+    """Negative prompts of classifier-free guidance."""
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of the other conditions by name (see `arvid.conditions`), per frame (T, ...) where these are."""
 
     @classmethod
     def of_clips(cls, clips: Sequence[Clip]) -> Conditions:
@@ -40,26 +39,34 @@ class Conditions:
         return cls(
             num_clips=len(clips),
             captions=[clip.caption for clip in clips],
-            labels=[-1 if clip.label is None else clip.label for clip in clips],
-            motion=[math.nan if clip.motion is None else clip.motion for clip in clips],
-            fps=[math.nan if clip.fps is None else clip.fps for clip in clips],
+            values=of_clips(clips),
         )
 
     def part(self, start: int, stop: int) -> Conditions:
         """Those of some of the clips."""
-        num = len(range(self.num_clips)[start:stop])
-        lists = {n: v and v[start:stop] for n, v in vars(self).items() if n != "num_clips"}
-        return Conditions(num_clips=num, **lists)
-
-    def encode(self, model: GeneratorModule) -> Condition:
-        device = model.device
-        return model.conditioner(
-            caption=self.captions,
-            label=None if self.labels is None else torch.tensor(self.labels, device=device),
-            motion=None if self.motion is None else torch.tensor(self.motion, device=device),
-            fps=None if self.fps is None else torch.tensor(self.fps, device=device),
-            negative=self.negatives,
+        return Conditions(
+            num_clips=len(range(self.num_clips)[start:stop]),
+            captions=self.captions and self.captions[start:stop],
+            negatives=self.negatives and self.negatives[start:stop],
+            values={name: values[start:stop] for name, values in self.values.items()},
         )
+
+    def encode(self, model: GeneratorModule, num_frames: int | None = None) -> Condition:
+        """The condition of clips of `num_frames` (the trained number by default).
+
+        Values per frame are cut to that length; frames behind the last one have unknown values.
+        """
+        frames = model.clip_shape[0] if num_frames is None else num_frames
+        values = {}
+        for name in model.conditioner.sizes:
+            if name in self.values:
+                kind = condition(name)
+                array = kind.batch([kind.cut(np.asarray(v), 0, frames) for v in self.values[name]])
+                values[name] = torch.from_numpy(array).to(model.device)
+        encoded: Condition = model.conditioner(
+            caption=self.captions, negative=self.negatives, values=values
+        )
+        return encoded
 
 
 @torch.no_grad()
@@ -77,7 +84,7 @@ def sample(
 
     Args:
         model: see `arvid.training.generator_module.load_generator`.
-        conditions: captions, labels, motion scores, frame rates.
+        conditions: captions, and the other conditions of each clip.
         num_frames: frames per clip, 1 + F_T·n; the trained length by default.
         first_frames: given frames (also 1 + F_T·n) to go on from. They come back as the tokenizer
             reconstructs them.
@@ -146,7 +153,7 @@ def _request(
     grid = clip_grid(model, num_frames)
     require_finite_weights(cast(nn.Module, model), "This model")
     return Request(
-        conditions.encode(model),
+        conditions.encode(model, num_frames),
         grid,
         batch_size=conditions.num_clips,
         prefix=None if first_frames is None else _encode_prefix(model, first_frames, grid),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ class CheckpointSampler:
     Args:
         model: see `arvid.training.generator_module.load_generator`.
         num_frames: length of each clip; None: as in training.
-        motion: motion score in pixels per frame, for a model trained with it; None: unknown.
+        values: values of conditions by name (see `arvid.conditions`), the same for all clips. Others are unknown.
         options: sampling options; None: the model's.
 
-    Raises UserError if the model takes no text, cannot make clips of this length, or was not trained with motion
-    scores.
+    Raises UserError if the model takes no text, cannot make clips of this length, or was not trained with one of the
+    conditions.
     """
 
     def __init__(
@@ -34,25 +33,27 @@ class CheckpointSampler:
         model: GeneratorModule,
         *,
         num_frames: int | None = None,
-        motion: float | None = None,
+        values: Mapping[str, Any] | None = None,
         options: SamplingOptions | None = None,
     ) -> None:
-        spec = model.conditioner.spec
-        if spec.text_dim is None:
+        if model.conditioner.text is None:
             raise UserError("This model was trained without captions: it cannot follow prompts.")
-        if motion is not None and not spec.motion:
-            raise UserError(
-                "A motion score was given, but this model was trained without motion scores."
-            )
+        for name in values or {}:
+            if name not in model.conditioner.sizes:
+                raise UserError(
+                    f"A value of {name} was given, but this model was trained without this condition."
+                )
         clip_grid(model, num_frames)  # raises UserError for an impossible length
         self.model = model
         self.num_frames = num_frames
-        self.motion = math.nan if motion is None else motion
+        self.values = dict(values or {})
         self.options = options or model.sampling
 
     def __call__(self, captions: Sequence[str], seed: int) -> UInt8[np.ndarray, "b t h w 3"]:
         conditions = Conditions(
-            num_clips=len(captions), captions=list(captions), motion=[self.motion] * len(captions)
+            num_clips=len(captions),
+            captions=list(captions),
+            values={name: [value] * len(captions) for name, value in self.values.items()},
         )
         return sample(
             self.model,

@@ -143,7 +143,7 @@ class ArvidCLI(LightningCLI):
             default=30.0,
             help="How long a process waits for the others before it gives up.",
         )
-        for name in ("clip_shape", "num_classes"):
+        for name in ("clip_shape", "num_classes", "value_names"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -203,7 +203,9 @@ class ArvidCLI(LightningCLI):
                 num_processes=num_processes,
             )
         plain["model"]["init_args"].update(
-            clip_shape=list(data.clip_shape), num_classes=data.num_classes
+            clip_shape=list(data.clip_shape),
+            num_classes=data.num_classes,
+            value_names=data.value_names,
         )
         description = describe_run(plain, data.train, data.val, num_processes=num_processes)
         for path in unregistered(description):

@@ -6,7 +6,7 @@ The module also is what a checkpoint holds and what sampling loads: tokenizer, c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from arvid.conditions import condition
 from arvid.contracts import (
+    ContextSpec,
     ParadigmFactory,
     SamplingOptions,
     Size,
@@ -88,10 +90,12 @@ class GeneratorModule(LightningModule):
         size: size of the paradigm's transformer.
         clip_shape: frames, height and width of the clips.
         num_classes: class labels in the data.
+        value_names: of the data's further conditions (see `VideoDataset.value_names`).
         text: encoder of the captions, or null to ignore them.
         label: whether the class label is a condition.
         motion: whether the motion score is one.
         fps: whether the frames per second are one.
+        conditions: names of further conditions (see `arvid.conditions`).
         optimizer: AdamW and its schedule.
         sampling: sampling options by name, which hold unless a command says otherwise. A model takes those that it
             has (see `arvid.training.sampling_options`).
@@ -108,10 +112,12 @@ class GeneratorModule(LightningModule):
         size: Size,
         clip_shape: tuple[int, int, int],
         num_classes: int = 0,
+        value_names: dict[str, list[str]] | None = None,
         text: TextEncoder | None = None,
         label: bool = False,
         motion: bool = False,
         fps: bool = False,
+        conditions: Sequence[str] = (),
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
         sampling: dict[str, Any] | None = None,
     ) -> None:
@@ -120,11 +126,13 @@ class GeneratorModule(LightningModule):
         self.tokenizer_hash = fingerprint(self.tokenizer)
         self.clip_shape = clip_shape
         self.optimizer_config = optimizer
-        self.conditioner = Conditioner(
-            text=text, label=label, motion=motion, fps=fps, num_classes=num_classes
-        )
+        self.value_names = {"label": [str(i) for i in range(num_classes)], **(value_names or {})}
+        switches = {"label": label, "motion": motion, "fps": fps}
+        names = [*(name for name, is_on in switches.items() if is_on), *conditions]
         spec = self.tokenizer.spec
+        self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
+        self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
         """Set where the module comes from a checkpoint."""
@@ -132,6 +140,18 @@ class GeneratorModule(LightningModule):
         """Config, setting and factors of the run, as plain data; goes into its checkpoints."""
         self.allow_changes = False
         """Whether a run may go on under another setting than its checkpoint's."""
+
+    def _sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Number of ids or components of each condition. Raises UserError for one that the data does not give."""
+        return {name: condition(name).size(self.value_names.get(name, ())) for name in names}
+
+    def _require_frame_conditions(self, spec: ContextSpec) -> None:
+        """Raise UserError if there are conditions per frame that the paradigm would ignore."""
+        if spec.frame_conditions and not self.paradigm.takes_frame_conditions:
+            raise UserError(
+                f"{type(self.paradigm).__name__} takes no conditions per frame ({', '.join(spec.frame_conditions)}): "
+                "leave them out of model.conditions, or use another paradigm."
+            )
 
     def train(self, mode: bool = True) -> GeneratorModule:
         super().train(mode)

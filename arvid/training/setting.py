@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from arvid import registry
+from arvid.conditions import FIELDS
 from arvid.contracts import TokenType, UserError, VideoDataset
 from arvid.files import sha256_file, sha256_json
 from arvid.training.export import fingerprint
@@ -24,7 +25,6 @@ TRAINER_KEYS = (
 )
 NO_SETTING = ("tokenizer", "gradient_checkpointing")
 """Arguments of a tokenizer's training that are its factor, or change no result."""
-CONDITIONS = ("text", "label", "motion", "fps")
 AVERAGING = "arvid.training.averaging.EMAWeightAveraging"
 LIGHTNING_AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
 """Lightning's class, which older settings name. The averages are the same, and so is the setting's hash."""
@@ -48,7 +48,7 @@ def describe_run(
         **_of_training(config, train, val, num_processes),
         "data.clip_shape": model["clip_shape"],
         **_tokenizers(model["tokenizers"]),
-        **flatten({key: model[key] for key in CONDITIONS}, "model"),
+        **_conditions(model),
         **flatten(model["optimizer"], "model.optimizer"),
     }
     description = {
@@ -161,6 +161,13 @@ def flatten(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         name = f"{prefix}.{key}"
         flat.update(flatten(item, name) if isinstance(item, Mapping) else {name: item})
     return flat
+
+
+def _conditions(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is conditioned on. Older settings know no further conditions, so none of them are left out."""
+    further = {"conditions": model["conditions"]} if model.get("conditions") else {}
+    switches = {key: model[key] for key in ("text", *FIELDS)}
+    return flatten({**switches, **further}, "model")
 
 
 def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:

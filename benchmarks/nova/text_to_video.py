@@ -144,7 +144,7 @@ def suite_row(
 
 def moves(checkpoint: Path) -> bool:
     """Whether a model takes a motion score."""
-    return bool(load_generator(checkpoint).conditioner.spec.motion)
+    return "motion" in load_generator(checkpoint).conditioner.sizes
 
 
 def found_records(options: argparse.Namespace) -> dict[str, ResultRecord]:

@@ -91,7 +91,7 @@ class Scale:
         """The model, with random weights."""
         torch.manual_seed(0)
         dim, length = self.text
-        context = ContextSpec(text_dim=dim, text_len=length, motion=True)
+        context = ContextSpec(text_dim=dim, text_len=length, conditions={"motion": 1})
         return NOVA(
             SPEC,
             self.grid,
@@ -108,7 +108,7 @@ class Scale:
         return Condition(
             text=torch.randn(batch, length, dim, device=device),
             text_mask=torch.ones(batch, length, dtype=torch.bool, device=device),
-            motion=torch.full((batch,), 5.0, device=device),
+            values={"motion": torch.full((batch,), 5.0, device=device)},
         )
 
 

@@ -99,6 +99,7 @@ class Decoder:
         padding: where the context's first tokens are padding.
         layout: of the clip.
         options: whether there is a cache, and whether the step is compiled.
+        frame_conditions: embedded conditions per frame (B, t, D).
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Decoder:
         padding: Bool[Tensor, "b p"] | None,
         layout: Layout,
         options: NextBlockSampling,
+        frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> None:
         if options.compiled and not (has_graphs(context) and options.use_cache):
             raise UserError(
@@ -118,6 +120,7 @@ class Decoder:
         if isinstance(model.head, CategoricalHead):
             self.head = model.head.packed()
         self.context = context
+        self.frame_conditions = frame_conditions
         self.padding = padding
         self.layout = layout
         self.options = options
@@ -170,7 +173,7 @@ class Decoder:
         """
         end, count = self.layout.length(known), self.layout.num_predicted(known)
         start = min(self.fed, end - count) if self.caches else 0
-        x = self.model.embed_sequence(self.context, tokens, start, end)
+        x = self.model.embed_sequence(self.context, tokens, start, end, self.frame_conditions)
         if hint is not None:
             if self.hints is None:
                 self.hints = x.new_zeros(len(x), self.length, x.shape[-1])

@@ -83,6 +83,15 @@ class Layout:
         numbers = [i for i, (a, b) in enumerate(pairwise(ends)) for _ in range(a, b)]
         return torch.tensor(numbers, device="cpu")
 
+    def predicted(self) -> Int[Tensor, " l"]:
+        """The token that each place predicts; N where it predicts none."""
+        ends = {known: self.length(known) for known in self.steps()}
+        found = torch.full((max(ends.values()),), self.num_tokens, device="cpu")
+        for known, end in ends.items():
+            num = self.num_predicted(known)
+            found[end - num : end] = torch.arange(known, known + num, device="cpu")
+        return found
+
     def places(self) -> Int[Tensor, " n"]:
         """Where in the sequence each token stands."""
         token = torch.arange(self.num_tokens, device="cpu")

@@ -95,7 +95,8 @@ def attention_maps(model: GeneratorModule, clips: Sequence[Clip], num_frames: in
     layout = paradigm.clip_layout(num_frames)
     video = torch.stack([normalise(clip.video) for clip in clips]).to(model.device)
     tokens = model.tokenizer.encode(video)[:, :num_frames]
-    condition = Conditions.of_clips(clips).encode(model)
+    shown_frames = model.tokenizer.spec.num_frames(paradigm.grid.with_frames(num_frames))
+    condition = Conditions.of_clips(clips).encode(model, shown_frames)
     order = paradigm.order[: layout.num_tokens]
     padding = paradigm.padding(condition.text_mask)
     with recording(paradigm.transformer) as found:
@@ -104,6 +105,7 @@ def attention_maps(model: GeneratorModule, clips: Sequence[Clip], num_frames: in
             padding,
             tokens.flatten(1, 3)[:, order],
             layout,
+            frame_conditions=paradigm.frame_conditions(condition, len(clips), num_frames),
         )
     grid = paradigm.grid.with_frames(num_frames - 1)
     end = int(layout.places()[grid.num_tokens])

@@ -35,6 +35,7 @@ from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import BlockStyle, Transformer, build_norm
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import Dropout, draw
+from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.positions import Rotation
@@ -74,8 +75,10 @@ class NextBlock(Paradigm):
 
     heads = HEADS
     options_class = NextBlockSampling
+    takes_frame_conditions = True
     blocks: Tensor
     order: Tensor
+    predicted_frames: Tensor
 
     def __init__(
         self,
@@ -114,7 +117,12 @@ class NextBlock(Paradigm):
         self.layout = Layout(context.num_tokens, len(order), self.block_len, start)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("blocks", self.layout.blocks(), persistent=False)
+        frames = torch.cat([order // grid.tokens_per_frame, order.new_tensor([grid.t])])
+        self.register_buffer(
+            "predicted_frames", frames[self.layout.predicted()], persistent=False
+        )  # (L,) latent frame that each place predicts a token of; t where it predicts none
         self.context = ContextEmbedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
         num_special = {"block": 1, "none": 0, "hybrid": self.block_len}[start]
         special = torch.empty(num_special, size.dim)
         self.special = nn.Parameter(special, requires_grad=num_special > 0)
@@ -146,10 +154,15 @@ class NextBlock(Paradigm):
     # The sequence
 
     def embed_sequence(
-        self, context: Float[Tensor, "b s d"], tokens: Tensor, start: int, end: int
+        self,
+        context: Float[Tensor, "b s d"],
+        tokens: Tensor,
+        start: int,
+        end: int,
+        frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """Input vectors of the places start..end-1. `tokens` are in block-major order, and may be of a part of the
-        clips, which is repeated."""
+        clips, which is repeated. Embedded conditions per frame are added at the places that predict the frame."""
         parts, offset, taken = [], 0, {"context": 0, "special": 0, "tokens": 0}
         for kind, length in self.layout.pieces:
             low, high = max(start - offset, 0), min(end - offset, length)
@@ -161,6 +174,11 @@ class NextBlock(Paradigm):
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         if isinstance(self.places, LearnedPlaces):
             x = x + self.places(start, end)
+        if frame_conditions is not None:
+            frames = self.predicted_frames[start:end]
+            is_predicted = (frames < self.grid.t)[:, None]
+            frames = frames.clamp_max(frame_conditions.shape[1] - 1)
+            x = x + frame_conditions[:, frames] * is_predicted
         out: Tensor = self.dropout(x)
         return out
 
@@ -229,10 +247,13 @@ class NextBlock(Paradigm):
             drop = draw(partial(torch.rand, device=tokens.device), [len(tokens)])
             drop = drop < self.condition_dropout
         context = self.context(condition, len(tokens), drop)
+        frame_conditions = self.frame_conditions(condition, *tokens.shape[:2], drop)
         padding = self.padding(condition.text_mask, drop)
         wanted = target[:, layout.first_predicted :]
         revealed = self._revealed(wanted, layout)
-        hidden = self.hidden_states(context, padding, target, layout, revealed)
+        hidden = self.hidden_states(
+            context, padding, target, layout, revealed, frame_conditions=frame_conditions
+        )
         losses = self.head.loss(hidden, wanted)  # (B, M)
         return self._means(losses, layout, revealed)
 
@@ -243,13 +264,15 @@ class NextBlock(Paradigm):
         tokens: Tensor,
         layout: Layout,
         revealed: Bool[Tensor, "b m"] | None = None,
+        frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Normed hidden states that predict the tokens (B, N[, C]) from `layout.first_predicted` on, all at once.
 
-        `revealed` says which of these are shown to the places that predict them.
+        `revealed` says which of these are shown to the places that predict them. `frame_conditions` are the embedded
+        conditions per frame.
         """
         length = layout.length(list(layout.steps())[-1])
-        x = self.embed_sequence(context, tokens, 0, length)
+        x = self.embed_sequence(context, tokens, 0, length, frame_conditions)
         if revealed is not None:
             hint = self.hint(tokens[:, layout.first_predicted :], revealed)
             x = torch.cat([x[:, : layout.num_context], x[:, layout.num_context :] + hint], dim=1)
@@ -309,20 +332,19 @@ class NextBlock(Paradigm):
     def stream(self, request: Request) -> Iterator[Tokens]:
         """As `Paradigm.stream`. Raises UserError for a prefix that is no whole number of blocks, or is missing where
         there is no start."""
-        condition, grid = request.condition, request.grid
+        condition, grid, batch = request.condition, request.grid, request.batch_size
         options = self.own_options(request.options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
-        tokens, given = self._given(
-            request.prefix, layout, request.batch_size
-        )  # (B, N[, C]) in block-major order
+        tokens, given = self._given(request.prefix, layout, batch)  # (B, N[, C]), block by block
         if options.guided and not self.condition_dropout and condition.negative_text is None:
             warn_once(
                 "Guidance leads away from a null condition that this model never learned: it was trained with "
                 "condition_dropout 0. Give a negative prompt, or guidance 1."
             )
-        context = self.context.guided(condition, request.batch_size, options.guidance)
+        context = self.context.guided(condition, batch, options.guidance)
         padding = self._padding_of_passes(condition, context)
-        decoder = Decoder(self, context, padding, layout, options)
+        frame_conditions = self._guided_frames(condition, batch, grid.t, len(context) // batch)
+        decoder = Decoder(self, context, padding, layout, options, frame_conditions)
         finished = 0  # frames
         for known in layout.steps(given):
             if known >= (finished + self.block[0]) * grid.tokens_per_frame:
@@ -332,6 +354,15 @@ class NextBlock(Paradigm):
             tokens[:, known : known + drawn.shape[1]] = drawn
         decoder.close()
         yield self._frames(tokens, finished, layout.num_tokens)[0]
+
+    def _guided_frames(
+        self, condition: Condition, batch: int, num_frames: int, passes: int
+    ) -> Tensor | None:
+        """Embedded conditions per frame (P·B, t, D), the null half of guidance behind."""
+        given = self.frame_conditions(condition, batch, num_frames)
+        if given is None or passes == 1:
+            return given
+        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])
 
     def _given(self, prefix: Tokens | None, layout: Layout, batch: int) -> tuple[Tensor, int]:
         """Room for all tokens (B, N[, C]) in block-major order, and how many of them are given."""

@@ -1,8 +1,9 @@
-"""Context tokens as NOVA's released code makes them (arXiv 2412.14169): text ‖ label ‖ motion ‖ fps.
+"""Context tokens as NOVA's released code makes them (arXiv 2412.14169): text ‖ label ‖ motion ‖ fps ‖ others.
 
 What pads a prompt, and what stands for a dropped one, are the rows of a fixed random table: features as the text
 encoder's, which go through the same projection and norm. The label's null is a row of its table. Motion and fps are
-never null: where unknown, they are 5 pixels per frame and 12 frames per second. So guidance keeps the motion.
+never null: where unknown, they are 5 pixels per frame and 12 frames per second. So guidance keeps the motion. Other
+conditions, which the released code has not, have learned null tokens.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arvid.contracts import Condition, ContextSpec, UserError
-from arvid.nn.conditioner import negative_condition
+from arvid.nn.conditioner import ContextEmbedder, negative_condition
 from arvid.nn.positions import ScalarEmbedding
 
 TABLE_ROWS = 512
 DEFAULT_MOTION = 5.0
 DEFAULT_FPS = 12.0
+OWN = ("label", "motion", "fps")
+"""The conditions of the released code."""
 
 
 class PublishedContext(nn.Module):
@@ -48,13 +51,16 @@ class PublishedContext(nn.Module):
         if spec.text_dim is not None:
             self.register_buffer("table", 0.02 * torch.randn(TABLE_ROWS, spec.text_dim))
             self.text = nn.Sequential(nn.Linear(spec.text_dim, dim), nn.LayerNorm(dim))
-        if spec.num_classes is not None:
-            self.label = nn.Embedding(spec.num_classes + 1, dim)
+        if "label" in spec.conditions:
+            self.label = nn.Embedding(spec.conditions["label"] + 1, dim)
             nn.init.normal_(self.label.weight, std=0.02)
             self.label_norm = nn.LayerNorm(dim)
-        if spec.motion or spec.fps:
+        self.has_motion = "motion" in spec.conditions or "fps" in spec.conditions
+        if self.has_motion:
             self.motion = ScalarEmbedding(dim)
             self.fps = ScalarEmbedding(dim)
+        others = {name: size for name, size in spec.conditions.items() if name not in OWN}
+        self.others = ContextEmbedder(ContextSpec(conditions=others), dim) if others else None
 
     def forward(
         self, condition: Condition, batch_size: int, drop: Tensor | None = None
@@ -63,23 +69,27 @@ class PublishedContext(nn.Module):
         parts = []
         if self.spec.text_dim is not None:
             parts.append(self.text(self._features(condition, batch_size, drop)))
-        if self.spec.num_classes is not None:
+        if "label" in self.spec.conditions:
             parts.append(self._label(condition, batch_size, drop)[:, None])
-        if self.spec.motion or self.spec.fps:
-            for embed, value, default in (
-                (self.motion, condition.motion, DEFAULT_MOTION),
-                (self.fps, condition.fps, DEFAULT_FPS),
+        if self.has_motion:
+            for embed, name, default in (
+                (self.motion, "motion", DEFAULT_MOTION),
+                (self.fps, "fps", DEFAULT_FPS),
             ):
-                parts.append(embed(self._known(value, default, batch_size))[:, None])
+                value = self._known(condition.values.get(name), default, batch_size)
+                parts.append(embed(value)[:, None])
+        if self.others is not None:
+            parts.append(self.others(condition, batch_size, drop))
         if not parts:
             return self._device.new_empty(batch_size, 0, self.dim)
         return torch.cat(parts, dim=1)
 
     def negative(self, condition: Condition, batch_size: int) -> Float[Tensor, "b s d"]:
-        """What guidance leads away from: the negative text or the null one, with the same motion."""
-        away = negative_condition(condition)
-        away.motion, away.fps = condition.motion, condition.fps
-        context: Tensor = self(away, batch_size)
+        """Negative context of guidance: the negative prompt's or the null one, with the same motion and rate."""
+        negative = negative_condition(condition)
+        kept = {name: v for name, v in condition.values.items() if name in ("motion", "fps")}
+        negative.values.update(kept)
+        context: Tensor = self(negative, batch_size)
         return context
 
     def _features(self, condition: Condition, batch_size: int, drop: Tensor | None) -> Tensor:
@@ -94,7 +104,7 @@ class PublishedContext(nn.Module):
 
     def _label(self, condition: Condition, batch_size: int, drop: Tensor | None) -> Tensor:
         null = self.label.num_embeddings - 1
-        label = condition.label
+        label = condition.values.get("label")
         if label is None:
             label = torch.full((batch_size,), null, device=self._device.device)
         unknown = label < 0 if drop is None else (label < 0) | drop

@@ -33,6 +33,7 @@ from arvid.contracts import (
 from arvid.nn.attention import NormPlacement
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import draw, draw_once
+from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.tokens import from_patches, to_patches
@@ -75,6 +76,7 @@ class NOVA(Paradigm):
 
     heads = HEADS
     options_class = NovaSampling
+    takes_frame_conditions = True
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class NOVA(Paradigm):
         self.condition_dropout = condition_dropout
         embedder = PublishedContext if nulls == "table" else ContextEmbedder
         self.context = embedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
         self.temporal = TemporalLayers(
             spec,
             grid,
@@ -165,12 +168,19 @@ class NOVA(Paradigm):
         """
         batch, num_frames = tokens.shape[:2]
         drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
-        context = self.context(condition, batch, drop if self.training else None)
+        dropped = drop if self.training else None
+        context = self.context(condition, batch, dropped)
+        frame_conditions = self.frame_conditions(condition, batch, num_frames, dropped)
         patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)  # (BT, L[, p·p·C])
         num_visible = round((1 - draw_once(draw_mask_ratio)) * self.num_positions)
         orders = random_orders(len(patches), self.num_positions, tokens.device)
         visible, masked = orders[:, :num_visible], orders[:, num_visible:]
-        indicators = self._training_indicators(context[None], tokens, visible)  # (1, B, T, L', D)
+        indicators = self._training_indicators(  # (1, B, T, L', D)
+            context[None],
+            tokens,
+            visible,
+            None if frame_conditions is None else frame_conditions[None],
+        )
         hidden = self.spatial(
             indicators.flatten(1, 2), read_tokens(patches, visible), visible, masked
         )
@@ -182,13 +192,20 @@ class NOVA(Paradigm):
         mean = per_frame.mean().detach()
         return {"loss": image + video, "image": image, "video": video, "per_token": mean}
 
-    def _training_indicators(self, context: Tensor, tokens: Tokens, visible: Tensor) -> Tensor:
+    def _training_indicators(
+        self,
+        context: Tensor,
+        tokens: Tokens,
+        visible: Tensor,
+        frame_conditions: Tensor | None,
+    ) -> Tensor:
         num_frames = tokens.shape[1]
         if not self.tam:
             known = self.known_places(visible).unflatten(0, tokens.shape[:2])
-            return self.temporal.whole_clip(context, tokens, known)
+            return self.temporal.whole_clip(context, tokens, known, frame_conditions)
         past = tokens[:, :-1] if num_frames > 1 else None
-        return self.temporal.indicators(self.temporal(context, past, num_frames))
+        out = self.temporal(context, past, num_frames, frame_conditions=frame_conditions)
+        return self.temporal.indicators(out, frame_conditions)
 
     # Sampling
 
@@ -211,8 +228,10 @@ class NOVA(Paradigm):
     def stream(self, request: Request) -> Iterator[Tokens]:
         """As `Paradigm.stream`. Without temporal autoregression (`tam`) no frame is finished before the last."""
         options = self.own_options(request.options, NovaSampling)
-        context = self._contexts(request.condition, request.batch_size, options)
-        draw = Draw(self, context, options, request)
+        batch, num_frames = request.batch_size, request.grid.t
+        context = self._contexts(request.condition, batch, options)
+        conditions = self._frame_conditions(request.condition, batch, num_frames, len(context))
+        draw = Draw(self, context, conditions, options, request)
         given: list[Tensor] = []
         if request.prefix is not None:
             given = list(request.prefix.unbind(1))
@@ -228,7 +247,7 @@ class NOVA(Paradigm):
         if options.overlap is not None and not self.tam:
             raise UserError("Without temporal autoregression no window moves: leave out overlap.")
         context = self.context(condition, batch)
-        passes = 1 + (options.guided and context.shape[1] > 0)
+        passes = 1 + (options.guided and not self.context.spec.is_empty)
         if options.guided and passes == 1:
             warn_once("Guidance has no effect: this model has no conditions.")
         if options.image_guidance:
@@ -239,6 +258,16 @@ class NOVA(Paradigm):
             passes = 3
         null = [self.context.negative(condition, batch)] if passes > 1 else []
         return torch.stack([context, *null * (passes - 1)])
+
+    def _frame_conditions(
+        self, condition: Condition, batch: int, num_frames: int, passes: int
+    ) -> Tensor | None:
+        """Embedded conditions per frame (P, B, T, D) of each pass of guidance: given in the first, null in others."""
+        given = self.frame_conditions(condition, batch, num_frames)
+        if given is None:
+            return None
+        null = self.frame_conditions(Condition(), batch, num_frames)
+        return torch.stack([given, *[null] * (passes - 1)])
 
     # Tokens of frames
 

@@ -140,9 +140,9 @@ def _config(published: Published, text: dict[str, Any] | None) -> dict[str, Any]
         },
         "clip_shape": list(published.clip_shape),
         "text": text,
-        "label": published.context.num_classes is not None,
-        "num_classes": published.context.num_classes or 0,
-        "motion": published.context.motion,
+        "label": "label" in published.context.conditions,
+        "num_classes": published.context.conditions.get("label", 0),
+        "motion": "motion" in published.context.conditions,
         "sampling": SAMPLING,
     }
 

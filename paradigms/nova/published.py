@@ -196,8 +196,10 @@ def read_config(config: Mapping[str, Any], process: Process, shift: float = 1.0)
         context=ContextSpec(
             text_dim=text_dim or None,
             text_len=config["text_token_len"] if text_dim else 0,
-            num_classes=None if text_dim else NUM_CLASSES,
-            motion=base_frames > 1,
+            conditions={
+                **({} if text_dim else {"label": NUM_CLASSES}),
+                **({"motion": 1} if base_frames > 1 else {}),
+            },
         ),
         size=_size(config["arch"]),
         options={

@@ -20,6 +20,7 @@ from arvid.nn.tokens import to_patches
 from arvid.options import option
 from arvid.paradigms.nova.schedule import random_orders, set_sizes
 from arvid.paradigms.nova.spatial import read_tokens, write_tokens
+from arvid.paradigms.nova.temporal import add_frame_conditions
 from arvid.ranges import FINITE, at_least
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Draw:
 
     model: NOVA
     context: Float[Tensor, "p b s d"]
+    frame_conditions: Float[Tensor, "p b t d"] | None
+    """Embedded conditions per frame."""
     options: NovaSampling
     request: Request
 
@@ -88,7 +91,7 @@ class Draw:
             if given is not None:
                 frames = torch.cat([given, frames], dim=1)
                 seen = torch.cat([seen.new_ones(given.shape[:4]), seen], dim=1)
-            out = model.temporal.whole_clip(self.context, frames, seen)
+            out = model.temporal.whole_clip(self.context, frames, seen, self.frame_conditions)
             return out[:, :, -new:].flatten(1, 2)
 
         if model.order == "video":
@@ -162,6 +165,7 @@ class _Window:
         trained, options = draw.model.grid.t, draw.options
         self.temporal = draw.model.temporal
         self.context = draw.context
+        self.frame_conditions = draw.frame_conditions
         self.use_cache = options.use_cache
         self.length = draw.num_frames
         self.overlap = 0
@@ -181,16 +185,23 @@ class _Window:
         """Indicator of the frame after `frames`."""
         if len(frames) - self.start >= self.length:
             self._begin(len(frames) - self.overlap)
-        past = frames[self.start :]
+        past, num = frames[self.start :], len(frames)
+        of_frame = self._frame_conditions(num, num + 1)  # (P, B, 1, D)
         if self.anchor is None or self.caches is None:
             given = torch.stack(past, dim=1) if past else None
-            out = self.temporal(self.context, given, self.length, self.caches)
+            of_blocks = self._frame_conditions(self.start, num + 1)
+            out = self.temporal(self.context, given, self.length, self.caches, of_blocks)
             self.anchor, current = out[:, :, 0], out[:, :, -1]
         else:
             current = self.temporal.step(
-                len(self.context), past[-1], len(past), self.length, self.caches
+                len(self.context), past[-1], len(past), self.length, self.caches, of_frame
             )
-        return self.temporal.indicator(self.anchor, current) if past else current
+        indicator = self.temporal.indicator(self.anchor, current) if past else current
+        return add_frame_conditions(indicator[:, :, None], of_frame)[:, :, 0]
+
+    def _frame_conditions(self, start: int, stop: int) -> Tensor | None:
+        """Those of the clip's frames start..stop-1: the times of a window begin anew, its conditions do not."""
+        return None if self.frame_conditions is None else self.frame_conditions[:, :, start:stop]
 
     def _begin(self, start: int) -> None:
         self.start, self.anchor = start, None

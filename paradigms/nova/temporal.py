@@ -84,6 +84,7 @@ class TemporalLayers(nn.Module):
         frames: Tensor | None,
         num_frames: int,
         caches: list[KVCache] | None = None,
+        frame_conditions: Float[Tensor, "p b k1 d"] | None = None,
     ) -> Float[Tensor, "p b k1 l d"]:
         """Normed outputs of the first block and of one block for each of the `frames`.
 
@@ -93,13 +94,14 @@ class TemporalLayers(nn.Module):
             frames: (B, k, h, w[, C]) or None.
             num_frames: length of the whole clip, over which the time code is stretched.
             caches: empty ones to keep keys and values in, for `step`.
+            frame_conditions: embedded conditions per frame, of the frame that each block is about.
         """
         blocks = self.bov.expand(context.shape[1], 1, self.num_tokens, -1)
         if frames is not None:
             patches = self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             blocks = torch.cat([blocks, patches], dim=1)
         index = torch.arange(blocks.shape[1], device=context.device)
-        return self._run(context, blocks + self._codes(index, num_frames), caches)
+        return self._run(context, blocks + self._codes(index, num_frames), caches, frame_conditions)
 
     def step(
         self,
@@ -108,15 +110,21 @@ class TemporalLayers(nn.Module):
         index: int,
         num_frames: int,
         caches: list[KVCache],
+        frame_condition: Float[Tensor, "p b 1 d"] | None = None,
     ) -> Float[Tensor, "p b l d"]:
         """Normed output of block `index` > 0, fed with the frame (B, h, w[, C]) before it, the rest being cached."""
         code = self._codes(torch.tensor([index], device=frame.device), num_frames)
-        block = self._for_passes(self.patch(frame) + code, num_passes)
+        block = self._for_passes(self.patch(frame) + code, num_passes)  # (P, B, L, D)
+        block = add_frame_conditions(block[:, :, None], frame_condition)[:, :, 0]
         out = self.norm(self.layers(block.flatten(0, 1), caches=caches))
         return out.unflatten(0, (num_passes, len(frame)))
 
     def whole_clip(
-        self, context: Float[Tensor, "p b s d"], frames: Tensor, known: Tensor
+        self,
+        context: Float[Tensor, "p b s d"],
+        frames: Tensor,
+        known: Tensor,
+        frame_conditions: Float[Tensor, "p b t d"] | None = None,
     ) -> Float[Tensor, "p b t l d"]:
         """Indicators of all frames (B, T, h, w[, C]) from what is `known` (B, T, h, w) of all: without causality."""
         shape, num_frames = frames.shape[:2], frames.shape[1]
@@ -126,14 +134,23 @@ class TemporalLayers(nn.Module):
         patches = patches + unknown[..., None] * self.bov
         index = torch.arange(num_frames, device=context.device)
         blocks = patches.unflatten(0, shape) + self._codes(index, num_frames)
-        return self.indicators(self._run(context, blocks, None))
+        out = self._run(context, blocks, None, frame_conditions)
+        return self.indicators(out, frame_conditions)
 
-    def indicators(self, out: Float[Tensor, "p b k l d"]) -> Float[Tensor, "p b k l d"]:
-        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it."""
-        if out.shape[2] == 1:
-            return out
-        anchor = out[:, :, :1]
-        return torch.cat([anchor, self.indicator(anchor, out[:, :, 1:])], dim=2)
+    def indicators(
+        self,
+        out: Float[Tensor, "p b k l d"],
+        frame_conditions: Float[Tensor, "p b k d"] | None = None,
+    ) -> Float[Tensor, "p b k l d"]:
+        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it.
+
+        Embedded conditions per frame are added to these too, or the spatial layers would see no more of them than the
+        low-rank scaling and shift lets through.
+        """
+        if out.shape[2] > 1:
+            anchor = out[:, :, :1]
+            out = torch.cat([anchor, self.indicator(anchor, out[:, :, 1:])], dim=2)
+        return add_frame_conditions(out, frame_conditions)
 
     def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
         """Indicator of a later frame from the first frame's output and its own."""
@@ -144,11 +161,14 @@ class TemporalLayers(nn.Module):
         context: Float[Tensor, "p b s d"],
         blocks: Float[Tensor, "b k l d"],
         caches: list[KVCache] | None,
+        frame_conditions: Float[Tensor, "p b k d"] | None,
     ) -> Float[Tensor, "p b k l d"]:
         """Context and blocks through the layers, all at once."""
         num_passes, batch, num_context, _ = context.shape
         num_blocks = blocks.shape[1]
-        x = torch.cat([context, self._for_passes(blocks, num_passes).flatten(2, 3)], dim=2)
+        of_passes = self._for_passes(blocks, num_passes)  # (P, B, K, L, D)
+        of_passes = add_frame_conditions(of_passes, frame_conditions)
+        x = torch.cat([context, of_passes.flatten(2, 3)], dim=2)
         mask = None
         if self.causal and num_blocks > 1:
             mask = self._mask(num_context, num_blocks, x.device)
@@ -177,3 +197,10 @@ class TemporalLayers(nn.Module):
             blocks = torch.cat([blocks.new_zeros(num_context), blocks])
             self._last_mask = (key, BlockCausal(blocks))
         return self._last_mask[1]
+
+
+def add_frame_conditions(
+    blocks: Float[Tensor, "p b k l d"], frame_conditions: Float[Tensor, "p b k d"] | None
+) -> Float[Tensor, "p b k l d"]:
+    """Blocks with what is given for the frame that each is about."""
+    return blocks if frame_conditions is None else blocks + frame_conditions[:, :, :, None]

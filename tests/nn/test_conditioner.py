@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from arvid.conditions import condition
 from arvid.contracts import Condition, ContextSpec, UserError
 from arvid.nn.conditioner import Conditioner, ContextEmbedder, warn_once
 from arvid.nn.positions import grid_code, scalar_code
 from arvid.nn.text import HuggingFaceTextEncoder, WordTextEncoder
 
-SPEC = ContextSpec(text_dim=8, text_len=3, num_classes=5, motion=True, fps=True)
+SPEC = ContextSpec(text_dim=8, text_len=3, conditions={"label": 5, "motion": 1, "fps": 1})
 
 
 def test_context_has_one_token_for_each_condition() -> None:
@@ -24,7 +25,9 @@ def test_context_has_one_token_for_each_condition() -> None:
 def test_unknown_values_are_null() -> None:
     embedder = ContextEmbedder(SPEC, 16)
     null = embedder(Condition(), 2)
-    unknown = Condition(label=torch.tensor([-1, 2]), motion=torch.tensor([float("nan"), 1.0]))
+    unknown = Condition(
+        values={"label": torch.tensor([-1, 2]), "motion": torch.tensor([float("nan"), 1.0])}
+    )
     tokens = embedder(unknown, 2)
     assert torch.equal(tokens[0], null[0])
     assert not torch.equal(tokens[1, 3], null[1, 3])
@@ -33,11 +36,11 @@ def test_unknown_values_are_null() -> None:
 
 def test_rates_are_conditions_where_a_model_is_built_for_them() -> None:
     given = {"motion": torch.tensor([1.0]), "fps": torch.tensor([12.0])}
-    assert Conditioner(motion=True)(**given).fps is None
-    with_fps = Conditioner(fps=True)
-    assert with_fps.spec == ContextSpec(fps=True)
+    assert list(Conditioner(sizes={"motion": 1})(values=given).values) == ["motion"]
+    with_fps = Conditioner(sizes={"fps": 1})
+    assert with_fps.spec == ContextSpec(conditions={"fps": 1})
     embedder = ContextEmbedder(with_fps.spec, 16)
-    slow, fast = (embedder(with_fps(fps=torch.tensor([x])), 1) for x in (8.0, 12.0))
+    slow, fast = (embedder(with_fps(values={"fps": torch.tensor([x])}), 1) for x in (8.0, 12.0))
     assert not torch.equal(slow, fast)
 
 
@@ -53,7 +56,7 @@ def test_padding_is_null_whatever_its_features() -> None:
 
 def test_dropping_gives_the_null_condition() -> None:
     embedder = ContextEmbedder(SPEC, 16)
-    condition = Condition(label=torch.tensor([1, 1]))
+    condition = Condition(values={"label": torch.tensor([1, 1])})
     tokens = embedder(condition, 2, drop=torch.tensor([True, False]))
     assert torch.equal(tokens[0], embedder(Condition(), 1)[0])
     assert not torch.equal(tokens[1], embedder(Condition(), 1)[0])
@@ -87,12 +90,12 @@ def test_a_long_prompt_is_refused_not_cut() -> None:
 
 def test_unknown_label_is_refused() -> None:
     with pytest.raises(UserError, match="labels 0 to 4"):
-        Conditioner(label=True, num_classes=5)(label=torch.tensor([7]))
+        Conditioner(sizes={"label": 5})(values={"label": torch.tensor([7])})
 
 
 def test_labels_without_classes_are_refused() -> None:
     with pytest.raises(UserError, match="no classes"):
-        Conditioner(label=True)
+        condition("label").size(())
 
 
 def test_codes_are_the_published_ones() -> None:

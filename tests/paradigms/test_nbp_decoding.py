@@ -26,7 +26,7 @@ BLOCKS = [(1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16), (1, 4, 4), (2, 4, 4)]
 """The published ones and two that are no raster runs."""
 GRID = TokenGrid(4, 16, 16)
 SMALL = TokenGrid(4, 4, 4)
-CONTEXT = ContextSpec(text_dim=8, text_len=5, num_classes=3)
+CONTEXT = ContextSpec(text_dim=8, text_len=5, conditions={"label": 3})
 SPEC = TokenSpec("discrete", 7, (4, 8, 8), True)
 GREEDY = CategoricalSampling(temperature=0.0)
 
@@ -45,7 +45,7 @@ def condition() -> Condition:
     return Condition(
         text=torch.randn(2, 5, 8),
         text_mask=torch.tensor([[True, True, False, False, False], [True] * 5]),
-        label=torch.tensor([0, 2]),
+        values={"label": torch.tensor([0, 2])},
     )
 
 

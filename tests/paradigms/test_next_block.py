@@ -21,7 +21,7 @@ STARTS = ["none", "block", "hybrid"]
 SIZE = Size(dim=16, depth=2, num_heads=2)
 GRID = TokenGrid(4, 4, 4)
 SPEC = TokenSpec("discrete", 7, (4, 8, 8), True)
-CLASSES = ContextSpec(num_classes=3)
+CLASSES = ContextSpec(conditions={"label": 3})
 WORDS = ContextSpec(text_dim=0, text_len=8, text_vocab=20)
 
 
@@ -36,7 +36,7 @@ def model(context: ContextSpec = CLASSES, grid: TokenGrid = GRID, **options: Any
 
 def hidden(net: NextBlock, tokens: Tensor, condition: Condition | None = None) -> Tensor:
     """Teacher-forced hidden states in block-major order."""
-    condition = condition or Condition(label=torch.zeros(len(tokens), dtype=torch.long))
+    condition = condition or Condition(values={"label": torch.zeros(len(tokens), dtype=torch.long)})
     context = net.context(condition, len(tokens))
     ordered = tokens.flatten(1, 3)[:, net.order]
     return net.hidden_states(context, net.padding(condition.text_mask), ordered, net.layout)
@@ -207,7 +207,10 @@ def test_next_token_is_the_one_token_block() -> None:
     one = NextBlock(SPEC, GRID, CLASSES, SIZE, block=(1, 1, 1), dropout=0.0).eval()
     torch.manual_seed(0)
     other = NextToken(SPEC, GRID, CLASSES, SIZE, dropout=0.0).eval()
-    tokens, condition = torch.randint(7, (2, 4, 4, 4)), Condition(label=torch.tensor([0, 2]))
+    tokens, condition = (
+        torch.randint(7, (2, 4, 4, 4)),
+        Condition(values={"label": torch.tensor([0, 2])}),
+    )
     assert torch.equal(one.loss(tokens, condition)["loss"], other.loss(tokens, condition)["loss"])
 
 

@@ -25,7 +25,7 @@ from arvid.paradigms.next_block import NextBlock, decoding
 from arvid.paradigms.next_block.decoding import NextBlockSampling
 
 GRID = TokenGrid(4, 4, 4)
-CONTEXT = ContextSpec(text_dim=8, text_len=5, num_classes=3)
+CONTEXT = ContextSpec(text_dim=8, text_len=5, conditions={"label": 3})
 GREEDY = CategoricalSampling(temperature=0.0)
 
 

@@ -32,7 +32,7 @@ SIZE = Size(dim=32, depth=6, num_heads=2, head_dim=32, head_depth=1)
 
 
 def model(**options: object) -> NOVA:
-    context = ContextSpec(num_classes=3)
+    context = ContextSpec(conditions={"label": 3})
     return NOVA(SPEC, GRID, context, SIZE, **{"num_sets": 4, **options}).eval()  # type: ignore[arg-type]
 
 
@@ -87,7 +87,7 @@ def test_the_first_frame_is_its_own_indicator_and_later_ones_are_scaled_and_shif
 @pytest.mark.parametrize("scale_shift", ["off", "full", 3])
 def test_indicators_see_earlier_frames_only(scale_shift: object) -> None:
     net = model(scale_shift=scale_shift)
-    context = net.context(Condition(label=torch.tensor([1])), 1)[None]
+    context = net.context(Condition(values={"label": torch.tensor([1])}), 1)[None]
     frames = torch.randn(1, 2, 4, 8, 4)
     before = net.temporal.indicators(net.temporal(context, frames, 3))
     changed = frames.clone()
@@ -170,7 +170,7 @@ def test_dropout_is_for_training_alone() -> None:
 @pytest.mark.parametrize("part", ["text_norm", "motion", "time", "temporal_patch"])
 @pytest.mark.parametrize("nulls", ["learned", "table"])
 def test_frozen_parts_are_not_trained(part: Part, nulls: str) -> None:
-    context = ContextSpec(text_dim=8, text_len=3, motion=True)
+    context = ContextSpec(text_dim=8, text_len=3, conditions={"motion": 1})
     net = NOVA(SPEC, GRID, context, SIZE, frozen=[part], nulls=nulls)  # type: ignore[arg-type]
     names = {
         "text_norm": ("context.text.1.",),
@@ -210,7 +210,7 @@ def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
     counts = net.num_evaluations(GRID, options=options)
     steps: list[int] = []
     prefix = torch.randn(2, 1, 4, 8, 4)
-    condition = Condition(label=torch.tensor([1, 2]))
+    condition = Condition(values={"label": torch.tensor([1, 2])})
     tokens = net.generate(
         Request(condition, GRID, prefix=prefix, options=options, on_step=lambda: steps.append(1))
     )
@@ -262,14 +262,13 @@ def test_ablations_train_and_sample(ablation: str, type_: TokenType) -> None:
     """Each has gradients everywhere, gets better by a step, and draws as many sets as it says."""
     torch.manual_seed(0)
     spec = TokenSpec(type_, 4, (4, 8, 8), True)
-    context = ContextSpec(text_dim=8, text_len=3, num_classes=3, motion=True)
+    context = ContextSpec(text_dim=8, text_len=3, conditions={"label": 3, "motion": 1})
     options = {"num_sets": 4, **ABLATIONS[ablation]}
     net = NOVA(spec, GRID, context, SIZE, **options)  # type: ignore[arg-type]
     condition = Condition(
         text=torch.randn(2, 3, 8),
         text_mask=torch.tensor([[True, True, False]] * 2),
-        label=torch.tensor([0, 2]),
-        motion=torch.tensor([1.0, 4.0]),
+        values={"label": torch.tensor([0, 2]), "motion": torch.tensor([1.0, 4.0])},
     )
     shape = (2, GRID.t, GRID.h, GRID.w)
     tokens = torch.randint(4, shape) if type_ == "discrete" else torch.randn(*shape, 4)
@@ -298,7 +297,7 @@ def test_ablations_train_and_sample(ablation: str, type_: TokenType) -> None:
 @pytest.mark.parametrize("nulls", ["learned", "table"])
 def test_a_network_in_bf16_trains_and_samples(process: Process, nulls: str) -> None:
     """Noise levels stay exact: in bf16 the smallest would be none."""
-    context = ContextSpec(text_dim=8, text_len=3, num_classes=3, motion=True)
+    context = ContextSpec(text_dim=8, text_len=3, conditions={"label": 3, "motion": 1})
     diffusion = DiffusionOptions(process=process)
     exact = NOVA(SPEC, GRID, context, SIZE, nulls=nulls, num_sets=2, diffusion=diffusion)  # type: ignore[arg-type]
     net = copy.deepcopy(exact).bfloat16()
@@ -307,7 +306,7 @@ def test_a_network_in_bf16_trains_and_samples(process: Process, nulls: str) -> N
     condition = Condition(
         text=torch.randn(2, 3, 8),
         text_mask=torch.ones(2, 3, dtype=torch.bool),
-        motion=torch.tensor([1.0, 4.0]),
+        values={"motion": torch.tensor([1.0, 4.0])},
     )
     tokens = torch.randn(2, GRID.t, GRID.h, GRID.w, 4)
     losses = []

@@ -263,8 +263,8 @@ def test_models_that_the_release_has_not_are_not_exported(
     [
         ({"num_heads": 4}, {}, "width 64 has 1 heads, not 4"),
         ({"depth": 4}, {}, "twice as many"),
-        ({}, {"motion": False}, "shapes of context.motion"),
-        ({}, {"text_dim": None, "num_classes": 7}, "shapes of context.label.weight"),
+        ({}, {"conditions": {}}, "shapes of context.motion"),
+        ({}, {"text_dim": None, "conditions": {"label": 7}}, "shapes of context.label.weight"),
     ],
 )
 def test_models_that_their_configuration_does_not_tell_are_not_exported(
@@ -442,7 +442,7 @@ def test_an_imported_model_is_the_released_one(imported: Path, video_folder: Pat
     assert all(
         torch.equal(value, vae[name]) for name, value in model.tokenizer.state_dict().items()
     )
-    condition = model.conditioner(caption=["", "red square"], motion=None)
+    condition = model.conditioner(caption=["", "red square"])
     assert condition.text_mask.sum(1).tolist() == [0, 2]
     phi = load_file(video_folder / "text_encoder/model.safetensors")
     assert any(

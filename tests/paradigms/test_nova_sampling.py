@@ -25,7 +25,7 @@ from arvid.paradigms.nova.sampling import NovaSampling
 SPEC = TokenSpec("continuous", 4, (4, 8, 8), True)
 GRID = TokenGrid(4, 4, 8)
 SIZE = Size(dim=32, depth=6, num_heads=2, head_dim=32, head_depth=1)
-CONTEXT = ContextSpec(text_dim=8, text_len=3, motion=True)
+CONTEXT = ContextSpec(text_dim=8, text_len=3, conditions={"motion": 1})
 OPTIONS = NOVA.options_for("continuous")().replace(diffusion_steps=3, guidance=2.0)
 
 
@@ -36,7 +36,7 @@ def model(spec: TokenSpec = SPEC, **options: object) -> NOVA:
 def condition(batch: int = 2) -> Condition:
     mask = torch.tensor([[True, False, False], [True, True, True]])[:batch]
     return Condition(
-        text=torch.randn(batch, 3, 8), text_mask=mask, motion=torch.full((batch,), 3.0)
+        text=torch.randn(batch, 3, 8), text_mask=mask, values={"motion": torch.full((batch,), 3.0)}
     )
 
 
@@ -267,14 +267,14 @@ def test_guidance_leads_away_from_the_negative_prompt() -> None:
     )
     assert not torch.allclose(plain, led)
     same = dataclasses.replace(cond, negative_text=cond.text, negative_text_mask=cond.text_mask)
-    same.motion = None
+    same.values = {}
     unguided = OPTIONS.replace(guidance=1.0)
     net.context.null.data.zero_()
     drawn = net.generate(
         Request(dataclasses.replace(same), grid, options=OPTIONS, generator=seeded())
     )
     alone = net.generate(
-        Request(dataclasses.replace(cond, motion=None), grid, options=unguided, generator=seeded())
+        Request(dataclasses.replace(cond, values={}), grid, options=unguided, generator=seeded())
     )
     torch.testing.assert_close(drawn, alone, rtol=1e-4, atol=1e-4)
 
@@ -294,18 +294,20 @@ def test_the_published_context_fills_from_its_table() -> None:
     dropped = context(cond, 2, drop=torch.tensor([False, True]))
     torch.testing.assert_close(dropped[1, :3], table)
     torch.testing.assert_close(dropped[1, 3:], tokens[1, 3:])
-    unknown = Condition(motion=torch.tensor([float("nan"), DEFAULT_MOTION]))
+    unknown = Condition(values={"motion": torch.tensor([float("nan"), DEFAULT_MOTION])})
     torch.testing.assert_close(*context(unknown, 2)[:, 3])
     assert not context.table.requires_grad
 
 
 def test_the_published_context_of_labels_has_a_null_row() -> None:
-    context = PublishedContext(ContextSpec(num_classes=3), 16)
-    tokens = context(Condition(label=torch.tensor([0, -1])), 2, drop=torch.tensor([False, False]))
+    context = PublishedContext(ContextSpec(conditions={"label": 3}), 16)
+    tokens = context(
+        Condition(values={"label": torch.tensor([0, -1])}), 2, drop=torch.tensor([False, False])
+    )
     null = context(Condition(), 1)
     torch.testing.assert_close(tokens[1], null[0])
     assert not torch.allclose(tokens[0], null[0])
     torch.testing.assert_close(
-        context(Condition(label=torch.tensor([0, 1])), 2, torch.tensor([True, True])),
+        context(Condition(values={"label": torch.tensor([0, 1])}), 2, torch.tensor([True, True])),
         null.expand(2, -1, -1),
     )

@@ -37,8 +37,8 @@ def test_it_says_what_it_is_as_plain_data(trained_run: Path) -> None:
 
 def test_conditions_that_a_model_lacks_are_refused(trained_run: Path) -> None:
     model = load_generator(trained_run)
-    with pytest.raises(UserError, match="trained without motion scores"):
-        CheckpointSampler(model, motion=3.0)
+    with pytest.raises(UserError, match="trained without this condition"):
+        CheckpointSampler(model, values={"motion": 3.0})
     with pytest.raises(UserError, match="6 frames do not fit"):
         CheckpointSampler(model, num_frames=6)
     model.conditioner.text = None

@@ -1,0 +1,117 @@
+"""Keyboard sprites: a coloured shape that goes where a key says, at each frame. The embedded dataset of actions.
+
+As `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each has its actions as ids and as vectors (the
+conditions `actions` and `action_vectors` of `arvid.conditions`), so that a generated clip can be held to them (see
+`arvid.metrics.actions`).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arvid.contracts import Clip, VideoDataset
+from arvid.data.sprites import COLOURS, SHAPES, Sprite, paint
+from arvid.files import sha256_json
+from arvid.ranges import SHARE, at_least
+
+KEYS = {"stay": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+"""What each key does: steps to the right and down."""
+CELLS = 16
+"""Places along each side of the frame, from one of which to the next a key leads."""
+STEP = 1 / CELLS
+"""A step as a fraction of the frame: 2 pixels of 32."""
+RADIUS = 0.17
+"""Of the shape, as a fraction of the frame."""
+GREY = 40.0
+"""Level of the background."""
+MOVES: NDArray[np.int64] = np.array(list(KEYS.values()))
+_FIRST, _LAST = 3, CELLS - 3
+"""Places at which the whole shape lies inside the frame."""
+_VERSION = 1  # of the rendering: part of the fingerprint
+
+
+class KeyboardSprites(VideoDataset):
+    """Clips of one small shape on a plain background, uint8 (num_frames, size, size, 3).
+
+    Action i moves the shape from its place at frame i - 1 to that at frame i; the first action is "stay". No action
+    leads out of the frame: keys that would are not pressed.
+
+    Args:
+        num_clips: how many clips the set holds; indices beyond it raise IndexError.
+        seed: sets with different seeds share no clip.
+        num_frames: frames per clip.
+        size: height and width in pixels.
+        change: probability that another key is drawn at a frame. Otherwise the last one stays pressed.
+
+    Raises UserError for values outside their ranges.
+    """
+
+    value_names = MappingProxyType({"actions": tuple(KEYS), "action_vectors": ("right", "down")})
+
+    def __init__(
+        self,
+        num_clips: int = 10_000,
+        *,
+        seed: int = 0,
+        num_frames: int = 9,
+        size: int = 32,
+        change: float = 0.25,
+    ) -> None:
+        at_least(1).require(num_clips=num_clips)
+        at_least(0).require(seed=seed)
+        at_least(2).require(num_frames=num_frames)
+        at_least(8).require(size=size)
+        SHARE.require(change=change)
+        self.num_clips = num_clips
+        self.seed = seed
+        self.num_frames = num_frames
+        self.size = size
+        self.change = change
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> Clip:
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f"clip {index} of {self.num_clips}")
+        rng = np.random.default_rng([self.seed, index])
+        shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
+        start = rng.integers(_FIRST, _LAST + 1, 2)
+        actions = self._draw_actions(rng, start)
+        x, y = ((start + np.cumsum(MOVES[actions], axis=0)) * STEP).astype(np.float32).T
+        still = np.zeros(self.num_frames, np.float32)
+        sprite = Sprite(shape, colour, "small", "moves", RADIUS, x, y, still)
+        canvas = np.full((self.num_frames, self.size, self.size, 3), GREY, np.float32)
+        canvas = paint(canvas, sprite)
+        return Clip(
+            video=np.clip(np.rint(canvas), 0, 255).astype(np.uint8),
+            caption=f"a {colour} {shape}",
+            motion=float(np.mean(actions[1:] > 0)) * STEP * self.size,
+            name=f"keyboard-sprites-{self.seed}-{index:06d}",
+            attributes={"shape": shape, "colour": colour},
+            conditions={
+                "actions": tuple(actions.tolist()),
+                "action_vectors": tuple(map(tuple, MOVES[actions].astype(float).tolist())),
+            },
+        )
+
+    def fingerprint(self) -> str:
+        return sha256_json({"dataset": "keyboard-sprites", "version": _VERSION, **vars(self)})
+
+    def _draw_actions(
+        self, rng: np.random.Generator, start: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Ids of the keys (num_frames,), each of which keeps the shape inside the frame."""
+        actions = np.zeros(self.num_frames, np.int64)
+        place = start
+        for i in range(1, self.num_frames):
+            places = place + MOVES
+            allowed = np.flatnonzero(((places >= _FIRST) & (places <= _LAST)).all(1))
+            actions[i] = actions[i - 1]
+            if i == 1 or rng.random() < self.change or actions[i] not in allowed:
+                actions[i] = rng.choice(allowed)
+            place = places[actions[i]]
+        return actions
