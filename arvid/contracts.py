@@ -132,8 +132,8 @@ class Condition:
     text_mask: Bool[Tensor, "b s"] | None = None
     """True where `text` holds a word, False where it is padding."""
     values: dict[str, Tensor] = field(default_factory=dict)
-    """Values of the other conditions by name (see `arvid.conditions`): (B,) or (B, K) for each clip, (B, t, F[, K]) for
-    the F frames behind each latent frame."""
+    """Values of the other conditions by name (see `arvid.nn.conditions`): (B,) or (B, K) for each clip, or
+    (B, t, F[, K]) for the F frames behind each latent frame."""
     negative_text: Float[Tensor, "b s d"] | None = None
     """Negative prompt of classifier-free guidance, in the place of the null condition."""
     negative_text_mask: Bool[Tensor, "b s"] | None = None
@@ -226,7 +226,7 @@ class Clip:
     name: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    """Values of further conditions by name (see `arvid.conditions`): of the clip, or of each frame (T, ...)."""
+    """Values of further conditions by name (see `arvid.nn.conditions`): of the clip, or of each frame (T, ...)."""
 
 
 class _Checked:
@@ -256,7 +256,7 @@ class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
     """Names of the class labels, or empty."""
     value_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Names of what the values of further conditions mean, by condition: of each class id, or of each component of a
-    vector (see `arvid.conditions`)."""
+    vector (see `arvid.nn.conditions`)."""
     has_captions: bool = True
     """False where it is known that no clip has a caption."""
 

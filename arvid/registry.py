@@ -40,7 +40,7 @@ CONTRACTS: dict[Kind, str] = {
     "paradigms": "arvid.contracts:Paradigm",
     "tokenizers": "arvid.contracts:VideoTokenizer",
     "text_encoders": "arvid.nn.text:TextEncoder",
-    "conditions": "arvid.conditions:ConditionType",
+    "conditions": "arvid.nn.conditions:ConditionType",
     "datasets": "arvid.contracts:VideoDataset",
     "metrics": "arvid.evaluation.scores:Score",
     "importers": "arvid.importing:Importer",
@@ -52,11 +52,11 @@ OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
 """Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
 TABLES: dict[Kind, dict[str, str]] = {
     "conditions": {
-        "action_vectors": "arvid.conditions:ActionVectors",
-        "actions": "arvid.conditions:Actions",
-        "fps": "arvid.conditions:Fps",
-        "label": "arvid.conditions:Label",
-        "motion": "arvid.conditions:Motion",
+        "action_vectors": "arvid.nn.conditions:ActionVectors",
+        "actions": "arvid.nn.conditions:Actions",
+        "fps": "arvid.nn.conditions:Fps",
+        "label": "arvid.nn.conditions:Label",
+        "motion": "arvid.nn.conditions:Motion",
     },
     "datasets": {
         "huggingface_videos": "arvid.data.huggingface:HuggingFaceVideos",

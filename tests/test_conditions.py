@@ -13,7 +13,6 @@ import torch
 
 from arvid import registry
 from arvid.cli import main
-from arvid.conditions import FIELDS, all_conditions, condition, of_clip, of_clips
 from arvid.contracts import Clip, UserError
 from arvid.data.collate import collate
 from arvid.data.keyboard_sprites import KEYS, KeyboardSprites
@@ -21,6 +20,7 @@ from arvid.data.sprites import Sprites
 from arvid.data.token_cache import encode_dataset
 from arvid.data.token_shards import TokenShards
 from arvid.data.windows import Windows
+from arvid.nn.conditions import FIELDS, all_conditions, condition, of_clip, of_clips
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator

@@ -24,8 +24,8 @@ from arvid.commands._sampling import (
     sampling_options,
 )
 from arvid.commands._trust import add_trust_argument
-from arvid.conditions import all_conditions
 from arvid.errors import UserError
+from arvid.nn.conditions import all_conditions
 from arvid.processes import gather, rank_and_count, sharing_processes
 from arvid.ranges import at_least
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arvid.conditions import condition, require_same
 from arvid.errors import UserError
+from arvid.nn.conditions import condition, require_same
 
 Example = dict[str, Any]
 """`video` float (3, T, H, W) in [-1, 1] or `tokens`, with `caption` (str) and the values of conditions by name (see
-`arvid.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations."""
+`arvid.nn.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations."""
 TENSORS = ("video", "tokens", "spread")
 OTHERS = ("caption", "unreadable", *TENSORS)
 """Keys of an example that are no conditions."""

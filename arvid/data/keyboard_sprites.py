@@ -1,7 +1,7 @@
 """Keyboard sprites: a coloured shape that goes where a key says, at each frame. The embedded dataset of actions.
 
 As `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each has its actions as ids and as vectors (the
-conditions `actions` and `action_vectors` of `arvid.conditions`), so that a generated clip can be held to them (see
+conditions `actions` and `action_vectors` of `arvid.nn.conditions`), so that a generated clip can be held to them (see
 `arvid.metrics.actions`).
 """
 

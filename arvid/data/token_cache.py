@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arvid.cache_dir import cache_dir
-from arvid.conditions import of_clip
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
@@ -33,6 +32,7 @@ from arvid.data.shard_files import (
 )
 from arvid.data.stand_ins import Tally, read_clip
 from arvid.files import sha256_json
+from arvid.nn.conditions import of_clip
 from arvid.nn.finite import require_finite_weights
 
 CLIPS_PER_SHARD = 256

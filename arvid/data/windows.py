@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from arvid.conditions import cut_all
 from arvid.contracts import Clip, VideoDataset
 from arvid.data.stand_ins import read_clip
 from arvid.files import sha256_json
+from arvid.nn.conditions import cut_all
 from arvid.ranges import at_least, between
 
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arvid.conditions import condition
 from arvid.contracts import Condition, ContextSpec, TokenSpec, UserError
+from arvid.nn.conditions import condition
 from arvid.nn.frame_conditions import group_frames
 from arvid.nn.text import TextEncoder
 
@@ -29,7 +29,7 @@ class Conditioner(nn.Module):
     Args:
         text: encoder of the captions, or None to ignore them.
         sizes: the other conditions in the order of their context tokens: name -> number of class ids or of a vector's
-            components (see `arvid.conditions`).
+            components (see `arvid.nn.conditions`).
         tokens: what the tokenizer emits; says which frames lie behind a latent frame, for conditions per frame.
     """
 

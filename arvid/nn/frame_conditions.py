@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from arvid.conditions import condition
 from arvid.contracts import Condition, ContextSpec, TokenSpec, UserError
+from arvid.nn.conditions import condition
 
 
 def group_frames(value: Tensor, tokens: TokenSpec, unknown: int | float) -> Tensor:

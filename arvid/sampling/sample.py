@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from torch import nn
 from tqdm import tqdm
 
-from arvid.conditions import condition, of_clips
 from arvid.contracts import Clip, Condition, Request, SamplingOptions, TokenGrid, Tokens, UserError
 from arvid.data.collate import normalise, to_uint8
+from arvid.nn.conditions import condition, of_clips
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.sampling.generator import Generator as GeneratorModule
@@ -31,7 +31,7 @@ class Conditions:
     negatives: Sequence[str] | None = None
     """Negative prompts of classifier-free guidance."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Values of the other conditions by name (see `arvid.conditions`), per frame (T, ...) where these are."""
+    """Values of the other conditions by name (see `arvid.nn.conditions`), per frame (T, ...) where these are."""
 
     @classmethod
     def of_clips(cls, clips: Sequence[Clip]) -> Conditions:

@@ -21,7 +21,7 @@ class CheckpointSampler:
     Args:
         model: see `arvid.training.generator_module.load_generator`.
         num_frames: length of each clip; None: as in training.
-        values: values of conditions by name (see `arvid.conditions`), the same for all clips. Others are unknown.
+        values: values of conditions by name (see `arvid.nn.conditions`), the same for all clips. Others are unknown.
         options: sampling options; None: the model's.
 
     Raises UserError if the model takes no text, cannot make clips of this length, or was not trained with one of the

@@ -16,7 +16,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from arvid.conditions import condition
 from arvid.contracts import (
     ContextSpec,
     ParadigmFactory,
@@ -27,6 +26,7 @@ from arvid.contracts import (
     VideoTokenizer,
 )
 from arvid.nn.conditioner import Conditioner
+from arvid.nn.conditions import condition
 from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
 from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
@@ -95,7 +95,7 @@ class GeneratorModule(LightningModule):
         label: whether the class label is a condition.
         motion: whether the motion score is one.
         fps: whether the frames per second are one.
-        conditions: names of further conditions (see `arvid.conditions`).
+        conditions: names of further conditions (see `arvid.nn.conditions`).
         optimizer: AdamW and its schedule.
         sampling: sampling options by name, which hold unless a command says otherwise. A model takes those that it
             has (see `arvid.training.sampling_options`).

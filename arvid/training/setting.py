@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from arvid import registry
-from arvid.conditions import FIELDS
 from arvid.contracts import TokenType, UserError, VideoDataset
 from arvid.files import sha256_file, sha256_json
+from arvid.nn.conditions import FIELDS
 from arvid.training.export import fingerprint
 from arvid.training.generator_module import Tokenizers, checkpoint_path
 

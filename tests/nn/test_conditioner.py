@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from arvid.conditions import condition
 from arvid.contracts import Condition, ContextSpec, UserError
 from arvid.nn.conditioner import Conditioner, ContextEmbedder, warn_once
+from arvid.nn.conditions import condition
 from arvid.nn.positions import grid_code, scalar_code
 from arvid.nn.text import HuggingFaceTextEncoder, WordTextEncoder
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.conditions import condition
 from arvid.contracts import Clip, UserError
 from arvid.evaluation.records import MetricValue, standard_error
 from arvid.evaluation.scores import Measured, Score
 from arvid.metrics.actions import obeyed
+from arvid.nn.conditions import condition
 
 if TYPE_CHECKING:
     from arvid.evaluation.protocols import Protocol
