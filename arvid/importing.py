@@ -80,14 +80,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load has no error class of its own
         raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({told(error)})."
+            f"{path}: not a checkpoint that can be read safely ({unpickling_fault(error)})."
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a dict of weights.")
     return checkpoint
 
 
-def told(error: Exception) -> str:
+def unpickling_fault(error: Exception) -> str:
     """What torch.load says is wrong, in one line, without its advice to run the code in a file."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])

@@ -435,7 +435,7 @@ def test_damaged_files(published: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_published_this_way() -> None:
-    with pytest.raises(UserError, match="vae3d reads no published weights"):
+    with pytest.raises(UserError, match="vae3d cannot read published weights"):
         load_tokenizer("vae3d:somewhere")
 
 

@@ -146,7 +146,7 @@ def test_many_in_a_row_end_the_training_and_name_the_checkpoint(tmp_path: Path) 
     assert "part nan" in message
     assert "for 5 steps in a row, from step 7 on" in message
     checkpoint = tmp_path / "checkpoints/step-0000006.ckpt"
-    assert f"The last checkpoint from before is {checkpoint}" in message
+    assert f"The last checkpoint before that step is {checkpoint}" in message
     assert "--allow_changes true" in message
     names = ["last.ckpt", *(f"step-000000{step}.ckpt" for step in (2, 4, 6))]
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == names
