@@ -83,4 +83,4 @@ def test_damaged_tokens_end_in_an_error_that_names_the_file(
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "x/y"])
 def test_a_part_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", *SETTING[:3], f"--shard={shard}"]) == 2
-    assert "--shard is I/N with I from 1 to N" in capsys.readouterr().err
+    assert "--shard must be I/N with I from 1 to N" in capsys.readouterr().err
