@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resize the shorter side to this many pixels (default: no resizing)",
     )
     parser.add_argument(
-        "--frames", type=at_least(1).integer, help="use only the first frames (default: all)"
+        "--frames", type=at_least(1).integer, help="use only this many first frames (default: all)"
     )
     add_trust_argument(parser)
 
