@@ -20,7 +20,7 @@ from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.tokenizers import pretrained
 from arvid.tokenizers.pretrained import Pretrained
-from arvid.tokenizers.pretrained.conventions import CONVENTIONS, SCALE, SHIFT, SPREAD, Convention
+from arvid.tokenizers.pretrained.conventions import CONVENTIONS, SCALE, SHIFT, STD, Convention
 from arvid.training.export import fingerprint, load_tokenizer, save_tokenizer
 from arvid.training.generator_module import load_generator
 
@@ -297,7 +297,7 @@ def test_decoding_undoes_the_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("class_name", CONVENTIONS)
 def test_the_table_is_that_of_the_installed_diffusers(class_name: str) -> None:
-    names = {*SHIFT, *SCALE, *SPREAD}
+    names = {*SHIFT, *SCALE, *STD}
     cls = getattr(diffusers, class_name)
     kinds = [kind for kind, (name, _, _) in TINY.items() if name == class_name]
     buffers = {name for name, _ in tiny(kinds[0]).autoencoder.named_buffers(recurse=False)}
