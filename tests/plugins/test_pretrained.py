@@ -319,7 +319,7 @@ def test_cogvideox_takes_odd_numbers_of_latent_frames() -> None:
 
 def test_cosmos_knows_the_scale_of_as_many_frames_as_its_configuration() -> None:
     tokenizer = tiny("cosmos")
-    with pytest.raises(UserError, match="first 16 latent frames only, and the clip has 17"):
+    with pytest.raises(UserError, match="scale for only 16 latent frames, but the clip has 17"):
         tokenizer.decode(torch.zeros(1, 17, 1, 1, 16))
 
 
@@ -409,8 +409,8 @@ def change_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"_class_name": "AutoencoderKLAllegro"}, "Known: .*AutoencoderKLWan"),
-        ({"_class_name": "os.system"}, "no autoencoder of diffusers"),
+        ({"_class_name": "AutoencoderKLAllegro"}, "Supported: .*AutoencoderKLWan"),
+        ({"_class_name": "os.system"}, "not a supported autoencoder of diffusers"),
         ({"dim_mult": "wide"}, "cannot be built"),
     ],
 )
@@ -442,7 +442,9 @@ def test_a_tokenizer_that_is_not_published_this_way() -> None:
 def test_folders_that_are_none(published: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json.*a subfolder, as vae"):
         load_tokenizer(f"pretrained:{published.parent}")
-    with pytest.raises(UserError, match="no folder '/nowhere/at/all'"):
+    with pytest.raises(
+        UserError, match="'/nowhere/at/all' is neither a folder nor a name on the hub"
+    ):
         load_tokenizer("pretrained:/nowhere/at/all")
 
 
@@ -457,7 +459,7 @@ def test_a_hub_name_without_network_says_what_to_download(
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "https://huggingface.co/some/model/tree/main/vae",
-        "name that folder instead",
+        "give that folder instead",
     ):
         assert part in str(raised.value)
 
