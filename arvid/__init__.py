@@ -1,7 +1,7 @@
 """arvid: comparative research on autoregressive video generation.
 
-`arvid.load(path)`, `arvid.sample(model, conditions)` and `arvid.evaluate(run, protocol)` are what the commands of the
-same names do; they are imported when first used.
+`arvid.load(path)`, `arvid.sample(model, conditions)` and `arvid.evaluate(run, protocol)` are the main functions. They
+are imported at first use.
 """
 
 from importlib import import_module

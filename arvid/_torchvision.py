@@ -1,11 +1,11 @@
-"""Makes `import torchvision` work beside a torch build that its compiled operators were not made for.
+"""Makes `import torchvision` work with a torch build that does not match its compiled operators.
 
-lpips and torchmetrics need torchvision's Python part only, but a CPU build of torch beside the registry's CUDA
-build of torchvision fails on import: two operators are described to torch without having been loaded. Their
-schemas are declared here in that case, so that the import succeeds and calling one of them is still an error.
+lpips and torchmetrics need only torchvision's Python part. But with a CPU build of torch and the CUDA build of
+torchvision from the package index, the import fails: torchvision registers two operators that were not loaded. In that
+case this module declares their schemas. The import then succeeds, and calling one of them is still an error.
 
-Whoever imports torchvision first, arvid or another library, is to find them declared. So a hook waits for that import:
-`import arvid` itself needs neither torchvision nor torch.
+Any library may be the first to import torchvision. So an import hook waits for that moment; `import arvid` itself needs
+neither torchvision nor torch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: torch.library.Library | None = None  # unregistered when collected, so it is kept here
+_library: torch.library.Library | None = None  # kept: garbage collection would unregister it
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Finds nothing itself: declares the operators when torchvision is first looked for, and then is gone."""
+    """Import hook without modules: declares the operators at the first import of torchvision, then removes itself."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -40,7 +40,7 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def prepare_torchvision() -> None:
-    """Have the operators that torchvision cannot load in this environment declared before its import."""
+    """Install the import hook, unless torchvision is imported already."""
     if "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTorchvision())
 

@@ -1,4 +1,4 @@
-"""Where arvid keeps what can be computed again: `~/.cache/arvid`, or the folder that ARVID_CACHE names."""
+"""The cache folder for results that can be computed again: ARVID_CACHE, by default `~/.cache/arvid`."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The cache folder; it need not exist yet. Deleting it is always safe."""
+    """The cache folder, which may not exist yet. Deleting it is always safe."""
     return Path(os.environ.get("ARVID_CACHE") or "~/.cache/arvid").expanduser()

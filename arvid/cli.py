@@ -1,7 +1,7 @@
-"""The command `arvid`: one subcommand for each thing that people do.
+"""The command `arvid` and its subcommands.
 
-Exit codes: 0 done, 1 something is broken (doctor) or wrong with the clips (data check), 2 wrong use or bad input,
-130 interrupted (SIGINT), 143 terminated (SIGTERM), 138 ended by SIGUSR1 (fit, which saves first; see docs/runs.md).
+Exit codes: 0 success, 1 a fault found (doctor, data check), 2 wrong use or bad input, 130 interrupted (SIGINT), 143
+terminated (SIGTERM), 138 ended by SIGUSR1 (fit, which saves first; see docs/runs.md).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from arvid.trust import trusting
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
-    "data": "prepare a published dataset, or look at a configuration's clips",
+    "data": "prepare a published dataset, or check a configuration's clips",
     "encode": "encode a setting's clips into token shards",
-    "reconstruct": "show what a tokenizer makes of a video, with PSNR, SSIM and LPIPS",
+    "reconstruct": "reconstruct a video with a tokenizer, with PSNR, SSIM and LPIPS",
     "sample": "generate clips from a checkpoint",
     "evaluate": "score runs, videos or pipelines under a protocol, or run a benchmark suite",
     "compare": "table and page of several runs",
     "bench": "run a benchmark of a paper, or the demo",
-    "import": "turn a published checkpoint into arvid's own format",
-    "export": "write a model in the layout that others publish it in",
+    "import": "convert a published checkpoint to arvid's own format",
+    "export": "write a model in the published layout of another code base",
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"arvid: error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a missing right
+    except OSError as error:  # such as a full disk or a missing permission
         place = f" ({error.filename})" if error.filename else ""
         print(f"arvid: error: {error.strerror or error}{place}", file=sys.stderr)
         return 2
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("arvid: interrupted", file=sys.stderr)
         return 130
     except Exception:
-        if _left_with:  # a library turned the exit into an error of its own while it was imported
-            return _left_with
+        if _exit_code:  # a library, during its import, turned SystemExit into its own error
+            return _exit_code
         raise
 
 
@@ -85,7 +85,7 @@ def _run(arguments: list[str]) -> int:
         subparser = commands.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name == chosen:  # the others need not be imported
+        if name == chosen:  # other commands are not imported
             module = _module(name)
             subparser.description = module.__doc__
             module.add_arguments(subparser)
@@ -96,24 +96,24 @@ def _run(arguments: list[str]) -> int:
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
-    """End as after an error, so that what runs beneath is ended and half-written files go."""
-    global _left_with
-    _left_with = 128 + number
-    raise SystemExit(_left_with)
+    """End by an exception, so that `finally` blocks end child processes and remove temporary files."""
+    global _exit_code
+    _exit_code = 128 + number
+    raise SystemExit(_exit_code)
 
 
-_left_with = 0
+_exit_code = 0
 """Exit code after a signal; 0 before one."""
 
 
 def _module(command: str) -> ModuleType:
-    """A command's module: of its name, or with an underscore where the name is a word of Python's."""
+    """A command's module. It has the command's name, with an underscore if that is a Python keyword."""
     name = f"{command}_" if keyword.iskeyword(command) else command
     return importlib.import_module(f"arvid.commands.{name}")
 
 
 def _quieten() -> None:
-    """Silence what libraries say to their own developers."""
+    """Silence messages of libraries that do not concern the user."""
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode.*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")

@@ -1,8 +1,8 @@
-"""What the parts of arvid promise each other.
+"""The interfaces between arvid's parts: datasets, tokenizers, token heads and paradigms.
 
-A video tokenizer turns frames into a grid of tokens; a paradigm factorises that grid autoregressively;
-a token head models one token given a hidden state. Order (paradigm) and token type (head) are independent,
-so every paradigm that comes with arvid takes both types of tokens. Nothing in this file knows a concrete part.
+A video tokenizer turns frames into a grid of tokens; a paradigm factorises that grid autoregressively; a token head
+models one token given a hidden state. Paradigm (order) and head (token type) are independent, so every paradigm of
+arvid takes both types of tokens. This file does not depend on any concrete part.
 
 Dimension letters, used in every module of arvid:
 B batch, C channels, T H W frames and pixels, t h w the token grid (T', H', W' in the papers), S context
@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from arvid.errors import (
-    UserError as UserError,  # also from here: all that implement a contract raise it
+    UserError as UserError,  # re-exported: implementations of the contracts raise it
 )
 from arvid.options import SamplingOptions as SamplingOptions
 from arvid.options import compose
@@ -61,12 +61,12 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What a tokenizer emits.
+    """The format of a tokenizer's tokens.
 
-    `size` is the vocabulary size of discrete tokens or the channels of continuous ones; `strides` are the
-    (frames, rows, columns) of pixels behind one token; `causal` says that encoding a prefix of the frames
-    gives the prefix of the tokens. With `exact_prefix` false it gives them only nearly, as with published ones
-    whose norms see several frames at once: what remains of `causal` is that a clip has 1 + n·F_T frames.
+    `size` is the vocabulary size of discrete tokens, or the number of channels of continuous ones. `strides` are the
+    (frames, rows, columns) of pixels per token. `causal`: a clip has 1 + n·F_T frames, and encoding a prefix of the
+    frames gives the prefix of the tokens. If `exact_prefix` is false, it gives the prefix only approximately, as
+    published tokenizers do whose norms see several frames at once.
     """
 
     type: TokenType
@@ -81,10 +81,10 @@ class TokenSpec:
     def grid(
         self, num_frames: int, height: int, width: int, *, later_chunk: bool = False
     ) -> TokenGrid:
-        """Token grid of a clip. Raises UserError if the clip cannot be tokenized without a remainder.
+        """Token grid of a clip. Raises UserError if the strides do not divide the clip.
 
-        `later_chunk` says that the frames go on from others of the same clip, so there is no first frame among
-        them that causal tokenizers encode alone.
+        `later_chunk`: the frames continue a clip, so they do not include the first frame, which causal tokenizers
+        encode by itself.
         """
         ft, fh, fw = self.strides
         first_alone = self.causal and not later_chunk
@@ -97,7 +97,7 @@ class TokenSpec:
                 f"(the nearest are {below} and {below + ft})."
             )
         if not first_alone and num_frames % ft:
-            raise UserError(f"{num_frames} frames is not a multiple of the temporal stride {ft}.")
+            raise UserError(f"{num_frames} frames are not a multiple of the temporal stride {ft}.")
         if height % fh or width % fw:
             raise UserError(
                 f"{height}x{width} pixels do not fit this tokenizer: "
@@ -107,11 +107,11 @@ class TokenSpec:
         return TokenGrid(frames, height // fh, width // fw)
 
     def num_frames(self, grid: TokenGrid) -> int:
-        """Frames of the clip behind a grid."""
+        """Number of frames of a clip with this grid."""
         return 1 + (grid.t - 1) * self.strides[0] if self.causal else grid.t * self.strides[0]
 
     def chunk_frames(self, num_frames: int, latent_frames: int) -> list[int]:
-        """Frames of each chunk when a clip is streamed `latent_frames` at a time; the last chunk may be shorter.
+        """Frames of each chunk of a clip that is streamed in `latent_frames` at a time; the last may be shorter.
 
         `video.split(spec.chunk_frames(257, 2), dim=2)` cuts a clip of a causal tokenizer with temporal stride 4
         into chunks of 5, 8, 8, ... frames.
@@ -125,26 +125,26 @@ class TokenSpec:
 
 @dataclass
 class Condition:
-    """What a batch of clips is generated from. Everything may be absent; what is present shares the batch size."""
+    """The conditions of a batch of clips. Each may be absent; all present ones have the same batch size."""
 
     text: Float[Tensor, "b s d"] | Int[Tensor, "b s"] | None = None
-    """Features, or ids of words where `ContextSpec.text_vocab` says so."""
+    """Text features, or word ids if `ContextSpec.text_vocab` is set."""
     text_mask: Bool[Tensor, "b s"] | None = None
-    """True where `text` holds a word, False where it is padding."""
+    """True for words, False for padding."""
     values: dict[str, Tensor] = field(default_factory=dict)
-    """Values of the other conditions by name (see `arvid.nn.conditions`): (B,) or (B, K) for each clip, or
-    (B, t, F[, K]) for the F frames behind each latent frame."""
+    """Other conditions by name (see `arvid.nn.conditions`): (B,) or (B, K) per clip, (B, t, F[, K]) for the F frames of
+    each latent frame."""
     negative_text: Float[Tensor, "b s d"] | None = None
-    """Negative prompt of classifier-free guidance, in the place of the null condition."""
+    """Negative prompt of classifier-free guidance, in place of the null condition."""
     negative_text_mask: Bool[Tensor, "b s"] | None = None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Condition:
-        """Apply `fn` to every tensor that is present."""
+        """Apply `fn` to every present tensor."""
         mapped = {name: fn(value) for name, value in self._texts().items()}
         return Condition(**mapped, values={name: fn(value) for name, value in self.values.items()})
 
     def _texts(self) -> dict[str, Tensor]:
-        """The present tensors of the text by field."""
+        """The present text tensors by field name."""
         names = ("text", "text_mask", "negative_text", "negative_text_mask")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -160,44 +160,48 @@ class Condition:
 
 @dataclass(frozen=True)
 class ContextSpec:
-    """Which conditions a model is built for: what its context embedder needs to know."""
+    """The conditions of a model. Its context embedder is built from this."""
 
     text_dim: int | None = None
-    """Width of the text's features; 0 where they are ids of words, for a model that embeds them itself."""
+    """Width of the text features; 0 for word ids, which the model embeds itself."""
     text_len: int = 0
+    """Number of text tokens."""
     text_vocab: int | None = None
-    """How many ids of words there are, where the text's features are ids."""
+    """Number of word ids, if the text is given as word ids."""
     conditions: Mapping[str, int] = field(default_factory=dict)
-    """Conditions with a value per clip: name -> number of class ids or of a vector's components (1 for a number)."""
+    """Conditions per clip: name -> number of class ids or of vector components (1 for a number)."""
     frame_conditions: Mapping[str, int] = field(default_factory=dict)
-    """The same of conditions with a value per frame."""
+    """Conditions per frame, in the same form."""
     frames_per_latent: int = 1
-    """Frames behind a latent frame: the tokenizer's temporal stride."""
+    """Frames per latent frame: the tokenizer's temporal stride."""
 
     @property
     def num_tokens(self) -> int:
-        """Context tokens that the conditions take up: those of the text, then one for each condition per clip."""
+        """Number of context tokens: those of the text, and one for each condition per clip."""
         text = self.text_len if self.text_dim is not None else 0
         return text + len(self.conditions)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no condition at all."""
+        """Whether the model has no conditions."""
         return not (self.num_tokens or self.frame_conditions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Size of a paradigm's transformer, equal for all rows of a comparison.
+    """Size of a paradigm's transformer.
 
-    Raises UserError for numbers below 1 (`head_depth` may be 0), and where the heads do not divide the width.
+    Raises UserError for numbers below 1 (`head_depth` may be 0), and if `num_heads` does not divide `dim`.
     """
 
     name: str = "custom"
-    """What tables call it."""
+    """Name in tables."""
     dim: int
+    """Model width."""
     depth: int
+    """Number of transformer blocks."""
     num_heads: int
+    """Attention heads of a block."""
     head_dim: int = 256
     """Width of the diffusion head's MLP (continuous tokens only)."""
     head_depth: int = 3
@@ -215,7 +219,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Clip:
-    """One example of a dataset: uint8 frames (T, H, W, 3) in RGB and what is known of them."""
+    """One example of a dataset: uint8 frames (T, H, W, 3) in RGB, and their annotations."""
 
     video: np.ndarray
     caption: str = ""
@@ -226,11 +230,11 @@ class Clip:
     name: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    """Values of further conditions by name (see `arvid.nn.conditions`): of the clip, or of each frame (T, ...)."""
+    """Values of further conditions by name (see `arvid.nn.conditions`): per clip, or per frame (T, ...)."""
 
 
 class _Checked:
-    """Subclasses are checked when they are defined: a concrete one must have every promised attribute."""
+    """Checks subclasses at their definition: a concrete subclass must define all required attributes."""
 
     _required: ClassVar[tuple[str, ...]] = ()
 
@@ -249,16 +253,15 @@ def _is_implemented(cls: type, name: str) -> bool:
 
 
 class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
-    """A finite, indexable set of clips; item i is the same clip every time it is asked for."""
+    """A finite, indexable set of clips. Item i is always the same clip."""
 
     _required = ("__len__", "__getitem__", "fingerprint")
     classes: tuple[str, ...] = ()
     """Names of the class labels, or empty."""
     value_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Names of what the values of further conditions mean, by condition: of each class id, or of each component of a
-    vector (see `arvid.nn.conditions`)."""
+    """Names of the class ids or vector components of further conditions, by condition (see `arvid.nn.conditions`)."""
     has_captions: bool = True
-    """False where it is known that no clip has a caption."""
+    """False if it is known that no clip has a caption."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -268,12 +271,12 @@ class VideoDataset(_Checked, torch.utils.data.Dataset[Clip], ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what the clips depend on (files and options, not where they lie): keys the token cache."""
+        """Hash of the clips' content: files and options, not paths. It is the key of the token cache."""
 
     def earlier_fingerprint(self) -> str | None:
-        """The fingerprint that an earlier version of arvid gave to these clips, if it was another one.
+        """The fingerprint that an earlier version of arvid gave to these clips, if it differs.
 
-        Runs and records of then are recognised by it.
+        Older runs and records are recognised by it.
         """
         return None
 
@@ -294,12 +297,12 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Tokens: ...
 
     def encode_posterior(self, video: Float[Tensor, "b 3 T H W"]) -> tuple[Tokens, Tokens]:
-        """Tokens as `encode` gives them, and the standard deviation of the Gaussians that they are the means of.
+        """Means (the tokens of `encode`) and standard deviations of the Gaussian posterior.
 
-        Raises UserError where the encoder is sure of its tokens: ids, and latents without a distribution.
+        Raises UserError if there is no posterior: for ids, and for deterministic latents.
         """
         raise UserError(
-            f"{type(self).__name__} has no posterior to draw from: leave data.posterior off."
+            f"{type(self).__name__} has no posterior to sample from: leave data.posterior off."
         )
 
     @abstractmethod
@@ -307,14 +310,14 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
         """Video in [-1, 1] (clamped)."""
 
     def check_grid(self, grid: TokenGrid) -> None:
-        """Raises UserError for a grid that `decode` cannot take, so that nobody generates it in vain; any will do
-        unless a tokenizer says otherwise."""
+        """Raise UserError for a grid that `decode` does not support, before it is generated. By default all grids are
+        supported."""
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tokens]:
-        """Tokens of each chunk (B, 3, T_i, H, W) of a long clip; joined along time they are those of the whole clip.
+        """Tokens of each chunk (B, 3, T_i, H, W) of a long clip; joined along time, they are the clip's tokens.
 
-        `TokenSpec.chunk_frames` says how long the chunks may be. Takes no gradients. A tokenizer that looks ahead
-        cannot give tokens before the end: this default takes the whole clip at once, whatever its length.
+        `TokenSpec.chunk_frames` gives the lengths of the chunks. There are no gradients. This default collects the
+        whole clip first: a tokenizer that looks ahead needs all frames.
         """
         whole = list(chunks)
         if whole:
@@ -323,9 +326,9 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
             yield tokens
 
     def decode_stream(self, chunks: Iterable[Tokens]) -> Iterator[Tensor]:
-        """Frames (B, 3, T_i, H, W) of each chunk of latent frames; joined along time they are the whole clip.
+        """Frames (B, 3, T_i, H, W) of each chunk of latent frames; joined along time, they are the whole clip.
 
-        As for `encode_stream`, this default decodes everything at once.
+        Like `encode_stream`, this default collects everything first.
         """
         whole = list(chunks)
         if whole:
@@ -336,18 +339,18 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
     def training_losses(
         self, video: Float[Tensor, "b 3 T H W"]
     ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
-        """The reconstruction, not clamped, and the losses of the bottleneck.
+        """The reconstruction (not clamped) and the losses of the bottleneck.
 
-        Training compares the reconstruction with the video and adds to that the key `loss` of the losses, if there is
-        one; their other keys are named parts to be logged. A tokenizer that cannot be trained does not define this.
+        Training adds the entry `loss`, if present, to the reconstruction losses; other entries are logged. A tokenizer
+        that cannot be trained does not define this method.
         """
         raise UserError(f"{type(self).__name__} cannot be trained.")
 
 
 class TokenHead(_Checked, nn.Module, ABC):
-    """Distribution over one token given a hidden state, the same for every position.
+    """Distribution of one token given a hidden state, the same for every position.
 
-    `patch` consecutive vectors of a token (see the paradigms) count as one token here.
+    If a paradigm groups tokens into patches, a patch counts as one token here.
     """
 
     _required = ("loss", "sample")
@@ -376,12 +379,12 @@ class TokenHead(_Checked, nn.Module, ABC):
 
 
 def _nothing() -> None:
-    """What is called after an evaluation, unless a request says otherwise."""
+    """Default of `Request.on_step`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a paradigm is asked to generate."""
+    """The arguments of `Paradigm.generate`: which clips to generate, and how."""
 
     condition: Condition
     """Empty for unconditional clips."""
@@ -389,13 +392,13 @@ class Request:
     """Size of each clip in tokens."""
     _: KW_ONLY
     batch_size: int = 1
-    """Number of clips. If there is a condition, it is the condition's batch size, whatever is given."""
+    """Number of clips. A condition that is not empty overrides it with its own batch size."""
     prefix: Tokens | None = None
-    """Given latent frames (B, t0, h, w[, C]) with t0 < grid.t, which come back unchanged."""
+    """Latent frames to continue (B, t0, h, w[, C]) with t0 < grid.t. The result begins with them, unchanged."""
     options: SamplingOptions = SamplingOptions()
-    """How tokens are drawn. Options of the model that they lack are at their defaults."""
+    """Sampling options. The model's other options have their defaults."""
     generator: torch.Generator | None = None
-    """Of all random numbers; by default torch's global one."""
+    """Source of all random numbers; by default torch's global generator."""
     on_step: Callable[[], None] = _nothing
     """Called after each evaluation of the main network, as often as `Paradigm.num_evaluations` says for it."""
 
@@ -404,31 +407,31 @@ class Request:
 
     @property
     def prefix_frames(self) -> int:
-        """Number of given latent frames."""
+        """Number of latent frames in the prefix."""
         return 0 if self.prefix is None else self.prefix.shape[1]
 
 
 class Paradigm(_Checked, nn.Module, ABC):
-    """An order of factorisation and the network that follows it.
+    """An order of factorisation and its network.
 
-    Built as `Paradigm(spec, grid, context, size, **own options)`, where `grid` is the largest grid it is trained on.
-    Of `generate` and `stream` a paradigm defines one: the other is made from it. What a paradigm can do is declared by
-    the attributes of the class, and tests and error messages follow them.
+    Built as `Paradigm(spec, grid, context, size, **own options)`, where `grid` is the largest training grid. A paradigm
+    defines `generate` or `stream`; the other follows from it. Class attributes declare the paradigm's abilities; tests
+    and error messages use them.
 
-    Raises UserError for tokens of a type that `heads` does not have.
+    Raises UserError if `heads` lacks the tokens' type.
     """
 
     _required = ("loss", "num_evaluations", "heads")
     heads: ClassVar[Mapping[TokenType, type[TokenHead]]]
-    """The token types that the paradigm supports, and the class of the head for each."""
+    """Supported token types, with the class of the head for each."""
     options_class: ClassVar[type[SamplingOptions]] = SamplingOptions
-    """The paradigm's own sampling options. A model has those of its head too, see `options_for`."""
+    """The paradigm's own sampling options. A model also has its head's, see `options_for`."""
     takes_prefix: ClassVar[bool] = True
     """Whether the paradigm can continue given latent frames."""
     takes_frame_conditions: ClassVar[bool] = False
-    """Whether the paradigm follows conditions per frame (see `arvid.nn.frame_conditions`)."""
+    """Whether the paradigm supports conditions per frame (see `arvid.nn.frame_conditions`)."""
     required_frames: int = 0
-    """Latent frames that have to be given, for a paradigm that can only continue others."""
+    """Minimum number of prefix latent frames, for a paradigm that can only continue clips."""
 
     def __init__(self, spec: TokenSpec, grid: TokenGrid) -> None:
         super().__init__()
@@ -443,7 +446,7 @@ class Paradigm(_Checked, nn.Module, ABC):
 
     @classmethod
     def head_for(cls, token_type: TokenType) -> type[TokenHead]:
-        """The class of the head for a token type. Raises UserError naming those that the paradigm supports."""
+        """The class of the head for a token type. Raises UserError, with the supported types, for other types."""
         if token_type not in cls.heads:
             raise UserError(
                 f"{cls.__name__} supports {' and '.join(cls.heads)} tokens, not {token_type} ones: "
@@ -453,14 +456,14 @@ class Paradigm(_Checked, nn.Module, ABC):
 
     @classmethod
     def options_for(cls, token_type: TokenType) -> type[SamplingOptions]:
-        """The sampling options of a model: the paradigm's and its head's."""
+        """The class of a model's sampling options: the paradigm's and the head's together."""
         return compose(cls.options_class, cls.head_for(token_type).options_class)
 
     def own_options(self, given: SamplingOptions, kind: type[Options]) -> Options:
-        """All options of this model, as far as they are given, and else their defaults.
+        """All options of this model: those given, and defaults for the others.
 
-        `kind` is one of the classes that they consist of: what the caller reads. Raises UserError for options that are
-        given and that this model does not have.
+        `kind` is the class of the options that the caller reads (for its type only). Raises UserError for given options
+        that this model does not have.
         """
         options = self.options_for(self.spec.type).of(given)
         assert isinstance(options, kind)
@@ -468,17 +471,17 @@ class Paradigm(_Checked, nn.Module, ABC):
 
     @abstractmethod
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Training loss of a batch: `loss` (scalar), `per_token` (mean over the tokens predicted, which curves
-        show) and named parts."""
+        """Training loss of a batch: `loss` (scalar), `per_token` (mean over the predicted tokens, for curves) and named
+        parts."""
 
     def generate(self, request: Request) -> Tokens:
-        """Draw the tokens of the requested grid (B, t, h, w[, C])."""
+        """Sample the tokens of the requested grid, (B, t, h, w[, C])."""
         return torch.cat(list(self.stream(request)), dim=1)
 
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """What `generate` draws, in pieces (B, n, h, w[, C]) of latent frames as they are finished, given ones first.
+        """The tokens of `generate` in pieces of finished latent frames, (B, n, h, w[, C]), beginning with the prefix.
 
-        By default everything in one piece, for a paradigm that finishes all frames at once.
+        By default one piece, for a paradigm that finishes all frames at the same time.
         """
         yield self.generate(request)
 
@@ -490,8 +493,8 @@ class Paradigm(_Checked, nn.Module, ABC):
         prefix_frames: int = 0,
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
-        """Evaluations of each network during `generate`, by name; the first one is the one `on_step` counts."""
+        """Evaluations of each network during `generate`, by name. `on_step` counts those of the first one."""
 
 
 ParadigmFactory = Callable[[TokenSpec, TokenGrid, ContextSpec, Size], Paradigm]
-"""A paradigm's class with its own options bound."""
+"""A paradigm's class with its own options already bound."""

@@ -1,4 +1,4 @@
-"""Published files from the network: downloads go on where they stopped, and are checked."""
+"""Downloads published files. An interrupted download is resumed, and the checksum is verified."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | None = None) -> None:
-    """Put a published file at `path` if it is not there. A file that is there is checked as well.
+    """Download a published file to `path` unless it exists. An existing file is verified too.
 
-    An interrupted download stays as PATH.part, and the next one goes on from its end. Of several processes one
+    An interrupted download stays as PATH.part, and the next call resumes it. If several processes call this, one
     downloads and the others wait.
 
     Args:
         url: address of the file.
-        path: where the file belongs.
-        checksum: as `has_checksum` takes it; None where none is published.
-        num_bytes: published size, where it is known.
+        path: where to put the file.
+        checksum: see `has_checksum`; None if none is published.
+        num_bytes: published size, if known.
 
-    Raises UserError where the address cannot be read, or the file has another checksum.
+    Raises UserError if the address cannot be read, or if the file has another checksum.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -41,7 +41,7 @@ def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | Non
             logger.warning("%s: no checksum is published, so it is taken as it came.", path.name)
         elif not has_checksum(found, checksum):
             if found != path:
-                found.unlink()  # going on from its end would be of no use
+                found.unlink()  # resuming it would give the same file
             raise UserError(
                 f"{found} is not the published file: its checksum is not {checksum}. {advice}"
             )
@@ -49,9 +49,9 @@ def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | Non
 
 
 def has_checksum(path: Path, checksum: str) -> bool:
-    """Whether a file has the checksum ALGORITHM:DIGEST. The digest may be cut short.
+    """Whether a file has the checksum ALGORITHM:DIGEST. The digest may be shortened to its beginning.
 
-    ALGORITHM is what `checksum_file` takes. Raises OSError where the file cannot be read.
+    ALGORITHM is an algorithm of `checksum_file`. Raises OSError if the file cannot be read.
     """
     algorithm, _, digest = checksum.partition(":")
     return checksum_file(path, algorithm).startswith(digest)
@@ -69,10 +69,10 @@ def _fetch(url: str, part: Path, num_bytes: int | None) -> None:
                 expected_size=num_bytes,
                 displayed_filename=part.stem,
             )
-    except Exception as error:  # of requests or httpx, as huggingface_hub's version has it
+    except Exception as error:  # from requests or httpx, depending on huggingface_hub's version
         if not part.stat().st_size:
             part.unlink()
         raise UserError(
-            f"{url} cannot be downloaded ({error}). Give the same command again to go on, or delete {part} to begin "
-            "anew."
+            f"{url} cannot be downloaded ({error}). Give the same command again to resume, or delete {part} to start "
+            "again."
         ) from error

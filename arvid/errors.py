@@ -1,5 +1,5 @@
-"""The error that users see. This module imports nothing, so that commands can parse their arguments without torch."""
+"""The error class for users. This module imports nothing, so commands can parse arguments without torch."""
 
 
 class UserError(ValueError):
-    """Something the user can mend. The command line prints its message alone, without a traceback."""
+    """An error that the user can fix. The command line prints its message without a traceback."""

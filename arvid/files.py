@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: everything arvid writes goes through a temporary neighbour."""
+"""Atomic writes (by a temporary file in the same folder), and hashes. All of arvid's files are written this way."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 MAX_NAME_BYTES = 255
-"""Of a file's name, on every common file system."""
+"""Maximum length of a file name on all common file systems."""
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffix) and move it there when the block ends without an error.
+    """Yield a temporary path with the same suffix; move it to `path` if the block ends without an error.
 
-    Raises OSError as the writer does (a full disk, say); the temporary file is removed then and `path` is as before.
+    After an error, such as OSError for a full disk, the temporary file is removed and `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not the whole stem: the temporary name must not be too long where the name itself just fits
+    # Only part of the stem: the temporary name must not exceed the limit if the name itself just fits.
     prefix = f".{path.stem[:40]}-"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
@@ -37,7 +37,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def fitting_name(stem: str, suffix: str) -> str:
-    """A file's name of at most 255 bytes, which is what file systems take: the end of a longer stem becomes a hash."""
+    """A file name of at most MAX_NAME_BYTES. The end of a longer stem is replaced by a hash."""
     name = f"{stem}{suffix}"
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name

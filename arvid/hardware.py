@@ -1,7 +1,7 @@
-"""What the machine is, and how fast it multiplies matrices.
+"""Describes the machine and measures the rate of its matrix products.
 
-The rate of a product depends on the CPU's instructions more than on its age: without those for bfloat16 a product in
-bfloat16 takes 10 to 90 times as long as one in float32. So speeds are reported with both rates.
+The rate depends on the CPU's instructions more than on its age: without bfloat16 instructions, a bfloat16 product takes
+10 to 90 times as long as one in float32. So speeds are reported with both rates.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 
 RATE_DIM = 1024
-"""Rows and columns of the matrices whose product is timed."""
+"""Rows and columns of the timed matrices."""
 RATE_SECONDS = 0.2
-"""A product is repeated for so long; one that takes longer is run once."""
+"""Time for which the product is repeated; a slower product runs once."""
 SHOWN_FLAGS = ("avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
 """Instructions for half precision, as the kernel names them."""
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
-"""Environment variables by which torch uses fewer instructions than the CPU has."""
+"""Environment variables that limit the CPU instructions used by torch."""
 
 
 def hardware() -> str:
-    """The machine in words: CPU model and cores, or the GPUs, e.g. `2 cores of Xeon E5-2670`."""
+    """Short description of the machine: CPU model and cores, with the GPUs first if there are any."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -48,7 +48,7 @@ def instruction_set() -> str:
 
 @cache
 def product_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a product of two 1024 x 1024 matrices on the CPU with torch's present threads; measured once."""
+    """FLOP/s of a 1024 x 1024 matrix product on the CPU with torch's current threads; measured once."""
     a = torch.ones(RATE_DIM, RATE_DIM, dtype=dtype)
     best, began = float("inf"), time.perf_counter()
     while True:
@@ -61,7 +61,7 @@ def product_rate(dtype: torch.dtype) -> float:
 
 
 def cpu_summary() -> str:
-    """Instructions and both rates in words: what a table of speeds on a CPU begins with."""
+    """CPU instructions and both rates as a sentence, for the top of a table of CPU speeds."""
     rates = ", ".join(
         f"{product_rate(dtype) / 1e9:.1f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
         for dtype in (torch.float32, torch.bfloat16)
@@ -77,7 +77,7 @@ def _cpu_model() -> str:
 
 
 def _cpuinfo(key: str) -> str:
-    """The first value of a key in /proc/cpuinfo; empty where there is none."""
+    """The first value of a key in /proc/cpuinfo, or an empty string."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""Published models as diffusers lays them out: a folder with `config.json` and one file of weights.
+"""Published models in the layout of diffusers: a folder with `config.json` and one file of weights.
 
-A source is a local folder or a hub name, `organisation/name`, with `/subfolder` behind it where a pipeline keeps
-the model in one: `Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae`. Hub names go through the cache of huggingface_hub, which
-downloads what is not there yet unless HF_HUB_OFFLINE is set. Weights are a safetensors file; in a local folder they may
-also be one of `torch.save`, which is read without running code in it.
+A source is a local folder or a hub name `organisation/name`, optionally with a pipeline's subfolder:
+`Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae`. Hub names use the cache of huggingface_hub, which downloads missing files unless
+HF_HUB_OFFLINE is set. Weights are a safetensors file. A local folder may instead have a file of `torch.save`, which is
+read without running code in it.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./-]+))?")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called an attention's layers before 0.15; files of that time keep the names."""
+"""Names of attention layers in diffusers before 0.15 -> today's. Older files have the old names."""
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """A model's configuration. Raises UserError where it cannot be had or is none."""
+    """A model's configuration. Raises UserError if it cannot be read or is not a configuration."""
     path = _locate(source, CONFIG)
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error}).") from error
     if not isinstance(config, dict) or "_class_name" not in config:
-        raise UserError(f"{path}: not the configuration of a model of diffusers: no _class_name.")
+        raise UserError(f"{path}: not the configuration of a diffusers model: no _class_name.")
     return config
 
 
 def read_tensors(source: str) -> dict[str, Tensor]:
-    """A model's weights by name, on the CPU. Raises UserError where they cannot be had or read."""
+    """A model's weights by name, on the CPU. Raises UserError if they are missing or cannot be read."""
     tensors = read_weights(locate_weights(source))
     return {_new_name(name): value for name, value in tensors.items()}
 
 
 def locate_weights(source: str) -> Path:
-    """The file of a model's weights. Raises UserError that says what to get and where to put it."""
+    """The file of a model's weights. Raises UserError with instructions if it is missing."""
     pickled = Path(source).expanduser() / PICKLED_WEIGHTS
     if pickled.is_file() and not pickled.with_name(WEIGHTS).is_file():
         return pickled
@@ -60,7 +60,7 @@ def locate_weights(source: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of either kind, by its suffix. Raises UserError for a file that cannot be read safely."""
+    """The tensors of a safetensors or `torch.save` file. Raises UserError if it cannot be read safely."""
     if path.suffix != ".safetensors":
         return read_checkpoint(path)
     try:
@@ -72,7 +72,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def write_model(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, half: bool = False
 ) -> None:
-    """Write a model's configuration and weights where `read_config` and `read_tensors` find them.
+    """Write a model's configuration and weights for `read_config` and `read_tensors`.
 
     `half` stores the weights in fp16.
     """
@@ -90,7 +90,7 @@ def _new_name(name: str) -> str:
 
 
 def _locate(source: str, file: str) -> Path:
-    """A file of the source. Raises UserError that says what to get and where to put it."""
+    """A file of the source. Raises UserError with instructions if it is missing."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if (folder / file).is_file():
@@ -101,14 +101,14 @@ def _locate(source: str, file: str) -> Path:
         )
     match = _HUB_NAME.fullmatch(source)
     if match is None:
-        raise UserError(f"There is no folder {source!r}, nor is that a name on the hub.")
+        raise UserError(f"{source!r} is neither a folder nor a name on the hub.")
     name, subfolder = match.groups()
     try:
         return Path(hf_hub_download(name, file, subfolder=subfolder))
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         place = f"https://huggingface.co/{name}/tree/main" + (f"/{subfolder}" if subfolder else "")
         raise UserError(
-            f"There is no folder {source!r}, and {file} of the hub's {name!r} is neither in the local cache nor to be "
+            f"There is no folder {source!r}, and {file} of {name!r} on the hub is not in the local cache and cannot be "
             f"downloaded ({str(error).strip().splitlines()[0]}). Download {CONFIG} and {WEIGHTS} from {place} into "
-            "one folder and name that folder instead."
+            "one folder, and give that folder instead."
         ) from error

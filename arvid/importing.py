@@ -1,8 +1,8 @@
-"""Other people's checkpoints: read without running their code, every tensor accounted for.
+"""Reads published checkpoints without running code in them, and checks every tensor.
 
-An importer is a class beside the part that it is for: `paradigms/nova/import_nova.py` holds the one of
-`arvid import nova`. Other packages register theirs by entry points of the group `arvid.importers`, and exporters by
-`arvid.exporters`.
+An importer is a class in the folder of its plug-in: `paradigms/nova/import_nova.py` is the importer of
+`arvid import nova`. Other packages register importers by entry points of the group `arvid.importers`, and exporters
+by `arvid.exporters`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from arvid.contracts import UserError
 
 LISTED = 40
-"""Tensors that an error message names at most."""
+"""Maximum number of tensors in an error message."""
 
 
 @dataclass(frozen=True)
@@ -35,42 +35,42 @@ class Move:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an importer has done."""
+    """Result of an import."""
 
     moves: list[Move]
     unused: list[str]
-    """What the file holds besides the weights: optimiser, step, ..."""
+    """Entries of the file that are not weights: optimiser, step, ..."""
 
 
 class Importer(ABC):
     """Reads one kind of published checkpoint. The class's docstring is the help of `arvid import KIND`."""
 
     suffix: ClassVar[str]
-    """How the file that it writes is called: .ckpt for a generator, .safetensors for a tokenizer."""
+    """Suffix of the written file: .ckpt for a generator, .safetensors for a tokenizer."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (optional)
-        """Declare options of its own; none by default."""
+        """Declare the importer's own options; none by default."""
 
     @abstractmethod
     def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
-        """Write what the published `file` (or folder) holds to `out`. Raises UserError where tensors do not fit."""
+        """Convert the published `file` (or folder) to `out`. Raises UserError if tensors do not fit."""
 
 
 class Exporter(ABC):
     """Writes a model in the layout of another code base. The class's docstring is the help of `arvid export KIND`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (optional)
-        """Declare options of its own; none by default."""
+        """Declare the exporter's own options; none by default."""
 
     @abstractmethod
     def run(self, checkpoint: Path, out: Path, options: argparse.Namespace) -> list[str]:
-        """Write the model in `checkpoint` to the folder `out`; returns the names of what was written."""
+        """Write the model in `checkpoint` to the folder `out`; returns the names of the written parts."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The top level of a file of `torch.save`, tensors on the CPU (mapped from disk where the format allows).
+    """The dict in a file of `torch.save`, with tensors on the CPU (mapped from disk if the format allows).
 
-    Raises UserError where there is no such file, or where it cannot be read without running code in it.
+    Raises UserError if the file does not exist or cannot be read without running code in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,21 +80,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load has no error class of its own
         raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({told(error)})."
+            f"{path}: not a checkpoint that can be read safely ({unpickling_fault(error)})."
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a dict of weights.")
     return checkpoint
 
 
-def told(error: Exception) -> str:
-    """What torch.load says is wrong, in one line, without its advice to run the code in a file."""
+def unpickling_fault(error: Exception) -> str:
+    """An error of torch.load in one line, without its advice to run the code in the file."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])
 
 
 def strip_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Names without a prefix that all of them have (DDP's "module.", say); unchanged where one has it not."""
+    """Remove a prefix from all names (such as DDP's "module."); unchanged if not all names have it."""
     shared = all(name.startswith(prefix) for name in tensors)
     return {name.removeprefix(prefix) if shared else name: value for name, value in tensors.items()}
 
@@ -102,15 +102,15 @@ def strip_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def match(
     tensors: Mapping[str, Any], own: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], list[Move]]:
-    """Give each tensor to the own one that it belongs to: a state dict in the own shapes, and what went where.
+    """Map a checkpoint's tensors to arvid's names and shapes. Returns a state dict, and the list of all moves.
 
     Args:
-        tensors: the checkpoint's, by its own names.
-        own: arvid's, for their shapes; they may lie on the meta device.
-        names: the checkpoint's name for each of arvid's.
+        tensors: the checkpoint's tensors, by their names there.
+        own: arvid's tensors, for their shapes; they may be on the meta device.
+        names: name in arvid -> name in the checkpoint.
 
-    Axes of size 1 do not count. Raises UserError with a list of the tensors that are missing, left over, of
-    another shape, or no floats.
+    Shapes may differ in axes of size 1. Raises UserError with a list of tensors that are missing, left over, of another
+    shape, or not floats.
     """
     sources = {names[target]: target for target in own}
     faults = [f"missing {name}" for name in sources.keys() - tensors.keys()]

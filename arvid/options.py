@@ -1,4 +1,4 @@
-"""Options of sampling. Every head and paradigm declares its own; a model has those of its paradigm and its head.
+"""Sampling options. Each head and paradigm declares its own; a model has those of its paradigm and its head.
 
     @dataclass(frozen=True, kw_only=True)
     class MySampling(SamplingOptions):
@@ -26,18 +26,18 @@ RANGE = "range"
 
 
 def option(default: T, allowed: Range) -> T:
-    """The default of a numeric field, and the range of its values. (Without this, any finite number is allowed.)"""
+    """Declare a numeric field with its default and range. (A plain default allows any finite number.)"""
     return field(default=default, metadata={RANGE: allowed})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens are drawn: what every model obeys. Raises UserError for values outside their ranges."""
+    """Sampling options common to all models. Raises UserError for values outside their ranges."""
 
     guidance: float = 1.0
     """Classifier-free guidance scale s: null + s · (conditional - null). 1 switches it off."""
     use_cache: bool = True
-    """Keep keys and values of finished positions. Without it the same tokens come out, slower."""
+    """Cache keys and values of finished positions. Without it sampling is slower and gives the same tokens."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -51,18 +51,18 @@ class SamplingOptions:
         return self.guidance != 1
 
     def changed(self) -> dict[str, Any]:
-        """The options that are not at their defaults: what records hold."""
+        """Options that differ from their defaults. Records store these."""
         pairs = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
         return {f.name: value for f, value in pairs if value != f.default}
 
     def replace(self, **changes: Any) -> Self:
-        """The same with some options changed. Raises UserError for one that these do not have."""
+        """A copy with some options changed. Raises UserError for an option that this class does not have."""
         _require_known(type(self), changes)
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def of(cls, given: SamplingOptions) -> Self:
-        """The given options as an instance of this class; options that they lack are at their defaults.
+        """The given options as an instance of this class; options that they lack get defaults.
 
         Raises UserError if they change an option that this class does not have.
         """
@@ -79,7 +79,7 @@ def option_names(cls: type[SamplingOptions]) -> list[str]:
 
 
 def range_of(f: dataclasses.Field[Any]) -> Range:
-    """The numbers that a field allows."""
+    """The range of a field's values."""
     allowed: Range = f.metadata.get(RANGE, FINITE)
     return allowed
 
@@ -97,7 +97,7 @@ def help_texts(cls: type[SamplingOptions]) -> dict[str, str]:
 
 
 def compose(*owners: type[SamplingOptions]) -> type[SamplingOptions]:
-    """A dataclass with the options of several owners, whose instances are instances of each of them.
+    """A dataclass that inherits from the option classes of several owners, and so has all their options.
 
     The same owners give the same class. Raises TypeError if two of them declare an option of the same name.
     """
@@ -106,6 +106,7 @@ def compose(*owners: type[SamplingOptions]) -> type[SamplingOptions]:
 
 @lru_cache
 def _composed(owners: tuple[type[SamplingOptions], ...]) -> type[SamplingOptions]:
+    # Drop base classes of other owners: Python refuses bases in an order that contradicts their own MRO.
     needed = [a for a in dict.fromkeys(owners) if not _covered(a, owners)]
     if len(needed) == 1:
         return needed[0]
@@ -122,7 +123,7 @@ def _composed(owners: tuple[type[SamplingOptions], ...]) -> type[SamplingOptions
 
 
 def _covered(cls: type, owners: Iterable[type]) -> bool:
-    """Whether another of the owners is a subclass."""
+    """Whether another owner is a subclass of `cls`."""
     return any(issubclass(other, cls) and other is not cls for other in owners)
 
 

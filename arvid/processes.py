@@ -1,6 +1,6 @@
-"""The processes that share an evaluation or a sampling, and the device of each.
+"""Processes that share an evaluation or a sampling, and the device of each.
 
-They are started by torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or by srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID).
+torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) starts them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     import torch
 
 WAIT_MINUTES = 120.0
-"""How long a process waits for the others by default: for a batch of clips, or for the numbers made of all."""
+"""Default limit of waiting for other processes: for their clips or their results."""
 START_MINUTES = 10.0
-"""How long the processes wait for each other at the start."""
+"""Limit of waiting for other processes at the start."""
 INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM jobs that are a shell, in which nothing was started by srun (Lightning's rule)."""
+"""Names of interactive SLURM jobs, in which srun has not started the command (Lightning's rule)."""
 
 
 class Launch(NamedTuple):
-    """This process among those that were started together."""
+    """Rank of this process among the processes started together."""
 
     rank: int = 0
     num_processes: int = 1
     local_rank: int = 0
-    """Its number on its machine."""
+    """Rank on its machine."""
 
 
 def launch() -> Launch:
-    """As torchrun or srun says; a process alone without either."""
+    """Rank and number of processes as torchrun or srun set them; (0, 1, 0) without either."""
     env = os.environ
     if "RANK" in env:
         return Launch(
@@ -49,19 +49,19 @@ def launch() -> Launch:
 
 
 def launched() -> tuple[int, int]:
-    """Number of this process among those that torchrun or srun started, and how many they are; (0, 1) alone."""
+    """Rank and number of processes as torchrun or srun set them; (0, 1) without either."""
     return launch()[:2]
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Number of this process among those that share an evaluation, and how many they are."""
+    """Rank and number of the processes that have joined in `sharing_processes`; (0, 1) otherwise."""
     from torch import distributed as dist  # slow to import, as below
 
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def wait_for_all() -> None:
-    """Until every process has come here. Raises UserError where one has ended or does not come in time."""
+    """Block until all processes have called this. Raises UserError if one has ended or is too late."""
     from torch import distributed as dist
 
     if dist.is_initialized():
@@ -70,7 +70,7 @@ def wait_for_all() -> None:
 
 
 def gather(value: Any) -> list[Any] | None:
-    """The values of all processes, in the first one; None in the others. Raises as `wait_for_all` does."""
+    """The values of all processes in the first process, None in the others. Raises as `wait_for_all` does."""
     from torch import distributed as dist
 
     if not dist.is_initialized():
@@ -84,9 +84,9 @@ def gather(value: Any) -> list[Any] | None:
 
 @contextmanager
 def sharing_processes(wait_minutes: float = WAIT_MINUTES) -> Iterator[None]:
-    """Under torchrun or srun: join the processes that were started, each with a GPU of its own where there are.
+    """Under torchrun or srun: join all started processes, each with its own GPU if there are GPUs.
 
-    Raises UserError if they do not meet, and where one waits longer than `wait_minutes` for another.
+    Raises UserError if they cannot connect, and if one waits longer than `wait_minutes` for another.
     """
     from torch import distributed as dist
 
@@ -102,7 +102,7 @@ def sharing_processes(wait_minutes: float = WAIT_MINUTES) -> Iterator[None]:
 
 
 def take_own_gpu() -> None:
-    """Make the GPU that is this process's turn the one that "cuda" means, where there are GPUs."""
+    """If there are GPUs, make "cuda" mean the GPU of this process (by its local rank)."""
     import torch
 
     if torch.cuda.is_available():
@@ -110,20 +110,20 @@ def take_own_gpu() -> None:
 
 
 def best_device() -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
+    """The GPU of this process, or the CPU without GPUs."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _join(wait_minutes: float) -> None:
-    """Meet the other processes; gloo, since they only wait for each other and pass clips."""
+    """Connect to the other processes by gloo, which is enough for barriers and for clips on the CPU."""
     from torch import distributed as dist
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     rank, count, _ = launch()
-    host, port = _meeting_place()
-    torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # it keeps the store
+    host, port = _master_address()
+    torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # its agent runs the store
     try:
         store = TCPStore(
             host,
@@ -142,13 +142,13 @@ def _join(wait_minutes: float) -> None:
         )
     except (dist.DistError, RuntimeError) as error:
         raise UserError(
-            f"{count} processes were to share this work, and did not meet at {host}:{port} ({_first_line(error)}). "
-            "Start all of them by torchrun or srun; inside an sbatch script write srun before the command."
+            f"{count} processes should share this work, but did not connect at {host}:{port} ({_first_line(error)}). "
+            "Start all of them with torchrun or srun; in an sbatch script, write srun before the command."
         ) from error
 
 
-def _meeting_place() -> tuple[str, int]:
-    """Address and port of the first process: MASTER_ADDR and MASTER_PORT, or as SLURM's variables say."""
+def _master_address() -> tuple[str, int]:
+    """Address and port of the first process, from MASTER_ADDR and MASTER_PORT or else from SLURM's variables."""
     env = os.environ
     host, port = env.get("MASTER_ADDR"), env.get("MASTER_PORT")
     if host is None:
@@ -156,7 +156,7 @@ def _meeting_place() -> tuple[str, int]:
 
         nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
         host = SLURMEnvironment.resolve_root_node_address(nodes)
-    if port is None:  # steps of one job that run at a time have ports of their own
+    if port is None:  # by job and step, so that steps of a job may run at the same time
         job, step = (int(env.get(f"SLURM_{name}", 0)) for name in ("JOB_ID", "STEP_ID"))
         port = str(15_000 + (job + 101 * step) % 10_000)
     return host, int(port)
@@ -164,13 +164,13 @@ def _meeting_place() -> tuple[str, int]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Says what has happened where a process waits in vain."""
+    """Turn a failed wait for other processes into a UserError."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"Another process that shares this work has ended, or did not come in time ({_first_line(error)}). What is "
-            "finished is kept: give the same command again."
+            f"Another process that shares this work has ended or is too late ({_first_line(error)}). Finished work is "
+            "kept: give the same command again."
         ) from error
 
 

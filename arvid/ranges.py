@@ -1,9 +1,9 @@
-"""Ranges of numeric options: declared where the option is, and checked before any work is done.
+"""Ranges of numeric options. They are declared next to the option and checked before any work starts.
 
     at_least(1).require(num_clips=num_clips, num_frames=num_frames)  # in a constructor
     parser.add_argument("--count", type=at_least(1).integer)  # on a command line
 
-No range holds a number that is not finite. Commands parse their arguments with this module, so it imports no torch.
+No range contains NaN or infinity. Commands parse their arguments with this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from arvid.errors import UserError
 N = TypeVar("N", int, float)
 
 LIMIT = 2**63
-"""Whole numbers of this size do not fit into a tensor, and are in no range."""
+"""Integers of this size do not fit into an int64 tensor; no range contains them."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from `low` to `high`; a bound that is open is not one of them."""
+    """The finite numbers from `low` to `high`. An open bound is excluded."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -49,7 +49,7 @@ class Range:
         return " and ".join(bounds) or "a finite number"
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, to follow the option's name; None for a value in the range."""
+        """Error text to put after the option's name; None for a value in the range."""
         if value in self:
             return None
         if isinstance(value, int) and value >= LIMIT:
@@ -57,11 +57,11 @@ class Range:
         return f"must be {self}, not {value}"
 
     def require(self, where: str = "", /, **values: Any) -> None:
-        """Raise UserError with name, value and range of the first option that lies outside.
+        """Raise UserError with name, value and range of the first option outside the range.
 
         Args:
-            where: put in front of the names, as in "size.".
-            values: the options by name. None is an option that is not set; of a tuple or list each item counts.
+            where: prefix of the names in the error, such as "size.".
+            values: options by name. None counts as not set; each item of a tuple or list is checked.
         """
         for name, given in values.items():
             for value in given if isinstance(given, (tuple, list)) else (given,):
@@ -70,14 +70,14 @@ class Range:
                     raise UserError(f"{where}{name} {fault}.")
 
     def integer(self, text: str) -> int:
-        """`type=` of a whole number on a command line."""
+        """Argparse `type=` for an integer in the range."""
         try:
             return self._parsed(int(text))
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from error
 
     def number(self, text: str) -> float:
-        """`type=` of a number on a command line."""
+        """Argparse `type=` for a number in the range."""
         try:
             return self._parsed(float(text))
         except ValueError as error:
@@ -97,12 +97,12 @@ def _is_finite_number(value: Any) -> bool:
 
 
 def at_least(low: float) -> Range:
-    """From `low` on."""
+    """`low` or more."""
     return Range(low)
 
 
 def above(low: float, *, at_most: float = math.inf) -> Range:
-    """Above `low`, and up to `at_most`."""
+    """More than `low`, at most `at_most`."""
     return Range(low, at_most, low_open=True)
 
 
@@ -113,6 +113,6 @@ def between(low: float, high: float) -> Range:
 
 FINITE = Range()
 SHARE = between(0, 1)
-"""Probabilities and parts of a whole."""
+"""Probabilities and fractions."""
 FPS = Range(0, 1000, low_open=True, high_open=True)
 """Frame rates that a video file can have."""

@@ -1,10 +1,10 @@
-"""Short name -> class, for everything that a configuration, a command or a file can name.
+"""The registry: short name -> class, for all parts that a configuration, a command or a file can name.
 
-Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`: the folder's name is
-the short name, and its package exposes exactly one class that fulfils the contract (among the names in `__all__`,
-or among all public ones). An importer or exporter is a module of such a folder: `paradigms/nova/import_nova.py` is the
-importer `nova`. Built-in text encoders, conditions, datasets and metrics stand in the tables below. Other packages add
-theirs by entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
+Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`. The folder's name is the
+short name, and its package exposes exactly one class that fulfils the contract (among `__all__`, or else among all
+public names). An importer or exporter is a module of such a folder: `paradigms/nova/import_nova.py` is the importer
+`nova`. Built-in text encoders, conditions, datasets and metrics are in the tables below. Other packages add theirs by
+entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
 
 Listing names imports none of them; getting a class imports one module. A class that nobody registered is only imported
 from a package that the user trusts (see `arvid.trust`).
@@ -47,9 +47,9 @@ CONTRACTS: dict[Kind, str] = {
     "exporters": "arvid.importing:Exporter",
 }
 MODULE_PREFIXES: dict[Kind, str] = {"importers": "import_", "exporters": "export_"}
-"""How the modules of a plug-in's folder begin that hold parts of these kinds."""
+"""Prefix of the module names for these kinds in a plug-in's folder."""
 OWN = ("arvid.data.", "arvid.nn.", "arvid.paradigms.", "arvid.tokenizers.")
-"""Where classes of arvid's own need not be registered: the text encoder of a paradigm, say."""
+"""Packages of arvid whose classes need no registration, such as the text encoder of a paradigm."""
 TABLES: dict[Kind, dict[str, str]] = {
     "conditions": {
         "action_vectors": "arvid.nn.conditions:ActionVectors",
@@ -97,7 +97,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "ssim": "arvid.evaluation.scores.paired:SsimScore",
     },
 }
-"""Built-in parts that are single modules of the core: 'module:Class' by short name."""
+"""Built-in parts in the core: short name -> 'module:Class'."""
 
 
 def names(kind: Kind) -> list[str]:
@@ -106,11 +106,11 @@ def names(kind: Kind) -> list[str]:
 
 
 def get(kind: Kind, name: str) -> type[Any]:
-    """The class behind a short name ('nova') or the dotted path of a class ('arvid.paradigms.nova.NOVA').
+    """The class with a short name ('nova') or a dotted path ('arvid.paradigms.nova.NOVA').
 
-    The path must be that of a registered class or of a part of arvid, or lie in a trusted package. Raises UserError for
-    an unknown name (with a suggestion and the known names), for a path that is not trusted, for a plug-in that cannot
-    be imported and for a class that does not fulfil the contract of its kind.
+    A path must be of a registered class, of a part of arvid, or in a trusted package. Raises UserError for an unknown
+    name (with a suggestion and the known names), an untrusted path, a plug-in that cannot be imported, and a class that
+    does not fulfil the contract of its kind.
     """
     known = _known(kind)
     if name in known:
@@ -126,16 +126,16 @@ def get(kind: Kind, name: str) -> type[Any]:
 
 
 def is_registered(kind: Kind, path: str) -> bool:
-    """Whether files may name a class by this dotted path without being trusted."""
+    """Whether files may name a class by this dotted path without trust."""
     return path.startswith(OWN) or _registered(kind, path, _known(kind)) is not None
 
 
 def _registered(kind: Kind, path: str, known: dict[str, str]) -> type[Any] | None:
-    """The registered class that a dotted path means. Imports nothing but what is registered."""
+    """The registered class with a dotted path, or None. Imports only registered modules."""
     package, _, attribute = path.replace(":", ".").rpartition(".")
     for name, target in known.items():
         home, _, cls = target.partition(":")
-        if cls:  # named wherever its package shows it
+        if cls:  # the package may re-export the class under a shorter path
             likely = cls == attribute and package.split(".")[0] == home.split(".")[0]
         else:
             likely = f"{package}.".startswith(f"{home}.")
@@ -151,12 +151,12 @@ def _load(kind: Kind, name: str, target: str) -> type[Any]:
     contract = _contract(kind)
     found = _attribute(module, attribute) if attribute else _only_class(module, contract)
     if not (isinstance(found, type) and issubclass(found, contract)):
-        raise UserError(f"{name!r} is {found!r}, which is no subclass of {contract.__name__}.")
+        raise UserError(f"{name!r} is {found!r}, which is not a subclass of {contract.__name__}.")
     return found
 
 
 def _known(kind: Kind) -> dict[str, str]:
-    """Where each known name leads: 'module:Class', or 'module' for a built-in folder."""
+    """Known name -> 'module:Class', or 'module' for a built-in folder."""
     if kind in TABLES:
         known = dict(TABLES[kind])
     elif kind in MODULE_PREFIXES:
@@ -178,14 +178,14 @@ def _folders(kind: Kind) -> dict[str, str]:
     spec = find_spec(f"arvid.{kind}")
     if spec is None or spec.submodule_search_locations is None:
         raise UserError(
-            f"arvid/{kind} is no folder: its symbolic link is broken. See `arvid doctor`."
+            f"arvid/{kind} is not a folder: its symbolic link is broken. See `arvid doctor`."
         )
     modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
     return {m.name: f"arvid.{kind}.{m.name}" for m in modules if m.ispkg}
 
 
 def _modules(prefix: str) -> dict[str, str]:
-    """Modules of the built-in plug-ins whose names begin so, by the rest of the name with dashes."""
+    """Modules of built-in plug-ins with this name prefix, by the rest of the name with dashes."""
     packages = {**_folders("paradigms"), **_folders("tokenizers")}.values()
     found = {}
     for package in packages:
@@ -207,8 +207,8 @@ def _unknown(kind: Kind, name: str, known: list[str]) -> str:
 def _untrusted(kind: Kind, path: str) -> str:
     package = path.split(".")[0]
     return (
-        f"{path!r} is no {_singular(kind)} that arvid or an installed package registers, so it is not imported. If you "
-        f"know what is in the package {package!r}, trust it: --trust {package}, in Python trust=[{package!r}]. "
+        f"{path!r} is not a {_singular(kind)} that arvid or an installed package registers, so it is not imported. If "
+        f"you know the package {package!r}, trust it: --trust {package}, in Python trust=[{package!r}]. "
         "Or register the class by an entry point (docs/extending.md)."
     )
 

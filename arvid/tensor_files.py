@@ -1,4 +1,4 @@
-"""Sealed safetensors files: tensors that come back as they were written, or not at all."""
+"""Sealed safetensors files: loading verifies a checksum."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def save_tensors(
 
 
 def load_tensors(path: Path, *, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU, and the metadata. Raises OSError, and Damaged where they are not what was written.
+    """Tensors on the CPU, and the metadata. Raises OSError, and Damaged if the content has changed.
 
-    `sealed` says that the file must have a checksum; one of an older format has none.
+    `sealed`: the file must have a checksum. Files of older formats have none.
     """
     try:
         verify_tensor_file(path, required=sealed)

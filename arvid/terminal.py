@@ -1,4 +1,4 @@
-"""What is printed as a table: in the width and with the styles of a terminal, as plain text elsewhere."""
+"""A console for printed tables: with a terminal's width and styles, or as plain text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TextIO
 from rich.console import Console
 
 WIDTH = 140
-"""Columns of text that goes elsewhere than to a terminal."""
+"""Columns of output that is not to a terminal."""
 
 
 def console(file: TextIO | None = None, width: int = WIDTH) -> Console:
-    """Prints to stdout, or as plain text of `width` columns to a file. Nothing in a string is markup."""
+    """A console for stdout, or for plain text of `width` columns in a file. Strings are never read as markup."""
     terminal = file is None and sys.stdout.isatty()
     return Console(
         file=file,

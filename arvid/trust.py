@@ -1,7 +1,7 @@
-"""Which packages may be imported because a file or a dotted name asks for it: none, unless the user says so.
+"""Packages that may be imported because a file or a dotted name asks for it: none, unless the user trusts them.
 
-Checkpoints, records and protocols name what they are made of. Short names, and classes that an installed package
-registers, are always taken (see `arvid.registry`); any other class only where its package is trusted.
+Checkpoints, records and protocols name classes. Short names and registered classes are always allowed (see
+`arvid.registry`); any other class only if its package is trusted.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from arvid.errors import UserError
 
 
 def trust(packages: Iterable[str]) -> None:
-    """Trust these packages (or modules) until the block of `trusting` around ends.
+    """Trust these packages (or modules) until the enclosing block of `trusting` ends.
 
-    Raises UserError for what is no name of a package.
+    Raises UserError for an invalid package name.
     """
     added = frozenset(packages)
     for package in added:
         if not all(part.isidentifier() for part in package.split(".")):
-            raise UserError(f"{package!r} is no name of a package to trust, as my_package is.")
+            raise UserError(
+                f"{package!r} cannot be trusted: it is not a package name such as my_package."
+            )
     _trusted.set(_trusted.get() | added)
 
 
 @contextmanager
 def trusting(packages: Iterable[str]) -> Iterator[None]:
-    """Inside the block these packages are trusted, besides those that were before. Raises UserError as `trust` does."""
+    """Inside the block these packages are trusted too. Raises UserError as `trust` does."""
     before = _trusted.set(_trusted.get())
     try:
         trust(packages)
@@ -37,7 +39,7 @@ def trusting(packages: Iterable[str]) -> Iterator[None]:
 
 
 def is_trusted(path: str) -> bool:
-    """Whether a dotted path lies in a trusted package."""
+    """Whether a dotted path is in a trusted package."""
     return any(path.startswith(f"{package}.") for package in _trusted.get())
 
 

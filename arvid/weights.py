@@ -1,7 +1,7 @@
-"""Published weights that arvid uses but does not ship: what they are for, where they come from, where to put them.
+"""Published weights that arvid uses but does not ship: purpose, source and path.
 
-Weights that are missing are an error that says what to do, never a stand-in. They are only downloaded where that is
-asked for (`downloading`).
+Missing weights are an error that says what to do; nothing replaces them silently. They are downloaded only inside a
+block of `downloading`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Weights:
     purpose: str
     source: str
     digest: str
-    """What its checksum begins with: 'sha256:…', or 'git-blob:…' as `git hash-object` prints it."""
+    """Beginning of its checksum: 'sha256:…', or 'git-blob:…' as `git hash-object` prints it."""
     url: str | None = None
-    """Of the file itself, where there is one."""
+    """Address of the file itself, if there is one."""
     folder: Literal["arvid", "torch-hub"] = "arvid"
 
     @property
     def path(self) -> Path:
-        """Where the file has to lie."""
+        """Path where the file must be."""
         return (weights_dir() if self.folder == "arvid" else torch_hub_dir()) / self.file
 
     @property
@@ -42,7 +42,7 @@ class Weights:
 
 
 def weights_dir() -> Path:
-    """Folder of weights: `~/.cache/arvid/weights`, or the one that ARVID_WEIGHTS names."""
+    """Folder of weights: ARVID_WEIGHTS, by default `~/.cache/arvid/weights`."""
     return Path(os.environ.get("ARVID_WEIGHTS") or "~/.cache/arvid/weights").expanduser()
 
 
@@ -117,7 +117,7 @@ KNOWN: dict[str, Weights] = {
 
 
 def locate(name: str) -> Path:
-    """Path of known weights. Raises UserError where the file is missing or is not the published one."""
+    """Path of known weights. Raises UserError if the file is missing or is not the published one."""
     weights = KNOWN[name]
     if not weights.path.is_file() and _downloads.get():
         _download(weights)
@@ -128,7 +128,7 @@ def locate(name: str) -> Path:
     if not has_checksum(weights.path, weights.digest):
         raise UserError(
             f"{weights.path} is not the published file: its checksum is not {weights.digest}. "
-            f"It may be cut short. {weights.advice}"
+            f"It may be incomplete. {weights.advice}"
         )
     return weights.path
 

@@ -209,7 +209,7 @@ def test_benchmark_suites_have_commands_of_their_own(
         (["--videos=x"], "at least one --protocol"),
         (["--videos=x", "--pipeline=y", "--protocol=magvit-ucf101"], "Name what is scored"),
         (["--videos=x", "--protocol=magvit-ucf101"], "--real: UCF-101 trainlist01"),
-        (["--videos=x", "--protocol=magvit-ucf101", "--real-list=y"], "name that too"),
+        (["--videos=x", "--protocol=magvit-ucf101", "--real-list=y"], "give --real too"),
         (["--videos=x", "--protocol=mine.yaml"], "mine.yaml is not a protocol"),
     ],
 )

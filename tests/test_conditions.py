@@ -113,7 +113,7 @@ def test_the_command_line_reads_names_numbers_vectors_and_files(tmp_path: Path) 
     [
         ("actions", "stay,jump,up", "--actions: 'jump' is none of stay, left, right, up, down"),
         ("actions", "stay,up", "--actions has 2 rows, but the clips have 3 frames"),
-        ("action_vectors", "0;1;2", "--action-vectors: 1 numbers where 2 are wanted"),
+        ("action_vectors", "0;1;2", "--action-vectors: got 1 numbers, expected 2"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(name: str, text: str, message: str) -> None:
@@ -154,7 +154,7 @@ def test_conditions_that_the_data_does_not_give_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit(tmp_path, "--model.init_args.conditions=[actions]", setting="sprites") == 2
-    assert "this dataset names no values of it" in capsys.readouterr().err
+    assert "this dataset has no names for its values" in capsys.readouterr().err
     assert fit(tmp_path, "--model.init_args.conditions=[action]") == 2
     assert "Did you mean 'actions'?" in capsys.readouterr().err
 

@@ -106,7 +106,7 @@ def test_dotted_path_of_a_trusted_package() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("third_party.number", "no subclass of VideoDataset"),
+        ("third_party.number", "not a subclass of VideoDataset"),
         ("third_party.EmptyDatasets", "Did you mean 'EmptyDataset'"),
         ("no_such_package.module.Class", "no module 'no_such_package'"),
     ],

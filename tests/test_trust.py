@@ -240,7 +240,7 @@ def test_a_class_of_ones_own_loads_where_its_package_is_trusted(
     sampled = ["sample", "--checkpoint", str(path), "--count=1", "--prompt=a red square"]
     assert main([*sampled, "--trust", "my_frame_wise"]) == 0
     assert main(sampled) == 2  # trust ends with the command
-    with pytest.raises(UserError, match="no name of a package"):
+    with pytest.raises(UserError, match="not a package name"):
         arvid.load(path, trust=["my frame"])
 
 

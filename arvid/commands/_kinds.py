@@ -1,4 +1,4 @@
-"""Commands whose first word names a registered part: `arvid import KIND ...`, `arvid export KIND ...`."""
+"""Commands whose first argument is a registered importer or exporter: `arvid import KIND`, `arvid export KIND`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def add_kind_argument(parser: argparse.ArgumentParser, kind: registry.Kind) -> None:
-    """The name of a part; the arguments after it are parsed by `parse_own`."""
+    """Declare the name of a part; `parse_own` parses the arguments after it."""
     parser.add_argument("kind", metavar="KIND", help=f"one of: {', '.join(registry.names(kind))}")
     parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, help="those of the kind (see KIND --help)"
+        "arguments", nargs=argparse.REMAINDER, help="arguments of the kind (see KIND --help)"
     )
 
 
@@ -29,9 +29,9 @@ def parse_own(
     """Parse the arguments after the part's name.
 
     Args:
-        part: declares options of its own; its docstring is the help text.
-        options: what the outer parser found.
-        add_shared: declares what all parts of the command take.
+        part: declares its own options; its docstring is the help text.
+        options: result of the outer parser.
+        add_shared: declares the arguments that all parts of the command take.
     """
     parser = argparse.ArgumentParser(
         prog=f"arvid {options.command} {options.kind}",

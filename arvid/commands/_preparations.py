@@ -1,4 +1,4 @@
-"""`arvid data DATASET OUT`: a subcommand for each published dataset, from what was downloaded to manifests."""
+"""`arvid data DATASET OUT`: a subcommand for each published dataset, which turns a download into manifests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "val_fraction": {
             **_VAL_FRACTION,
-            "help": "share of the recordings in val, where there are no lists (default: 0.1)",
+            "help": "share of the recordings in val, if there are no lists (default: 0.1)",
         },
     },
     "kinetics600": {
@@ -46,18 +46,22 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "seed": {
             "type": at_least(0).integer,
             "default": 0,
-            "help": "of the rendering (default: 0)",
+            "help": "seed of the rendering (default: 0)",
         },
     },
     "bair": {
-        "camera": {"choices": ("aux1", "main"), "default": "aux1", "help": "(default: aux1)"},
+        "camera": {
+            "choices": ("aux1", "main"),
+            "default": "aux1",
+            "help": "camera (default: aux1)",
+        },
     },
     "sky": {},
     "folder": {
         "val_fraction": {**_VAL_FRACTION, "help": "share of the videos in val (default: 0.1)"},
     },
 }
-"""Dataset -> the arguments of its `prepare` beside source and out -> how the command line reads them."""
+"""Dataset -> argument of its `prepare` (besides source and out) -> keywords of `add_argument`."""
 
 
 def add_preparations(actions: Any) -> None:
@@ -69,27 +73,27 @@ def add_preparations(actions: Any) -> None:
             description=_description(facts),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is written")
-        parser.add_argument("--source", type=Path, metavar="PATH", help="what was downloaded")
+        parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+        parser.add_argument("--source", type=Path, metavar="PATH", help="your download")
         if facts.remotes:
             parser.add_argument(
                 "--download",
                 action="store_true",
-                help="download to OUT/downloads; beside a --source only its lists, if it has any",
+                help="download to OUT/downloads; with --source only the lists, if the dataset has any",
             )
         parser.add_argument(
             "--strict",
             action="store_true",
-            help="missing clips and other counts than the published ones are an error",
+            help="fail if clips are missing or counts differ from the published ones",
         )
-        for name, how in OPTIONS[facts.name].items():
-            parser.add_argument(f"--{name.replace('_', '-')}", **how)
+        for name, keywords in OPTIONS[facts.name].items():
+            parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
         parser.set_defaults(function=run_preparation, facts=facts)
 
 
 def _description(facts: Facts) -> str:
     counts = ", ".join(f"{what} {count:,}" for what, count in facts.counts.items())
-    told = {
+    sections = {
         "page": facts.page,
         "licence": facts.licence,
         "get": facts.get,
@@ -98,7 +102,7 @@ def _description(facts: Facts) -> str:
     }
     lines = [
         textwrap.fill(f"{name}: {text}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for name, text in told.items()
+        for name, text in sections.items()
         if text
     ]
     example = f"example:\n  arvid data {facts.name} data/{facts.name} --source PATH"
@@ -106,7 +110,7 @@ def _description(facts: Facts) -> str:
 
 
 def run_preparation(options: argparse.Namespace) -> int:
-    """Prepare a dataset and print what was found; returns the exit code."""
+    """Prepare a dataset and print a summary; returns the exit code."""
     from arvid.data.prepare.prepared import write_prepared
 
     facts: Facts = options.facts
@@ -120,11 +124,11 @@ def run_preparation(options: argparse.Namespace) -> int:
 
 
 def _source(options: argparse.Namespace, facts: Facts) -> Path:
-    """The folder or archive of the clips; what was asked for is downloaded. Raises UserError where there is neither."""
-    wants = getattr(options, "download", False)
-    wanted = [r for r in facts.remotes if wants and (r.is_list or options.source is None)]
+    """Folder or archive of the clips, downloaded first if --download is given. Raises UserError if there is none."""
+    may_download = getattr(options, "download", False)
+    wanted = [r for r in facts.remotes if may_download and (r.is_list or options.source is None)]
     if options.source is None and not any(not remote.is_list for remote in wanted):
-        raise UserError(f"Name what you have with --source: {facts.source}. Get {facts.get}.")
+        raise UserError(f"Name your download with --source: {facts.source}. Get {facts.get}.")
     folder: Path = options.out / "downloads"
     for remote in wanted:
         path = folder / remote.file_name

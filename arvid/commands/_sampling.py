@@ -1,4 +1,4 @@
-"""Sampling options, for the commands that generate: those of the model at hand, made from the fields of its options."""
+"""Flags for the sampling options of the checkpoint's model, made from the fields of its options dataclass."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arvid.commands._trust import add_trust_argument
+from arvid.commands._flags import add_trust_argument
 from arvid.errors import UserError
 from arvid.options import SamplingOptions, help_texts, range_of
 
 _DEST = "sampling."
-"""What the names of these options begin with among all options of a command."""
+"""Prefix of these options' names among all options of a command."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Adds further options before it parses, and suggests some when it meets one that it does not know."""
+    """A parser that can add options which depend on the command line, and suggests flags for unknown ones."""
 
     complete: Callable[[Sequence[str]], Sequence[str]] | None = None
-    """Adds options that depend on the command line, which it gets; returns their flags."""
+    """Called with the command line before it is parsed. It adds options and returns their flags."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does. Ends the program with a message for options that neither the command nor the model has."""
+        """Parse as argparse does. Exits with a message for options that neither the command nor the model has."""
         if self.complete is None:
             return super().parse_known_args(args, namespace)
         added = self.complete(args or ())
@@ -44,38 +44,28 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def add_sampling_arguments(parser: CommandParser) -> None:
-    """Options that override those of the model that `--checkpoint` names; without one only what all models have.
+    """Declare flags for the sampling options of the model in `--checkpoint`; without it, those common to all models.
 
-    They are added when the command line is parsed.
+    The flags are added when the command line is parsed.
     """
     parser.complete = partial(_add_options, parser)
 
 
 def sampling_options(options: argparse.Namespace, default: SamplingOptions) -> SamplingOptions:
-    """The model's options with those given on the command line put in."""
+    """The model's options, with those from the command line replaced."""
     given = {k.removeprefix(_DEST): v for k, v in vars(options).items() if k.startswith(_DEST)}
     return default.replace(**{k: v for k, v in given.items() if v is not None})
 
 
-def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
-    """The numbers that a model or pipeline is given its weights in."""
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float16", "bfloat16"),
-        help="numbers that generators and pipelines compute with; tokenizers keep float32",
-    )
-
-
 def _add_options(parser: CommandParser, arguments: Sequence[str]) -> list[str]:
-    """Add the options of the model that the command line names; returns their flags."""
+    """Add the options of the model on the command line; returns their flags."""
     model = _model_options(arguments)
     if model is None:
         note = "Each model has more options: `--checkpoint RUN --help` lists them."
     else:
         note = "The defaults are those of the checkpoint."
     options = model or SamplingOptions()
-    group = parser.add_argument_group("how tokens are drawn", note)
+    group = parser.add_argument_group("sampling options", note)
     hints, texts = get_type_hints(type(options)), help_texts(type(options))
     for field in dataclasses.fields(options):
         value = getattr(model, field.name, None)
@@ -97,7 +87,7 @@ def _add_options(parser: CommandParser, arguments: Sequence[str]) -> list[str]:
 
 
 def _model_options(arguments: Sequence[str]) -> SamplingOptions | None:
-    """The options of the model that the arguments name, if they name one. Raises UserError if it cannot be read."""
+    """The options of the model in `--checkpoint`, or None without it. Raises UserError if it cannot be read."""
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     early.add_argument("--checkpoint")
     add_trust_argument(early)
@@ -117,7 +107,7 @@ def _flag(name: str) -> str:
 
 
 def _parsing(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
-    """How argparse reads the value of a field whose type is `hint`, which may be `... | None`."""
+    """Keywords of `add_argument` for a field whose type is `hint`, which may be `... | None`."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}

@@ -1,4 +1,4 @@
-"""`arvid evaluate SUITE ...`: benchmark suites, whose commands are modules of their own."""
+"""`arvid evaluate SUITE ...`: benchmark suites, each with its own command module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SUITES = {
     "t2i-compbench": _IMAGES,
     "dpg-bench": _IMAGES,
 }
-"""Where `add_arguments` and `run` are, which take the suite's name too where they serve several."""
+"""Module with `add_arguments` and `run`. A module of several suites takes the suite's name as a second argument."""
 
 
 def run_suite(suite: str, arguments: Sequence[str]) -> int:
-    """Run a suite's command with the arguments behind its name; returns the exit code."""
+    """Run a suite's command with the arguments after its name; returns the exit code."""
     module = importlib.import_module(SUITES[suite])
     name = [suite] if SUITES[suite] == _IMAGES else []
     parser = argparse.ArgumentParser(prog=f"arvid evaluate {suite}")

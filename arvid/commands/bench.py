@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help=f"one of: {', '.join(sorted(_benchmarks()))}")
     parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, help="the benchmark's own (try --help)"
+        "arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark (try --help)"
     )
 
 

@@ -1,7 +1,7 @@
-"""Put several runs into one table and one self-contained web page.
+"""Compare several runs in one table and one self-contained web page.
 
-Rows of different settings are refused, with the list of what differs. Runs that differ in nothing but their training
-seed are one row: the mean over the seeds, with their standard deviation.
+Rows with different settings are refused, with a list of the differences. Runs that differ only in the training seed are
+one row: mean and standard deviation over the seeds.
 
 example:
   arvid compare runs/demo/* --out runs/demo/report
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-different-settings",
         action="store_true",
-        help="compare all the same; table and page then say what differs",
+        help="compare rows with different settings; table and page then list the differences",
     )
 
 

@@ -1,6 +1,6 @@
-"""Check this installation: versions, devices, codecs, weights, and what to do about what is missing.
+"""Check this installation: versions, devices, codecs and weights, with advice on each fault.
 
-The exit code is 1 where something that arvid needs is missing or broken.
+The exit code is 1 if something that arvid needs is missing or broken.
 
 example:
   arvid doctor
@@ -33,23 +33,23 @@ INSTALL = "Install it: pip install -c constraints.txt -e . (in a checkout, `make
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Outcome of one check. Third-party packages are imported inside the checks: a broken one is a row as well."""
+    """Outcome of one check. Checks import third-party packages themselves, so a broken package gives a row too."""
 
     name: str
     status: Literal["ok", "missing", "broken"]
     detail: str
     advice: str = ""
-    """What to do, where the status is not ok."""
+    """What to do if the status is not ok."""
     needed: bool = False
-    """Whether arvid cannot run at all without it."""
+    """Whether arvid cannot run without it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes none."""
+    """This command has no options."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; returns 1 when arvid cannot run here, else 0."""
+    """Print the report; returns 1 if arvid cannot run here, else 0."""
     sections = examine()
     print(render(sections))
     return 1 if _faults(sections) else 0
@@ -98,7 +98,7 @@ def _package(requirement: Requirement, tested: dict[str, str]) -> Row:
 
 
 def _tested_versions(constraints: Path) -> dict[str, str]:
-    """Versions by canonical name; empty where arvid runs from a wheel, which has no constraints file."""
+    """Tested versions by canonical package name; empty in a wheel, which has no constraints file."""
     if not constraints.is_file():
         return {}
     lines = constraints.read_text().splitlines()
@@ -107,7 +107,7 @@ def _tested_versions(constraints: Path) -> dict[str, str]:
 
 
 def check_imports() -> Iterator[Row]:
-    """Whether the large packages can be imported together, not only installed."""
+    """Whether the large packages can be imported together; installed ones may conflict."""
     for name in ("cv2", "torchvision", "lightning.pytorch", "transformers"):
         try:
             importlib.import_module(name)
@@ -127,7 +127,7 @@ def _canonical(name: str) -> str:
 
 
 def check_devices() -> Iterator[Row]:
-    """Processor, memory and accelerators. A missing accelerator is no fault: the CPU is the default."""
+    """Processor, memory and accelerators. A missing accelerator is not a fault: the CPU is the default."""
     import torch
 
     from arvid.hardware import RATE_DIM, instruction_set, product_rate
@@ -178,7 +178,7 @@ def check_codecs() -> Iterator[Row]:
 
 
 def _round_trip(encoder: str, container: str, num_frames: int = 4) -> int:
-    """Encode grey frames in memory and count those that can be decoded again."""
+    """Encode grey frames in memory, decode them and count the decoded frames."""
     import av
     import numpy as np
 
@@ -212,7 +212,7 @@ def check_links() -> Iterator[Row]:
 
 
 def check_folders() -> Iterator[Row]:
-    """Whether the cache can be written."""
+    """Whether the cache folder is writable."""
     from arvid.cache_dir import cache_dir
 
     folder = cache_dir()
@@ -243,7 +243,7 @@ def check_assets() -> Iterator[Row]:
 
 
 def check_browser() -> Iterator[Row]:
-    """Chromium, which only the browser test of the comparison page uses."""
+    """Chromium. Only the browser test of the comparison page uses it."""
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     yield Row(
         name="chromium",
@@ -294,7 +294,7 @@ def _rows(check: Callable[[], Iterator[Row]]) -> list[Row]:
 
 
 def render(sections: dict[str, list[Row]]) -> str:
-    """The rows as text, with what to do below each that is not ok, and the verdict last."""
+    """The rows as text, with advice below each row that is not ok, and the verdict at the end."""
     lines: list[str] = []
     for title, rows in sections.items():
         lines += ["", title]

@@ -1,14 +1,14 @@
-"""Encode a setting's clips with its tokenizer into token shards, in the cache where training finds them or elsewhere.
+"""Encode a setting's clips with its tokenizer into token shards, in the cache of `arvid fit` or in another folder.
 
-`arvid fit` fills the cache by itself. Beforehand it is for machines where many will train, and to take the tokens to
-machines without the videos. Shards that are there are not made again, so an interrupted command goes on. Several
+`arvid fit` fills the cache itself. Use this command before many trainings on one machine, or to copy the tokens to
+machines without the videos. Existing shards are not made again, so an interrupted command can be repeated. Several
 processes may share the work: under torchrun or srun, or anywhere with --shard.
 
 examples:
   arvid encode --config settings/sprites --config paradigms/nova --config sizes/tiny
   torchrun --nproc-per-node 8 -m -- arvid encode --config clips.yaml --out shards
 
-Train on such a folder, copied anywhere or in object storage, by naming it in place of the clips (and likewise val):
+To train on the folder, or on a copy of it on disk or in object storage, name it instead of the clips (also for val):
   arvid fit --config clips.yaml --data.train arvid.data.token_shards.TokenShards \\
     --data.train.init_args.path s3://bucket/shards/train
 """
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, help="folder for the shards, in train and val (default: the cache)"
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="do the I-th of N parts, I from 1 (default: all)"
+        "--shard", metavar="I/N", help="encode the I-th of N parts, I from 1 to N (default: all)"
     )
 
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if not missing:
         raise UserError("The clips of this configuration are token shards already.")
     for folder, count in missing.items():
-        left = f", but {count} that other parts make" if count else ""
+        left = f", except {count} that other parts make" if count else ""
         print(f"Token shards are in {folder}{left}.")
     return 0
 
@@ -56,5 +56,5 @@ def _share(given: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", given)
     part, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= part <= count:
-        raise UserError(f"--shard is I/N with I from 1 to N, such as 1/4, not {given!r}.")
+        raise UserError(f"--shard must be I/N with I from 1 to N, such as 1/4, not {given!r}.")
     return part - 1, count

@@ -1,7 +1,7 @@
 """Score runs, folders of videos or diffusers pipelines under a protocol, or run a benchmark suite.
 
-A protocol says everything that a number depends on: which real clips, how many, how they are cut and resized, which
-frames are looked at and by which metrics. `--list-protocols` prints all; docs/protocols.md explains them.
+A protocol fixes everything that a number depends on: the real clips and their number, cutting, resizing, frames and
+metrics. `--list-protocols` prints all protocols; docs/protocols.md explains them.
 
 examples:
   arvid evaluate runs/nova runs/next_block --protocol sprites-generation --references runs/references
@@ -12,10 +12,10 @@ examples:
   torchrun --nproc-per-node 8 -m -- arvid evaluate runs/nova --protocol arvid-1024-16f --real videos/
   arvid evaluate --list-protocols
 
-benchmark suites, each with a --help of its own:
+benchmark suites, each with its own --help:
   arvid evaluate vbench | geneval | t2i-compbench | dpg-bench ...
 
-What was interrupted goes on where it was when the same command is given again.
+The same command, given again, resumes an interrupted evaluation.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arvid.commands._evaluation import (
+from arvid.commands._flags import (
     add_download_argument,
     add_pipeline_arguments,
+    add_trust_argument,
     add_wait_argument,
 )
-from arvid.commands._trust import add_trust_argument
 from arvid.errors import UserError
 from arvid.processes import rank_and_count, sharing_processes
 from arvid.ranges import at_least
@@ -46,57 +46,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     what = parser.add_argument_group("what is scored (one of the three)")
     what.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of arvid")
-    what.add_argument("--videos", type=Path, metavar="FOLDER", help="videos that any program made")
+    what.add_argument("--videos", type=Path, metavar="FOLDER", help="videos of any program")
     what.add_argument(
         "--pipeline",
         metavar="NAME",
-        help="diffusers pipeline, hub name or folder: text to video, or image to video where a protocol gives a "
-        "frame",
+        help="diffusers pipeline, hub name or folder: text to video, or image to video if the protocol gives a frame",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--protocol",
         action="append",
         metavar="NAME",
-        help="name of a protocol, or YAML file with one of your own; may be repeated",
+        help="name of a protocol, or YAML file with your own; may be repeated",
     )
     how.add_argument(
-        "--list-protocols", action="store_true", help="print all with every parameter, and stop"
+        "--list-protocols", action="store_true", help="print all protocols with their parameters"
     )
     how.add_argument(
         "--real",
         type=Path,
         metavar="PATH",
         help="real clips: folder of class folders, folder of videos, or manifest (.csv, .jsonl, .parquet). Not needed "
-        "where a protocol takes the validation set of the run's setting",
+        "if the protocol uses the validation set of the run's setting",
     )
     how.add_argument(
         "--real-list",
         type=Path,
         metavar="FILE",
-        help="take only the real videos that this file lists, e.g. UCF-101's trainlist01.txt",
+        help="use only the real videos that this file lists, e.g. UCF-101's trainlist01.txt",
     )
     how.add_argument(
         "--num-clips",
         type=at_least(2).integer,
         metavar="N",
-        help="another number of clips; the protocol then has another name, and its numbers other columns",
+        help="another number of clips; the protocol then has another name, and results get their own columns",
     )
     how.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME",
-        help="measure this in the place of the protocol's own metrics: a name, or package.module.Class of your own; "
-        "may be repeated",
+        help="metric to use instead of the protocol's own: a name, or your own package.module.Class; may be repeated",
     )
     where = parser.add_argument_group("what is written")
     where.add_argument(
         "--references",
         type=Path,
         metavar="FOLDER",
-        help="also score the rows that numbers are read by, into folders below this one: other real clips, "
-        "reconstructions, a repeated first frame, an untrained model",
+        help="also score reference rows, in subfolders of this one: other real clips, reconstructions, a repeated "
+        "first frame, an untrained model",
     )
     where.add_argument(
         "--out",
@@ -104,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="run folder for the record of --videos or --pipeline (default: runs/<name>)",
     )
-    where.add_argument("--name", help="of the row of --videos or --pipeline in tables")
+    where.add_argument("--name", help="name of the row of --videos or --pipeline in tables")
     add_trust_argument(parser)
     add_download_argument(parser)
     add_wait_argument(parser)
@@ -128,10 +126,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(
             "Name what is scored (run folders, --videos or --pipeline) and at least one --protocol."
         )
-    asked = {"num_clips": options.num_clips, "metrics": options.metric}
+    changes = {"num_clips": options.num_clips, "metrics": options.metric}
     named = [metric.rpartition(".")[0] for metric in options.metric if "." in metric]
     with trusting(named), sharing_processes(options.wait_minutes), downloading(options.download):
-        for protocol in [get_protocol(name, **asked) for name in options.protocol]:
+        for protocol in [get_protocol(name, **changes) for name in options.protocol]:
             _evaluate(options, protocol)
     return 0
 
@@ -176,7 +174,7 @@ def _records(
 def _real(options: argparse.Namespace, protocol: Protocol) -> FileDataset | None:
     if options.real is None:
         if options.real_list is not None:
-            raise UserError("--real-list chooses among the videos of --real: name that too.")
+            raise UserError("--real-list selects videos of --real: give --real too.")
         return None
     from arvid.evaluation.real_clips import real_clips
 

@@ -1,4 +1,4 @@
-"""Write a model of arvid's in the layout that others publish it in, for their code to load.
+"""Write a model of arvid in the published layout of another code base, which can then load it.
 
 `arvid export KIND --help` explains a kind.
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arvid import registry
+from arvid.commands._flags import add_trust_argument
 from arvid.commands._kinds import add_kind_argument, parse_own
-from arvid.commands._trust import add_trust_argument
 from arvid.trust import trusting
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those of a kind are its exporter's."""
+    """Declare the options. The exporter of a kind declares its own."""
     add_kind_argument(parser, "exporters")
 
 

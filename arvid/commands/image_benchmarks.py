@@ -1,4 +1,4 @@
-"""`arvid evaluate geneval | t2i-compbench | dpg-bench`: sample images, have them scored, make the numbers."""
+"""`arvid evaluate geneval | t2i-compbench | dpg-bench`: sample images, run the scorer, aggregate the scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._evaluation import add_pipeline_arguments, add_shard_argument
+from arvid.commands._flags import add_pipeline_arguments, add_shard_argument, add_trust_argument
 from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
-from arvid.commands._trust import add_trust_argument
 from arvid.processes import launched, take_own_gpu
 from arvid.ranges import at_least
 from arvid.suites.image_benchmarks.benchmark import ImageBenchmark
@@ -65,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser, suite: str) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    _add_sample(action("sample", "draw the images that are not there yet"), suite)
-    _add_score(action("score", "call the benchmark's own scorer on the images"), suite)
-    _add_aggregate(action("aggregate", "numbers and record from the scorer's answers"), suite)
+    _add_sample(action("sample", "generate the missing images"), suite)
+    _add_score(action("score", "run the benchmark's own scorer on the images"), suite)
+    _add_aggregate(action("aggregate", "scores and result record from the scorer's output"), suite)
 
 
 def run(options: argparse.Namespace, suite: str) -> int:
@@ -77,9 +76,7 @@ def run(options: argparse.Namespace, suite: str) -> int:
         "score": _score,
         "aggregate": _aggregate,
     }
-    if (
-        options.action == "sample" or launched()[0] == 0
-    ):  # several processes share the sampling alone
+    if options.action == "sample" or launched()[0] == 0:  # processes share only the sampling
         actions[options.action](options, _benchmark(options, suite))
     return 0
 
@@ -92,7 +89,7 @@ def _benchmark_class(suite: str) -> type[ImageBenchmark]:
 def _add_sample(parser: CommandParser, suite: str) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help=_PROMPTS[suite])
     parser.add_argument(
-        "--out", dest="row", type=Path, required=True, help="the row's: a run or any other folder"
+        "--out", dest="row", type=Path, required=True, help="the row's folder: a run or another one"
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--checkpoint", type=Path, help="run folder or file of arvid")
@@ -100,13 +97,13 @@ def _add_sample(parser: CommandParser, suite: str) -> None:
     model.add_argument("--pipeline", metavar="NAME", help="diffusers pipeline: hub name or folder")
     add_pipeline_arguments(parser)
     parser.add_argument(
-        "--rewritten", type=Path, metavar="JSON", help="dense prompts, as NOVA has them"
+        "--rewritten", type=Path, metavar="JSON", help="rewritten (dense) prompts, as NOVA uses"
     )
     parser.add_argument(
         "--seed",
         type=at_least(0).integer,
         default=DEFAULT_SEED,
-        help="of each prompt's first image",
+        help="seed of each prompt's first image",
     )
     add_shard_argument(parser, "prompt")
     _add_categories(parser, suite)
@@ -115,13 +112,18 @@ def _add_sample(parser: CommandParser, suite: str) -> None:
 
 def _add_score(parser: argparse.ArgumentParser, suite: str) -> None:
     repository = _benchmark_class(suite).repository
-    parser.add_argument("row", type=Path, metavar="ROW", help="what --out of `sample` was")
+    parser.add_argument("row", type=Path, metavar="ROW", help="the row's folder: --out of `sample`")
     parser.add_argument("--scorer", type=Path, required=True, help=f"checkout of {repository}")
     parser.add_argument(
-        "--scorer-python", required=True, metavar="PYTHON", help="of the scorer's own environment"
+        "--scorer-python",
+        required=True,
+        metavar="PYTHON",
+        help="Python interpreter of the scorer's own environment",
     )
     if suite == GenEval.name:
-        parser.add_argument("--detector", type=Path, required=True, help="folder of its weights")
+        parser.add_argument(
+            "--detector", type=Path, required=True, help="folder with the detector's weights"
+        )
     if suite == DpgBench.name:
         parser.add_argument(
             "--questions", type=Path, help="dpg_bench.csv (default: the checkout's)"
@@ -130,12 +132,14 @@ def _add_score(parser: argparse.ArgumentParser, suite: str) -> None:
 
 
 def _add_aggregate(parser: argparse.ArgumentParser, suite: str) -> None:
-    parser.add_argument("row", type=Path, metavar="ROW", help="what --out of `sample` was")
-    parser.add_argument("--name", help="of the row (default: the model's)")
+    parser.add_argument("row", type=Path, metavar="ROW", help="the row's folder: --out of `sample`")
+    parser.add_argument("--name", help="name of the row (default: the model's)")
     if suite == DpgBench.name:
         parser.add_argument("--questions", type=Path, required=True, help="dpg_bench.csv")
     if suite == T2ICompBench.name:
-        parser.add_argument("--prompts", type=Path, help="folder of the lists that complex needs")
+        parser.add_argument(
+            "--prompts", type=Path, help="folder of the prompt lists; needed for `complex`"
+        )
     _add_categories(parser, suite)
 
 
@@ -145,7 +149,7 @@ def _add_categories(parser: argparse.ArgumentParser, suite: str) -> None:
             "--category",
             action="append",
             choices=tuple(CATEGORIES),
-            help="only this; may be repeated",
+            help="use only this category; may be repeated",
         )
 
 
@@ -185,8 +189,8 @@ def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]
 
     if options.checkpoint:
         model = load_generator(options.checkpoint, dtype=options.dtype)
-        how = sampling_options(options, model.sampling)
-        clips = CheckpointSampler(model, num_frames=1, options=how)
+        sampling = sampling_options(options, model.sampling)
+        clips = CheckpointSampler(model, num_frames=1, options=sampling)
         return as_images(clips), clips.describe(options.checkpoint)
     described = {
         "kind": "pipeline",

@@ -1,7 +1,7 @@
-"""Turn a published checkpoint into arvid's own format, every tensor accounted for.
+"""Convert a published checkpoint to arvid's own format, with a check of every tensor.
 
-What comes out is named wherever arvid asks for a tokenizer, or for a generator's checkpoint. A file with a tensor
-missing, left over or of another shape is refused. `arvid import KIND --help` explains a kind.
+Use the result wherever arvid takes a tokenizer or a generator's checkpoint. A file is refused if a tensor is missing,
+left over or has another shape. `arvid import KIND --help` explains a kind.
 
 examples:
   arvid import nbp-tokenizer magvit2_ucf.pt nbp-ucf.safetensors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those of a kind are its importer's."""
+    """Declare the options. The importer of a kind declares its own."""
     add_kind_argument(parser, "importers")
 
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     importer: Importer = registry.get("importers", options.kind)()
     options = parse_own(importer, options, _add_files)
     if options.out.suffix != importer.suffix:
-        raise UserError(f"{options.out}: what is written must be called *{importer.suffix}.")
+        raise UserError(f"{options.out}: the name of this output must end in {importer.suffix}.")
     print(_report(importer.run(options.file, options.out, options)))
     print(f"Written to {options.out}.")
     return 0

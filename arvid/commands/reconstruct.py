@@ -1,8 +1,8 @@
-"""What a tokenizer makes of a video: writes original and reconstruction side by side and says how near they are.
+"""Reconstruct videos with a tokenizer: write original and reconstruction side by side, and print the metrics.
 
-Takes any video. Where its size or its number of frames is none that the tokenizer takes, the last column, row and frame
-are repeated, and what that adds is cut off again behind the tokenizer. Long videos stream through in memory that does
-not grow with their length, if the tokenizer can do that.
+Any video will do. If the tokenizer does not take its size or number of frames, the last column, row and frame are
+repeated, and the padding is cut off from the reconstruction. Long videos are streamed, in memory that does not depend
+on their length, if the tokenizer supports it.
 
 examples:
   arvid reconstruct video.mp4 --tokenizer sprites-magvit_fsq
@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from arvid.commands._trust import add_trust_argument
+from arvid.commands._flags import add_trust_argument
 from arvid.errors import UserError
 from arvid.processes import best_device
 from arvid.ranges import at_least
@@ -36,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=at_least(1).integer,
-        help="bring the shorter side to so many pixels (default: as it is)",
+        help="resize the shorter side to this many pixels (default: no resizing)",
     )
     parser.add_argument(
-        "--frames", type=at_least(1).integer, help="take the first so many (default: all)"
+        "--frames", type=at_least(1).integer, help="use only this many first frames (default: all)"
     )
     add_trust_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code. Videos that cannot be done are named, and the others are done."""
+    """Run the command; returns the exit code. A video that fails is reported, and the others are still done."""
     from arvid.sampling.reconstruction import available_metrics, plan, reconstruct
     from arvid.training.export import load_tokenizer
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     for path, target in targets.items():
         try:
             work = plan(path, tokenizer.spec, size=options.size, max_frames=options.frames)
-            print(f"{path}: {work.told(tokenizer.spec)}")
+            print(f"{path}: {work.describe(tokenizer.spec)}")
             scores = reconstruct(path, tokenizer, work, target, metrics)
         except UserError as error:
             print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _targets(options: argparse.Namespace) -> dict[Path, Path]:
-    """Where each video's reconstruction goes. Raises UserError where two would go to one place."""
+    """Output path of each video. Raises UserError if two videos have the same one, or if it is the video itself."""
     if options.out.suffix.lower() == ".mp4":
         if len(options.videos) > 1:
             raise UserError(f"--out {options.out} is one file: several videos need a folder.")

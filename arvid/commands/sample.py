@@ -1,7 +1,7 @@
-"""Generate clips: from a prompt, a class, first frames, or all of them.
+"""Generate clips from a prompt, a class label, first frames, or several of them.
 
-Writes one mp4 for each clip, or one png where clips are of one frame, and a contact sheet of all.
-Under torchrun or srun processes share the batches that --batch-size makes.
+Writes an mp4 for each clip (a png for a single frame) and a contact sheet of all clips. Under torchrun or srun the
+processes share the batches; --batch-size sets their size.
 
 examples:
   arvid sample --checkpoint runs/nova --prompt "a small red square moves left" --count 4 --out samples
@@ -16,14 +16,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._evaluation import add_wait_argument
-from arvid.commands._sampling import (
-    CommandParser,
-    add_dtype_argument,
-    add_sampling_arguments,
-    sampling_options,
-)
-from arvid.commands._trust import add_trust_argument
+from arvid.commands._flags import add_dtype_argument, add_trust_argument, add_wait_argument
+from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.errors import UserError
 from arvid.nn.conditions import all_conditions
 from arvid.processes import gather, rank_and_count, sharing_processes
@@ -43,17 +37,20 @@ def add_arguments(parser: CommandParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder or file")
     parser.add_argument("--prompt", help="caption of the clip")
-    parser.add_argument("--negative-prompt", help="what guidance leads away from")
+    parser.add_argument(
+        "--negative-prompt",
+        help="negative prompt of classifier-free guidance, in place of the null condition",
+    )
     for condition in all_conditions():
         condition.add_argument(parser)
     parser.add_argument(
-        "--first-frames", type=Path, metavar="VIDEO", help="video or image to go on from"
+        "--first-frames", type=Path, metavar="VIDEO", help="video or image to continue"
     )
     parser.add_argument(
         "--num-first-frames",
         type=at_least(1).integer,
         default=1,
-        help="how many of its frames are given",
+        help="number of its frames to give to the model",
     )
     parser.add_argument(
         "--frames", type=at_least(1).integer, help="frames per clip (default: as trained)"
@@ -63,8 +60,8 @@ def add_arguments(parser: CommandParser) -> None:
         "--batch-size",
         type=at_least(1).integer,
         metavar="N",
-        help="clips that are made together (default: all). Another size gives other clips; another number of "
-        "processes does not",
+        help="clips that are generated together (default: all). Clips depend on this size, but not on the number of "
+        "processes",
     )
     parser.add_argument("--seed", type=at_least(0).integer, default=0)
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
@@ -88,14 +85,16 @@ def _sample(options: argparse.Namespace) -> None:
     model = load_generator(options.checkpoint, dtype=options.dtype)
     conditions = _conditions(options, model)
     first = _first_frames(options, model) if options.first_frames else None
-    drawn = sampling_options(options, model.sampling)
-    given = 0 if first is None else model.tokenizer.spec.grid(*first.shape[1:4]).t
+    sampling = sampling_options(options, model.sampling)
+    prefix_frames = 0 if first is None else model.tokenizer.spec.grid(*first.shape[1:4]).t
     grid = clip_grid(model, options.frames)
-    evaluations = model.paradigm.num_evaluations(grid, prefix_frames=given, options=drawn)
+    evaluations = model.paradigm.num_evaluations(
+        grid, prefix_frames=prefix_frames, options=sampling
+    )
     if rank_and_count()[0] == 0:
         counts = ", ".join(f"{num} of {name}" for name, num in evaluations.items())
         print(f"{options.count} clips of {model.tokenizer.spec.num_frames(grid)} frames: {counts}.")
-    _write_sheet(gather(_sample_batches(options, model, conditions, first, drawn)), options)
+    _write_sheet(gather(_sample_batches(options, model, conditions, first, sampling)), options)
 
 
 def _sample_batches(
@@ -103,9 +102,9 @@ def _sample_batches(
     model: GeneratorModule,
     conditions: Conditions,
     first: np.ndarray | None,
-    drawn: SamplingOptions,
+    sampling: SamplingOptions,
 ) -> dict[int, np.ndarray]:
-    """Make and write this process's batches; returns them by their number. Their noise depends on that alone."""
+    """Generate and write this process's batches; returns them by batch index, on which alone their noise depends."""
     from arvid.sampling.sample import sample
 
     size = options.batch_size or options.count
@@ -121,7 +120,7 @@ def _sample_batches(
             conditions.part(clips.start, clips.stop),
             num_frames=options.frames,
             first_frames=None if first is None else first[clips],
-            options=drawn,
+            options=sampling,
             seed=options.seed + i,
         )
         _write(made[i], clips.start, options)
@@ -156,7 +155,7 @@ def _require_known(given: Any, known: bool, flag: str) -> None:
 
 
 def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.ndarray:
-    """(count, k, H, W, 3): the video's first frames at the model's size, for each clip."""
+    """First frames of the video at the model's size, repeated for each clip: (count, k, H, W, 3)."""
     import numpy as np
 
     from arvid.data.clips import resize_frames
@@ -169,10 +168,10 @@ def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.nda
             f"fewer than --num-first-frames {options.num_first_frames}."
         )
     height, width = model.clip_shape[1:]
-    there = video.frames.shape[1:3]
-    if there != (height, width):
+    source = video.frames.shape[1:3]
+    if source != (height, width):
         print(
-            f"{options.first_frames} is resized from {there[1]}x{there[0]} to {width}x{height}, the middle kept."
+            f"{options.first_frames} is resized from {source[1]}x{source[0]} and centre-cropped to {width}x{height}."
         )
     frames = resize_frames(video.frames, (height, width))
     return np.repeat(frames[None], options.count, axis=0)
@@ -190,7 +189,7 @@ def _write(videos: np.ndarray, start: int, options: argparse.Namespace) -> None:
 
 
 def _write_sheet(made: list[dict[int, np.ndarray]] | None, options: argparse.Namespace) -> None:
-    """In the first process, which alone has the clips of all."""
+    """Write the contact sheet. Only the first process has `made`, the clips of all processes."""
     import numpy as np
 
     from arvid.sampling.contact_sheet import write_sheet

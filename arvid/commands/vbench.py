@@ -1,7 +1,7 @@
-"""`arvid evaluate vbench`: sample the suite, score the videos, add up the scores.
+"""`arvid evaluate vbench`: sample the suite's videos, score them, aggregate the scores.
 
-A row is a folder: a run of arvid, or any other for videos from elsewhere. Below it lie vbench/videos/,
-vbench/scores/ and, once added up, evaluation/vbench.json.
+A row is a folder: a run of arvid, or any folder for other videos. It gets vbench/videos/, vbench/scores/ and, from
+`aggregate`, evaluation/vbench.json.
 
 example:
   arvid evaluate vbench sample runs/nova --suite VBench_full_info.json --checkpoint runs/nova
@@ -21,18 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._evaluation import (
+from arvid.commands._flags import (
     add_download_argument,
+    add_dtype_argument,
     add_shard_argument,
+    add_trust_argument,
     add_wait_argument,
 )
-from arvid.commands._sampling import (
-    CommandParser,
-    add_dtype_argument,
-    add_sampling_arguments,
-    sampling_options,
-)
-from arvid.commands._trust import add_trust_argument
+from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.errors import UserError
 from arvid.evaluation.records import save as save_record
 from arvid.files import sha256_file
@@ -73,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(
         dest="step", metavar="STEP", required=True, parser_class=CommandParser
     )
-    _add_sample(steps.add_parser("sample", help="draw the suite's videos from a checkpoint"))
+    _add_sample(steps.add_parser("sample", help="generate the suite's videos with a checkpoint"))
     _add_score(steps.add_parser("score", help="measure dimensions of a folder of videos"))
-    add_up = steps.add_parser("aggregate", help="add up the scores: table and result record")
-    add_up.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
+    aggregate = steps.add_parser("aggregate", help="aggregate scores: table and result record")
+    aggregate.add_argument("folder", type=Path, metavar="ROW", help="the row's folder")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,13 +95,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--dimension",
         action="append",
         metavar="NAME",
-        help=f"this one only; may be repeated ({', '.join(DIMENSIONS)})",
+        help=f"use only this dimension; may be repeated ({', '.join(DIMENSIONS)})",
     )
     parser.add_argument(
         "--flickering-samples",
         type=at_least(1).integer,
         default=FLICKERING_SAMPLES,
-        help=f"videos per prompt of temporal flickering (default: {FLICKERING_SAMPLES}; NOVA: 5)",
+        help=f"videos per prompt for temporal flickering (default: {FLICKERING_SAMPLES}; NOVA: 5)",
     )
 
 
@@ -117,14 +113,16 @@ def _add_sample(parser: CommandParser) -> None:
         "--rewritten",
         type=Path,
         metavar="FILE",
-        help="what the model is given in the place of the prompts, which the files keep as names: NOVA's JSON, "
-        "an object of texts by prompt, or .txt with a line for each entry of the suite",
+        help="rewritten prompts for the model (file names keep the original ones): NOVA's JSON, a JSON object "
+        "{prompt: text}, or .txt with a line for each entry of the suite",
     )
     parser.add_argument(
         "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
     )
     parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
-    parser.add_argument("--fps", type=FPS.number, default=8.0, help="of the files (default: 8)")
+    parser.add_argument(
+        "--fps", type=FPS.number, default=8.0, help="frame rate of the files (default: 8)"
+    )
     parser.add_argument("--seed", type=at_least(0).integer, default=0)
     add_shard_argument(parser, "video")
     add_dtype_argument(parser)
@@ -134,22 +132,22 @@ def _add_sample(parser: CommandParser) -> None:
 def _add_score(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument(
-        "--videos", type=Path, help="folder of the videos (default: those sampled for the row)"
+        "--videos", type=Path, help="folder of the videos (default: the row's sampled videos)"
     )
     parser.add_argument(
         "--vbench-python",
         type=Path,
         metavar="PYTHON",
-        help="interpreter of an environment with the package vbench: measures the other nine dimensions",
+        help="Python interpreter of an environment with the package vbench, which scores the other nine dimensions",
     )
     parser.add_argument(
-        "--allow-missing", action="store_true", help="score what is there; not comparable"
+        "--allow-missing", action="store_true", help="score incomplete videos; not comparable"
     )
     parser.add_argument(
         "--no-static-filter",
         dest="static_filter",
         action="store_false",
-        help="temporal flickering of the first five videos of each prompt, moving ones included",
+        help="for temporal flickering, use the first five videos of each prompt, also moving ones",
     )
     add_download_argument(parser)
     add_wait_argument(parser)
@@ -178,7 +176,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
         options=sampling_options(options, model.sampling),
     )
     claim(layout.benchmark, _describe(options, sampler))
-    drawn = sample_suite(
+    num_sampled = sample_suite(
         wanted,
         lambda text, seed: sampler([text], seed)[0],
         layout.videos,
@@ -189,7 +187,9 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
     )
     index, count = options.shard
     share = f" (shard {index} of {count})" if count > 1 else ""
-    print(f"{drawn} videos drawn{share}; the suite's {len(wanted)} belong in {layout.videos}.")
+    print(
+        f"{num_sampled} videos generated{share}; the suite has {len(wanted)}, in {layout.videos}."
+    )
 
 
 def _score(options: argparse.Namespace, layout: Layout) -> None:
@@ -211,9 +211,11 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(WeightsOptions)}
     weights = WeightsOptions(**{name: path for name, path in given.items() if path is not None})
     with downloading(options.download):
-        built = {name: build(name, weights) for name in names if name in BUILDERS}  # fails at once
+        # all at once, so that missing weights fail before any scoring
+        built = {name: build(name, weights) for name in names if name in BUILDERS}
     rank, _ = rank_and_count()
-    for name in sorted(names, key=lambda name: name not in built):  # nobody waits for VBench's
+    # VBench's own dimensions come last: only the first process scores them, and no other waits for it.
+    for name in sorted(names, key=lambda name: name not in built):
         if name in built:
             result = score_dimension(
                 name,
@@ -255,7 +257,7 @@ def _present(
 
 
 def _options(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What the score of a dimension depends on besides videos and networks."""
+    """Options that a dimension's score depends on, besides videos and networks."""
     if name != FLICKERING:
         return {}
     return {
@@ -265,7 +267,7 @@ def _options(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _describe(options: argparse.Namespace, sampler: CheckpointSampler) -> dict[str, Any]:
-    """What the videos depend on, as plain data, with the setting and factors that the row bears."""
+    """Everything that the videos depend on, as plain data, with the row's setting and factors."""
     rewritten = sha256_file(options.rewritten) if options.rewritten else None
     return {
         **sampler.describe(options.checkpoint),

@@ -1,13 +1,12 @@
-"""The table of conditions: what a clip can be generated from besides its text.
+"""The table of conditions other than text: class label, motion score, frame rate, actions.
 
-A condition is one class that says all there is to know of it: the type of its values (class ids, numbers or vectors),
-whether a clip has one value or one for each frame, what stands for an unknown value, how the values are cut with a
-clip, where a dataset gives them, which flag gives them on the command line, and what embeds them. A new condition is
-one more such class, named in `arvid/registry.py` or by an entry point of the group `arvid.conditions` (see
-docs/extending.md). `conditions: [NAME]` in a model's configuration switches it on.
+Each condition is one class. It defines the type of the values (class ids, numbers or vectors), one value per clip or
+one per frame, the value for "unknown", cutting along with the clip, the source in a dataset, the command-line flag and
+the embedder. To add a condition, write a class and name it in `arvid/registry.py` or by an entry point of the group
+`arvid.nn.conditions` (see docs/extending.md). `conditions: [NAME]` in a model's configuration turns it on.
 
 Values are NumPy arrays here and on disk, and tensors inside models. Commands parse their arguments with this module,
-so it imports no torch: embedders are imported when a model is built.
+so it does not import torch: embedders are imported when a model is built.
 """
 
 from __future__ import annotations
@@ -36,36 +35,36 @@ Array = NDArray[Any]
 
 
 class ConditionType(ABC):
-    """A condition other than text; the subclasses below are the types of values that there are.
+    """A condition other than text. The subclasses below differ in the type of their values.
 
-    Every clip of a dataset has values of one shape: () or (K,) for each clip, (T,) or (T, K) for its T frames.
+    All clips of a dataset have values of the same shape: () or (K,) per clip, (T,) or (T, K) per frame.
     """
 
     name: ClassVar[str]
-    """As in the registry: key of batches, of `Clip.conditions` and of configurations."""
+    """Name in the registry; also the key in batches, `Clip.conditions` and configurations."""
     per_frame: ClassVar[bool] = False
-    """Whether there is a value for each frame. Frame i's value says what leads to frame i from the one before."""
+    """Whether each frame has a value. Frame i's value describes the step from frame i-1 to frame i."""
     help: ClassVar[str]
-    """Of the flag."""
+    """Help text of the flag."""
     ignorable: ClassVar[bool] = False
-    """Whether the flag may be given for a model without this condition, because the command uses it otherwise too."""
+    """Whether models without this condition accept the flag, because the command has another use for it."""
     dtype: ClassVar[type[np.generic]]
-    """Of the values of a clip, and on disk; in a batch floats are float32."""
+    """Type of a clip's values, also on disk. In a batch, floats are float32."""
     unknown: ClassVar[float]
-    """Value that stands for an unknown one: in a model it becomes a learned null token."""
+    """Placeholder for an unknown value; models replace it by a learned null token."""
 
     # Values
 
     def of_clip(self, clip: Clip) -> Array:
-        """The clip's values: its field of this name, or else its entry of `Clip.conditions`."""
+        """The clip's values: the field of this name, or else the entry in `Clip.conditions`."""
         in_field = self.name in FIELDS
         value = getattr(clip, self.name) if in_field else clip.conditions.get(self.name)
         return np.asarray(self.unknown if value is None else value, self.dtype)
 
     def cut(self, value: Array, start: int, num_frames: int) -> Array:
-        """The values of `num_frames` frames from `start` on, unknown where the clip has ended; (B, T, ...) likewise.
+        """The values of `num_frames` frames from `start` on; frames after the clip's end are unknown.
 
-        Values per clip stay as they are.
+        Values per clip are returned unchanged.
         """
         if not self.per_frame:
             return value
@@ -75,47 +74,47 @@ class ConditionType(ABC):
         return np.pad(part, widths, constant_values=self.unknown)
 
     def batch(self, values: Sequence[Any]) -> Array:
-        """The values of several clips (B, ...), int64 or float32. Raises UserError if they differ in shape."""
+        """The stacked values of several clips, (B, ...), int64 or float32. Raises UserError if shapes differ."""
         arrays = [np.asarray(value, self.dtype) for value in values]
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
             raise UserError(
-                f"The condition {self.name} has values of different shapes: {sorted(shapes)}. Every clip of a dataset "
-                "must have as many."
+                f"The condition {self.name} has values of different shapes: {sorted(shapes)}. All clips of a dataset "
+                "must have the same shape."
             )
         stacked = np.stack(arrays)
         return stacked.astype(np.float32) if stacked.dtype.kind == "f" else stacked
 
     @abstractmethod
     def known(self, value: Tensor) -> Tensor:
-        """True where a value is known; without the axis of a vector's components."""
+        """True where a value is known. A vector's components count as one value, so their axis is dropped."""
 
     def check(self, value: Tensor, size: int) -> None:
-        """Raise UserError for values that a model of this size does not know; by default it knows all."""
+        """Raise UserError for values that a model of this size does not know. By default it knows all values."""
         return
 
     # Models
 
     @abstractmethod
     def size(self, names: Sequence[str]) -> int:
-        """Number of class ids, or of a vector's components, in data that names them so (`VideoDataset.value_names`).
+        """Number of class ids or of vector components, from the dataset's `VideoDataset.value_names`.
 
-        Raises UserError where the data names none, but must.
+        Raises UserError if names are needed but empty.
         """
 
     @abstractmethod
     def embedder(self, size: int, dim: int, num_frames: int) -> nn.Module:
-        """What embeds the values, unknown ones replaced by 0.
+        """The module that embeds the values. Unknown values come to it as 0.
 
-        Per clip: (B[, K]) -> (B, D). Per frame: values (B, t, F[, K]) of t latent frames, each of F = `num_frames`
-        frames, and which of them are known (B, t, F) -> (B, t, D).
+        Per clip: (B[, K]) -> (B, D). Per frame: values (B, t, F[, K]) of t latent frames with F = `num_frames` frames
+        each, and a mask of known values (B, t, F) -> (B, t, D).
         """
 
     # Command line
 
     @property
     def flag(self) -> str:
-        """As in `--action-vectors`."""
+        """The flag, such as `--action-vectors`."""
         return "--" + self.name.replace("_", "-")
 
     def add_argument(self, parser: argparse._ActionsContainer) -> None:
@@ -125,7 +124,7 @@ class ConditionType(ABC):
         )
 
     def parse(self, text: str) -> Any:
-        """The flag's argument, as far as it can be read without a model: the rows of all frames, or one value.
+        """Parse the flag's argument without a model: one value, or a row for each frame.
 
         Rows are separated by `separator`, or are the lines of a file. Raises argparse.ArgumentTypeError.
         """
@@ -139,19 +138,19 @@ class ConditionType(ABC):
 
     @abstractmethod
     def parse_one(self, text: str) -> Any:
-        """One value of the flag's argument. Raises argparse.ArgumentTypeError."""
+        """Parse one value of the flag's argument. Raises argparse.ArgumentTypeError."""
 
     def given(self, parsed: Any, names: Sequence[str], num_frames: int) -> Array:
-        """The values that `parse` found, for clips of a model whose data has these `names`.
+        """The result of `parse` as numbers, for clips of a model whose data has these `names`.
 
-        Raises UserError for an unknown name, and if there is not a row for each frame.
+        Raises UserError for an unknown name, and if the number of rows is not the number of frames.
         """
         if not self.per_frame:
             return np.asarray(self.value(parsed, names), self.dtype)
         if len(parsed) != num_frames:
             raise UserError(
                 f"{self.flag} has {len(parsed)} rows, but the clips have {num_frames} frames: give one row for each "
-                "frame, the first one included."
+                "frame, including the first."
             )
         return self.batch([self.value(row, names) for row in parsed])
 
@@ -161,7 +160,7 @@ class ConditionType(ABC):
 
 
 class ClassId(ConditionType):
-    """A condition whose values are whole numbers from 0 on, each of which stands for something with a name."""
+    """A condition whose values are class ids: integers from 0, each with a name."""
 
     dtype = np.int64
     unknown = -1
@@ -220,7 +219,7 @@ class Number(ConditionType):
 
 
 class Vector(ConditionType):
-    """A condition whose values are vectors of K numbers, which commas separate on the command line."""
+    """A condition whose values are vectors of K numbers, separated by commas on the command line."""
 
     dtype = np.float32
     unknown = math.nan
@@ -245,7 +244,7 @@ class Vector(ConditionType):
     def value(self, parsed: list[float], names: Sequence[str]) -> list[float]:
         if len(parsed) != len(names):
             raise UserError(
-                f"{self.flag}: {len(parsed)} numbers where {len(names)} are wanted ({', '.join(names)})."
+                f"{self.flag}: got {len(parsed)} numbers, expected {len(names)} ({', '.join(names)})."
             )
         return parsed
 
@@ -253,16 +252,17 @@ class Vector(ConditionType):
 def _counted(condition: ConditionType, names: Sequence[str]) -> int:
     if not names:
         raise UserError(
-            f"{condition.name} is a condition, but this dataset names no values of it (VideoDataset.value_names)."
+            f"{condition.name} is a condition, but this dataset has no names for its values "
+            "(VideoDataset.value_names)."
         )
     return len(names)
 
 
 class Label(ClassId):
-    """The class label: a field of `Clip`, and named by `VideoDataset.classes`."""
+    """The class label: a field of `Clip`. `VideoDataset.classes` has the names."""
 
     name = "label"
-    help = "class number"
+    help = "class label, an integer"
 
     def size(self, names: Sequence[str]) -> int:
         if not names:
@@ -290,7 +290,7 @@ class Fps(Number):
     """Frames per second. A field of `Clip`."""
 
     name = "fps"
-    help = "frame rate of the videos (default: 8), which models that know rates are told"
+    help = "frame rate of the videos (default: 8); also a condition, if the model has it"
     ignorable = True
 
     def parse_one(self, text: str) -> float:
@@ -298,7 +298,7 @@ class Fps(Number):
 
 
 class Actions(ClassId):
-    """The key that is pressed at each frame, of a keyboard whose keys the dataset names."""
+    """A discrete action for each frame, such as a pressed key. The dataset names the actions."""
 
     name = "actions"
     per_frame = True
@@ -306,46 +306,46 @@ class Actions(ClassId):
 
 
 class ActionVectors(Vector):
-    """What is done at each frame, as numbers whose meaning the dataset names: displacements or joint angles, say."""
+    """A continuous action for each frame, such as displacements or joint angles. The dataset names the components."""
 
     name = "action_vectors"
     per_frame = True
-    help = "numbers of the action at each frame (0,0;1,0;...), or a file with a row for each frame"
+    help = "action vector for each frame (0,0;1,0;...), or a file with a row for each frame"
 
 
 BUILT_IN: tuple[type[ConditionType], ...] = (Label, Motion, Fps)
-"""Conditions with a field of `Clip` and a switch of `GeneratorModule` each. Their context tokens come in this order,
-before those of other conditions."""
+"""Conditions with their own field in `Clip` and their own switch in `GeneratorModule`. Their context tokens come in
+this order, before those of other conditions."""
 FIELDS = tuple(cls.name for cls in BUILT_IN)
 
 
 @cache
 def condition(name: str) -> ConditionType:
-    """The condition of a name. Raises UserError, with a suggestion, for one that is not registered."""
+    """The condition with a registered name. Raises UserError, with a suggestion, for other names."""
     found: ConditionType = registry.get("conditions", name)()
     return found
 
 
 def all_conditions() -> list[ConditionType]:
-    """All registered conditions, the built-in ones with a field of `Clip` first."""
+    """All registered conditions, first those with a field in `Clip`."""
     others = [name for name in registry.names("conditions") if name not in FIELDS]
     return [condition(name) for name in (*FIELDS, *others)]
 
 
 def of_clip(clip: Clip) -> dict[str, Array]:
-    """The values of a clip by condition: of its fields always, and of all that are in `Clip.conditions`."""
+    """The values of a clip by condition: always of its fields, and of all entries of `Clip.conditions`."""
     return {name: condition(name).of_clip(clip) for name in (*FIELDS, *sorted(clip.conditions))}
 
 
 def of_clips(clips: Sequence[Clip]) -> dict[str, list[Array]]:
-    """The same of several clips. Raises UserError if they have not all the same conditions."""
+    """The values of several clips by condition. Raises UserError if not all clips have the same conditions."""
     found = [of_clip(clip) for clip in clips]
     require_same(found)
     return {name: [values[name] for values in found] for name in found[0]} if found else {}
 
 
 def require_same(found: Iterable[Mapping[str, Any]]) -> None:
-    """Raise UserError if some clips have a condition that others have not."""
+    """Raise UserError if some clips have a condition that other clips lack."""
     names = {frozenset(values) for values in found}
     if len(names) > 1:
         differing = sorted(frozenset.union(*names) - frozenset.intersection(*names))
@@ -353,7 +353,7 @@ def require_same(found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def cut_all(values: Mapping[str, Any], start: int, num_frames: int) -> dict[str, Array]:
-    """`Clip.conditions` of a part of the clip."""
+    """Cut all values of `Clip.conditions` to `num_frames` frames from `start` on."""
     return {
         name: condition(name).cut(np.asarray(value), start, num_frames)
         for name, value in values.items()

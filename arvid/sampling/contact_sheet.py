@@ -1,4 +1,4 @@
-"""Clips next to each other: as one video, or as one picture of their frames."""
+"""Arranges clips side by side in one video, or their frames in one picture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import UInt8
 from arvid.files import atomic_write
 
 LEGIBLE = 96
-"""Frames of fewer rows are enlarged by a whole number, up to about so many."""
+"""Frames with fewer pixel rows are enlarged by an integer factor, up to about this size."""
 
 
 def side_by_side(
     videos: UInt8[np.ndarray, "b t h w 3"], gap: int = 2
 ) -> UInt8[np.ndarray, "t h bw 3"]:
-    """The clips in a row, white gaps between them."""
+    """The clips in a row, with white gaps between them."""
     padded = np.pad(videos, ((0, 0), (0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
     row = rearrange(padded, "b t h w c -> t h (b w) c")
     return row[:, :, : row.shape[2] - gap]
@@ -27,7 +27,7 @@ def side_by_side(
 def contact_sheet(
     videos: UInt8[np.ndarray, "b t h w 3"], *, num_frames: int = 9, gap: int = 2, scale: int = 1
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One row per clip: frames from first to last at equal distances, enlarged `scale` times."""
+    """One row per clip with evenly spaced frames from first to last, enlarged `scale` times."""
     index = np.linspace(0, videos.shape[1] - 1, min(num_frames, videos.shape[1])).round()
     frames = videos[:, index.astype(int)].repeat(scale, axis=2).repeat(scale, axis=3)
     padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
@@ -38,7 +38,7 @@ def contact_sheet(
 def write_sheet(
     path: Path, videos: UInt8[np.ndarray, "*n t h w 3"], *, num_frames: int = 9
 ) -> None:
-    """A PNG of clips, a row for each, in their order."""
+    """Write a PNG with one row of frames per clip, in the order of the clips."""
     clips = videos.reshape(-1, *videos.shape[-4:])
     write_png(
         path, contact_sheet(clips, num_frames=num_frames, scale=max(LEGIBLE // clips.shape[2], 1))
@@ -46,13 +46,13 @@ def write_sheet(
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """A PNG file of an RGB picture, written whole or not at all. Raises as `arvid.files.atomic_write` does."""
+    """Write an RGB picture as a PNG file, atomically. Raises as `arvid.files.atomic_write` does."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(encode_png(picture))
 
 
 def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """PNG file of an RGB picture."""
+    """An RGB picture as the bytes of a PNG file."""
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done, "PNG encoding takes any uint8 picture"
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""What sampling needs of a trained generator."""
+"""The attributes of a trained generator that sampling uses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from arvid.nn.conditioner import Conditioner
 
 
 class Generator(Protocol):
-    """Tokenizer, conditioner and paradigm that belong together: `arvid.training.generator_module.GeneratorModule`."""
+    """A tokenizer with its conditioner and paradigm, such as `arvid.training.generator_module.GeneratorModule`."""
 
     tokenizer: VideoTokenizer
     conditioner: Conditioner
     paradigm: Paradigm
     clip_shape: tuple[int, int, int]
-    """Frames, height and width of the clips that it was trained on."""
+    """Frames, height and width of the training clips."""
     sampling: SamplingOptions
-    """How it is sampled by default."""
+    """Default sampling options."""
 
     @property
     def device(self) -> torch.device: ...

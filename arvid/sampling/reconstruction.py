@@ -1,6 +1,6 @@
-"""What a tokenizer makes of a video: original and reconstruction side by side, and how near they are.
+"""Reconstructs a video with a tokenizer: writes original and reconstruction side by side, and measures the error.
 
-Videos stream through in chunks, padded to what the tokenizer takes; what that adds is cut off again behind it.
+Videos are streamed in chunks. They are padded to a size that the tokenizer takes; the padding is cut off afterwards.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from arvid.sampling.contact_sheet import side_by_side
 
 FORMATS = {"PSNR": "{:.2f} dB", "SSIM": "{:.4f}", "LPIPS": "{:.4f}"}
 CHUNK_PIXELS = 1 << 20
-"""Frames go through the tokenizer in chunks of about so many pixels, but of one latent frame at least."""
+"""Approximate number of pixels of a chunk. A chunk has at least one latent frame."""
 
 
 def available_metrics() -> dict[str, PairedMetric]:
-    """PSNR, SSIM and, where its weights are, LPIPS."""
+    """PSNR, SSIM and, if its weights are on this machine, LPIPS."""
     metrics: dict[str, PairedMetric] = {"PSNR": Psnr(), "SSIM": Ssim()}
     try:
         metrics["LPIPS"] = Lpips()
@@ -46,34 +46,34 @@ def available_metrics() -> dict[str, PairedMetric]:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How a video goes through a tokenizer."""
+    """Sizes of a video before, in and after the tokenizer."""
 
     num_frames: int
     height: int
     width: int
     fps: float
     padded: tuple[int, int, int]
-    """Frames, height and width that the tokenizer sees."""
+    """Frames, height and width of the tokenizer's input."""
     source: tuple[int, int]
     """Height and width of the file."""
 
-    def told(self, spec: TokenSpec) -> str:
-        """What is done, in words."""
-        said = f"{self.num_frames} frames of {self.width}x{self.height}"
+    def describe(self, spec: TokenSpec) -> str:
+        """Sizes and token grid as a sentence for the user."""
+        text = f"{self.num_frames} frames of {self.width}x{self.height}"
         if self.source != (self.height, self.width):
-            said += f" (resized from {self.source[1]}x{self.source[0]})"
+            text += f" (resized from {self.source[1]}x{self.source[0]})"
         frames, height, width = self.padded
         if self.padded != (self.num_frames, self.height, self.width):
-            said += f", padded to {frames} of {width}x{height} and cut again"
+            text += f", padded to {frames} of {width}x{height} and cut again"
         grid = spec.grid(*self.padded)
         kind = f"{spec.size} ids" if spec.type == "discrete" else f"{spec.size} channels"
-        return f"{said}: {grid.t}x{grid.h}x{grid.w} tokens of {kind}."
+        return f"{text}: {grid.t}x{grid.h}x{grid.w} tokens of {kind}."
 
 
 def plan(
     path: Path, spec: TokenSpec, *, size: int | None = None, max_frames: int | None = None
 ) -> Work:
-    """Look at a video. Raises UserError if it cannot be read."""
+    """Read a video's size and plan its reconstruction. Raises UserError if it cannot be read."""
     probe = probe_video(path)
     factor = size / min(probe.height, probe.width) if size else 1.0
     height, width = (max(1, round(side * factor)) for side in (probe.height, probe.width))
@@ -99,9 +99,9 @@ def reconstruct(
     target: Path,
     metrics: dict[str, PairedMetric],
 ) -> dict[str, str]:
-    """Write original and reconstruction side by side; the value of each metric in words, or why it has none.
+    """Write original and reconstruction side by side. Returns each metric's value as text, or why it has none.
 
-    Raises UserError for weights that are not finite, and as reading, the tokenizer and writing do.
+    Raises UserError if weights are not finite, and as reading, the tokenizer and writing do.
     """
     require_finite_weights(tokenizer, "This tokenizer")
     scores: dict[str, str] = {}
@@ -122,13 +122,13 @@ def _pairs(
     scores: dict[str, str],
     bar: tqdm[NoReturn],
 ) -> Iterator[Frames]:
-    """Each frame (H, 2W, 3) beside its reconstruction; metrics look at them on the way."""
-    originals: deque[Frames] = deque()
+    """Yield each frame beside its reconstruction, (H, 2W, 3), and update the metrics with it."""
+    originals: deque[Frames] = deque()  # frames read, but not decoded yet: decoding may lag
     chunks = _chunks(path, tokenizer.spec, work, originals)
     for video in tokenizer.decode_stream(tokenizer.encode_stream(chunks)):
         made = to_uint8(video)[0].cpu().numpy()[:, : work.height, : work.width]
         given = [originals.popleft() for _ in range(min(len(made), len(originals)))]
-        if not given:  # the repeated last frame
+        if not given:  # only padding is left
             continue
         both = np.stack([np.stack(given), made[: len(given)]])  # (2, T, H, W, 3)
         _measure(both, metrics, scores)
@@ -137,7 +137,7 @@ def _pairs(
 
 
 def _measure(both: np.ndarray, metrics: dict[str, PairedMetric], scores: dict[str, str]) -> None:
-    """Show frames (2, T, H, W, 3) to the metrics, each as a clip of its own, so that chunks may differ in length."""
+    """Update the metrics with frames (2, T, H, W, 3), each as a clip of one frame, so chunks may differ in length."""
     original, made = torch.from_numpy(both)[:, :, None].to(best_device())
     for name, metric in metrics.items():
         if name not in scores:
@@ -148,7 +148,7 @@ def _measure(both: np.ndarray, metrics: dict[str, PairedMetric], scores: dict[st
 
 
 def _chunks(path: Path, spec: TokenSpec, work: Work, originals: deque[Frames]) -> Iterator[Tensor]:
-    """The video (1, 3, T, H, W) in chunks, padded; its frames go into `originals` too."""
+    """Yield the padded video in chunks (1, 3, T, H, W). The unpadded frames are appended to `originals`."""
     frames = islice(_frames(path, work), work.num_frames)
     total, height, width = work.padded
     latent_pixels = spec.strides[0] * height * width
@@ -159,7 +159,7 @@ def _chunks(path: Path, spec: TokenSpec, work: Work, originals: deque[Frames]) -
         chunk = list(islice(frames, count))
         originals.extend(chunk)
         last = chunk[-1] if chunk else last
-        assert last is not None, "the file was looked at before"
+        assert last is not None, "`plan` found at least one frame"
         clip = np.stack(chunk + [last] * (count - len(chunk)))
         clip = np.pad(clip, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
         yield normalise(clip)[None].to(best_device())

@@ -1,4 +1,4 @@
-"""Clips from a trained generator: text or class to video, and the continuation of given frames."""
+"""Samples clips from a trained generator: text or class to video, and continuation of given frames."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from arvid.data.collate import normalise, to_uint8
 from arvid.nn.conditions import condition, of_clips
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.sampling.generator import Generator as GeneratorModule
+from arvid.sampling.generator import Generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What each clip is generated from; every sequence has one entry per clip, and None means that it is not given."""
+    """Conditions of the clips. Each sequence has one entry per clip; None means not given."""
 
     num_clips: int
     captions: Sequence[str] | None = None
     negatives: Sequence[str] | None = None
-    """Negative prompts of classifier-free guidance."""
+    """Negative prompts of classifier-free guidance; None: the null condition."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Values of the other conditions by name (see `arvid.nn.conditions`), per frame (T, ...) where these are."""
+    """Values of the other conditions by name (see `arvid.nn.conditions`); conditions per frame have shape (T, ...)."""
 
     @classmethod
     def of_clips(cls, clips: Sequence[Clip]) -> Conditions:
-        """The conditions of given clips, as training saw them."""
+        """The conditions of dataset clips, as in training."""
         return cls(
             num_clips=len(clips),
             captions=[clip.caption for clip in clips],
@@ -43,7 +43,7 @@ class Conditions:
         )
 
     def part(self, start: int, stop: int) -> Conditions:
-        """Those of some of the clips."""
+        """The conditions of the clips from `start` to `stop` (exclusive)."""
         return Conditions(
             num_clips=len(range(self.num_clips)[start:stop]),
             captions=self.captions and self.captions[start:stop],
@@ -51,10 +51,10 @@ class Conditions:
             values={name: values[start:stop] for name, values in self.values.items()},
         )
 
-    def encode(self, model: GeneratorModule, num_frames: int | None = None) -> Condition:
-        """The condition of clips of `num_frames` (the trained number by default).
+    def encode(self, model: Generator, num_frames: int | None = None) -> Condition:
+        """The condition of clips of `num_frames` (by default as trained).
 
-        Values per frame are cut to that length; frames behind the last one have unknown values.
+        Values per frame are cut to that length; frames after the last value have unknown values.
         """
         frames = model.clip_shape[0] if num_frames is None else num_frames
         values = {}
@@ -71,7 +71,7 @@ class Conditions:
 
 @torch.no_grad()
 def sample(
-    model: GeneratorModule,
+    model: Generator,
     conditions: Conditions,
     *,
     num_frames: int | None = None,
@@ -80,20 +80,19 @@ def sample(
     seed: int = 0,
     progress: bool = True,
 ) -> UInt8[np.ndarray, "b t h w 3"]:
-    """Generate one clip per condition, reproducibly for a seed and batch.
+    """Generate one clip per condition. The result is reproducible for a seed and a batch.
 
     Args:
         model: see `arvid.training.generator_module.load_generator`.
         conditions: captions, and the other conditions of each clip.
-        num_frames: frames per clip, 1 + F_T·n; the trained length by default.
-        first_frames: given frames (also 1 + F_T·n) to go on from. They come back as the tokenizer
-            reconstructs them.
-        options: the model's own by default.
-        seed: of the noise.
-        progress: show a bar over the network evaluations.
+        num_frames: frames per clip, 1 + F_T·n; by default the trained length.
+        first_frames: frames to continue, also 1 + F_T·n. The result begins with their reconstructions.
+        options: sampling options; by default the model's.
+        seed: seed of all random numbers.
+        progress: show a progress bar over network evaluations.
 
-    Raises UserError for frame counts or sizes that the tokenizer or the model cannot do, and for weights, tokens or
-    pixels that are not finite.
+    Raises UserError for numbers of frames or sizes that tokenizer or model do not support, and if weights, tokens or
+    pixels are not finite.
     """
     request = _request(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, request, progress) as counted:
@@ -103,7 +102,7 @@ def sample(
 
 @torch.no_grad()
 def stream(
-    model: GeneratorModule,
+    model: Generator,
     conditions: Conditions,
     *,
     num_frames: int | None = None,
@@ -112,9 +111,9 @@ def stream(
     seed: int = 0,
     progress: bool = True,
 ) -> Iterator[UInt8[np.ndarray, "b n h w 3"]]:
-    """The clips of `sample`, frames as soon as they are finished while later ones are not generated yet.
+    """The clips of `sample`, yielded in pieces as frames are finished.
 
-    Joined along time they are the same clips, but for rounding, where the tokenizer decodes piece by piece.
+    Joined along time, the pieces equal the clips of `sample` up to rounding.
     """
     request = _request(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, request, progress) as counted:
@@ -124,10 +123,10 @@ def stream(
             yield to_uint8(video).cpu().numpy()
 
 
-def _for_decoder(model: GeneratorModule, tokens: Tokens, request: Request) -> Tokens:
-    """Numbers in the decoder's type, whatever the network's is; ids as they are.
+def _for_decoder(model: Generator, tokens: Tokens, request: Request) -> Tokens:
+    """Continuous tokens in float32, as the decoder's weights are; ids unchanged.
 
-    Raises UserError for tokens that are not finite, or were drawn from such logits, naming the options.
+    Raises UserError, with the options, if tokens or the logits they were drawn from are not finite.
     """
     heads = [m for m in model.paradigm.modules() if isinstance(m, CategoricalHead)]
     faults = [head.take_fault() for head in heads]
@@ -135,21 +134,21 @@ def _for_decoder(model: GeneratorModule, tokens: Tokens, request: Request) -> To
         dtype = str(next(model.paradigm.parameters()).dtype).removeprefix("torch.")
         given = "".join(f", {k} {v}" for k, v in request.options.changed().items())
         raise UserError(
-            f"The tokens that were drawn are not finite, though all weights are ({dtype}{given}). Draw with less "
-            "guidance, with the options of training, or in float32."
+            f"The sampled tokens are not finite, although all weights are ({dtype}{given}). Sample with less "
+            "guidance, with the default options, or in float32."
         )
     return tokens.float() if tokens.is_floating_point() else tokens
 
 
 def _request(
-    model: GeneratorModule,
+    model: Generator,
     conditions: Conditions,
     num_frames: int | None,
     first_frames: UInt8[np.ndarray, "b k h w 3"] | None,
     options: SamplingOptions | None,
     seed: int,
 ) -> Request:
-    """What the paradigm is asked for. Raises UserError for a model that cannot be sampled like that."""
+    """The request to the paradigm. Raises UserError if the model cannot fulfil it."""
     grid = clip_grid(model, num_frames)
     require_finite_weights(cast(nn.Module, model), "This model")
     return Request(
@@ -163,8 +162,8 @@ def _request(
 
 
 @contextmanager
-def _bar(model: GeneratorModule, request: Request, shown: bool) -> Iterator[Request]:
-    """The request with a bar that counts the evaluations of the main network."""
+def _bar(model: Generator, request: Request, shown: bool) -> Iterator[Request]:
+    """The request with a progress bar that counts evaluations of the main network."""
     evaluations = model.paradigm.num_evaluations(
         request.grid, prefix_frames=request.prefix_frames, options=request.options
     )
@@ -177,8 +176,8 @@ def _advance(bar: tqdm[Any]) -> None:
     bar.update()
 
 
-def clip_grid(model: GeneratorModule, num_frames: int | None = None) -> TokenGrid:
-    """Token grid of a clip of `num_frames` (the trained number by default) at the trained size.
+def clip_grid(model: Generator, num_frames: int | None = None) -> TokenGrid:
+    """Token grid of a clip of `num_frames` (by default as trained) at the trained size.
 
     Raises UserError for a number of frames that the tokenizer cannot decode.
     """
@@ -190,7 +189,7 @@ def clip_grid(model: GeneratorModule, num_frames: int | None = None) -> TokenGri
 
 
 def _encode_prefix(
-    model: GeneratorModule, frames: UInt8[np.ndarray, "b k h w 3"], grid: TokenGrid
+    model: Generator, frames: UInt8[np.ndarray, "b k h w 3"], grid: TokenGrid
 ) -> torch.Tensor:
     if not model.paradigm.takes_prefix:
         raise UserError(

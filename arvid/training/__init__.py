@@ -1,1 +1,1 @@
-"""Training: the LightningModules, the optimiser and its schedule, and tokenizers in files."""
+"""Training: LightningModules, callbacks, optimiser and schedule, checkpoints, tokenizer files."""

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words for the person who wrote it."""
+"""Error messages of the configuration parser, rewritten for the person who wrote the configuration."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NOISE = (
 
 
 def is_configuration_error(error: Exception) -> bool:
-    """Whether the configuration parser raised it: as such, or while it built what a configuration describes."""
+    """Whether jsonargparse raised the error, when it parsed a configuration or when it built the objects."""
     return isinstance(error, ArgumentError) or str(error).startswith("Does not validate")
 
 
 def explain(message: str) -> str:
-    """The message of a configuration parser without what only its authors can read, and with a suggestion."""
+    """A message of jsonargparse without its internals, and with a suggestion for a misspelled name."""
     if found := _NO_ATTRIBUTE.search(message):
         module, name = found.groups()
         names = [n for n in vars(sys.modules.get(module, object)) if not n.startswith("_")]
@@ -39,12 +39,12 @@ def explain(message: str) -> str:
     return " ".join(kept)
 
 
-def _suggest(name: str, known: list[str], place: str) -> str:
+def _suggest(name: str, known: list[str], parent: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{place}.{close[0]}'?" if close else ""
+    return f" Did you mean '{parent}.{close[0]}'?" if close else ""
 
 
 def _modules(package: str) -> list[str]:
-    """Of a package that has been imported; a message must not make another one be."""
+    """Names of a package's modules. Empty if the package is not imported: an error message must import nothing."""
     folder = getattr(sys.modules.get(package), "__path__", [])
     return [module.name for module in pkgutil.iter_modules(folder)]

@@ -1,7 +1,7 @@
-"""What training does to the numbers inside a transformer: variance and largest value of each block's output.
+"""Variance and largest absolute value of each transformer block's output during training.
 
-NOVA (arXiv:2412.14169, section 4.4) chose the place of its norms by them. A block is only looked at in the steps that
-are logged, so that the others cost nothing.
+NOVA (arXiv:2412.14169, section 4.4) chose the position of its norms by these curves. Blocks are measured only in steps
+that are logged, so other steps cost nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch.utils.hooks import RemovableHandle
 from arvid.nn.attention import TransformerBlock
 
 VARIANCE, LARGEST = "variance.", "largest."
-"""What the parts' names begin with (`train_variance.` in the logs); the block's name follows."""
+"""Prefixes of the logged names (`train_variance.BLOCK`)."""
 FP16_MAX = torch.finfo(torch.float16).max
-"""Numbers beyond overflow in half precision."""
+"""Largest finite number in half precision."""
 
 
 class Activations(Callback):
-    """Logs `train_variance.BLOCK` and `train_largest.BLOCK` (absolute) of the output of each transformer block."""
+    """Logs `train_variance.BLOCK` and `train_largest.BLOCK` (absolute value) of each transformer block's output."""
 
     def __init__(self) -> None:
         self._hooks: list[RemovableHandle] = []
@@ -35,7 +35,7 @@ class Activations(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            return
+            return  # this step is not logged
         for name, block in pl_module.paradigm.named_modules():  # type: ignore[union-attr]
             if isinstance(block, TransformerBlock):
                 short = name.replace(".layers.", ".").replace(".blocks.", ".")
@@ -58,7 +58,7 @@ class Activations(Callback):
 
 
 def block_names(run: Path) -> list[str]:
-    """The blocks that a run's logs tell of, in no order; none if it was not watched."""
+    """Names of the blocks in a run's logs, in no order; empty if `Activations` did not run."""
     prefix = f"train_{VARIANCE}"
     for log in sorted(run.glob("logs/version_*/metrics.csv")):
         with open(log, newline="") as file:

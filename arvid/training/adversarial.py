@@ -1,7 +1,7 @@
-"""Adversarial training of a tokenizer: discriminators, their losses, and what keeps them in check.
+"""Adversarial training of a tokenizer: discriminators, their losses and their regularisers.
 
-Next-Block Prediction's paper says "PatchGAN", weight 0.1, and nothing more. The defaults here are a choice that can be
-compared with others: 3-D PatchGAN of 64 channels and 3 layers, hinge, from the first step, without regularisers.
+The paper on Next-Block Prediction only says "PatchGAN" with weight 0.1. The defaults here are our choice: 3-D PatchGAN
+of 64 channels and 3 layers, hinge loss, from the first step, no regularisers.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from arvid.training.optimizer import OptimizerConfig
 LECAM_DECAY = 0.999
 MAX_ADAPTIVE = 1e4
 Logits = list[Tensor]
-"""Of each discriminator."""
+"""One tensor for each discriminator."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
-    """A discriminator that is trained beside the tokenizer."""
+    """Options of a discriminator that is trained together with the tokenizer."""
 
     weight: float = 0.1
-    """Of the adversarial loss beside the pixels'."""
+    """Weight of the adversarial loss."""
     discriminator: Literal["3d", "2d+3d"] = "3d"
-    """One over clips, or another one beside it that sees one random frame of each clip. Their losses are summed."""
+    """3d: one discriminator over clips. 2d+3d: a second one over one random frame of each clip; losses are summed."""
     channels: int = 64
-    """Of a discriminator's first layer."""
+    """Channels of the discriminator's first layer."""
     num_layers: int = 3
-    """Of a discriminator that halve the resolution."""
+    """Layers of the discriminator that halve the resolution."""
     loss: Literal["hinge", "non-saturating"] = "hinge"
-    """Of both sides."""
+    """Loss of the tokenizer and of the discriminator."""
     start_step: int = 0
-    """First step at which there is a discriminator: later is steadier, since before it any reconstruction is bad."""
+    """First step with a discriminator. A later start is more stable, because early reconstructions are all bad."""
     adaptive: bool = False
-    """Multiply `weight` by the ratio of the gradients of the other losses and of the adversarial one."""
+    """Multiply `weight` by the ratio of gradient norms: other losses over adversarial loss."""
     r1: float = 0.0
-    """R1 (arXiv 1801.04406): half of this times the squared gradient of a clip's mean logit at real clips."""
+    """R1 penalty (arXiv 1801.04406): r1 / 2 times the squared gradient of a real clip's mean logit."""
     r1_every: int = 16
-    """Steps between two uses of R1, each of which counts as many times: it costs a second backward pass."""
+    """Steps between two R1 penalties (each needs a second backward pass). The penalty is multiplied by this number."""
     lecam: float = 0.0
-    """LeCAM (arXiv 2104.03310): weight of the distance of logits from the running mean of the other side's."""
+    """LeCAM (arXiv 2104.03310): weight of the squared distance between logits and the other side's running mean."""
     optimizer: OptimizerConfig | None = None
-    """The discriminator's, if not as the tokenizer's. Its schedule begins at start_step."""
+    """Optimiser of the discriminator; null: as the tokenizer's. Its schedule begins at start_step."""
 
     def __post_init__(self) -> None:
         at_least(0).require("adversarial.", weight=self.weight, r1=self.r1, lecam=self.lecam)
@@ -61,11 +61,12 @@ class Adversarial:
 
 
 class Adversary(nn.Module):
-    """The discriminators and the losses of both sides."""
+    """The discriminators, and the adversarial losses of tokenizer and discriminators."""
 
     anchors: Tensor
-    """Running means of the logits: (2, discriminators), of real and of reconstructed clips."""
+    """Running means of the logits: (2, discriminators), first of real clips, then of reconstructions."""
     num_seen: Tensor
+    """Number of updates of `anchors`."""
 
     def __init__(self, options: Adversarial) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class Adversary(nn.Module):
         ]
 
     def generator_loss(self, reconstruction: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, ""]:
-        """What the tokenizer adds to its loss; its gradient reaches the reconstruction alone."""
+        """Adversarial loss of the tokenizer. Its gradient reaches only the reconstruction."""
         self.requires_grad_(False)
         logits = self(reconstruction)
         self.requires_grad_(True)
@@ -103,7 +104,8 @@ class Adversary(nn.Module):
         reconstruction: Float[Tensor, "b 3 T H W"],
         step: int,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """What the discriminators minimise, and its parts: `discriminator`, regularisers, both sides' mean logits."""
+        """Loss of the discriminators, and its parts for the log: `discriminator`, regularisers, mean logits."""
+        # one pass over real and reconstructed clips is faster than two
         both = self(torch.cat([video, reconstruction.detach().to(video.dtype)]))
         real, fake = (list(side) for side in zip(*(x.chunk(2) for x in both), strict=True))
         loss = _total([self._classification(r, f) for r, f in zip(real, fake, strict=True)])
@@ -123,9 +125,10 @@ class Adversary(nn.Module):
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
     def _lecam(self, real: Logits, fake: Logits) -> Tensor:
-        """As its authors' code has it: only logits beyond the other side's mean count, which the paper leaves out."""
+        """LeCAM as in its authors' code: only logits beyond the other side's mean count. The paper has no such ReLU."""
         with torch.no_grad():
             self.num_seen += 1
+            # a plain mean of the first 1 / (1 - decay) steps, then an exponential one: no bias towards zero
             share = (1 / self.num_seen).clamp_min(1 - LECAM_DECAY)
             self.anchors.lerp_(torch.stack([_means(real), _means(fake)]), share)
         beyond_fake = [
@@ -137,9 +140,10 @@ class Adversary(nn.Module):
         return _total(beyond_fake + below_real)
 
     def _r1(self, video: Tensor) -> Tensor:
-        """Squared norm of the gradient of each clip's mean logits, mean over clips; in float32."""
+        """Squared gradient norm of each clip's mean logit, averaged over clips; in float32."""
         with torch.autocast(video.device.type, enabled=False):
             video = video.detach().float().requires_grad_()
+            # a sum over clips: a clip's gradient does not depend on other clips
             score = _total([x.flatten(1).mean(1).sum() for x in self(video)])
             (gradient,) = torch.autograd.grad(score, video, create_graph=True)
         return gradient.square().flatten(1).sum(1).mean()
@@ -150,10 +154,10 @@ def adaptive_weight(
     adversarial: Float[Tensor, ""],
     reconstruction: Float[Tensor, "b 3 T H W"],
 ) -> Float[Tensor, ""]:
-    """By how much the adversarial loss must be multiplied to pull at the reconstruction as hard as `similarity` does.
+    """Ratio of the two losses' gradient norms at the reconstruction: `similarity` over `adversarial`; at most 10,000.
 
-    VQGAN (arXiv 2012.09841) compares gradients at the decoder's last weights; at its output they need nothing that
-    a tokenizer would have to say of itself. At most 10,000.
+    VQGAN (arXiv 2012.09841) compares gradients at the decoder's last layer. At the decoder's output, a tokenizer does
+    not have to name its last layer.
     """
     wanted, given = (
         torch.autograd.grad(loss, reconstruction, retain_graph=True)[0].float().norm()

@@ -1,8 +1,8 @@
 """Running averages of the trained weights (EMA), which validation, checkpoints and sampling use.
 
-Lightning's `EMAWeightAveraging` with the same options and the same state in checkpoints, so that either goes on from
-the other's. The difference is cost: Lightning's loops over all parameters of the module, those of the frozen tokenizer
-included. Here one call averages the trained ones, and nothing waits for the device.
+It has the options and the checkpoint state of Lightning's `EMAWeightAveraging`, so each can resume from the other's
+checkpoints. It is faster: Lightning loops over all parameters of the module, with those of the frozen tokenizer. Here
+one call averages the trained parameters, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from arvid.ranges import SHARE, at_least
 from arvid.training.guards import warn
 
 Pair = tuple[Tensor, Tensor]
-"""An average and the weight that it is of."""
+"""An average, and the weight whose average it is."""
 
 
 class EMAWeightAveraging(LightningEMA):
     """After each step: average = decay · average + (1 - decay) · weights.
 
-    Until the first update the averages are the weights wherever they are used: in validation, in checkpoints and at the
-    end. (Lightning's are the untrained weights, which it validates and saves until `update_starting_at_step`.)
+    Before the first update, validation, checkpoints and the end of training use the current weights as averages.
+    (Lightning validates and saves the untrained weights until `update_starting_at_step`.)
 
     Args:
-        device: where the averages lie; by default where the model is.
-        use_buffers: whether buffers of floats are averaged too. Otherwise all buffers are copied.
-        decay: share of the old average that is kept at an update.
+        device: device of the averages; by default the model's.
+        use_buffers: average buffers of floats too. Otherwise all buffers are copied.
+        decay: share of the old average that an update keeps.
         update_every_n_steps: optimiser steps between two updates.
-        update_starting_at_step: the first step whose weights are averaged; by default the first of the training.
+        update_starting_at_step: first step whose weights are averaged; by default the first of the training.
+        update_starting_at_epoch: first epoch at whose end weights are averaged; by default no epoch.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class EMAWeightAveraging(LightningEMA):
         self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds the pairs of averages and weights once, after a checkpoint was loaded into them."""
+        """Find the pairs of averages and weights once, after a checkpoint has been loaded into them."""
         super().on_train_start(trainer, pl_module)
         assert self._average_model is not None
         average = self._average_model.module
@@ -92,24 +93,24 @@ class EMAWeightAveraging(LightningEMA):
             self._latest_update_epoch = epoch
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._follow()
+        self._copy_until_started()
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._follow()
+        self._copy_until_started()
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._started:
-            warn("The training is over before weights were averaged: see update_starting_at_step.")
-        self._follow()
+            warn("Training ended before any weights were averaged: see update_starting_at_step.")
+        self._copy_until_started()
         super().on_train_end(trainer, pl_module)
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Before the first update: let the averages be the weights of this moment."""
+    def _copy_until_started(self) -> None:
+        """Before the first update: copy the current weights into the averages."""
         if not self._started and self._averaged:
             torch._foreach_copy_(*_lists(self._averaged))
 
@@ -128,11 +129,11 @@ class EMAWeightAveraging(LightningEMA):
 def _pairs(
     averages: Iterable[tuple[str, Tensor]], weights: Iterable[tuple[str, Tensor]]
 ) -> list[Pair]:
-    """Tensors of the same name."""
+    """Pairs of tensors with the same name."""
     named = dict(averages)
     return [(named[name], weight) for name, weight in weights]
 
 
 def _lists(pairs: list[Pair]) -> tuple[list[Tensor], list[Tensor]]:
-    """Averages, and weights on the averages' device."""
+    """All averages, and all weights moved to the averages' device."""
     return [a.detach() for a, _ in pairs], [w.detach().to(a.device) for a, w in pairs]

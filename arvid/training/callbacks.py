@@ -1,4 +1,4 @@
-"""What happens beside the training steps: seeds, progress, throughput, sample videos."""
+"""Callbacks of a training: seeds, progress bar, throughput, sample videos."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from arvid.training.pictures import show_video
 class SeedEachStep(Callback):
     """Makes the randomness of a step (times, noises, masks, dropout) a function of (seed, micro-batch).
 
-    So an interrupted run goes on exactly as an unbroken one would have, whatever was lost, and on any number of
-    processes. Processes that share a batch draw from one stream (see `arvid.nn.draws`).
+    So a resumed run computes exactly what an uninterrupted one would, on any number of processes. Processes that share
+    a batch draw from one stream (see `arvid.nn.draws`).
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -39,22 +39,22 @@ class SeedEachStep(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         division: Division = getattr(_data(trainer), "division", Division(len(batch)))
-        number = (
-            batch_idx * trainer.world_size + trainer.global_rank
-        )  # among all processes' batches
-        micro_batch, part = divmod(number, division.parts)
+        # Batches of all processes in the order of the data; `parts` neighbours form one micro-batch.
+        batch_index = batch_idx * trainer.world_size + trainer.global_rank
+        micro_batch, part = divmod(batch_index, division.parts)
+        # Factor 4096 leaves room for `seed + part` below, so no two micro-batches share a seed.
         seed = (self.seed * 1_000_003 + micro_batch) * 4096 % 2**63
         torch.manual_seed(seed)
         if division.parts > 1:
             total = division.batch_size * division.parts
             draws.share(SharedStream(pl_module.device), part_of(total, part, division.parts))
-            torch.manual_seed(seed + part)  # for what does not draw from the stream
+            torch.manual_seed(seed + part)  # for code that does not draw from the stream
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         draws.share(None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same masks and noises at every validation."""
+        """Use the same masks and noises in every validation."""
         torch.manual_seed(self.seed)
 
     def on_validation_batch_start(
@@ -62,7 +62,7 @@ class SeedEachStep(Callback):
     ) -> None:
         if trainer.world_size == 1 or not isinstance(data := _data(trainer), VideoDataModule):
             return
-        if batch_idx == 0:  # only now, since the loader has drawn a number at its start
+        if batch_idx == 0:  # not earlier: the data loader draws a number when it starts
             self._validation = SharedStream(pl_module.device)
             torch.manual_seed(self.seed + trainer.global_rank)
         draws.share(self._validation, data.val_sampler().part(batch_idx))
@@ -79,7 +79,7 @@ def _data(trainer: Trainer) -> Any:
 
 
 class StepBar(ProgressBar):
-    """A progress bar over the steps of the whole training, which is what arvid counts."""
+    """A progress bar over the steps of the whole training (arvid counts steps, not epochs)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ _SHOWN = ("train_loss", "val_loss", "val_psnr")
 
 
 class Throughput(Callback):
-    """Logs tokens/s (of a generator), frames/s and the seconds trained so far (loading included, validation not).
+    """Logs tokens/s (generators only), frames/s and the training time in seconds, with loading, without validation.
 
-    The seconds survive a restart.
+    A resumed run continues the count of seconds.
     """
 
     def __init__(self) -> None:
@@ -164,13 +164,13 @@ def _rates(
 class SampleVideos(Callback):
     """Generates clips for the first captions of the validation set while a generator trains.
 
-    They go to RUN/samples/step-*.mp4 and to TensorBoard and wandb where these log. A paradigm that only goes on from
-    frames is given those of the validation clips.
+    The clips are written to RUN/samples/step-*.mp4 and sent to TensorBoard and wandb if these are on. A paradigm that
+    needs prefix frames gets them from the validation clips.
 
     Args:
-        every_n_steps: optimiser steps between two rounds.
+        every_n_steps: optimiser steps between two rounds of samples.
         num_clips: clips per round, side by side in one video.
-        fps: of the video.
+        fps: frame rate of the video.
     """
 
     def __init__(self, every_n_steps: int, *, num_clips: int = 4, fps: float = 8.0) -> None:
@@ -183,7 +183,7 @@ class SampleVideos(Callback):
         self._given: tuple[Conditions, np.ndarray | None] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads what clips are made from. Raises UserError here, and not hours later, if that cannot be had."""
+        """Read conditions and prefix frames. Raises UserError now, not hours later, if they cannot be read."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, GeneratorModule)

@@ -1,9 +1,9 @@
-"""Checkpoint files with a checksum: whole or absent, and refused when a single bit of them has changed.
+"""Checkpoint files with a checksum: written completely or not at all, and refused if a single bit has changed.
 
-A checkpoint of torch is a zip archive. Its seal is the archive's comment, `arvid sha256 <64 hexadecimal digits>`: the
-SHA-256 of all bytes before these digits. torch.load does not read the comment, so a sealed file is an ordinary one. The
-checkpoint also holds the key "sealed", so that a file that lost its seal is known to be damaged. Files without a seal,
-which arvid wrote before it had one, are checked against the CRC-32 of the archive's members.
+A torch checkpoint is a zip archive. The seal is the archive's comment, `arvid sha256 <64 hexadecimal digits>`: the
+SHA-256 of all bytes before the digits. torch.load ignores the comment, so it reads sealed files as any other. The
+checkpoint also has the key "sealed": if it is there but the seal is not, the file is damaged. Older files of arvid have
+no seal; they are checked against the CRC-32 of the archive's members.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ADVICE = "Take another copy of it, or train again."
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to write and read checkpoints, atomically and with a seal."""
+    """Lightning's checkpoint plugin that writes atomically and with a seal."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -49,16 +49,17 @@ class SealedCheckpointIO(TorchCheckpointIO):
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Write a checkpoint with its seal, whole or not at all."""
+    """Write a checkpoint and its seal atomically."""
     with atomic_write(path) as temporary:
         torch.save({**checkpoint, SEALED: True}, temporary)
         _seal(temporary)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of arvid's, tensors mapped from disk; nothing in the file is executed.
+    """The content of a checkpoint of arvid. Tensors are mapped from disk; no code in the file is run.
 
-    The content is not verified: read inside a block of `verifying`. Raises UserError naming a file that cannot be read.
+    The checksum is not verified here: call this inside a block of `verifying`. Raises UserError if the file cannot be
+    read.
     """
     checkpoint = importing.read_checkpoint(path)
     if checkpoint.get(SEALED) and _digits(path) is None:
@@ -68,10 +69,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def verifying(path: str | Path) -> Iterator[None]:
-    """Verify a file while the block uses it: a thread reads the file, and the end of the block waits for it.
+    """Verify a file in a thread while the block uses it; the end of the block waits for the thread.
 
-    A nested block for the same file does nothing: loading a generator reads its tokenizer from the same checkpoint.
-    Raises UserError for a damaged file, also in the place of an error that the damage caused in the block.
+    A nested block for the same file does nothing (a generator's checkpoint also holds its tokenizer). Raises UserError
+    if the file is damaged, also when the block itself fails: the damage is then the likely cause.
     """
     path = Path(path).resolve()
     if path in _verified.get():
@@ -108,14 +109,15 @@ def _verify_members(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
-        return  # no zip archive: whoever reads the file says so
+        return  # not a zip archive: the caller's read will fail and say so
     if broken is not None:
         raise UserError(f"{path} is damaged: {broken} is not what was written. {_ADVICE}")
 
 
 def _seal(path: Path) -> None:
-    """Make the seal the comment of the archive, whose last two bytes are the comment's length: 0."""
+    """Write the seal as the archive's comment. An archive without a comment ends with two bytes: its length, 0."""
     with path.open("r+b") as file:
+        # The length is part of the sealed bytes, so write it (and blank digits) before the digest is taken.
         file.seek(-2, os.SEEK_END)
         file.write(_LENGTH.to_bytes(2, "little") + _MARK + b"0" * _DIGITS)
     digest = _digest(path)
@@ -125,7 +127,7 @@ def _seal(path: Path) -> None:
 
 
 def _digest(path: Path) -> bytes:
-    """SHA-256 of all but the last digits, in hexadecimal digits."""
+    """SHA-256, in hexadecimal digits, of a file without the seal's own digits at its end."""
     left = path.stat().st_size - _DIGITS
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -136,7 +138,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _digits(path: Path) -> bytes | None:
-    """The digits of a file's seal; None where it has none."""
+    """The digits of a file's seal, or None if it has no seal."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _LENGTH, 0))
         mark, digits = file.read(len(_MARK)), file.read()

@@ -1,7 +1,7 @@
-"""`arvid fit` and `arvid validate`: LightningCLI with arvid's habits.
+"""`arvid fit` and `arvid validate`: LightningCLI with arvid's conventions.
 
-Configurations compose (several --config, later ones win) and are found by short name. A run lives in one folder,
-logs as CSV whatever else it logs to, and goes on where it was when the same command is given again.
+Configurations compose (several --config, later ones win) and have short names. A run has one folder. It always logs to
+CSV, besides other loggers. The same command, given again, resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ set_parsing_settings(import_path_denylist=[])  # enforces jsonargparse's own: os
 
 SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
 LIGHTNINGS_OWN = ("best", "last", "hpc")
-"""Values of --ckpt_path that are no paths: Lightning looks for the files."""
+"""Values of --ckpt_path that are keywords, not paths: Lightning finds the files."""
 SAMPLING = "model.init_args.sampling"
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
 class _ConfigFile(ActionConfigFile):
-    """`--config`. Of several files each changes some of the sampling options; by itself a dict replaces the earlier."""
+    """`--config`. Sampling options of several files are merged; jsonargparse itself would replace the whole dict."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         before = cfg.get(SAMPLING)
@@ -84,10 +84,10 @@ class _ConfigFile(ActionConfigFile):
 
 
 class ArvidCLI(LightningCLI):
-    """Puts a run into its folder (`--run`) and tells the model what data it is for.
+    """LightningCLI with a run folder (`--run`) and arvid's callbacks. It gives the data's properties to the model.
 
     Args:
-        held: keeps the run folder's lock until it is closed.
+        held: contexts that stay open until the command ends, such as the lock of the run folder.
     """
 
     def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
@@ -96,12 +96,12 @@ class ArvidCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The one that was given: to build the parsers of all takes longer than to parse a configuration."""
+        """Only the subcommand that was given: building the parsers of all takes longer than parsing."""
         known = LightningCLI.subcommands()
         return {name: skipped for name, skipped in known.items() if name in sys.argv[1:2]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser with `--config`, and nothing else yet."""
+        """A parser with `--config` only."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
         parser = LightningArgumentParser(**kwargs)
         parser.add_argument(
@@ -114,7 +114,7 @@ class ArvidCLI(LightningCLI):
             "--run",
             type=str,
             default="runs/latest",
-            help="Folder of this run; an interrupted run goes on.",
+            help="Folder of this run. If it holds an interrupted run, that run is resumed.",
         )
         parser.add_argument(
             "--save_every_n_steps", type=int, default=500, help="Steps between two checkpoints."
@@ -123,13 +123,13 @@ class ArvidCLI(LightningCLI):
             "--keep_checkpoints",
             type=int,
             default=3,
-            help="Checkpoints that are kept in the run's folder, the newest ones.",
+            help="How many of the newest checkpoints are kept in the run's folder.",
         )
         parser.add_argument(
             "--allow_changes",
             type=bool,
             default=False,
-            help="Continue with another setting than the checkpoint's. The new setting records the difference.",
+            help="Resume although the setting differs from the checkpoint's. The new setting records the changes.",
         )
         parser.add_argument(
             "--trust",
@@ -141,13 +141,13 @@ class ArvidCLI(LightningCLI):
             "--wait_minutes",
             type=float,
             default=30.0,
-            help="How long a process waits for the others before it gives up.",
+            help="Minutes that a process waits for the others before it fails.",
         )
         for name in ("clip_shape", "num_classes", "value_names"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Raises UserError for options that Lightning takes although they mean nothing."""
+        """Raises UserError for values outside an option's range, many of which Lightning accepts."""
         super().parse_arguments(parser, args)
         check_options(self._config)
 
@@ -156,7 +156,7 @@ class ArvidCLI(LightningCLI):
         run = Path(config.run)
         trust(config.trust)
         config.trainer.default_root_dir = str(run)
-        config.trainer.use_distributed_sampler = False  # the datamodule shares the clips out itself
+        config.trainer.use_distributed_sampler = False  # the datamodule has its own sampler
         config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
         config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
         _complete_slurm()
@@ -166,6 +166,7 @@ class ArvidCLI(LightningCLI):
         saver = SaveLast(
             config.save_every_n_steps, config.keep_checkpoints, in_doubt=finite.in_doubt
         )
+        # Lightning moves SaveLast (a Checkpoint) to the end: it saves after `finite` has judged the step.
         self.trainer_defaults["callbacks"] = [
             SeedEachStep(int(config.seed_everything or 0)),
             CountSteps(),
@@ -191,7 +192,7 @@ class ArvidCLI(LightningCLI):
             self.model.allow_changes = self._config.allow_changes
 
     def _describe(self) -> dict[str, Any]:
-        """Setting of the run, and of a generator what it takes to build it again."""
+        """Setting of the run; for a generator also the configuration that builds it again."""
         plain = self._config.clone().as_dict()
         data, num_processes = self.datamodule, self.trainer.world_size
         if isinstance(self.model, TokenizerModule):
@@ -217,7 +218,7 @@ class ArvidCLI(LightningCLI):
         return description
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Raises UserError for what Lightning refuses: an unknown accelerator, strategy or precision, say."""
+        """Raises UserError for options that Lightning refuses, such as an unknown accelerator or precision."""
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
@@ -236,7 +237,7 @@ class ArvidCLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._held.enter_context(_ranks_start_as_we_did())
-        self._go_on()
+        self._resume()
 
     @property
     def _config(self) -> Namespace:
@@ -246,19 +247,19 @@ class ArvidCLI(LightningCLI):
         return config
 
     def _parse_ckpt_path(self) -> None:
-        """Look at --ckpt_path before anything is built. (Lightning's own would import a class that the file names.)"""
+        """Check --ckpt_path before anything is built. (Lightning's method would import a class named in the file.)"""
         given = self._config.get("ckpt_path")
         if given is not None and given not in LIGHTNINGS_OWN:
             path = checkpoint_path(given)
             _require_training(path)
             self._config["ckpt_path"], self._config["weights_only"] = str(path), True
 
-    def _go_on(self) -> None:
-        """Continue from the run folder's last checkpoint, if it has one and no other was asked for."""
+    def _resume(self) -> None:
+        """Resume from the run folder's last checkpoint, if there is one and --ckpt_path is not given."""
         last = Path(self._config.run) / LAST_CHECKPOINT
         if self._config.get("ckpt_path") is None and last.is_file():
-            _require_training(last)  # now, and not after the clips are encoded
-            print(f"Going on with {last}.")
+            _require_training(last)  # fails before the clips are encoded
+            print(f"Resuming from {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
                 holder["ckpt_path"] = str(last)
                 holder["weights_only"] = True
@@ -277,8 +278,8 @@ def run_lightning(arguments: Sequence[str]) -> None:
 def encode_clips(
     configs: Sequence[str], *, out: Path | None = None, share: tuple[int, int] = (0, 1)
 ) -> dict[Path, int]:
-    """Encode the clips of a configuration of `fit` with its tokenizer; see `VideoDataModule.encode`."""
-    cli = _of_configs(configs)
+    """Encode the clips of a `fit` configuration with its tokenizer; see `VideoDataModule.encode`."""
+    cli = _build(configs)
     if not isinstance(cli.model, GeneratorModule):
         raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
     data: VideoDataModule = cli.datamodule
@@ -286,13 +287,13 @@ def encode_clips(
 
 
 def check_data(configs: Sequence[str]) -> list[Findings]:
-    """What a look at the clips of a configuration of `fit` shows; see `arvid.data.guard`."""
-    cli = _of_configs(configs)
+    """Check the clips of a `fit` configuration; see `arvid.data.guard`."""
+    cli = _build(configs)
     return look_at_data(cli.model.to(best_device()), cli.datamodule, encode=True)
 
 
-def _of_configs(configs: Sequence[str]) -> ArvidCLI:
-    """Model and data of a configuration of `fit`, built and not trained."""
+def _build(configs: Sequence[str]) -> ArvidCLI:
+    """Model and data of a `fit` configuration, without training."""
     return _lightning_cli([part for name in configs for part in ("--config", name)], run=False)
 
 
@@ -307,7 +308,7 @@ def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What jsonargparse and Lightning say of a configuration, as UserError in words for the person who wrote it."""
+    """Turn errors of jsonargparse and Lightning about a configuration into readable UserErrors."""
     try:
         yield
     except UserError:
@@ -316,12 +317,12 @@ def _explained() -> Iterator[None]:
         if not is_configuration_error(error):
             raise
         raise UserError(explain(str(error))) from error
-    except MisconfigurationException as error:  # seen only when the trainer meets model and data
+    except MisconfigurationException as error:  # the trainer finds some only when fitting starts
         raise UserError(" ".join(str(error).split())) from error
 
 
 def _build_cli(*, run: bool, held: ExitStack) -> ArvidCLI:
-    """LightningCLI reads the command line from `sys.argv` alone without complaint."""
+    """Build the CLI. Arguments are in `sys.argv`: LightningCLI warns if they are passed in another way."""
     return ArvidCLI(
         LightningModule,
         VideoDataModule,
@@ -338,7 +339,7 @@ def _build_cli(*, run: bool, held: ExitStack) -> ArvidCLI:
 
 
 _TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": -1,  # runs are counted in steps
+    "max_epochs": -1,  # a run's length is a number of steps
     "check_val_every_n_epoch": None,
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -346,7 +347,7 @@ _TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 def _choose_devices(trainer: Namespace, clips_per_step: int | None) -> None:
-    """Where devices are not given: as many as torchrun or srun started processes for, or all that can share a step."""
+    """Default number of devices: one for each process of torchrun or srun, else all GPUs that can share a step."""
     count = launch().num_processes
     if count > 1:
         nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1)))
@@ -365,7 +366,7 @@ def _choose_devices(trainer: Namespace, clips_per_step: int | None) -> None:
 
 
 def _complete_slurm() -> None:
-    """Under srun: variables that Lightning asks for and that `srun --ntasks` does not set."""
+    """Under srun: set the variables that Lightning reads and `srun --ntasks` does not set."""
     rank, count, _ = launch()
     if count == 1 or "RANK" in os.environ:
         return
@@ -375,17 +376,17 @@ def _complete_slurm() -> None:
 
 
 def _limit_waiting(trainer: Trainer, limit: timedelta) -> None:
-    """How long a process waits for the others; Lightning has no option for a strategy that is named, as ddp is."""
+    """Set how long a process waits for the others. Lightning has no option for it if a strategy is given by name."""
     if isinstance(trainer.strategy, DDPStrategy | FSDPStrategy):
         trainer.strategy._timeout = limit
 
 
 @contextmanager
 def _ranks_start_as_we_did() -> Iterator[None]:
-    """Lightning starts the other ranks of a machine as this process was: `python PROGRAM` or `python -m MODULE`.
+    """Inside the block, Lightning starts the machine's other ranks by a command line of arvid; they end with this one.
 
-    Where that is neither the program `arvid` nor its module, but other code that calls `arvid.cli.main`, they are
-    started as `python -m arvid`. They end with this process.
+    Lightning repeats this process's own command, `python PROGRAM` or `python -m MODULE`. If that is other code that
+    calls `arvid.cli.main`, the ranks are started as `python -m arvid` instead.
     """
     os.environ.update(child_environment())
     main = sys.modules["__main__"]
@@ -413,7 +414,7 @@ def resolve_configs(arguments: list[str]) -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """A configuration file by path, or by its name among those that come with arvid: 'settings/sprites'."""
+    """A configuration file by its path, or by the short name of one that arvid brings: 'settings/sprites'."""
     if os.path.isfile(name):
         load_yaml(name)
         return Path(name)
@@ -433,7 +434,7 @@ def find_config(name: str) -> Path:
 
 
 def _require_training(checkpoint: Path) -> None:
-    """Raise UserError for a file that is damaged or no checkpoint of a training; it names an earlier one of the run."""
+    """Raise UserError if a file is damaged or not a training checkpoint. The error names an earlier one of the run."""
     try:
         with verifying(checkpoint):
             missing = {"state_dict", "global_step"} - read_checkpoint(checkpoint).keys()
@@ -449,7 +450,7 @@ _parse_yaml = get_loader("yaml")
 
 
 def _parse_checked_yaml(text: str) -> Any:
-    """YAML of configurations, of files that they name, and of options: jsonargparse reads all by this function."""
+    """Parse YAML after `check_yaml`. jsonargparse uses this for configurations, files named in them, and options."""
     check_yaml(text)
     return _parse_yaml(text)
 
@@ -458,7 +459,7 @@ set_loader("yaml", _parse_checked_yaml, (yaml.YAMLError,))
 
 
 def _listed(configured: Any) -> list[Any]:
-    """Loggers or plugins of the configuration, one or several; true, false and null mean none beside arvid's."""
+    """Loggers or plugins of the configuration as a list. true, false and null mean: only arvid's own."""
     if configured is None or isinstance(configured, bool):
         return []
     return list(configured) if isinstance(configured, list) else [configured]

@@ -1,4 +1,4 @@
-"""The look at the data (see `arvid.data.guard`) when a training begins, and for `arvid data check`."""
+"""Checks of the data (see `arvid.data.guard`) at the start of training and in `arvid data check`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class DataGuard(Callback):
-    """Warns in the log, before the first step, of clips that training should not be on."""
+    """Logs a warning, before the first step, if the clips are unfit for training."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tokens are read from the cache, which is filled by then."""
+        """Check the clips. Tokens are read from the cache, which is already filled."""
         if trainer.is_global_zero:
             data: VideoDataModule = trainer.datamodule  # type: ignore[attr-defined]
             for findings in look_at_data(pl_module, data, encode=False):
@@ -34,12 +34,12 @@ class DataGuard(Callback):
 
 
 def look_at_data(module: LightningModule, data: VideoDataModule, *, encode: bool) -> list[Findings]:
-    """What a look at training and validation clips shows.
+    """Findings about training and validation clips.
 
     Args:
-        module: a generator's continuous tokens are looked at too.
+        module: if it is a generator of continuous tokens, the tokens are checked too.
         data: the clips.
-        encode: whether to encode those clips instead of reading them from the cache of tokens.
+        encode: encode the clips instead of reading their tokens from the cache.
     """
     return [
         look_at(
@@ -56,7 +56,7 @@ def look_at_data(module: LightningModule, data: VideoDataModule, *, encode: bool
 def _tokens(
     module: LightningModule, data: VideoDataModule, dataset: VideoDataset, *, encode: bool
 ) -> Tokens | None:
-    """How to get at a clip's tokens; None where there are none that have a spread."""
+    """A function that returns a clip's tokens; None for models without continuous tokens."""
     if not isinstance(module, GeneratorModule) or module.tokenizer.spec.type == "discrete":
         return None
     posterior = data.posterior and dataset is data.train
@@ -78,6 +78,6 @@ def _stored(example: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
 def _encoded(module: GeneratorModule, video: Any, posterior: bool) -> tuple[Tensor, Tensor | None]:
     clip = normalise(video)[None].to(module.device)
     if posterior:
-        tokens, spread = module.tokenizer.encode_posterior(clip)
-        return tokens.cpu(), spread.cpu()
+        means, std = module.tokenizer.encode_posterior(clip)
+        return means.cpu(), std.cpu()
     return module.tokenizer.encode(clip).cpu(), None

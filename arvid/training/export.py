@@ -1,6 +1,6 @@
-"""Tokenizers in files: one safetensors file holds the tensors, the class's short name and how to build it.
+"""Tokenizer files: one safetensors file with the tensors, the class's short name and its constructor arguments.
 
-Only classes that the registry knows as tokenizers are built from a file, and nothing in a file is unpickled.
+Only registered tokenizer classes are built from a file, and nothing in a file is unpickled.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Description = dict[str, Any]
 
 
 def describe(tokenizer: VideoTokenizer) -> Description:
-    """Short name and constructor arguments (plain data): what `build` needs to make an untrained copy.
+    """Short name and constructor arguments as plain data. `build` makes an untrained copy from them.
 
-    Raises UserError for a class that the registry does not know or that keeps no `hyperparameters`.
+    Raises UserError for a class that is not registered or has no `hyperparameters`.
     """
     hyperparameters = getattr(tokenizer, "hyperparameters", None)
     if not isinstance(hyperparameters, dict):
@@ -68,8 +68,8 @@ def save_tokenizer(
 ) -> None:
     """Write a safetensors file that `load_tokenizer` reads.
 
-    `record` (plain data) says where the tokenizer comes from. `half` stores floats as fp16, which halves the
-    file; they are float32 again once loaded.
+    `record` (plain data) is the tokenizer's origin. `half` stores floats as fp16, which halves the file; loading
+    converts them back to float32.
     """
     tensors = {
         name: value.half() if half and value.dtype == torch.float32 else value
@@ -86,9 +86,9 @@ def save_tokenizer(
 def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
     """A trained tokenizer, frozen and in eval mode, in float32 on the CPU.
 
-    Takes a file of `save_tokenizer`, a checkpoint of TokenizerModule, the short name of an embedded one (`embedded()`
-    lists them), or `NAME:SOURCE` for one that others published: NAME is the short name of a class with a method
-    `from_published`, which is given the source. Raises UserError that names the file and what is wrong with it.
+    The argument is a file of `save_tokenizer`, a checkpoint of TokenizerModule, the short name of an embedded tokenizer
+    (see `embedded`), or `NAME:SOURCE` for a published one. NAME is then the short name of a class whose method
+    `from_published` takes the source. Raises UserError with the file and its fault.
     """
     name, _, source = str(path_or_name).partition(":")
     if source and name in registry.names("tokenizers"):
@@ -107,7 +107,7 @@ def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:
 
 
 def fingerprint(tokenizer: VideoTokenizer) -> str:
-    """Hex SHA-256 over class, constructor arguments and every tensor: equal where the tokens are equal."""
+    """Hex SHA-256 over class, constructor arguments and every tensor. Equal hashes mean equal tokens."""
     digest = hashlib.sha256()
     cls = type(tokenizer)
     arguments = getattr(tokenizer, "hyperparameters", {})
@@ -120,7 +120,7 @@ def fingerprint(tokenizer: VideoTokenizer) -> str:
 
 
 def embedded() -> dict[str, Path]:
-    """Tokenizers that come with arvid, by short name."""
+    """Files of the tokenizers that arvid ships, by short name."""
     folder = Path(str(files("arvid"))) / "assets"
     found = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
     return {name: path for name, path in found.items() if _is_tokenizer(path)}
@@ -129,11 +129,11 @@ def embedded() -> dict[str, Path]:
 def _short_name(cls: type[VideoTokenizer]) -> str:
     known = registry.names("tokenizers")
     last = cls.__module__.removeprefix("arvid.tokenizers.").split(".")[0]
-    for name in sorted(known, key=lambda n: n != last):  # the likeliest first: others need imports
+    for name in sorted(known, key=lambda n: n != last):  # likely name first: others need imports
         if registry.get("tokenizers", name) is cls:
             return name
     raise UserError(
-        f"{cls.__module__}.{cls.__name__} is no registered tokenizer, so no file can name it. "
+        f"{cls.__module__}.{cls.__name__} is not a registered tokenizer, so no file can name it. "
         f"Known: {', '.join(known)}."
     )
 
@@ -141,7 +141,7 @@ def _short_name(cls: type[VideoTokenizer]) -> str:
 def _published(name: str, source: str) -> VideoTokenizer:
     cls = registry.get("tokenizers", name)
     if not hasattr(cls, "from_published"):
-        raise UserError(f"{name}:{source}: {name} reads no published weights in this way.")
+        raise UserError(f"{name}:{source}: {name} cannot read published weights by NAME:SOURCE.")
     tokenizer: VideoTokenizer = cls.from_published(source)
     return tokenizer
 
@@ -188,7 +188,7 @@ def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
 
 
 def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The tokenizer in a checkpoint; what is wrong with it is said without the file's name, as the caller says it."""
+    """The tokenizer in a checkpoint. Its errors do not name the file: the caller adds the name."""
     with verifying(path):
         checkpoint = read_checkpoint(path)
     state = checkpoint.get("state_dict")
@@ -203,7 +203,7 @@ def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:
 
 
 def _fill(tokenizer: VideoTokenizer, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors into the tokenizer. Raises UserError with a list of those that do not fit."""
+    """Copy tensors into the tokenizer. Raises UserError with a list of the tensors that do not fit."""
     own = tokenizer.state_dict()
     faults = [f"missing {name}" for name in own.keys() - tensors.keys()]
     faults += [f"unexpected {name}" for name in tensors.keys() - own.keys()]

@@ -1,9 +1,9 @@
-"""Steps whose loss or gradient is not finite: skipped on all processes, counted, and many in a row end the training.
+"""Skips steps whose loss or gradient is not finite, counts them, and ends the training after many in a row.
 
-A loss that is not finite makes every gradient NaN (`arvid.training.step.one_or_nan`). Gradients are averaged over the
-processes before they are looked at, so all processes find the same without a message of their own. On GPUs what was
-found stays there: the optimisers of `build_optimizer` take it as `found_inf`, as torch's own do from a GradScaler, and
-it is read every `CHECKED_EVERY` steps. A skipped step counts as a step: the next one has other clips.
+A loss that is not finite makes every gradient NaN (`arvid.training.step.one_or_nan`). Gradients are averaged over
+processes before the check, so all processes decide alike without further communication. On GPUs the result stays on
+the device: the optimisers of `build_optimizer` take it as `found_inf`, as torch's do from a GradScaler. The CPU reads
+it every `CHECKED_EVERY` steps. A skipped step counts as a step: the next one has other clips.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from arvid.training.guards import CHECKED_EVERY, warn
 from arvid.training.saving import make_last, saved_before
 
 PATIENCE = 30
-"""Skipped steps in a row that end the training. A GradScaler that begins at 2^16 has come to 2^-14 by then."""
+"""Skipped steps in a row that end the training. A GradScaler that starts at 2^16 is then at 2^-14."""
 
 
 class SkipNonfinite(Callback):
     """Skips steps whose gradient is not finite and logs `skipped_steps`, their number so far.
 
-    Neither weights nor moments change in such a step. Raises FloatingPointError after `patience` of them in a row, and
-    names the checkpoint to go on from. On GPUs it comes up to `CHECKED_EVERY` steps later.
+    A skipped step changes neither weights nor moments. Raises FloatingPointError after `patience` skipped steps in a
+    row; the error names the checkpoint to resume from. On GPUs it comes up to `CHECKED_EVERY` steps late.
 
     Args:
-        patience: skipped steps in a row that are too many.
+        patience: skipped steps in a row that end the training.
     """
 
     def __init__(self, patience: int = PATIENCE) -> None:
@@ -42,11 +42,11 @@ class SkipNonfinite(Callback):
         self._found = torch.zeros((), dtype=torch.bool)
         self._skipped = torch.zeros((), dtype=torch.int64)
         self._in_a_row = torch.zeros((), dtype=torch.int64)
-        self._told = 0
+        self._reported = 0
         self._step = 0
 
     def in_doubt(self) -> bool:
-        """Whether the last step was skipped, so that the weights may be ruined. Waits for the device."""
+        """Whether the last step was skipped, so the weights may be broken. Waits for the device."""
         return bool(self._in_a_row)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,7 +54,7 @@ class SkipNonfinite(Callback):
         self._found, self._skipped, self._in_a_row = (
             count.to(device) for count in (self._found, self._skipped, self._in_a_row)
         )
-        self._told, self._step = int(self._skipped), trainer.global_step
+        self._reported, self._step = int(self._skipped), trainer.global_step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -69,7 +69,7 @@ class SkipNonfinite(Callback):
         elif found:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    parameter.grad = None  # which optimisers pass over: no decay, no moments
+                    parameter.grad = None  # optimisers skip it: no decay, no moments
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,14 +81,14 @@ class SkipNonfinite(Callback):
         self._in_a_row = (self._in_a_row + 1) * self._found
         self._found = torch.zeros_like(self._found)
         pl_module.log("skipped_steps", self._skipped.float(), rank_zero_only=True)
-        look = self._step % CHECKED_EVERY == 0
-        if look or pl_module.device.type == "cpu":
+        due = self._step % CHECKED_EVERY == 0
+        if due or pl_module.device.type == "cpu":
             self._require_few(trainer, pl_module, batch)
-        if look:
-            self._tell(trainer)
+        if due:
+            self._report(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer)
+        self._report(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if broken := _not_finite(trainer, "val_"):
@@ -103,15 +103,15 @@ class SkipNonfinite(Callback):
         self._skipped = torch.tensor(state_dict["skipped"])
         self._in_a_row = torch.tensor(state_dict["in_a_row"])
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _report(self, trainer: Trainer) -> None:
         skipped = int(self._skipped)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if skipped > self._told and not scaled:  # a GradScaler finds its scale by skipping
+        if skipped > self._reported and not scaled:  # a GradScaler finds its scale by skipping
             warn(
-                f"{skipped - self._told} of the steps up to {self._step} were skipped: "
+                f"{skipped - self._reported} of the steps up to {self._step} were skipped: "
                 "their loss or gradient was not finite."
             )
-        self._told = skipped
+        self._reported = skipped
 
     def _require_few(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         count = int(self._in_a_row)
@@ -147,16 +147,16 @@ def _not_finite(trainer: Trainer, prefix: str) -> str:
 
 
 def _go_back(trainer: Trainer, step: int) -> str:
-    """Make last.ckpt the newest checkpoint from before the weights after `step` steps, which give no finite loss.
+    """Make last.ckpt the newest checkpoint with fewer than `step` steps, whose weights gave finite losses.
 
-    Returns how to go on.
+    Returns advice for the user.
     """
     checkpoint = saved_before(Path(trainer.default_root_dir), step)
     if checkpoint is None:
-        return "There is no checkpoint from before: begin anew in another --run folder."
+        return "There is no earlier checkpoint: start again in another --run folder."
     if trainer.is_global_zero:
         make_last(checkpoint)
     return (
-        f"The last checkpoint from before is {checkpoint}, and last.ckpt is that one again: go on from it "
-        "with --allow_changes true and what you change, a lower learning rate, say."
+        f"The last checkpoint before that step is {checkpoint}; last.ckpt is now that one. Resume from it with "
+        "--allow_changes true and a change, such as a lower learning rate."
     )

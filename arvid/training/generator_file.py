@@ -1,4 +1,4 @@
-"""Generators that arvid did not train, in files that `load_generator` reads."""
+"""Writes generators that arvid did not train as files that `load_generator` reads."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def save_generator(
     """Write a checkpoint of a generator and its tokenizer.
 
     Args:
-        path: the file.
+        path: file to write.
         config: arguments of GeneratorModule as plain data, without `tokenizers`.
-        tensors: state of the module without its tokenizer: names begin with "paradigm." or "conditioner.".
-        tokenizer: goes into the file too.
-        record: where the generator comes from.
+        tensors: state of the module without its tokenizer; names begin with "paradigm." or "conditioner.".
+        tokenizer: stored in the file too.
+        record: origin of the generator.
     """
     state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
     checkpoint = {

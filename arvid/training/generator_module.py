@@ -1,6 +1,6 @@
-"""Trains a paradigm on the tokens of a frozen tokenizer.
+"""The LightningModule that trains a paradigm on the tokens of a frozen tokenizer.
 
-The module also is what a checkpoint holds and what sampling loads: tokenizer, conditioner and paradigm together.
+Checkpoints store this module, and sampling loads it: tokenizer, conditioner and paradigm together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Tokenizers:
     discrete: str | None = None
 
     def of(self, token_type: TokenType) -> str:
-        """Raises UserError if the setting has no tokenizer of that type."""
+        """Name of the tokenizer for a token type. Raises UserError if the setting has none."""
         found = self.continuous if token_type == "continuous" else self.discrete
         if found is None:
             raise UserError(
@@ -61,7 +61,7 @@ class Tokenizers:
         return found
 
     def load(self, token_type: TokenType) -> VideoTokenizer:
-        """The tokenizer of that type. Raises UserError if there is none, or its tokens are of the other type."""
+        """The tokenizer for a token type. Raises UserError if there is none, or if its tokens have the other type."""
         name = self.of(token_type)
         tokenizer = load_tokenizer(name)
         if tokenizer.spec.type != token_type:
@@ -73,7 +73,7 @@ class Tokenizers:
 
 @dataclass(frozen=True)
 class Trained:
-    """How far a checkpoint's training had come."""
+    """Progress of a checkpoint's training: optimiser steps, seconds, clips seen."""
 
     steps: int
     seconds: float
@@ -84,21 +84,21 @@ class GeneratorModule(LightningModule):
     """Tokenizer (frozen), conditioner and paradigm.
 
     Args:
-        paradigm: class of the paradigm with its own options; the rest is filled in from the arguments below.
-        tokenizers: the setting's tokenizers.
-        token_type: which of them this run uses.
+        paradigm: class of the paradigm with its own options; its other arguments come from those below.
+        tokenizers: tokenizers of the setting.
+        token_type: token type of this run, which selects the tokenizer.
         size: size of the paradigm's transformer.
         clip_shape: frames, height and width of the clips.
-        num_classes: class labels in the data.
-        value_names: of the data's further conditions (see `VideoDataset.value_names`).
-        text: encoder of the captions, or null to ignore them.
-        label: whether the class label is a condition.
-        motion: whether the motion score is one.
-        fps: whether the frames per second are one.
+        num_classes: number of class labels in the data.
+        value_names: names of the values of the data's further conditions (see `VideoDataset.value_names`).
+        text: text encoder for captions, or null to ignore captions.
+        label: condition on the class label.
+        motion: condition on the motion score.
+        fps: condition on the frame rate.
         conditions: names of further conditions (see `arvid.nn.conditions`).
-        optimizer: AdamW and its schedule.
-        sampling: sampling options by name, which hold unless a command says otherwise. A model takes those that it
-            has (see `arvid.training.sampling_options`).
+        optimizer: options of the optimiser and its schedule.
+        sampling: default sampling options by name; commands can override them. A model ignores options of other models
+            (see `arvid.training.sampling_options`).
     """
 
     trains_on_tokens = True
@@ -135,11 +135,11 @@ class GeneratorModule(LightningModule):
         self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
-        """Set where the module comes from a checkpoint."""
+        """Set if the module comes from a checkpoint of a training."""
         self.description: dict[str, Any] = {}
-        """Config, setting and factors of the run, as plain data; goes into its checkpoints."""
+        """Config, setting and factors of the run as plain data; stored in its checkpoints."""
         self.allow_changes = False
-        """Whether a run may go on under another setting than its checkpoint's."""
+        """Whether a run may resume although its setting differs from the checkpoint's."""
 
     def _sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Number of ids or components of each condition. Raises UserError for one that the data does not give."""
@@ -167,11 +167,11 @@ class GeneratorModule(LightningModule):
         log_step(self, self._losses(batch), "val", len(batch["tokens"]))
 
     def explain_nonfinite(self, batch: dict[str, Any]) -> str:
-        """Where the values of a batch stop being finite, and what to do."""
+        """Message for the user: where the values of a batch stop being finite, and what to do."""
         return explain_nonfinite(self, batch["tokens"], lambda: self._losses(batch))
 
     def _losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
-        """`draw` says whether tokens that come with a spread, those of a posterior, are drawn or means."""
+        """`draw`: sample tokens from the posterior if the batch has its std ("spread"); otherwise use the means."""
         condition = self.conditioner.from_batch(batch)
         tokens = batch["tokens"]
         if draw and "spread" in batch:
@@ -188,7 +188,7 @@ class GeneratorModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = json.dumps(self.description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for the checkpoint of a run that was another one; see `arvid.training.resuming`."""
+        """Raises UserError if the checkpoint belongs to another run; see `arvid.training.resuming`."""
         check_resume(
             stored_description(checkpoint.get(CHECKPOINT_KEY, "{}")),
             self.description,
@@ -199,9 +199,9 @@ class GeneratorModule(LightningModule):
 
 
 def build_generator(config: Mapping[str, Any]) -> GeneratorModule:
-    """An untrained module from plain data: the constructor's arguments as a YAML file has them.
+    """An untrained module from the constructor's arguments as plain data, as in a YAML file.
 
-    Raises UserError for a paradigm or text encoder that `arvid.registry` does not give, and for wrong arguments.
+    Raises UserError for wrong arguments, and for a paradigm or text encoder that `arvid.registry` refuses.
     """
     cls, options = named("paradigms", config.get("paradigm"), what="The paradigm")
     text = config.get("text")
@@ -220,17 +220,16 @@ def load_generator(
     dtype: str = "float32",
     trust: Iterable[str] = (),
 ) -> GeneratorModule:
-    """A generator from a checkpoint of `arvid fit`, in eval mode, with averaged weights if it has them, on the GPU if
-    there is one.
+    """A generator from a checkpoint: in eval mode, with EMA weights if stored, on the GPU if there is one.
 
     Args:
         path: run folder or file.
-        trained: if False, only tokenizer and configuration come from the checkpoint: the model is as before training.
-        dtype: of the paradigm's weights ("float32", "bfloat16", "float16"), and one of the options that rows bear.
-        trust: packages whose classes the checkpoint may name though nobody registered them (see `arvid.trust`).
+        trained: if False, only tokenizer and configuration come from the checkpoint; the weights are untrained.
+        dtype: type of the paradigm's weights: "float32", "bfloat16" or "float16". It is an option of the row in tables.
+        trust: packages whose unregistered classes the checkpoint may name (see `arvid.trust`).
 
-    Raises UserError naming the file if it is missing, damaged or another kind of checkpoint, and for a class that
-    neither the registry nor `trust` allows.
+    Raises UserError that names the file if it is missing, damaged or another kind of checkpoint, or if it names a class
+    that neither the registry nor `trust` allows.
     """
     path = checkpoint_path(path)
     with verifying(path), trusting(trust):
@@ -250,7 +249,7 @@ def load_generator(
 
 
 def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOptions:
-    """The sampling options of a checkpoint's model, without the model. Raises UserError as `load_generator` does."""
+    """The sampling options of a checkpoint's model; the model is not built. Raises UserError as `load_generator`."""
     path = checkpoint_path(path)
     with trusting(trust):
         try:
@@ -259,13 +258,13 @@ def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOpt
                 paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
                 return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
         except UserError:
-            verify(path)  # damage is what to say first
+            verify(path)  # if the file is damaged, report that instead
             raise
 
 
 @contextmanager
 def _fitting(path: Path) -> Iterator[None]:
-    """Errors in the block, of what a checkpoint's description asks for, name the file."""
+    """Errors in the block name the file. The block builds the objects that a checkpoint describes."""
     try:
         yield
     except (UserError, RuntimeError) as error:
@@ -282,13 +281,13 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def read_description(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What a generator's checkpoint says of itself: config, setting, factors, options.
+    """The description in a generator's checkpoint: config, setting, factors, options.
 
-    Raises UserError naming the file for another kind of checkpoint, and for one with parts missing or of another type.
+    Raises UserError that names the file for another kind of checkpoint, and if a part is missing or has a wrong type.
     """
     if CHECKPOINT_KEY not in checkpoint:
         kind = "a tokenizer's" if TOKENIZER_KEY in checkpoint else "another program's"
-        raise UserError(f"{path}: is {kind} checkpoint, not that of a generator of arvid.")
+        raise UserError(f"{path}: is {kind} checkpoint, not that of an arvid generator.")
     try:
         description = json.loads(checkpoint[CHECKPOINT_KEY])
     except (TypeError, ValueError, RecursionError) as error:
@@ -313,7 +312,7 @@ def _require(path: Path, values: Mapping[str, Any], key: str, kind: type[Any]) -
 
 
 def _with_tokenizer(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The module's configuration with the checkpoint's own tokenizer."""
+    """The module's configuration with the tokenizer that the checkpoint holds."""
     return {**config, "tokenizers": {config["token_type"]: str(path)}}
 
 

@@ -1,4 +1,4 @@
-"""What a run needs besides its datamodule so that its steps have the same clips on any number of processes."""
+"""Helpers that keep the global batch of each step equal when a run resumes on another number of processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 
 
 def clips_per_step_of_older(run: Path, num_processes: int) -> int | None:
-    """Clips of a step in a run whose configuration does not name them, since an older arvid began it.
+    """Global batch size of a run that an older arvid began, whose configuration has no `clips_per_step`.
 
-    Such a run goes on with as many as it had. None for other runs and for none.
+    A resumed run keeps its global batch size. None for newer runs, and if there is no run.
     """
     configs = list(run.glob("logs/version_*/config.yaml"))
     if not configs:
@@ -29,7 +29,7 @@ def clips_per_step_of_older(run: Path, num_processes: int) -> int | None:
 
 
 class CountSteps(Callback):
-    """Lets a run go on with another number of batches per step: Lightning's checkpoints count batches, not steps."""
+    """Lets a run resume with another number of batches per step: Lightning's checkpoints count batches, not steps."""
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -37,5 +37,6 @@ class CountSteps(Callback):
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         done = int(checkpoint["global_step"]) * trainer.accumulate_grad_batches
         for counts in (progress["total"], progress["current"]):
+            # Shift all counters alike: their differences say how far Lightning is within a batch.
             shift = done - counts["ready"]
-            counts.update({name: number + shift for name, number in counts.items()})
+            counts.update({name: count + shift for name, count in counts.items()})

@@ -1,7 +1,7 @@
-"""What goes wrong in training, seen and said in the log, with what to do.
+"""Detectors of common training failures, which log a warning with advice.
 
-After what users of such code report: reconstructions of one solid colour, losses that are not a number in mixed
-precision, a discriminator that wins at once.
+Users of similar code report these: reconstructions of one solid colour, NaN losses in mixed precision, a discriminator
+that wins at once.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 SOLID = 1e-3
-"""Reconstructions with less than this share of their clips' contrast count as solid."""
+"""Reconstructions with less than this share of their clips' variance count as one solid colour."""
 LEAST_CONTRAST = 1e-4
-"""Clips with less variance than this within their frames, in units of [-1, 1], are solid themselves."""
+"""Clips with less variance within frames than this (pixels in [-1, 1]) are of one solid colour themselves."""
 WON = 1e-3
-"""A discriminator with less loss than this has nothing left to learn."""
+"""A discriminator with a loss below this has won."""
 CHECKED_EVERY = 50
-"""Steps between two looks at what is counted on the device."""
+"""Steps between two reads of counters on the device. (A read makes the CPU wait.)"""
 
 
 @rank_zero_only
 def warn(message: str) -> None:
-    """Say it in the log of the first process."""
+    """Log a warning in the first process only."""
     logger.warning(message)
 
 
@@ -37,7 +37,7 @@ class CollapseGuard:
     """Warns once when reconstructions are of one colour while their clips are not.
 
     Args:
-        patience: validations in a row at which it must be so; the first of a training may look like that.
+        patience: collapsed validations in a row before the warning; early ones may be normal.
     """
 
     def __init__(self, patience: int = 3) -> None:
@@ -48,11 +48,11 @@ class CollapseGuard:
     def update(
         self, video: Float[Tensor, "b 3 T H W"], reconstruction: Float[Tensor, "b 3 T H W"]
     ) -> None:
-        """Take in a batch of a validation."""
+        """Add a batch of a validation."""
         self._contrasts.append(torch.stack([_contrast(video), _contrast(reconstruction)]))
 
     def end_validation(self) -> None:
-        """Judge what `update` took in since the last call."""
+        """Judge the batches added since the last call."""
         if not self._contrasts:
             return
         clips, reconstructions = torch.stack(self._contrasts).mean(0).tolist()
@@ -61,8 +61,8 @@ class CollapseGuard:
         self.count = self.count + 1 if solid else 0
         if self.count == self.patience:
             warn(
-                f"The reconstructions have been of one solid colour for {self.patience} validations: variance "
-                f"{reconstructions:.2g} within frames, that of the clips is {clips:.2g}. The tokenizer has collapsed. "
+                f"The reconstructions have been of one solid colour for {self.patience} validations: their variance "
+                f"within frames is {reconstructions:.2g}, the clips' is {clips:.2g}. The tokenizer has collapsed. "
                 "Check that pixels are in [-1, 1], lower the learning rate or give it a longer warm-up, train on "
                 "single frames first (model.images.first_steps), start the discriminator later "
                 "(model.adversarial.start_step), and try --trainer.precision 32-true."
@@ -73,43 +73,44 @@ class DiscriminatorGuard:
     """Warns once when the discriminator's loss stays at zero: it has won, and teaches the tokenizer nothing.
 
     Args:
-        patience: steps in a row at which it must be so.
+        patience: steps in a row with a loss near zero before the warning.
     """
 
     def __init__(self, patience: int = 500) -> None:
         self.patience = patience
         self._count: Tensor | int = 0
-        self._said = False
+        self._warned = False
 
     def update(self, loss: Float[Tensor, ""], step: int) -> None:
-        """Take in the loss of a step."""
+        """Add the discriminator's loss of a step."""
+        # counted on the device without a branch: the product resets the count to 0
         self._count = (self._count + 1) * (loss.detach() < WON)
-        if self._said or step % CHECKED_EVERY:
+        if self._warned or step % CHECKED_EVERY:
             return
         if int(self._count) >= self.patience:
-            self._said = True
+            self._warned = True
             warn(
-                f"The discriminator's loss has been zero for {int(self._count)} steps: it tells every "
-                "reconstruction from its clip, and the tokenizer learns nothing from it. Start it later "
-                "(model.adversarial.start_step), lower its learning rate (model.adversarial.optimizer), or hold it "
-                "back with model.adversarial.r1 or lecam."
+                f"The discriminator's loss has been zero for {int(self._count)} steps: it recognises every "
+                "reconstruction, and the tokenizer learns nothing from it. Start it later "
+                "(model.adversarial.start_step), lower its learning rate (model.adversarial.optimizer), or regularise "
+                "it with model.adversarial.r1 or lecam."
             )
 
 
 def explain_nonfinite(module: nn.Module, inputs: Tensor, run: Callable[[], object]) -> str:
-    """Where values stop being finite: in the batch, in the weights, or in the first layer to compute such.
+    """Message that says where values stop being finite: in the batch, in the weights, or in which layer's output.
 
     Args:
-        module: holds the layers; their names are its own.
-        inputs: the clips or tokens of the batch.
-        run: computes the losses once more.
+        module: the model; layers are named as in it.
+        inputs: clips or tokens of the batch.
+        run: computes the losses again.
     """
     if not torch.isfinite(inputs).all():
         return "The batch itself holds values that are not finite: look for a broken clip."
     broken = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]
     if broken:
         where = (
-            f"The weights are not finite either ({broken[0]} first): the step before broke them."
+            f"The weights are not finite either ({broken[0]} first): an earlier step broke them."
         )
     else:
         with _watching(module) as found, torch.no_grad():
@@ -123,7 +124,7 @@ def explain_nonfinite(module: nn.Module, inputs: Tensor, run: Callable[[], objec
 
 @contextmanager
 def _watching(module: nn.Module) -> Iterator[list[str]]:
-    """Collects the names of the innermost modules whose outputs are not finite, in the order in which they compute."""
+    """Collects the names of leaf modules whose outputs are not finite, in the order of computation."""
     found: list[str] = []
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -144,5 +145,5 @@ def _watching(module: nn.Module) -> Iterator[list[str]]:
 
 @torch.no_grad()
 def _contrast(video: Tensor) -> Tensor:
-    """Variance within the frames (B, 3, T, H, W), each colour by itself, mean over all."""
+    """Variance over the pixels of each frame and colour of (B, 3, T, H, W), averaged over frames and colours."""
     return video.float().var((-2, -1), unbiased=False).mean()

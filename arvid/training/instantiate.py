@@ -1,7 +1,7 @@
-"""Objects from plain data, as files hold them: checkpoints, and YAML that is no configuration of `arvid fit`.
+"""Builds objects from plain data in files: checkpoints, and YAML other than configurations of `arvid fit`.
 
-Nothing is imported because the data says so. A class is named by its short name or path, and `arvid.registry` decides
-whether it may be; its arguments are parsed by the annotations of its constructor, whatever these would import.
+The data cannot make anything be imported. It names a class by short name or path, and `arvid.registry` decides whether
+that class is allowed. The arguments are parsed by the annotations of the constructor.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def instantiate(
     """Build a `cls` from its constructor's arguments.
 
     Args:
-        cls: the class, whose annotations say what the arguments must be.
-        config: the arguments by name, as plain data.
-        what: what an error message calls it.
-        given: arguments that are objects already.
+        cls: the class; its annotations give the types of the arguments.
+        config: arguments by name, as plain data.
+        what: name of the object in error messages.
+        given: arguments that are already objects.
 
-    Raises UserError in the words of `arvid.training._explain` if it cannot be built.
+    Raises UserError, worded by `arvid.training._explain`, if it cannot be built.
     """
     given = given or {}
     try:
@@ -42,7 +42,7 @@ def instantiate(
 
 
 def bind(cls: type[T], config: Any, *, what: str, positional: int) -> partial[T]:
-    """A `cls` with its own options bound; its first `positional` arguments are left to the caller.
+    """A partial `cls` with its own options bound; the caller gives the first `positional` arguments.
 
     Raises UserError as `instantiate` does.
     """
@@ -53,10 +53,10 @@ def bind(cls: type[T], config: Any, *, what: str, positional: int) -> partial[T]
 
 
 def build(kind: registry.Kind, config: Any, *, what: str) -> Any:
-    """An object of a registered class, which `config` names by `class_path`; `init_args` are its arguments.
+    """An object of the registered class in `class_path` of `config`; `init_args` are its arguments.
 
-    Among the arguments there may be others of its kind (a dataset of windows has a dataset). Raises UserError for
-    another class, and as `instantiate` does.
+    An argument may itself be an object of the same kind (a dataset of windows has a dataset). Raises UserError for an
+    unregistered class, and as `instantiate` does.
     """
     cls, arguments = named(kind, config, what=what)
     inner = {k: build(kind, v, what=what) for k, v in arguments.items() if _names_a_class(v)}
@@ -65,9 +65,9 @@ def build(kind: registry.Kind, config: Any, *, what: str) -> Any:
 
 
 def named(kind: registry.Kind, config: Any, *, what: str) -> tuple[type[Any], dict[str, Any]]:
-    """The class that `class_path` names, and the arguments in `init_args`.
+    """The class in `class_path`, and the arguments in `init_args`.
 
-    Raises UserError for another `config`, and as `arvid.registry.get` does.
+    Raises UserError if `config` has another form, and as `arvid.registry.get` does.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("class_path"), str):
         raise UserError(f"{what} cannot be built: it names no class ({config!r}).")
@@ -82,7 +82,7 @@ def _names_a_class(value: Any) -> bool:
 
 
 def _bound(cls: type[T], config: Any, *, skip: set[Any]) -> partial[T]:
-    """The class with its arguments as their annotations want them: tuples, paths, dataclasses."""
+    """The class with its arguments converted to their annotated types: tuples, paths, dataclasses."""
     if not isinstance(config, Mapping):
         raise TypeError(f"its arguments are {config!r}.")
     _refuse_classes(config)
@@ -90,6 +90,7 @@ def _bound(cls: type[T], config: Any, *, skip: set[Any]) -> partial[T]:
     parser.add_class_arguments(cls, "built", skip=skip)
     with _importing_only("arvid", cls.__module__.partition(".")[0]):
         parsed = parser.parse_object({"built": dict(config)})
+        # The instantiator `_bind` makes a partial, so the caller can still add arguments.
         bound: partial[T] = parser.instantiate(parsed, instantiators=[(_bind, cls, False)])["built"]
     return bound
 
@@ -99,7 +100,7 @@ def _bind(cls: type[T], *args: Any, **kwargs: Any) -> partial[T]:
 
 
 def _refuse_classes(config: Any) -> None:
-    """Raise TypeError if there is a class to be built anywhere in the arguments."""
+    """Raise TypeError if an argument, at any depth, names a class to build."""
     values = list(config.values()) if isinstance(config, Mapping) else config
     if _names_a_class(config):
         raise TypeError(f"{config['class_path']!r} cannot be an argument.")
@@ -110,10 +111,10 @@ def _refuse_classes(config: Any) -> None:
 
 @contextmanager
 def _importing_only(*packages: str) -> Iterator[None]:
-    """Let the parser import nothing that a value names, but for these packages.
+    """Inside the block the parser may import from these packages only.
 
-    It names the dataclasses of annotations to itself, so those of the class that is built must be allowed. Its policy
-    holds for the whole process: it is put back.
+    The parser imports the dataclasses of annotations by name, so the package of the built class must be allowed. The
+    policy is global to the process and is restored at the end.
     """
     before = dict(parsing_settings)
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(packages))

@@ -1,11 +1,11 @@
-"""Names of what a checkpoint holds, and of the file that a run folder keeps it in."""
+"""Keys of arvid's entries in a checkpoint, and the path of a run's last checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 CHECKPOINT_KEY = "arvid"
-"""A generator's configuration, setting and factors, as JSON: what it takes to build the module again."""
+"""A generator's configuration, setting and factors as JSON. The module can be built again from them."""
 TOKENIZER_KEY = "tokenizer"
 """The tokenizer's short name and constructor arguments."""
 SETTING_KEY = "tokenizer_setting"

@@ -1,8 +1,8 @@
-"""Leaving on a signal: SIGTERM, SIGUSR1 (of SLURM before its time limit) and Ctrl-C save a training and end it.
+"""Ending on a signal: SIGTERM, SIGUSR1 (SLURM sends it before the time limit) and Ctrl-C save a training and end it.
 
-The exit code is 128 and the number of the signal, as shells count: 130 after Ctrl-C, 138 after SIGUSR1 and 143 after
-SIGTERM on Linux. The same command goes on with the next step. After SIGUSR1 within a job of SLURM the job is put back
-into the queue (`scontrol requeue`).
+The exit code is 128 + the signal's number, as in shells: 130 after Ctrl-C, 138 after SIGUSR1 and 143 after SIGTERM on
+Linux. The same command resumes with the next step. After SIGUSR1 a SLURM job is put back into the queue
+(`scontrol requeue`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @contextmanager
 def leave_at_once() -> Iterator[None]:
-    """Within the block a signal ends the process with its exit code and a line that says why.
+    """Inside the block a signal ends the process with its exit code and a message.
 
-    What lies on disk is whole all the same: files are written beside their place and then moved.
+    No file is left incomplete: each is written under a temporary name and then moved.
     """
     process = os.getpid()
 
     def leave(number: int, _frame: object) -> None:
-        if os.getpid() == process:  # and not a worker that loads clips for it
+        if os.getpid() == process:  # not in a forked data worker
             _leave(number)
 
     former = {number: signal.signal(number, leave) for number in SIGNALS}
@@ -43,12 +43,13 @@ def leave_at_once() -> Iterator[None]:
 
 
 class LeaveOnSignal(Callback):
-    """A signal to any process saves the state after the step and ends all of them; a second one does not wait for that.
+    """After a signal to any process, saves the state at the end of the step and ends all processes.
 
-    A validation that is due after this step is done before leaving, since no later step would make up for it.
+    A second signal ends at once. A validation that is due after the step still runs, because a resumed run would not
+    repeat it.
 
     Args:
-        saver: saves.
+        saver: writes the checkpoint.
     """
 
     def __init__(self, saver: SaveLast) -> None:
@@ -59,7 +60,7 @@ class LeaveOnSignal(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replaces Lightning's handlers, which save nothing; it puts the former ones back at the end."""
+        """Replace Lightning's signal handlers, which save nothing. Lightning restores the original ones at the end."""
         self._received = self._leaving = 0
         self._step = trainer.global_step
         for number in SIGNALS:
@@ -78,13 +79,13 @@ class LeaveOnSignal(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Leave. The losses of the last step are logged only after the end of its batch."""
+        """End here, one batch later: Lightning logs a step's losses only after `on_train_batch_end`."""
         if not self._leaving:
             return
         for log in trainer.loggers:
             log.save()
         if _is_lightnings_child(trainer):
-            raise SystemExit(0)  # at another code Lightning kills the process that started this one
+            raise SystemExit(0)  # for another code Lightning kills the parent process
         _leave(self._leaving)
 
     def _note(self, number: int, _frame: object) -> None:
@@ -93,11 +94,11 @@ class LeaveOnSignal(Callback):
         if self._received:
             _leave(number)
         self._received = number
-        _say(f"{signal.Signals(number).name}: saving after this step; once more leaves at once.")
+        _say(f"{signal.Signals(number).name}: saving after this step; a second ends at once.")
 
 
 def _of_any_process(trainer: Trainer, number: int) -> int:
-    """The largest of the processes' numbers."""
+    """The largest signal number that a process received; 0 if none did."""
     if trainer.world_size == 1:
         return number
     own = torch.tensor(number, device=trainer.strategy.root_device)
@@ -114,16 +115,16 @@ def _is_lightnings_child(trainer: Trainer) -> bool:
 def _leave(number: int) -> NoReturn:
     if number == signal.SIGUSR1 and os.environ.get("SLURM_PROCID", "0") == "0":
         _requeue()
-    _say(f"ended by {signal.Signals(number).name}; the same command goes on.")
+    _say(f"ended by {signal.Signals(number).name}; the same command resumes.")
     raise SystemExit(128 + number)
 
 
 def _say(text: str) -> None:
-    os.write(2, f"\narvid: {text}\n".encode())  # what `print` does may be what was interrupted
+    os.write(2, f"\narvid: {text}\n".encode())  # not `print`: the signal may have interrupted one
 
 
 def _requeue() -> None:
-    """Put the job of SLURM that this is, if it is one, back into the queue."""
+    """If this is a SLURM job, put it back into the queue."""
     variables = os.environ
     if "SLURM_JOB_ID" not in variables:
         return

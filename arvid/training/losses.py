@@ -1,6 +1,6 @@
-"""What a reconstruction is compared with its video by: pixels and LPIPS. The same for every tokenizer.
+"""Reconstruction losses of a tokenizer: pixel errors and LPIPS. The same for every tokenizer.
 
-The third comparison, by a discriminator that learns, is in arvid/training/adversarial.py.
+The adversarial loss is in arvid/training/adversarial.py.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from arvid.ranges import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """Weights of the pixels' errors, which are means over all pixels and colours in units of [-1, 1].
+    """Weights of the pixel errors: means over all pixels and colours, with pixels in [-1, 1].
 
-    The absolute error gives crisp edges; the squared one beside it makes a short training learn small bright things
-    that the absolute error would first ignore.
+    The absolute error gives sharp edges. An additional squared error makes short trainings learn small bright objects,
+    which the absolute error ignores at first.
     """
 
     l1: float = 1.0
-    """Of the mean absolute error."""
+    """Weight of the mean absolute error."""
     l2: float = 0.0
-    """Of the mean squared error."""
+    """Weight of the mean squared error."""
 
     def __post_init__(self) -> None:
         at_least(0).require("reconstruction.", l1=self.l1, l2=self.l2)
@@ -51,16 +51,16 @@ class Reconstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class Perceptual:
-    """LPIPS as a training loss; its weights must be on the machine (see `arvid doctor`)."""
+    """LPIPS as a training loss. Its network's weights must be on the machine (see `arvid doctor`)."""
 
     weight: float = 0.1
-    """Beside the pixels' loss."""
+    """Weight of LPIPS in the loss."""
     net: Literal["vgg", "alex", "squeeze"] = "vgg"
-    """Which network's features are compared."""
+    """Network of the features."""
     frames: Literal["all", "one"] = "all"
-    """Every frame of a clip, or a random one of each: cheaper, and noisier."""
+    """all: every frame of a clip. one: a random frame of each clip, which is cheaper and noisier."""
     backbone: str | None = None
-    """File with the network's ImageNet weights, if they lie elsewhere than where torchvision puts them."""
+    """File with the network's ImageNet weights. null: torchvision's cache."""
 
     def __post_init__(self) -> None:
         at_least(0).require("perceptual.", weight=self.weight)
@@ -69,8 +69,8 @@ class Perceptual:
 class PerceptualLoss:
     """LPIPS between clips in [-1, 1].
 
-    It is no module, so that its frozen network is neither saved in checkpoints nor averaged nor synchronised. Raises
-    UserError where weights are missing, and for frames below 32x32 pixels.
+    It is not an nn.Module, so the frozen network is not saved in checkpoints, averaged or synchronised. Raises
+    UserError if weights are missing, and for frames below 32x32 pixels.
     """
 
     def __init__(self, options: Perceptual) -> None:
@@ -78,12 +78,12 @@ class PerceptualLoss:
         self.network = Lpips(options.net, backbone=options.backbone).network
 
     def __deepcopy__(self, memo: object) -> PerceptualLoss:
-        return self  # frozen: a copy of the module that trains can share it
+        return self  # frozen, so a copy of the trained module can share it
 
     def __call__(
         self, reconstruction: Float[Tensor, "b 3 T H W"], video: Float[Tensor, "b 3 T H W"]
     ) -> Float[Tensor, ""]:
-        """Mean over the frames that the options ask for."""
+        """Mean LPIPS over the frames that `options.frames` selects."""
         if self.options.frames == "one":
             pick = partial(torch.randint, video.shape[2], device=video.device)
             index = draw(pick, [len(video), 1])
@@ -93,7 +93,7 @@ class PerceptualLoss:
     def of_all_frames(
         self, reconstruction: Float[Tensor, "b 3 T H W"], video: Float[Tensor, "b 3 T H W"]
     ) -> Float[Tensor, ""]:
-        """Mean over all frames."""
+        """Mean LPIPS over all frames."""
         require_size("LPIPS", video, MIN_SIZE)
         network = self.network.to(video.device)
         pair = (rearrange(x, "b c t h w -> (b t) c h w") for x in (reconstruction, video))
@@ -102,6 +102,7 @@ class PerceptualLoss:
 
 
 def take_frames(video: Float[Tensor, "b c T H W"], index: Tensor) -> Float[Tensor, "b c n H W"]:
-    """The frames whose indices (B, n) are given for each clip."""
+    """The frames with the given indices (B, n) of each clip."""
     clips = torch.arange(len(video), device=video.device)[:, None]
+    # Index tensors around a slice put their axes first: (B, n, C, H, W).
     return video[clips, :, index].transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule, the same for tokenizers and generators."""
+"""Optimizer and learning-rate schedule of tokenizers and generators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arvid.training.muon import MuonAdamW, stacked_matrices
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (or Muon beside it) with a warm-up and a schedule that spans the whole training.
+    """AdamW, optionally with Muon, with a warm-up and a schedule over the whole training.
 
     Raises UserError for values outside their ranges.
     """
@@ -26,17 +26,17 @@ class OptimizerConfig:
     lr: float
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of AdamW's running mean and variance of the gradient."""
+    """AdamW's decay rates for the running mean and variance of the gradient."""
     weight_decay: float = 0.02
-    """Decay of the weights of linear maps and convolutions; tables, biases and norms are not decayed."""
+    """Weight decay of linear maps and convolutions. Embedding tables, biases and norms have none."""
     muon: bool | Literal["transformer"] = False
-    """Whether Muon trains the matrices of the network's blocks (see arvid/training/muon.py): all of them, or those of
-    the transformers alone and not of the token head. Neither paper has it; a short training gets two to three times as
-    far in a step. Its cost does not depend on the batch, and grows with the third power of the width."""
+    """Train the matrices of the network's blocks with Muon (see arvid/training/muon.py). true: all blocks; transformer:
+    without those of the token head. Neither paper has it. A short training progresses two to three times as fast per
+    step. The cost does not depend on the batch; it grows with the third power of the width."""
     warmup_steps: int | float = 100
-    """Steps over which the learning rate rises linearly from near 0 to its peak; below 1, that share of all steps."""
+    """Steps of linear warm-up from near 0 to the peak. A value below 1 is a share of all steps."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """How the learning rate goes on after the warm-up: to 0 by a half cosine or a line, or not at all."""
+    """Learning rate after the warm-up: cosine or linear decay to 0, or constant."""
 
     def __post_init__(self) -> None:
         above(0).require("optimizer.", lr=self.lr)
@@ -56,10 +56,10 @@ class OptimizerConfig:
         return self.schedule != "constant" or self.warms_up_by_share
 
     def factor(self, step: int, max_steps: int | float) -> float:
-        """Learning rate of a step (counted from 0) as a part of the peak."""
+        """Learning rate of a step (counted from 0), as a fraction of the peak."""
         warmup = round(self.warmup_steps * (max_steps if self.warms_up_by_share else 1))
         if step < warmup:
-            return (step + 1) / (warmup + 1)
+            return (step + 1) / (warmup + 1)  # never 0; the first step after it has the peak
         if self.schedule == "constant":
             return 1.0
         progress = (step - warmup) / max(max_steps - warmup, 1)
@@ -70,11 +70,10 @@ class OptimizerConfig:
 def build_optimizer(
     module: nn.Module, config: OptimizerConfig, max_steps: int | float, *, fused: bool = False
 ) -> dict[str, Any]:
-    """What a LightningModule's `configure_optimizers` returns: optimizer and schedule, which advances each step.
+    """Optimizer and per-step schedule, in the form that `configure_optimizers` of a LightningModule returns.
 
-    Frozen parameters are left out. `fused` is for AdamW, see `may_fuse`. Raises UserError if the schedule needs to
-    know its length and `max_steps` is not positive (Lightning's sign for endless), and if Muon would have nothing to
-    train.
+    Frozen parameters are left out. `fused` is for AdamW, see `may_fuse`. Raises UserError if the schedule needs a
+    length and `max_steps` is not positive (in Lightning: no end), and if Muon has no matrices to train.
     """
     if config.needs_length and not 0 < max_steps < math.inf:
         raise UserError(
@@ -85,7 +84,7 @@ def build_optimizer(
     parts: tuple[Any, ...] = getattr(optimizer, "parts", (optimizer,))
     for part in parts:
         part.register_load_state_dict_pre_hook(_keep_options)
-        # no GradScaler comes here, and Lightning would refuse to clip gradients in mixed precision
+        # Otherwise Lightning refuses to clip gradients in mixed precision. No GradScaler is used with `fused`.
         part._step_supports_amp_scaling = False
     on_gpu = any(p.device.type == "cuda" for p in module.parameters())
     optimizer.takes_found_inf = fused and on_gpu  # type: ignore[attr-defined]
@@ -94,18 +93,18 @@ def build_optimizer(
 
 
 def may_fuse(precision: str, device: torch.device) -> bool:
-    """Whether AdamW may run as one fused call, which on GPUs can skip a step that they alone know of (`found_inf`).
+    """Whether AdamW may run as one fused call. On GPUs it can skip a step by a flag on the device (`found_inf`).
 
-    A GradScaler, which 16-mixed has, looks for itself. On CPUs mixed precision keeps the unfused call and its numbers.
+    Not in 16-mixed, whose GradScaler checks gradients itself. Not in mixed precision on CPUs, to keep their numbers.
     """
     return precision != "16-mixed" and (device.type != "cpu" or not precision.endswith("-mixed"))
 
 
 class Schedule(LambdaLR):
-    """Rates by step. They are this run's, also where it goes on from a checkpoint that had others."""
+    """Learning rate by step. After a resume the rates are those of this run's configuration, not the checkpoint's."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the step alone from a checkpoint."""
+        """Take only the step from a checkpoint."""
         super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
         rates = zip(self.base_lrs, self.lr_lambdas, strict=True)
         self._last_lr = [rate * factor(self.last_epoch) for rate, factor in rates]
@@ -114,10 +113,10 @@ class Schedule(LambdaLR):
 
 
 def _keep_options(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A loaded state with the options of the optimizer that loads it, which are those of the configuration."""
+    """A loaded state with the options of the optimizer itself, which come from the configuration."""
     groups = state_dict["param_groups"]
     if len(groups) != len(optimizer.param_groups):
-        return state_dict  # which torch refuses
+        return state_dict  # torch will refuse it
     kept = [
         {**own, "params": saved["params"]}
         for own, saved in zip(optimizer.param_groups, groups, strict=True)
@@ -140,7 +139,7 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, fused: bool) -> Optim
     if not matrices:
         raise UserError(
             f"Muon trains the linear maps in a network's blocks; {type(module).__name__} has none. "
-            "Leave out muon in the optimizer's settings."
+            "Remove muon from the optimizer's options."
         )
     return MuonAdamW(
         matrices,
@@ -153,6 +152,6 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, fused: bool) -> Optim
 
 
 def _decayed(module: nn.Module) -> set[int]:
-    """Ids of the parameters that decay: weights of linear maps and convolutions, not tables, biases or norms."""
+    """Ids of the parameters with weight decay: weights of linear maps and convolutions."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return {id(child.weight) for child in module.modules() if isinstance(child, kinds)}

@@ -1,4 +1,4 @@
-"""Ranges of the options that `arvid fit` and `validate` hand to Lightning, which takes many values that mean nothing.
+"""Ranges of the options that `arvid fit` and `validate` pass to Lightning, which accepts many meaningless values.
 
 Options of arvid's own classes have their ranges in the classes.
 """
@@ -40,7 +40,7 @@ RANGES = {
     "trainer.val_check_interval": above(0),
 }
 ALL = -1
-"""What Lightning takes for all devices, all batches, and training without an end."""
+"""Lightning's value for: all devices, all batches, training without an end."""
 TAKE_ALL = (
     "trainer.devices",
     "trainer.max_epochs",
@@ -50,7 +50,7 @@ TAKE_ALL = (
 
 
 def check_options(config: Namespace) -> None:
-    """Raise UserError with the key, value and range of the first option of a configuration that lies outside."""
+    """Raise UserError for the first option outside its range, with key, value and range."""
     _require_finite(config.as_dict(), "")
     for key, allowed in RANGES.items():
         value = _number(config.get(key))
@@ -60,12 +60,12 @@ def check_options(config: Namespace) -> None:
 
 
 def _number(value: Any) -> Any:
-    """Whole numbers as such, where the option may be a word too and was parsed as one: trainer.devices."""
+    """The number in a string of digits: options that may also be a word (trainer.devices) are parsed as strings."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,4000}", value) else value
 
 
 def _require_finite(value: Any, key: str) -> None:
-    """Of any option of any class, arvid's or not."""
+    """Raise UserError if a number at any depth of an option's value is NaN or infinite."""
     if isinstance(value, dict):
         for name, item in value.items():
             _require_finite(item, f"{key}.{name}" if key else str(name))

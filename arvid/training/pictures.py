@@ -1,4 +1,4 @@
-"""Clips that a training shows: as files of the run and in TensorBoard and wandb, where these log."""
+"""Writes a training's sample clips and reconstructions to the run folder, TensorBoard and wandb."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FPS = 8.0
 def show_video(
     trainer: Trainer, name: str, frames: UInt8[np.ndarray, "t h w 3"], fps: float
 ) -> Path:
-    """Write RUN/<name>/step-*.mp4 and hand the frames to the loggers. Returns the file's path."""
+    """Write RUN/<name>/step-*.mp4 and send the frames to the loggers. Returns the file's path."""
     step = trainer.global_step
     path = Path(trainer.default_root_dir) / name / f"step-{step:07d}.mp4"
     write_video(path, frames, fps)
@@ -40,9 +40,9 @@ def show_reconstructions(
     video: Float[Tensor, "b 3 T H W"],
     reconstruction: Float[Tensor, "b 3 T H W"],
 ) -> None:
-    """RUN/reconstructions/step-*.mp4, the first clips above their reconstructions, and a .png of the frames in rows.
+    """Write RUN/reconstructions/step-*.mp4 (first clips above their reconstructions) and a .png with rows of frames.
 
-    Raises UserError where the video cannot be written.
+    Raises UserError if the video cannot be written.
     """
     clips, made = (to_uint8(x[:NUM_CLIPS]).cpu().numpy() for x in (video, reconstruction))
     white = np.full_like(side_by_side(clips)[:, :2], 255)

@@ -1,4 +1,4 @@
-"""Whether a training's precision suits the CPU it runs on."""
+"""Warns if a training's precision is slow on this CPU."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import torch
 from arvid.hardware import instruction_set, product_rate
 
 HALF = {"bf16": torch.bfloat16, "16": torch.float16}
-"""Type of the products by the first part of Lightning's `precision`."""
+"""Type of matrix products, by the first part of Lightning's `precision`."""
 NOISE = 1.1
-"""A product that takes at most this many times as long may only have been disturbed."""
+"""Ratios of times up to this one count as noise of the measurement."""
 
 
 def slow_precision(precision: str) -> str | None:
-    """What to tell a user whose training on a CPU would be faster in float32; None if it would not.
+    """A warning if training on this CPU would be faster in float32, else None.
 
     Args:
-        precision: Lightning's, such as "bf16-mixed".
+        precision: Lightning's option, such as "bf16-mixed".
     """
     dtype = HALF.get(precision.partition("-")[0])
     if dtype is None:

@@ -1,7 +1,7 @@
-"""Whether a run may resume from a checkpoint: the settings must be equal, or the user must have allowed the change.
+"""Decides whether a run may resume from a checkpoint: settings must be equal, unless the user allows changes.
 
-A key that one of two settings lacks stands for the default of the option: options are added over time, and those that
-are off by default change no older run.
+A key that one of two settings lacks counts as the option's default. So a new option that is off by default changes no
+older run.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from arvid.errors import UserError
 logger = logging.getLogger(__name__)
 
 CHANGES = "changes"
-"""Key of a setting: what was changed in the course of the run, and after which step."""
+"""Key of a setting: list of changes during the run, each with its step."""
 PARTS = ("setting", "factors", "options")
 MAX_STEPS = "trainer.max_steps"
 FIXED = ("model.optimizer.muon", "data.clip_shape", "tokenizer.")
-"""Keys (or their beginnings) without which the tensors of a checkpoint do not fit."""
+"""Prefixes of keys that cannot change: with another value the checkpoint's tensors do not fit."""
 
 Description = Mapping[str, Any]
 Difference = tuple[Any, Any]
-"""The value there and the value here."""
+"""The checkpoint's value and this run's value ("there" and "here" in messages)."""
 
 
 def differing(
     a: Description, b: Description, parts: tuple[str, ...], *, model: type | None = None
 ) -> list[str]:
-    """`key: one value there, other value here` for each key of the named parts at which two descriptions differ.
+    """A line `key: VALUE there, VALUE here` for each key of the named parts that differs between two descriptions.
 
-    `model` is the class of the module that was trained: by default a generator.
+    `model` is the class of the trained module; by default GeneratorModule.
     """
     found: dict[str, Difference] = {}
     for part in parts:
@@ -49,7 +49,7 @@ def differing(
 def differences(
     a: Description, b: Description, part: str, model: type | None = None
 ) -> dict[str, Difference]:
-    """The values of each key of a part (`setting`, `factors`, `options`) at which two descriptions differ."""
+    """The keys of a part (`setting`, `factors`, `options`) that differ between two descriptions, with both values."""
     left, right = a.get(part, {}), b.get(part, {})
     paradigms = a.get("factors", {}).get("paradigm"), b.get("factors", {}).get("paradigm")
     paradigm = paradigms[0] if paradigms[0] == paradigms[1] else None
@@ -62,12 +62,12 @@ def differences(
     return {
         key: (there, here)
         for key, (there, here) in pairs.items()
-        if there != here and not _was(b, key, there) and not _was(a, key, here)
+        if there != here and not _is_earlier(b, key, there) and not _is_earlier(a, key, here)
     }
 
 
-def _was(description: Description, key: str, value: Any) -> bool:
-    """Whether an earlier version of arvid would have described the same thing by this value."""
+def _is_earlier(description: Description, key: str, value: Any) -> bool:
+    """Whether an earlier version of arvid wrote this value for the same thing."""
     earlier = description.get("earlier", {})
     return key in earlier and earlier[key] == value
 
@@ -78,31 +78,31 @@ def with_defaults(
     model: type | None = None,
     paradigm: str | None = None,
 ) -> dict[str, Any]:
-    """A setting (or options) with the default of each of the `keys` that it lacks and whose default is known.
+    """A setting (or options) with missing `keys` filled in by their defaults, where the default is known.
 
-    A key that is null elsewhere and whose default is not known is null.
+    If it is not known, a key that is null in `keys` becomes null.
 
     Args:
-        setting: flat, by dotted keys.
-        keys: another one, or what several others hold.
-        model: class of the module that was trained: by default a generator.
-        paradigm: short name of the paradigm, whose options begin with `paradigm.`.
+        setting: flat dict with dotted keys.
+        keys: another setting, or the union of several.
+        model: class of the trained module; by default GeneratorModule.
+        paradigm: short name of the paradigm whose options begin with `paradigm.`.
     """
     filled = dict(setting)
     for key in keys.keys() - setting.keys():
         try:
             default = _default(key, setting, model, paradigm)
         except (KeyError, AttributeError, TypeError, ValueError):
-            if keys[key] is None:  # an option that there is no more, and that was not used
+            if keys[key] is None:  # a removed option that was not used
                 filled[key] = None
             continue
-        as_options = key.startswith(("paradigm.", "size."))  # which are kept as strings
-        filled[key] = str(default) if as_options else json.loads(json.dumps(default))
+        is_factor_option = key.startswith(("paradigm.", "size."))  # stored as strings
+        filled[key] = str(default) if is_factor_option else json.loads(json.dumps(default))
     return filled
 
 
 def union_of(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The keys of several settings with a value that one of them holds: null only where all hold that."""
+    """The keys of several settings, each with a value of one of them; null only if all have null."""
     found: dict[str, Any] = {}
     for setting in settings:
         found.update({k: v for k, v in setting.items() if v is not None or k not in found})
@@ -118,21 +118,21 @@ def check_resume(
     allow_changes: bool,
     model: type | None = None,
 ) -> None:
-    """Return if a run may resume from a checkpoint; raise UserError listing what differs otherwise.
+    """Check that a run may resume from a checkpoint. Raises UserError with all differences if it may not.
 
-    A longer `trainer.max_steps` is always allowed if the learning rates of the finished steps do not depend on it: the
-    run is then the one of the new length. Other allowed changes are recorded in the setting of `own`, as `changes`.
+    A longer `trainer.max_steps` is always allowed if the learning rates so far do not depend on it: the result is the
+    same as a run of the new length. Other allowed changes are recorded as `changes` in the setting of `own`.
 
     Args:
-        stored: the checkpoint's description.
-        own: this run's.
-        step: steps that the checkpoint's training has done.
+        stored: description in the checkpoint.
+        own: description of this run.
+        step: finished steps of the checkpoint's training.
         needs_length: whether a step's learning rate depends on the number of all steps.
         allow_changes: whether the setting may differ.
-        model: class of the module that is trained: by default a generator.
+        model: class of the trained module; by default GeneratorModule.
     """
     if not own:
-        return  # not a run of the command line: there is nothing to compare
+        return  # a run from Python has no description to compare
     setting = dict(stored.get("setting", {}))
     changes = setting.pop(CHANGES, [])
     changed = differences({**stored, "setting": setting}, own, "setting", model)
@@ -144,22 +144,22 @@ def check_resume(
         raise UserError(_refusal({**changed, **fixed}, fixed=bool(fixed)))
     _require_steps_left(changed, step)
     if changed:
-        _say_what_changes(changed, step, lengthened)
+        _log_changes(changed, step, lengthened)
     if changed and not lengthened:
         changes = [*changes, *(f"after step {step}: {line}" for line in _lines(changed))]
     if changes:
-        _put_down(own, changes)
+        _record_changes(own, changes)
 
 
 def stored_description(text: Any) -> dict[str, Any]:
-    """The description of a run out of its checkpoint. Raises UserError if it is not one."""
+    """Parse the description of a run in its checkpoint (JSON). Raises UserError if it is not valid."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"The checkpoint's description cannot be read ({error}).") from error
     parts = [found.get(part, {}) for part in PARTS] if isinstance(found, dict) else [found]
     if not all(isinstance(part, dict) for part in parts):
-        raise UserError("The checkpoint's description is not that of a run.")
+        raise UserError("The checkpoint's description does not describe a run.")
     return dict(found)
 
 
@@ -175,8 +175,8 @@ def _refusal(changed: dict[str, Difference], *, fixed: bool) -> str:
             ", since the learning rates of a run depend on its length (unless schedule is constant)"
         )
     return (
-        f"{text}. With --allow_changes true the run goes on under the new configuration, "
-        "and its setting says what was changed after which step."
+        f"{text}. With --allow_changes true the run resumes with the new configuration, "
+        "and its setting records what changed after which step."
     )
 
 
@@ -184,23 +184,21 @@ def _require_steps_left(changed: dict[str, Difference], step: int) -> None:
     length = changed.get(MAX_STEPS, (None, None))[1]
     if length is not None and 0 <= length < step:
         raise UserError(
-            f"The checkpoint has {step} steps already: trainer.max_steps {length} is less."
+            f"The checkpoint already has {step} steps, more than trainer.max_steps {length}."
         )
 
 
 @rank_zero_only
-def _say_what_changes(changed: dict[str, Difference], step: int, lengthened: bool) -> None:
-    what = f"Going on after step {step} with changes: {'; '.join(_lines(changed))}. "
+def _log_changes(changed: dict[str, Difference], step: int, lengthened: bool) -> None:
+    text = f"Resuming after step {step} with changes: {'; '.join(_lines(changed))}. "
     if lengthened:
-        what += (
-            "The schedule is constant, so this is the run of the new length, and so is its setting."
-        )
+        text += "The schedule is constant, so run and setting equal those of the new length."
     else:
-        what += "Learning rates follow the new configuration from here on. The setting says so."
-    logger.warning(what)
+        text += "Learning rates now follow the new configuration. The setting records the changes."
+    logger.warning(text)
 
 
-def _put_down(own: dict[str, Any], changes: list[str]) -> None:
+def _record_changes(own: dict[str, Any], changes: list[str]) -> None:
     from arvid.training.setting import setting_hash
 
     own["setting"] = {**own["setting"], CHANGES: changes}
@@ -212,10 +210,10 @@ def _lines(found: Mapping[str, Difference]) -> list[str]:
 
 
 def _default(key: str, setting: Mapping[str, Any], model: type | None, paradigm: str | None) -> Any:
-    """Default of an option, from the signature of what takes it. Raises KeyError if there is none."""
+    """Default of an option, from the signature of its class. Raises KeyError if it has none."""
     root, *path = key.split(".")
     if root == "averaging" and not _has(setting, root):
-        raise KeyError(key)  # that run averages nothing
+        raise KeyError(key)  # that run has no EMA
     owner = _root(root, model, paradigm)
     prefix = root
     for name in path[:-1]:
@@ -228,7 +226,7 @@ def _default(key: str, setting: Mapping[str, Any], model: type | None, paradigm:
 
 
 def _inner(owner: Any, name: str, prefix: str, setting: Mapping[str, Any]) -> Any:
-    """What takes the options below a prefix: a class, or the default instance where the setting has none of them."""
+    """Owner of the options below a prefix: their class, or the default instance if the setting has none of them."""
     if name == "init_args":
         return owner
     if f"{prefix}.class_path" in setting:
@@ -241,7 +239,7 @@ def _has(setting: Mapping[str, Any], prefix: str) -> bool:
 
 
 def _value(owner: Any, name: str) -> Any:
-    """Default of a parameter of a class, or a field of a dataclass's instance."""
+    """Default of a constructor's parameter, or the value of a dataclass instance's field."""
     if not callable(owner):
         return vars(owner)[name]
     default = inspect.signature(owner).parameters[name].default
@@ -251,7 +249,7 @@ def _value(owner: Any, name: str) -> Any:
 
 
 def _dataclass(owner: Any, name: str) -> type:
-    """The dataclass that a parameter takes, which may be optional."""
+    """The dataclass in a parameter's annotation, which may be `... | None`."""
     hints = get_type_hints(owner if dataclasses.is_dataclass(owner) else owner.__init__)
     kinds = [
         kind for kind in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(kind)
@@ -262,7 +260,7 @@ def _dataclass(owner: Any, name: str) -> type:
 
 
 def _loaded_class(path: str) -> type:
-    """A class by its path, if its module is in use; a setting out of a file makes nothing be imported."""
+    """A class by its path, if its module is imported already: a setting from a file must import nothing."""
     module, _, name = path.rpartition(".")
     found = getattr(sys.modules[module], name)
     if not isinstance(found, type):
@@ -271,7 +269,7 @@ def _loaded_class(path: str) -> type:
 
 
 def _root(name: str, model: type | None, paradigm: str | None) -> Callable[..., Any]:
-    """What takes the options whose keys begin with a name."""
+    """Class of the options whose keys begin with a name."""
     if name == "paradigm" and paradigm is not None:
         from arvid import registry
 

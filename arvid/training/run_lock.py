@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: a lock that says who holds it and that ends with its process."""
+"""A lock that allows one training at a time in a run folder. It names its holder and ends with the process."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LOCK_FILE = ".lock"
 def run_lock(run: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
-    The system drops the lock when its process ends, however that ends; the file RUN/.lock stays. Forked data workers
-    do not hold it. Raises UserError naming host, process and time if another process holds it. Where the file system
-    has no locks, a warning says so and there is none.
+    The operating system releases the lock when the process ends in any way; the file RUN/.lock stays. Forked data
+    workers do not hold it. Raises UserError with host, process and time if another process holds it. On file systems
+    without locks it only logs a warning.
     """
     run.mkdir(parents=True, exist_ok=True)
     with open(run / LOCK_FILE, "a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # either, as POSIX has it
+        except (BlockingIOError, PermissionError) as error:  # POSIX allows both
             raise UserError(
                 f"{run} is in use: {_holder(run)} trains there. Wait until it ends, stop it, or use another --run "
                 "folder."
@@ -43,12 +43,12 @@ def run_lock(run: Path) -> Iterator[None]:
                 error.strerror,
             )
         file.truncate(0)
-        json.dump(_ourselves(), file)
+        json.dump(_this_process(), file)
         file.flush()
         yield
 
 
-def _ourselves() -> dict[str, str | int]:
+def _this_process() -> dict[str, str | int]:
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
 
@@ -57,5 +57,5 @@ def _holder(run: Path) -> str:
     try:
         found = json.loads((run / LOCK_FILE).read_text(encoding="utf-8"))
         return f"process {found['pid']} on {found['host']}, since {found['since']},"
-    except (OSError, ValueError, KeyError, TypeError):  # it is just being written
+    except (OSError, ValueError, KeyError, TypeError):  # the holder is writing the file right now
         return "another process"

@@ -1,7 +1,7 @@
-"""A model's sampling options out of a configuration.
+"""A model's sampling options from a configuration.
 
-A setting holds for all rows of a comparison, so its sampling options are those of several paradigms and heads: a model
-takes its own, and ignores those of others. An option that nobody has is an error.
+A setting applies to all rows of a comparison, so it may hold sampling options of several paradigms and heads. A model
+takes its own options and ignores those of others. An option that no model has is an error.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from arvid.training.instantiate import instantiate
 def build_sampling(
     paradigm: type[Paradigm], token_type: TokenType, given: Mapping[str, Any]
 ) -> SamplingOptions:
-    """The options of a model, as far as they are given, and else their defaults.
+    """The sampling options of a model: those given, and defaults for the others.
 
     Args:
         paradigm: class of the model's paradigm.
-        token_type: of its tokens.
-        given: options by name, as YAML has them; also such that only other paradigms or heads have.
+        token_type: type of the model's tokens.
+        given: options by name, as in YAML. Options of other paradigms or heads are checked and then ignored.
 
     Raises UserError for an option that no known paradigm has, and for values of a wrong type or outside their ranges.
     """
@@ -45,13 +45,13 @@ def build_sampling(
 
 
 def _take(cls: type[SamplingOptions], left: dict[str, Any]) -> SamplingOptions:
-    """The options of a class, out of those that are left."""
+    """An instance of `cls` from its options in `left`, which are removed there."""
     mine = {name: left.pop(name) for name in option_names(cls) if name in left}
     return instantiate(cls, mine, what="model.sampling")
 
 
 def _other_classes(paradigm: type[Paradigm]) -> Iterator[type[SamplingOptions]]:
-    """The options of the paradigm's models, then those of the other paradigms, which are imported only then."""
+    """Option classes of the paradigm's models, then of other paradigms, which are imported only when reached."""
     yield from map(paradigm.options_for, paradigm.heads)
     for name in registry.names("paradigms"):
         with suppress(UserError):  # a plug-in that cannot be imported

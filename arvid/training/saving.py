@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the newest ones are kept, and only what is finite is written."""
+"""Saves the checkpoints of a run. Only the newest are kept, and only finite states are written."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from arvid.training.guards import warn
 from arvid.training.keys import LAST_CHECKPOINT
 
 PATTERN = "step-*.ckpt"
-"""Names of a run's checkpoints, beside `last.ckpt`. The number is that of the steps done."""
+"""Names of a run's checkpoints besides `last.ckpt`; * is the number of finished steps."""
 CHECKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-"""Parts of a checkpoint that have to be finite: weights, averages, the optimisers' moments."""
+"""Parts of a checkpoint that must be finite: weights, EMA weights, optimiser moments."""
 
 
 class SaveLast(Checkpoint):
-    """Keeps the newest states of a training as RUN/checkpoints/step-*.ckpt; last.ckpt is the newest of them.
+    """Saves the training state as RUN/checkpoints/step-*.ckpt; last.ckpt is the newest of them.
 
-    A state that is not finite is not written, and the log says so. A save ends before older ones are removed, so there
-    is a whole checkpoint at every moment.
+    A state that is not finite is not written, and the log says so. Older checkpoints are removed only after a save, so
+    there always is a complete one.
 
     Args:
         every_n_steps: optimiser steps between two saves; the last step is always saved.
-        keep: checkpoints that are kept.
-        in_doubt: says whether the current weights may be ruined. A save that is due is then skipped.
+        keep: number of checkpoints to keep.
+        in_doubt: returns whether the current weights may be broken; if so, a due save is skipped.
     """
 
     def __init__(
@@ -49,11 +49,10 @@ class SaveLast(Checkpoint):
         self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step  # of a resumed run: saved already
+        self._step = trainer.global_step  # a resumed run's first state is saved already
         if trainer.is_global_zero:
-            for leftover in _folder(trainer).glob(
-                ".*.ckpt"
-            ):  # of a process that was killed as it wrote
+            # temporary files of a process that was killed while it wrote
+            for leftover in _folder(trainer).glob(".*.ckpt"):
                 leftover.unlink(missing_ok=True)
 
     def on_train_batch_end(
@@ -67,13 +66,13 @@ class SaveLast(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Raises FloatingPointError, on all processes, if a weight, average or moment of one is not finite."""
+        """Raises FloatingPointError on all processes if a checked tensor of any process is not finite."""
         broken = next(_not_finite({part: checkpoint.get(part) for part in CHECKED}), "")
         if trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
             raise FloatingPointError(f"{broken or 'a tensor of another process'} is not finite.")
 
     def save(self, trainer: Trainer) -> None:
-        """Save the state after the step that has just ended, all processes together, unless that was done."""
+        """Save the state after the current step, unless it is saved already. All processes must call this."""
         step = trainer.global_step
         if step == self._step:
             return
@@ -91,20 +90,20 @@ class SaveLast(Checkpoint):
 
 
 def saved(run: Path) -> list[Path]:
-    """The checkpoints of a run in the order in which they were written."""
+    """The checkpoints of a run, oldest first."""
     files = (run / LAST_CHECKPOINT.parent).glob(PATTERN)
     return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def saved_before(run: Path, step: int) -> Path | None:
-    """The newest checkpoint of a run after fewer steps than `step`, or None."""
-    steps = {int(path.stem.rpartition("-")[2]): path for path in saved(run)}
-    earlier = [number for number in steps if number < step]
-    return steps[max(earlier)] if earlier else None
+    """The newest checkpoint of a run with fewer than `step` steps, or None."""
+    by_step = {int(path.stem.rpartition("-")[2]): path for path in saved(run)}
+    earlier = [s for s in by_step if s < step]
+    return by_step[max(earlier)] if earlier else None
 
 
 def make_last(checkpoint: Path) -> None:
-    """Let last.ckpt be another name of a checkpoint, or a copy where the disk has no hard links; atomically."""
+    """Make last.ckpt a hard link to a checkpoint, or a copy if the disk has no hard links; atomically."""
     last = checkpoint.with_name(LAST_CHECKPOINT.name)
     temporary = last.with_name(f".{last.name}")
     temporary.unlink(missing_ok=True)
@@ -113,7 +112,8 @@ def make_last(checkpoint: Path) -> None:
     except OSError:
         shutil.copyfile(checkpoint, temporary)
     temporary.replace(last)
-    temporary.unlink(missing_ok=True)  # where both were one file already, replacing did nothing
+    # POSIX: renaming a link onto another link of the same file does nothing, and leaves both.
+    temporary.unlink(missing_ok=True)
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -121,7 +121,7 @@ def _folder(trainer: Trainer) -> Path:
 
 
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:
-    """Names of the tensors of nested plain data that hold NaN or infinity."""
+    """Names of the tensors in nested data that hold NaN or infinity."""
     if isinstance(value, Tensor):
         if not _is_finite(value):
             yield name
@@ -132,7 +132,7 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """As `isfinite().all()`, in an eleventh of its time on CPUs: NaN is both the least and the greatest value."""
+    """`isfinite().all()` by minimum and maximum (NaN propagates to both), 11 times as fast on CPUs."""
     if not value.is_floating_point() or not value.numel():
         return True
     return bool(torch.stack(value.aminmax()).isfinite().all())

@@ -1,7 +1,7 @@
-"""Identical settings, by construction: what must be equal between the rows of a comparison, and what may differ.
+"""Setting and factors of a run. Rows of a comparison must have equal settings; factors may differ.
 
-A run is setting + token type + paradigm + size. The last three are its factors; all else that can change a result
-is its setting. Where things lie on disk, how they are logged and how many workers load them is neither.
+A run is setting + token type + paradigm + size. The last three are its factors; everything else that can change a
+result is its setting. Paths, loggers and the number of data workers belong to neither.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ TRAINER_KEYS = (
     "gradient_clip_algorithm",
 )
 NO_SETTING = ("tokenizer", "gradient_checkpointing")
-"""Arguments of a tokenizer's training that are its factor, or change no result."""
+"""Arguments of TokenizerModule outside the setting: one is a factor, the other changes no result."""
 AVERAGING = "arvid.training.averaging.EMAWeightAveraging"
 LIGHTNING_AVERAGING = "lightning.pytorch.callbacks.EMAWeightAveraging"
-"""Lightning's class, which older settings name. The averages are the same, and so is the setting's hash."""
+"""Lightning's class, named in older settings. It gives the same averages, so it must give the same hash."""
 START_FROM = "arvid.training.start_from.StartFrom"
 
 
 def describe_run(
     config: Mapping[str, Any], train: VideoDataset, val: VideoDataset, *, num_processes: int = 1
 ) -> dict[str, Any]:
-    """`setting`, `setting_hash`, `factors`, their `options`, and the `config` of a run's model and `validation` set.
+    """Description of a run as plain data.
 
-    `earlier` holds values of the setting as an earlier version wrote them, by which runs of then are recognised.
+    Keys: `setting`, `setting_hash`, `factors`, `options` (of the factors), `config` (of the model), `validation` (its
+    dataset) and `earlier` (values that earlier versions wrote for this setting, so older runs are recognised).
 
     Args:
         config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
-        train, val: the datasets, whose content counts and not their place.
-        num_processes: that share each step's clips; what counts is the clips of a step, not on how many devices.
+        train, val: the datasets. Their content counts, not their paths.
+        num_processes: processes that share a global batch. Only the global batch size enters the setting.
     """
     model = dict(config["model"]["init_args"])
     setting = {
@@ -64,7 +65,7 @@ def describe_run(
 
 
 def unregistered(description: Mapping[str, Any]) -> list[str]:
-    """Paths of the classes in a run's description that files may not name unless their packages are trusted."""
+    """Paths of the unregistered classes in a run's description: loading a file with them needs trust."""
     named: list[tuple[registry.Kind, Any]] = [
         ("paradigms", description["config"]["paradigm"]),
         ("text_encoders", description["config"]["text"]),
@@ -82,10 +83,10 @@ def describe_tokenizer_run(
     clip_shape: Sequence[int],
     num_processes: int = 1,
 ) -> dict[str, Any]:
-    """`setting` and `setting_hash` of a tokenizer's training. The tokenizer itself is described elsewhere.
+    """`setting`, `setting_hash` and `earlier` of a tokenizer's training. (`export.describe` describes the tokenizer.)
 
     Args:
-        config, train, val, num_processes: as those of `describe_run`.
+        config, train, val, num_processes: as in `describe_run`.
         clip_shape: frames, height and width of the clips.
     """
     model = {key: v for key, v in config["model"]["init_args"].items() if key not in NO_SETTING}
@@ -103,7 +104,7 @@ def describe_tokenizer_run(
 
 
 def earlier_fingerprints(train: VideoDataset, val: VideoDataset) -> dict[str, str]:
-    """Values of a setting as an earlier version of arvid wrote them for the same clips."""
+    """Values that an earlier version of arvid wrote into settings for the same clips, by key."""
     found = {
         "data.train.fingerprint": train.earlier_fingerprint(),
         "data.val.fingerprint": val.earlier_fingerprint(),
@@ -112,7 +113,7 @@ def earlier_fingerprints(train: VideoDataset, val: VideoDataset) -> dict[str, st
 
 
 def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a model that arvid did not train, of whose setting nothing is known; `imported` says whence it is."""
+    """Description of an imported model. Its training is unknown, so `record` (its origin) replaces the setting."""
     setting = dict(record)
     description = {
         "setting": setting,
@@ -129,7 +130,7 @@ def describe_imported(config: Mapping[str, Any], record: Mapping[str, Any]) -> d
 def _of_training(
     config: Mapping[str, Any], train: VideoDataset, val: VideoDataset, num_processes: int
 ) -> dict[str, Any]:
-    """The part of a setting that trainings of tokenizers and generators have in common."""
+    """The part of a setting that is common to trainings of tokenizers and generators."""
     return {
         "data.train.fingerprint": train.fingerprint()[:16],
         "data.val.fingerprint": val.fingerprint()[:16],
@@ -150,12 +151,12 @@ def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:
 
 
 def setting_hash(setting: Mapping[str, Any]) -> str:
-    """Hash of a setting's values, whatever their order."""
+    """Hash of a setting; the order of keys does not matter."""
     return sha256_json(setting)[:16]
 
 
 def flatten(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
+    """A nested dict as a flat dict with dotted keys, each with `prefix`."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"
@@ -171,14 +172,14 @@ def _conditions(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:
-    """Hashes of all token types' tokenizers: rows share the pair, whichever of the two they use."""
+    """Hashes of the tokenizers of all token types. Rows share the pair, so a row's own token type does not matter."""
     named = Tokenizers(**tokenizers)
     kinds: list[TokenType] = [kind for kind in get_args(TokenType) if tokenizers.get(kind)]
     return {f"tokenizer.{kind}": fingerprint(named.load(kind))[:16] for kind in sorted(kinds)}
 
 
 def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """How weights are averaged, and what they began as (its content, not its place)."""
+    """Options of weight averaging, and the hash of the checkpoint that training started from."""
     found: dict[str, Mapping[str, Any]] = {}
     for callback in callbacks:
         name = callback.get("class_path", "")
@@ -202,7 +203,7 @@ def _factors(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, str]:
-    """The factors' own options: an ablation varies one of them."""
+    """Options of paradigm and size, as strings. An ablation varies one of them."""
     paradigm = flatten(model["paradigm"].get("init_args") or {}, "paradigm")
     size = flatten(model["size"], "size")
     return {key: str(value) for key, value in sorted({**paradigm, **size}.items())}

@@ -1,4 +1,4 @@
-"""Training that begins with another run's weights: text-to-video from text-to-image, say."""
+"""Starts a training from another run's weights, for example text-to-video from text-to-image."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ logger = logging.getLogger(__name__)
 
 
 class StartFrom(Callback):
-    """Copies the weights of another generator, wherever name and shape are the same, and says which stay new.
+    """Copies the weights of another generator with equal name and shape, and logs which weights are new.
 
-    It has to come before weights are averaged: put it first among the callbacks. A run that goes on where it was
-    interrupted has its own weights.
+    It must come before weight averaging: put it first among the callbacks. A resumed run loads its own weights
+    afterwards.
 
     Args:
-        checkpoint: run folder or file; imported models will do.
+        checkpoint: run folder or file; it may be an imported model.
     """
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises UserError if nothing of the other fits."""
+        """Raises UserError if no weight of the other generator fits."""
         if stage != "fit":
             return
         callbacks = trainer.callbacks[: trainer.callbacks.index(self)]  # type: ignore[attr-defined]
@@ -40,6 +40,6 @@ class StartFrom(Callback):
             raise UserError(f"{self.checkpoint}: none of its weights fits this model.")
         pl_module.load_state_dict(found, strict=False)
         new = sorted(own.keys() - found.keys())
-        logger.info("%d tensors begin as in %s.", len(found), self.checkpoint)
+        logger.info("%d tensors are copied from %s.", len(found), self.checkpoint)
         if new:
-            logger.warning("%d tensors begin anew: %s.", len(new), ", ".join(new))
+            logger.warning("%d tensors are newly initialised: %s.", len(new), ", ".join(new))

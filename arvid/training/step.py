@@ -1,4 +1,4 @@
-"""What both modules do with the losses of a batch."""
+"""Logging and checking of a batch's losses, for both LightningModules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log_step(
     stage: Literal["train", "val"],
     batch_size: int,
 ) -> None:
-    """Log the losses as `train_*` (each step, mean over its clips) or `val_*` (mean of the validation)."""
+    """Log the losses as `train_*` (each step, mean over the global batch) or `val_*` (mean over the validation)."""
     values = {name: value.detach() for name, value in losses.items()}
     training = stage == "train"
     if training:
@@ -39,33 +39,33 @@ def log_step(
 def one_or_nan(losses: dict[str, Tensor]) -> Float[Tensor, ""]:
     """1, or NaN if one of the losses is not finite.
 
-    As a factor of what is minimised it makes every gradient NaN then, on all processes, which share their gradients:
-    the step is skipped (`arvid.training.finite`), and the device is not waited for.
+    The minimised loss is multiplied by it. NaN then makes every gradient NaN on all processes, because they average
+    gradients, and the step is skipped (`arvid.training.finite`). Nothing waits for the device.
     """
     values = torch.stack([value.detach().float() for value in losses.values()])
     return torch.where(values.isfinite().all(), 1.0, math.nan)
 
 
 def weight(module: LightningModule, num_clips: int) -> int:
-    """What a batch weighs in the mean of a validation: the clips that count in this process.
+    """Weight of a batch in a validation mean: the number of this process's clips that count.
 
-    Lightning averages these weights over processes as integers; times the number of processes they stay exact.
+    Lightning averages these weights over processes as integers. The factor `world_size` keeps that mean exact.
     """
     return counted_clips(num_clips) * module.trainer.world_size
 
 
 _batches: WeakKeyDictionary[LightningModule, list[Values]] = WeakKeyDictionary()
-"""Losses of the batches of a module's step so far."""
+"""Losses of the batches of the current step, by module."""
 
 
 def _of_whole_step(module: LightningModule, values: Values) -> Values:
-    """Mean over the batches of a step, and over all processes where the last of them is logged."""
+    """Mean over the accumulated batches of a step so far; over all processes too in a step that is logged."""
     trainer = module.trainer
-    number = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
+    index = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
     batches = _batches.setdefault(module, [])
-    del batches[number:]  # what an interrupted training left
+    del batches[index:]  # left by the previous step or by an interrupted training
     batches.append(values)
-    last = number == trainer.accumulate_grad_batches - 1
+    last = index == trainer.accumulate_grad_batches - 1
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     logged = every > 0 and (trainer.global_step + 1) % every == 0
     mean = torch.stack([torch.stack([v.float() for v in b.values()]) for b in batches]).mean(0)

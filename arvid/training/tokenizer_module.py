@@ -1,7 +1,7 @@
 """Training of a tokenizer: a thin LightningModule around any VideoTokenizer with `training_losses`.
 
-The recipe is the module's, the same for every tokenizer: errors of pixels, LPIPS, a discriminator, single frames
-among the clips. A tokenizer gives its reconstruction and the losses of its bottleneck.
+The training recipe is the same for every tokenizer: pixel errors, LPIPS, a discriminator, steps on single frames. A
+tokenizer only provides its reconstruction and the losses of its bottleneck.
 """
 
 from __future__ import annotations
@@ -38,18 +38,17 @@ DEFAULT_RECONSTRUCTION = Reconstruction()
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Steps that see random single frames, each as a clip of its own: colours and edges cost less there.
+    """Steps that train on random single frames, each as a clip of one frame: a cheap way to learn colours and edges.
 
-    Which steps they are depends on the step alone, so all processes agree. Tokenizers that are not causal cannot take
-    single frames.
+    The choice depends only on the step's number, so all processes agree. Only causal tokenizers can take single frames.
     """
 
     first_steps: int = 0
-    """Steps at the start, all of them."""
+    """Number of steps at the start that all use single frames."""
     share: float = 0.0
-    """Of the steps after these, evenly spread."""
+    """Share of the later steps that use single frames, evenly spaced."""
     per_clip: int = 4
-    """Frames of each clip of the batch."""
+    """Frames that are taken from each clip of the batch."""
 
     def __post_init__(self) -> None:
         at_least(0).require("images.", first_steps=self.first_steps)
@@ -57,31 +56,32 @@ class Images:
         at_least(1).require("images.", per_clip=self.per_clip)
 
     def at(self, step: int) -> bool:
-        """Whether a step (from 0) sees single frames."""
+        """Whether a step (from 0) uses single frames."""
         later = step - self.first_steps
+        # True where `later * share` passes an integer: evenly spaced steps, without state
         return later < 0 or math.floor((later + 1) * self.share) > math.floor(later * self.share)
 
 
 class TokenizerModule(LightningModule):
     """Trains a tokenizer on batches with the key `video`, float (B, 3, T, H, W) in [-1, 1].
 
-    Logs each loss as `train_*` and `val_*`, and of what `decode(encode(video))` gives in validation: `val_psnr` (mean
-    over clips of each clip's PSNR in dB), `val_lpips` where LPIPS is on, and for discrete tokens `val_codebook_share`
-    and `val_codebook_perplexity`. The first clips of each validation go to RUN/reconstructions.
+    Logs each loss as `train_*` and `val_*`. Validation also logs metrics of `decode(encode(video))`: `val_psnr` (dB,
+    mean over clips), `val_lpips` if LPIPS is on, and for discrete tokens `val_codebook_share` and
+    `val_codebook_perplexity`. The first clips of each validation are written to RUN/reconstructions.
 
-    With a discriminator there are two optimisers and Lightning's optimisation is manual;
-    `trainer.gradient_clip_val` (for each optimiser by itself) and `trainer.accumulate_grad_batches` hold all the
-    same. No pass gives all parameters a gradient, so DDP must be `ddp_find_unused_parameters_true`.
+    With a discriminator there are two optimisers, and Lightning's optimisation is manual. `trainer.gradient_clip_val`
+    (applied to each optimiser separately) and `trainer.accumulate_grad_batches` still work. No backward pass reaches
+    all parameters, so DDP must be `ddp_find_unused_parameters_true`.
 
     Args:
-        tokenizer: what is trained.
-        optimizer: AdamW's settings and the schedule.
-        reconstruction: weights of the pixels' errors.
-        perceptual: LPIPS beside them, or null.
-        adversarial: a discriminator beside them, or null.
-        images: steps that see single frames.
-        gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time.
-            For tokenizers whose networks have the switch `gradient_checkpointing`, as arvid's causal ones do.
+        tokenizer: the tokenizer to train.
+        optimizer: options of the optimiser and its schedule.
+        reconstruction: weights of the pixel errors.
+        perceptual: LPIPS loss, or null.
+        adversarial: adversarial loss, or null.
+        images: steps on single frames.
+        gradient_checkpointing: compute activations twice instead of storing them: less memory, more time. Needs
+            networks with the attribute `gradient_checkpointing`, as arvid's causal tokenizers have.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class TokenizerModule(LightningModule):
         self.collapse_guard = CollapseGuard()
         self.discriminator_guard = DiscriminatorGuard()
         self.description: dict[str, Any] = {}
-        """Setting of the run, as plain data; goes into its checkpoints."""
+        """Setting of the run as plain data; stored in its checkpoints."""
         self.allow_changes = False
-        """Whether a run may go on under another setting than its checkpoint's."""
+        """Whether a run may resume although its setting differs from the checkpoint's."""
 
     def setup(self, stage: str) -> None:
-        # Only now: the trainer, which looks before this, would refuse to clip and to accumulate gradients, but
-        # `on_before_optimizer_step` and `_update` do both.
+        # Not in __init__: with manual optimisation the trainer refuses options for clipping and accumulation, which
+        # it checks before `setup`. Here `on_before_optimizer_step` and `_update` do both.
         self.automatic_optimization = self.adversary is None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """The loss, or None where two optimisers have been updated by hand."""
+        """The loss; None with a discriminator, since both optimisers are then updated here."""
         video = batch["video"]
         if self.images.at(self.global_step):
             video = random_frames(video, self.images.per_clip)
@@ -157,7 +157,7 @@ class TokenizerModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.collapse_guard.end_validation()
         if self.codebook is not None:
-            use = self.codebook.compute()  # of all processes
+            use = self.codebook.compute()  # over all processes
             self.codebook.reset()
             self.log_dict(
                 {f"val_codebook_{name}": value for name, value in use._asdict().items()},
@@ -188,15 +188,16 @@ class TokenizerModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self.automatic_optimization:
-            self.clip_gradients(optimizer)  # as the trainer's options say
+            self.clip_gradients(optimizer)  # by trainer.gradient_clip_val
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
         checkpoint[SETTING_KEY] = json.dumps(self.description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for the checkpoint of another tokenizer, or of a training with another discriminator or
-        setting; see `arvid.training.resuming`.
+        """Raises UserError if the checkpoint has another tokenizer, discriminator or setting.
+
+        See `arvid.training.resuming`.
         """
         stored, own = checkpoint.get(TOKENIZER_KEY), describe(self.tokenizer)
         advice = "Use another --run folder, or delete this one."
@@ -207,16 +208,16 @@ class TokenizerModule(LightningModule):
         there, here = (_adversary_shapes(x) for x in (checkpoint["state_dict"], self.state_dict()))
         if there != here:
             raise UserError(
-                "The checkpoint's training had another discriminator, or none, or this one has none: "
-                f"model.adversarial must stay as it was (a discriminator that joins later is start_step). {advice}"
+                "The checkpoint's discriminator differs from this run's, or one of the two has none: model.adversarial "
+                f"must not change (to start a discriminator later, use start_step from the beginning). {advice}"
             )
         self._require_setting(checkpoint)
 
     def _require_setting(self, checkpoint: dict[str, Any]) -> None:
         if SETTING_KEY not in checkpoint:
             warn(
-                "The checkpoint was made before arvid kept a tokenizer's setting: whether learning rate, batch, seed, "
-                "losses and clips are as before is up to you."
+                "The checkpoint is from a version of arvid that stored no setting for tokenizers. Check yourself that "
+                "learning rate, batch, seed, losses and clips are as before."
             )
             return
         configs = [self.optimizer_config]
@@ -232,11 +233,11 @@ class TokenizerModule(LightningModule):
         )
 
     def explain_nonfinite(self, batch: dict[str, Any]) -> str:
-        """Where the values of a batch stop being finite, and what to do."""
+        """Message for the user: where the values of a batch stop being finite, and what to do."""
         return explain_nonfinite(self, batch["video"], lambda: self._compute_all(batch["video"]))
 
     def _losses(self, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction, and `loss` with its parts, without the discriminator's."""
+        """Reconstruction, and `loss` with its parts, without the adversarial loss."""
         reconstruction, losses = self.tokenizer.training_losses(video)
         pixels = self.reconstruction.loss(reconstruction, video)
         losses = {**losses, "reconstruction": pixels, "loss": losses.get("loss", 0) + pixels}
@@ -248,7 +249,7 @@ class TokenizerModule(LightningModule):
     def _add_adversarial(
         self, losses: dict[str, Tensor], reconstruction: Tensor, video: Tensor
     ) -> list[Tensor]:
-        """Put the adversarial losses among the others. Returns what each optimiser has to minimise."""
+        """Add the adversarial losses to `losses`. Returns the loss of each optimiser."""
         assert self.adversary is not None
         options = self.adversary.options
         adversarial = self.adversary.generator_loss(reconstruction)
@@ -264,19 +265,20 @@ class TokenizerModule(LightningModule):
         return [losses["loss"], loss]
 
     def _update(self, losses: list[Tensor], batch_idx: int) -> None:
-        """Take the gradient of each loss for its optimiser, and step where enough batches have been accumulated.
+        """Backpropagate each loss for its optimiser; step after every `accumulate_grad_batches` batches.
 
-        A loss may be missing at the end: a discriminator that has not started.
+        The discriminator's loss, the last one, is missing before its start step.
         """
         num_batches = self.trainer.accumulate_grad_batches
         due = (batch_idx + 1) % num_batches == 0
         pairs = zip(self.optimizers(), self.lr_schedulers(), strict=True)  # type: ignore[arg-type]
         for i, (loss, (optimizer, schedule)) in enumerate(zip(losses, pairs, strict=False)):
+            # Only this optimiser's parameters get gradients. DDP synchronises them with the last batch of a step.
             with optimizer.toggle_model(sync_grad=due):
                 self.manual_backward(loss / num_batches)
             if due and i == 0:
                 optimizer.step()
-            elif due:  # through the trainer, but not counted as one of its steps
+            elif due:  # via the strategy, so that `trainer.global_step` counts one step, not two
                 self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
             if due:
                 optimizer.zero_grad()

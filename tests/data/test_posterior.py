@@ -91,7 +91,7 @@ def test_each_training_step_draws_anew_and_validation_never(
 
 def test_ids_have_no_posterior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--config=paradigms/next_block", f"--run={tmp_path}"]) == 2
-    assert "MagvitFSQ has no posterior to draw from" in capsys.readouterr().err
+    assert "MagvitFSQ has no posterior to sample from" in capsys.readouterr().err
 
 
 def test_shards_without_standard_deviations(

@@ -38,7 +38,7 @@ def test_training_from_shards_equals_training_from_clips(
     shards = tmp_path / "shards"
     encode = ["encode", *SETTING[:3], f"--config={config}", f"--out={shards}"]
     assert main([*encode, "--shard=2/2"]) == 0
-    assert "but 1 that other parts make" in capsys.readouterr().out
+    assert "except 1 that other parts make" in capsys.readouterr().out
     assert main(encode) == 0
     assert f"Token shards are in {shards / 'val'}." in capsys.readouterr().out
     assert main(["fit", *SETTING, *CLIPS, f"--run={tmp_path / 'clips'}"]) == 0
@@ -83,4 +83,4 @@ def test_damaged_tokens_end_in_an_error_that_names_the_file(
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "x/y"])
 def test_a_part_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", *SETTING[:3], f"--shard={shard}"]) == 2
-    assert "--shard is I/N with I from 1 to N" in capsys.readouterr().err
+    assert "--shard must be I/N with I from 1 to N" in capsys.readouterr().err

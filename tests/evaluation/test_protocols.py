@@ -129,7 +129,7 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ("base: nbp-k600-fp\nscored_frames: 18", "scores frame 18 of clips with 17 frames"),
         ("base: nbp-k600-fp\nddof: 2", "ddof must be 0 to 1, not 2"),
         ("base: nbp-k600-fp\nfolds: 0", "folds must be at least 1, not 0"),
-        ("base: nbp-k600-fp\nfolds: 1\nfolds: 2", "the key 'folds' stands there twice (line 3)"),
+        ("base: nbp-k600-fp\nfolds: 1\nfolds: 2", "duplicate key 'folds' (line 3)"),
         ("base: nbp-k600-fp\nmetrics: []", "no metrics"),
     ],
 )

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from arvid.commands._evaluation import add_shard_argument
+from arvid.commands._flags import add_shard_argument
 
 
 def share(*arguments: str) -> tuple[int, int]:
@@ -31,6 +31,6 @@ def test_what_is_no_share_is_refused(text: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         share(f"--shard={text}")
     assert (
-        f"argument --shard: it is I/N with I below N, as in 0/4, not {text!r}"
+        f"argument --shard: must be I/N with I below N, as in 0/4, not {text!r}"
         in capsys.readouterr().err
     )

@@ -426,7 +426,7 @@ def test_an_image_of_another_size_is_resized_and_that_is_said(
     image.write_bytes(encode_png(np.full((48, 48, 3), 200, np.uint8)))
     options = ["--first-frames", str(image), "--frames", "5", "--negative-prompt", "moves"]
     assert sample(imported, tmp_path, *options) == 0
-    assert "resized from 48x48 to 64x32, the middle kept" in capsys.readouterr().out
+    assert "resized from 48x48 and centre-cropped to 64x32" in capsys.readouterr().out
     assert (tmp_path / "000.mp4").is_file()
 
 

@@ -252,7 +252,7 @@ def test_a_configuration_with_something_missing(tokenizer: OpenSoraPlan, tmp_pat
 
 def test_pretrained_does_not_take_it(tokenizer: OpenSoraPlan, tmp_path: Path) -> None:
     publish(tmp_path, tokenizer.state_dict())
-    with pytest.raises(UserError, match="'AutoencoderKLOpenSora' is no autoencoder of diffusers"):
+    with pytest.raises(UserError, match="'AutoencoderKLOpenSora' is not a supported autoencoder"):
         load_tokenizer(f"pretrained:{tmp_path}")
 
 

@@ -20,7 +20,7 @@ from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.tokenizers import pretrained
 from arvid.tokenizers.pretrained import Pretrained
-from arvid.tokenizers.pretrained.conventions import CONVENTIONS, SCALE, SHIFT, SPREAD, Convention
+from arvid.tokenizers.pretrained.conventions import CONVENTIONS, SCALE, SHIFT, STD, Convention
 from arvid.training.export import fingerprint, load_tokenizer, save_tokenizer
 from arvid.training.generator_module import load_generator
 
@@ -297,7 +297,7 @@ def test_decoding_undoes_the_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("class_name", CONVENTIONS)
 def test_the_table_is_that_of_the_installed_diffusers(class_name: str) -> None:
-    names = {*SHIFT, *SCALE, *SPREAD}
+    names = {*SHIFT, *SCALE, *STD}
     cls = getattr(diffusers, class_name)
     kinds = [kind for kind, (name, _, _) in TINY.items() if name == class_name]
     buffers = {name for name, _ in tiny(kinds[0]).autoencoder.named_buffers(recurse=False)}
@@ -319,7 +319,7 @@ def test_cogvideox_takes_odd_numbers_of_latent_frames() -> None:
 
 def test_cosmos_knows_the_scale_of_as_many_frames_as_its_configuration() -> None:
     tokenizer = tiny("cosmos")
-    with pytest.raises(UserError, match="first 16 latent frames only, and the clip has 17"):
+    with pytest.raises(UserError, match="scale for only 16 latent frames, but the clip has 17"):
         tokenizer.decode(torch.zeros(1, 17, 1, 1, 16))
 
 
@@ -409,8 +409,8 @@ def change_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"_class_name": "AutoencoderKLAllegro"}, "Known: .*AutoencoderKLWan"),
-        ({"_class_name": "os.system"}, "no autoencoder of diffusers"),
+        ({"_class_name": "AutoencoderKLAllegro"}, "Supported: .*AutoencoderKLWan"),
+        ({"_class_name": "os.system"}, "not a supported autoencoder of diffusers"),
         ({"dim_mult": "wide"}, "cannot be built"),
     ],
 )
@@ -435,14 +435,16 @@ def test_damaged_files(published: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_published_this_way() -> None:
-    with pytest.raises(UserError, match="vae3d reads no published weights"):
+    with pytest.raises(UserError, match="vae3d cannot read published weights"):
         load_tokenizer("vae3d:somewhere")
 
 
 def test_folders_that_are_none(published: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json.*a subfolder, as vae"):
         load_tokenizer(f"pretrained:{published.parent}")
-    with pytest.raises(UserError, match="no folder '/nowhere/at/all'"):
+    with pytest.raises(
+        UserError, match="'/nowhere/at/all' is neither a folder nor a name on the hub"
+    ):
         load_tokenizer("pretrained:/nowhere/at/all")
 
 
@@ -457,7 +459,7 @@ def test_a_hub_name_without_network_says_what_to_download(
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "https://huggingface.co/some/model/tree/main/vae",
-        "name that folder instead",
+        "give that folder instead",
     ):
         assert part in str(raised.value)
 

@@ -85,7 +85,7 @@ def test_chunks_that_do_not_fit(tokenizer: VideoTokenizer) -> None:
     first, later = torch.zeros(1, 3, 5, 8, 8), torch.zeros(1, 3, 8, 8, 8)
     with pytest.raises(UserError, match=r"1 \+ 4·n frames"):
         list(tokenizer.encode_stream([later]))
-    with pytest.raises(UserError, match="5 frames is not a multiple of the temporal stride 4"):
+    with pytest.raises(UserError, match="5 frames are not a multiple of the temporal stride 4"):
         list(tokenizer.encode_stream([first, first]))
     with pytest.raises(UserError, match="must be alike"):
         list(tokenizer.encode_stream([first, torch.zeros(1, 3, 8, 16, 8)]))

@@ -134,4 +134,4 @@ def test_until_averages_begin_they_are_the_weights(
     state = torch.load(tmp_path / "4.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["net.weight"], module.trained[-1])
     assert torch.equal(module.net.weight, module.trained[-1])
-    assert "over before weights were averaged" in caplog.text
+    assert "ended before any weights were averaged" in caplog.text

@@ -184,7 +184,7 @@ def test_a_tokenizer_that_no_file_can_name(tmp_path: Path) -> None:
     class Local(MagvitFSQ):
         pass
 
-    with pytest.raises(UserError, match="no registered tokenizer"):
+    with pytest.raises(UserError, match="not a registered tokenizer"):
         save_tokenizer(Local(backbone=TINY, levels=(5, 7)), tmp_path / "t.safetensors", {})
 
 

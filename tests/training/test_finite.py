@@ -146,7 +146,7 @@ def test_many_in_a_row_end_the_training_and_name_the_checkpoint(tmp_path: Path) 
     assert "part nan" in message
     assert "for 5 steps in a row, from step 7 on" in message
     checkpoint = tmp_path / "checkpoints/step-0000006.ckpt"
-    assert f"The last checkpoint from before is {checkpoint}" in message
+    assert f"The last checkpoint before that step is {checkpoint}" in message
     assert "--allow_changes true" in message
     names = ["last.ckpt", *(f"step-000000{step}.ckpt" for step in (2, 4, 6))]
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == names
@@ -158,10 +158,12 @@ def test_the_checkpoint_of_weights_that_give_no_loss_is_not_the_last_one(tmp_pat
     ) as caught:  # step 6 is saved, before its weights are tried
         fit(Module(loss=range(6, 100)), tmp_path, 50, guard=SkipNonfinite(patience=5))
     assert (tmp_path / "checkpoints/step-0000006.ckpt").is_file()
-    assert f"{tmp_path / 'checkpoints/step-0000004.ckpt'}, and last.ckpt is" in str(caught.value)
+    assert f"{tmp_path / 'checkpoints/step-0000004.ckpt'}; last.ckpt is now that one" in str(
+        caught.value
+    )
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 4
-    with pytest.raises(FloatingPointError, match="begin anew"):
+    with pytest.raises(FloatingPointError, match="start again"):
         fit(Module(loss=range(2, 100)), tmp_path / "b", 50, guard=SkipNonfinite(patience=5))
 
 

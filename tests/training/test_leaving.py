@@ -1,4 +1,4 @@
-"""Signals: a training saves after its step and leaves with a code of its own; the same command goes on."""
+"""Signals: a training saves after its step and leaves with its own exit code; the same command resumes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_signal_while_clips_are_encoded_says_so(
     with pytest.raises(SystemExit) as left:
         main(small_fit(tmp_path / "run", "nova", *OPTIONS))
     assert left.value.code == CODES[number]
-    assert f"ended by {number.name}; the same command goes on" in capfd.readouterr().err
+    assert f"ended by {number.name}; the same command resumes" in capfd.readouterr().err
     assert queue.exists() == (number == signal.SIGUSR1)
 
 

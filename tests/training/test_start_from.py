@@ -64,7 +64,9 @@ def test_text_to_video_begins_with_text_to_image(
     start = f'{{class_path: {START}, init_args: {{checkpoint: "{first}"}}}}'
     average = f"{{class_path: {AVERAGE}, init_args: {{decay: 0.5, use_buffers: false}}}}"
     assert fit(tmp_path / "video", VIDEOS, callbacks(start, average)) == 0
-    assert "tensors begin anew: paradigm.temporal.scaling_shift.down.weight" in caplog.text
+    assert (
+        "tensors are newly initialised: paradigm.temporal.scaling_shift.down.weight" in caplog.text
+    )
     before, after = (load_generator(run).state_dict() for run in (first, tmp_path / "video"))
     name = "paradigm.spatial.encoder.blocks.0.attn.qkv.weight"
     torch.testing.assert_close(after[name], before[name])

@@ -1,8 +1,8 @@
-"""The tokenizer files that Next-Block Prediction publishes, as arvid's: `arvid import nbp-tokenizer`.
+"""Converts the published tokenizers of Next-Block Prediction to arvid's format: `arvid import nbp-tokenizer`.
 
 `magvit2_ucf.pt` and `magvit2_k600.pt` (https://huggingface.co/ShuhuaiRen/NBP-tokenizer-ucf and NBP-tokenizer-k600) hold
-a dict whose key `model_state_dict` has the weights, each name with DDP's prefix `module.`. Their layers stand in the
-order of arvid's; only the names differ. The bottleneck has no weights, and pixels are in [0, 1].
+a dict with the weights under `model_state_dict`, with DDP's prefix `module.` in the names. The layers have the same
+order as arvid's; only names differ. The bottleneck has no weights, and pixels are in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NAMES = (
     (r"\.skip\.", ".residual_fn.0."),
     (r"\.slope$", ".beta"),
 )
-"""What to replace in arvid's names, in this order, to have the published ones."""
+"""Replacements, in this order, that turn arvid's names into the published ones."""
 
 
 def import_file(file: Path, out: Path) -> Imported:
-    """Write the published tokenizer in `file` as a tokenizer file of arvid's.
+    """Write the published tokenizer in `file` as a tokenizer file of arvid.
 
-    Raises UserError with a list where a tensor is missing, left over or of another shape.
+    Raises UserError with a list of tensors that are missing, left over or of another shape.
     """
     checkpoint = read_checkpoint(file)
     if not isinstance(checkpoint.get(WEIGHTS), dict):
@@ -56,8 +56,9 @@ def import_file(file: Path, out: Path) -> Imported:
 
 
 def published_names(tokenizer: MagvitFSQ) -> dict[str, str]:
-    """The published name of each tensor."""
-    head = f"encoder_layers.{len(tokenizer.encoder.layers) - 1}."  # a bare convolution there
+    """The published name of each tensor, by arvid's name."""
+    # The encoder's last layer is a plain convolution there, without arvid's inner module `conv`.
+    head = f"encoder_layers.{len(tokenizer.encoder.layers) - 1}."
     rules = (*NAMES, (rf"^{re.escape(head)}conv\.", head))
     names = {}
     for own in tokenizer.state_dict():

@@ -1,13 +1,13 @@
 """open_sora_plan: the Open-Sora-Plan autoencoder as NOVA's video model uses it (arXiv 2412.14169).
 
 Continuous tokens of 4 channels for 4 frames x 8 x 8 pixels. Network, tensor names and tiling are those of
-`AutoencoderKLOpenSora` in baaivision/NOVA (commit 2cd254a), whose weights lie in the folder `vae` of
-https://huggingface.co/BAAI/nova-d48w1024-osp480. Two things differ: a token is the posterior's mean, where NOVA draws
-from the posterior, and clips that do not fill their last tile are refused, where NOVA drops the rest.
+`AutoencoderKLOpenSora` in baaivision/NOVA (commit 2cd254a); the weights are in the folder `vae` of
+https://huggingface.co/BAAI/nova-d48w1024-osp480. There are two differences. Tokens are posterior means; NOVA samples
+the posterior. Clips that do not fill their last tile are refused; NOVA drops the rest.
 
-Long clips go through in tiles of 17 frames (5 latent ones). Neighbours share one frame (one latent); what the later
-tile makes of it is dropped, nothing is blended. So a longer clip takes no more memory but for itself, and each tile is
-as if it were the clip's first.
+Long clips are processed in tiles of 17 frames (5 latent frames). Neighbouring tiles share one frame, and the later
+tile's result for it is dropped, without blending. Each tile is processed like the first of a clip, so the network's
+memory does not grow with the clip.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["OpenSoraPlan"]
 
 TILE_FRAMES = 17
 TILE_LATENTS = 5
-"""A tile in frames and in latent frames; neighbours share one."""
+"""Length of a tile in frames and in latent frames. Neighbouring tiles share one."""
 STRIDES = (4, 8, 8)
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 FIXED = {
@@ -43,7 +43,7 @@ FIXED = {
     "shift_factor": None,
 }
 VIDEO_LEVELS = {"down_block_types": [False, False, True, True], "up_block_types": [True] * 4}
-"""What the published configuration has to say of things that this network does in one way only."""
+"""Required values in the published configuration: this network has no options for them."""
 BLOCKS = {"down_block_types": "DownEncoderBlock", "up_block_types": "UpDecoderBlock"}
 OPTIONS = {
     "channels": "block_out_channels",
@@ -51,17 +51,17 @@ OPTIONS = {
     "num_groups": "norm_num_groups",
     "scaling_factor": "scaling_factor",
 }
-"""What the published configuration calls the constructor's arguments."""
+"""Constructor's argument -> key in the published configuration."""
 
 
 class OpenSoraPlan(VideoTokenizer):
-    """Untrained; `from_published` reads the weights. The defaults are the published ones.
+    """The autoencoder, untrained; `from_published` reads the weights. Defaults are the published values.
 
     Args:
-        channels: of each of the four levels, from pixels to latents.
-        latent_channels: of a token.
-        num_groups: of each group norm; must divide all channels.
-        scaling_factor: tokens are latents times this.
+        channels: channels of each of the four levels, from pixels to latents.
+        latent_channels: channels of a token.
+        num_groups: groups of each group norm; must divide all channels.
+        scaling_factor: tokens are latents times this factor.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class OpenSoraPlan(VideoTokenizer):
     def from_published(cls, source: str) -> OpenSoraPlan:
         """The autoencoder in a local folder or on the Hugging Face hub (see `arvid.hub`), in float32.
 
-        Raises UserError where it cannot be had, is another autoencoder, or has other tensors: then with a list.
+        Raises UserError if it cannot be read, is another autoencoder, or has other tensors (with a list of them).
         """
         try:
             tokenizer = cls(**_options(hub.read_config(source)))
@@ -112,7 +112,7 @@ class OpenSoraPlan(VideoTokenizer):
         return tokenizer
 
     def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and weights as `from_published` reads them."""
+        """Configuration and weights in the format of `from_published`."""
         levels = {
             key: [f"{BLOCKS[key]}{'3D' if video else '2D'}" for video in value]
             for key, value in VIDEO_LEVELS.items()
@@ -125,7 +125,7 @@ class OpenSoraPlan(VideoTokenizer):
         return self._spec
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """Posterior mean, scaled. Raises UserError for a clip that does not fill its tiles."""
+        """Scaled posterior mean. Raises UserError for a clip that does not fill its tiles."""
         return self.encode_posterior(video)[0]
 
     def encode_posterior(
@@ -134,8 +134,8 @@ class OpenSoraPlan(VideoTokenizer):
         """Raises UserError as `encode` does."""
         self.spec.grid(*video.shape[2:])
         _check_tiles(video.shape[2], TILE_FRAMES)
-        tokens, spread = zip(*self._encode_tiles([video]), strict=True)
-        return torch.cat(tokens, dim=1), torch.cat(spread, dim=1)
+        tokens, std = zip(*self._encode_tiles([video]), strict=True)
+        return torch.cat(tokens, dim=1), torch.cat(std, dim=1)
 
     def check_grid(self, grid: TokenGrid) -> None:
         """Raises UserError for latent frames that do not fill their tiles."""
@@ -150,7 +150,7 @@ class OpenSoraPlan(VideoTokenizer):
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "b 3 _ H W"]]
     ) -> Iterator[Float[Tensor, "b _ h w c"]]:
-        """Tokens of each tile, in memory that does not grow with the clip. Raises UserError as `encode` does."""
+        """Tokens of each tile. Memory does not grow with the clip. Raises UserError as `encode` does."""
         for tokens, _ in self._encode_tiles(chunks):
             yield tokens
 
@@ -158,20 +158,21 @@ class OpenSoraPlan(VideoTokenizer):
     def decode_stream(
         self, chunks: Iterable[Float[Tensor, "b _ h w c"]]
     ) -> Iterator[Float[Tensor, "b 3 _ H W"]]:
-        """Frames of each tile, in memory that does not grow with the clip. Raises UserError as `decode` does."""
+        """Frames of each tile. Memory does not grow with the clip. Raises UserError as `decode` does."""
         yield from self._decode_tiles(chunks)
 
     def _encode_tiles(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens of each tile and their standard deviations."""
+        """Tokens of each tile, and their standard deviations."""
         for i, tile in enumerate(_tiles(chunks, TILE_FRAMES, dim=2)):
             self.spec.grid(*tile.shape[2:])
             mean, log_variance = self.quant_conv(self.encoder(tile)).chunk(2, dim=1)
-            spread = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
-            tokens, spread = (
+            std = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+            # Later tiles drop their first latent frame, which they share with the tile before.
+            tokens, std = (
                 rearrange(x[:, :, int(i > 0) :], "b c t h w -> b t h w c") * self.scaling_factor
-                for x in (mean, spread)
+                for x in (mean, std)
             )
-            yield tokens, spread
+            yield tokens, std
 
     def _decode_tiles(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         for i, tile in enumerate(_tiles(chunks, TILE_LATENTS, dim=1)):
@@ -181,9 +182,9 @@ class OpenSoraPlan(VideoTokenizer):
 
 
 def _tiles(chunks: Iterable[Tensor], size: int, dim: int) -> Iterator[Tensor]:
-    """Cut a clip into tiles that share their last and first entry; a clip shorter than one is a tile itself.
+    """Cut a clip into tiles whose last entry is the next tile's first; a shorter clip is one tile.
 
-    Raises UserError where something is left after the last tile.
+    Raises UserError if the last tile is not full.
     """
     kept: Tensor | None = None
     count = 0
@@ -191,7 +192,9 @@ def _tiles(chunks: Iterable[Tensor], size: int, dim: int) -> Iterator[Tensor]:
         kept = chunk if kept is None else torch.cat([kept, chunk], dim)
         while kept.shape[dim] >= size:
             yield kept.narrow(dim, 0, size)
-            kept = kept.narrow(dim, size - 1, kept.shape[dim] - size + 1)
+            kept = kept.narrow(
+                dim, size - 1, kept.shape[dim] - size + 1
+            )  # from the shared entry on
             count += 1
     if kept is not None:
         _check_tiles(count * (size - 1) + kept.shape[dim], size)
@@ -200,7 +203,7 @@ def _tiles(chunks: Iterable[Tensor], size: int, dim: int) -> Iterator[Tensor]:
 
 
 def _check_tiles(count: int, size: int) -> None:
-    """Raises UserError if so many frames, or latent frames, do not fill tiles of a size."""
+    """Raises UserError if `count` frames (or latent frames) do not fill tiles of `size`."""
     step = size - 1
     if count > size and (count - 1) % step:
         what = "frames" if size == TILE_FRAMES else "latent frames"
@@ -212,7 +215,7 @@ def _check_tiles(count: int, size: int) -> None:
 
 
 def _options(config: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments from the published configuration. Raises UserError if it is of something else."""
+    """Constructor arguments from the published configuration. Raises UserError if it is of another model."""
     missing = [key for key in (*OPTIONS.values(), *VIDEO_LEVELS) if key not in config]
     if missing:
         raise UserError(f"the configuration lacks {', '.join(missing)}.")

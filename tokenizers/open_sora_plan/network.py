@@ -1,7 +1,7 @@
-"""Encoder and decoder of the Open-Sora-Plan autoencoder; the modules are called what the published tensors are.
+"""Encoder and decoder of the Open-Sora-Plan autoencoder. Modules have the names of the published tensors.
 
-The encoder's first two levels see frames alone, all the rest sees video. Its convolutions over time repeat the first
-frame in front of the clip, so they see no later frame; but norms take their statistics over all frames at once.
+The encoder's first two levels process single frames; all other layers process video. Temporal convolutions are causal:
+they pad the front of a clip with copies of its first frame. But norms take their statistics over all frames.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 IMAGE_LEVELS = 2
-"""Levels of the encoder that see each frame alone."""
+"""Levels of the encoder that process single frames."""
 ENCODER_BLOCKS = 2
 DECODER_BLOCKS = 3
-"""Residual blocks of a level."""
+"""Residual blocks per level."""
 EPS = 1e-6
 
 
 class CausalConv3d(nn.Conv3d):
-    """Convolution over (B, C, T, H, W) that sees no later frame; space is padded with zeros.
+    """Temporally causal convolution over (B, C, T, H, W), with zero padding in space.
 
-    With stride 1 the size stays. With stride 2 space is not padded, and T becomes (T - 1) // 2 + 1.
+    With stride 1 the size is unchanged. With stride 2 space is not padded, and T becomes (T - 1) // 2 + 1.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ def frame_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1
 
 
 class ResidualBlock(nn.Module):
-    """Two times norm, SiLU, convolution, beside a skip connection."""
+    """Twice (norm, SiLU, convolution), plus a skip connection."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, num_groups: int, video: bool = True
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Each position attends to all of its own frame; the norm before that sees all frames."""
+    """Self-attention within each frame. The norm before it has statistics over all frames."""
 
     def __init__(self, channels: int, *, num_groups: int) -> None:
         super().__init__()
@@ -87,10 +87,10 @@ class FrameAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, _, _, h, _ = x.shape
         frames = rearrange(self.group_norm(x), "b c t h w -> (b t) 1 (h w) c")
-        seen = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             self.to_q(frames), self.to_k(frames), self.to_v(frames)
         )
-        return x + rearrange(self.to_out(seen), "(b t) 1 (h w) c -> b c t h w", b=b, h=h)
+        return x + rearrange(self.to_out(attended), "(b t) 1 (h w) c -> b c t h w", b=b, h=h)
 
 
 class Middle(nn.Module):
@@ -107,7 +107,7 @@ class Middle(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the rows and columns, of video also the frames: one more row and column of zeros, a strided convolution."""
+    """Halve rows and columns (of video, also frames) by a strided convolution, after one row and column of zeros."""
 
     def __init__(self, channels: int, *, video: bool) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the rows and columns: repeated and convolved frame by frame."""
+    """Double rows and columns: nearest-neighbour upsampling, then a convolution of each frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Upsample(nn.Module):
 
 
 class UpsampleOverTime(nn.Module):
-    """Twice the rows, columns and frames but for the first, T -> 2 T - 1: interpolated linearly, then convolved."""
+    """Double rows, columns and all frames except the first, T -> 2 T - 1: trilinear upsampling, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class UpsampleOverTime(nn.Module):
 
 
 def _blocks(widths: list[int], num_groups: int, *, video: bool = True) -> nn.Sequential:
-    """Residual blocks that lead through a list of widths."""
+    """Residual blocks between consecutive widths of a list."""
     return nn.Sequential(
         *(ResidualBlock(a, b, num_groups=num_groups, video=video) for a, b in pairwise(widths))
     )

@@ -1,8 +1,8 @@
-"""pretrained: any published autoencoder of the diffusers library, frozen.
+"""pretrained: published autoencoders of the diffusers library, frozen.
 
-Its latents become tokens in the scale its own pipeline uses, (z - shift) · factor, which is about unit variance; the
-posterior's most likely value is taken, so tokens are a function of the video. `arvid.tokenizers.pretrained.conventions`
-has the table of classes and of what each does.
+Tokens are latents in the scale of the autoencoder's own pipeline, (z - shift) · factor, with about unit variance. The
+latent is the posterior's mode, so tokens are a function of the video. `arvid.tokenizers.pretrained.conventions` has the
+table of supported classes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["Pretrained"]
 
 
 class Pretrained(VideoTokenizer):
-    """One of diffusers' autoencoders. Untrained: `from_published` reads the weights.
+    """An autoencoder of diffusers, untrained; `from_published` reads the weights.
 
     Args:
-        class_name: what diffusers calls the class, one of `CONVENTIONS`.
-        config: its constructor's arguments, as in its `config.json`.
+        class_name: name of the class in diffusers, one of `CONVENTIONS`.
+        config: arguments of its constructor, as in its `config.json`.
     """
 
     def __init__(self, class_name: str, config: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Pretrained(VideoTokenizer):
         cls = getattr(diffusers, class_name)
         try:
             self.autoencoder = cls.from_config(config)
-        except Exception as error:  # diffusers hardly checks configurations: it stumbles over them
+        except Exception as error:  # diffusers hardly checks configurations: any error may come
             raise UserError(f"{class_name} cannot be built from {config}: {error}") from error
         if self.convention.one_by_one:
             self.autoencoder.enable_slicing()
@@ -67,8 +67,8 @@ class Pretrained(VideoTokenizer):
     def from_published(cls, source: str) -> Pretrained:
         """The autoencoder in a local folder or on the Hugging Face hub (see `arvid.hub`), in float32.
 
-        Raises UserError where it cannot be had, is of another class than those known, or has other tensors than
-        its class: then with a list of them.
+        Raises UserError if it cannot be read, if its class is not supported, or if its tensors do not fit the class
+        (with a list of them).
         """
         config = hub.read_config(source)
         try:
@@ -82,7 +82,7 @@ class Pretrained(VideoTokenizer):
         return tokenizer
 
     def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and weights as `from_published` reads them."""
+        """Configuration and weights in the format of `from_published`."""
         options = self.hyperparameters
         config = {"_class_name": options["class_name"], **options["config"]}
         return config, self.autoencoder.state_dict()
@@ -92,27 +92,27 @@ class Pretrained(VideoTokenizer):
         return self._spec
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """Raises UserError for a size or a number of frames that the autoencoder cannot give back."""
+        """Raises UserError for a size or a number of frames that the autoencoder does not support."""
         return self._encode(video)[0]
 
     def encode_posterior(
         self, video: Float[Tensor, "b 3 T H W"]
     ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
-        """Raises UserError as `encode` does, and where the autoencoder is sure of its latents."""
-        tokens, spread = self._encode(video)
-        return (tokens, spread) if spread is not None else super().encode_posterior(video)
+        """Raises UserError as `encode` does, and if the autoencoder is deterministic."""
+        tokens, std = self._encode(video)
+        return (tokens, std) if std is not None else super().encode_posterior(video)
 
     def _encode(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
         self._check_frames(self.spec.grid(*video.shape[2:]).t)
-        mode, spread = encode(self.autoencoder, self.convention, video)
+        mode, std = encode(self.autoencoder, self.convention, video)
         latent = rearrange(mode, "b c t h w -> b t h w c")
         shift, factor = affine(self.autoencoder, self.convention, latent)
-        if spread is not None:
-            spread = rearrange(spread, "b c t h w -> b t h w c") * factor
-        return (latent - shift) * factor, spread
+        if std is not None:
+            std = rearrange(std, "b c t h w -> b t h w c") * factor
+        return (latent - shift) * factor, std
 
     def check_grid(self, grid: TokenGrid) -> None:
-        """Raises UserError for numbers of latent frames that the autoencoder does not take."""
+        """Raises UserError for numbers of latent frames that the autoencoder does not support."""
         self._check_frames(grid.t)
 
     def decode(self, tokens: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b 3 T H W"]:
@@ -125,7 +125,7 @@ class Pretrained(VideoTokenizer):
     def encode_stream(
         self, chunks: Iterable[Float[Tensor, "b 3 _ H W"]]
     ) -> Iterator[Float[Tensor, "b _ h w c"]]:
-        """In memory that does not grow with the clip where frames are encoded alone, else all at once."""
+        """Image autoencoders encode chunk by chunk, in constant memory; others encode the whole clip at once."""
         if self.convention.frame_by_frame:
             for video in chunks:
                 yield self.encode(video)
@@ -136,7 +136,7 @@ class Pretrained(VideoTokenizer):
     def decode_stream(
         self, chunks: Iterable[Float[Tensor, "b _ h w c"]]
     ) -> Iterator[Float[Tensor, "b 3 _ H W"]]:
-        """In memory that does not grow with the clip where frames are decoded alone, else all at once."""
+        """Image autoencoders decode chunk by chunk, in constant memory; others decode the whole clip at once."""
         if self.convention.frame_by_frame and self.convention.decode is None:
             for tokens in chunks:
                 yield self.decode(tokens)
@@ -155,8 +155,8 @@ class Pretrained(VideoTokenizer):
 def _convention(class_name: str) -> Convention:
     if class_name not in CONVENTIONS:
         raise UserError(
-            f"{class_name!r} is no autoencoder of diffusers that arvid knows how to call. "
-            f"Known: {', '.join(sorted(CONVENTIONS))}."
+            f"{class_name!r} is not a supported autoencoder of diffusers. "
+            f"Supported: {', '.join(sorted(CONVENTIONS))}."
         )
     if not hasattr(diffusers, class_name):
         raise UserError(f"diffusers {diffusers.__version__} has no {class_name} yet: update it.")

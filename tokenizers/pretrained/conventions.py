@@ -1,8 +1,8 @@
-"""How each of diffusers' autoencoders is to be called: strides, frame counts, calls and the scale of its latents.
+"""The conventions of diffusers' autoencoders: strides, numbers of frames, calls, and the scale of latents.
 
-Read from diffusers 0.42.1, the classes and the pipelines that use them. Not here: AutoencoderKLAllegro, which encodes
-only clips that its overlapping tiles of 24 x 320 x 320 cover; autoencoders of images that a pipeline packs further
-(Flux 2) or that have a codebook (VQModel); those of sound.
+Taken from the classes and pipelines of diffusers 0.42.1. Not supported: AutoencoderKLAllegro, which encodes only clips
+that its overlapping tiles of 24 x 320 x 320 cover; image autoencoders whose latents the pipeline packs further (Flux 2)
+or that have a codebook (VQModel); audio autoencoders.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from arvid.contracts import UserError
 
 Triple = tuple[int, int, int]
 SHIFT = ("latents_mean", "shift_factor")
-"""What is subtracted from a latent: per channel, or one number. A class has at most one that is set."""
+"""Names of the shift, which is subtracted from a latent: per channel, or one number. At most one is set in a class."""
 SCALE = ("scaling_factor",)
-"""What it is then multiplied with."""
-SPREAD = ("latents_std",)
-"""And what it is divided by, per channel."""
+"""Name of the scale, by which the shifted latent is multiplied."""
+STD = ("latents_std",)
+"""Name of the standard deviation per channel, by which it is divided."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """What one class does. Functions that take an autoencoder get latents and video as (B, C, T, H, W)."""
+    """Properties of one class. Latents and videos in calls have shape (B, C, T, H, W)."""
 
     statistics: tuple[str, ...]
-    """Which of `SHIFT`, `SCALE` and `SPREAD` it keeps: in its configuration, or as buffers."""
+    """The names of `SHIFT`, `SCALE` and `STD` that the class has, in its configuration or as buffers."""
     strides: Callable[[Any], Triple]
-    """(frames, rows, columns) of pixels behind a latent position."""
+    """(frames, rows, columns) of pixels per latent position."""
     channels: str = "latent_channels"
-    """What its configuration calls the latent's channels."""
+    """Key of the number of latent channels in its configuration."""
     frame_by_frame: bool = False
-    """Whether it is one for images, so that each frame is encoded alone."""
+    """Whether it is an image autoencoder, which encodes frames separately."""
     exact_prefix: bool = True
-    """Whether later frames leave the latents of earlier ones as they are. If not, its norms see several frames."""
+    """Whether latents do not depend on later frames. False if its norms see several frames."""
     latent_step: int = 1
-    """It decodes 1 + n·latent_step latent frames only."""
+    """It decodes only 1 + n·latent_step latent frames."""
     one_by_one: bool = False
-    """Whether it takes one clip at a time, for its own mask over frames does not fit more."""
+    """Whether it takes one clip at a time, because its mask over frames does not fit a larger batch."""
     decode: Callable[[Any, Tensor], Tensor] | None = None
-    """How a latent becomes a video where it takes more than `decode(latent)`."""
+    """Decoding function, if a plain `decode(latent)` is not enough."""
 
 
 def _halvings(levels: str) -> Callable[[Any], Triple]:
-    """Half the size after each level of the configuration but the last; time as the configuration says."""
+    """Spatial stride 2 for each level of the configuration except the last; temporal stride from the configuration."""
 
     def strides(autoencoder: Any) -> Triple:
         config = autoencoder.config
@@ -61,7 +61,7 @@ def _halvings(levels: str) -> Callable[[Any], Triple]:
 
 
 def _configured(frames: str, space: str) -> Callable[[Any], Triple]:
-    """As the configuration says."""
+    """Strides from the configuration."""
 
     def strides(autoencoder: Any) -> Triple:
         config = autoencoder.config
@@ -71,15 +71,16 @@ def _configured(frames: str, space: str) -> Callable[[Any], Triple]:
 
 
 def _attributes(autoencoder: Any) -> Triple:
-    """As the object says."""
+    """Strides from the object's attributes."""
     space = autoencoder.spatial_compression_ratio
     return autoencoder.temporal_compression_ratio, space, space
 
 
 def _ltx(autoencoder: Any) -> Triple:
-    """Patches, then halvings of rows and columns, of frames, or (conv, spatiotemporal) of all three.
+    """Strides of LTX: the patch size, times 2 for each level that halves frames, rows and columns, or all three.
 
-    The object itself counts wrongly unless the configuration tells it.
+    (Level kinds are "spatial", "temporal", and "conv" or "spatiotemporal" for both.) The object's own attributes are
+    wrong if the configuration does not set them.
     """
     config = autoencoder.config
     halvings = zip(config.downsample_type, config.spatio_temporal_scaling, strict=False)
@@ -90,9 +91,9 @@ def _ltx(autoencoder: Any) -> Triple:
 
 
 def _decode_with_time(autoencoder: Any, latent: Tensor) -> Tensor:
-    """LTX: some of its decoders also denoise. They are given the time 0, the default of its pipeline.
+    """LTX: some decoders also denoise. They get the time 0, the default of the pipeline.
 
-    They may add noise of their own, which is drawn here from a fixed seed.
+    They may add noise of their own. Here it comes from a fixed seed, and the global generator is restored.
     """
     time = latent.new_zeros(len(latent)) if autoencoder.config.timestep_conditioning else None
     gpu = latent.device.index if latent.device.type == "cuda" else None
@@ -104,7 +105,7 @@ def _decode_with_time(autoencoder: Any, latent: Tensor) -> Tensor:
 
 
 def _decode_clip_of_images(autoencoder: Any, latent: Tensor) -> Tensor:
-    """Stable Video Diffusion: latents of images, decoded together."""
+    """Stable Video Diffusion: the decoder takes all image latents of a clip together."""
     frames = rearrange(latent, "b c t h w -> (b t) c h w")
     video = autoencoder.decode(frames, num_frames=latent.shape[2], return_dict=False)[0]
     return rearrange(video, "(b t) c h w -> b c t h w", b=len(latent))
@@ -113,7 +114,7 @@ def _decode_clip_of_images(autoencoder: Any, latent: Tensor) -> Tensor:
 CONVENTIONS: dict[str, Convention] = {
     # images: Stable Diffusion 1 to 3, SDXL, Flux 1
     "AutoencoderKL": Convention(
-        statistics=(*SCALE, *SHIFT, *SPREAD),
+        statistics=(*SCALE, *SHIFT, *STD),
         strides=_halvings("block_out_channels"),
         frame_by_frame=True,
     ),
@@ -134,13 +135,13 @@ CONVENTIONS: dict[str, Convention] = {
     ),
     # video
     "AutoencoderKLCogVideoX": Convention(
-        statistics=(*SCALE, *SHIFT, *SPREAD),
+        statistics=(*SCALE, *SHIFT, *STD),
         strides=_halvings("block_out_channels"),
         exact_prefix=False,
         latent_step=2,
     ),
     "AutoencoderKLCosmos": Convention(
-        statistics=(*SCALE, "latents_mean", *SPREAD),
+        statistics=(*SCALE, "latents_mean", *STD),
         strides=_configured("temporal_compression_ratio", "spatial_compression_ratio"),
     ),
     "AutoencoderKLHunyuanVideo": Convention(
@@ -150,17 +151,17 @@ CONVENTIONS: dict[str, Convention] = {
         statistics=SCALE, strides=_attributes, one_by_one=True
     ),
     "AutoencoderKLLTXVideo": Convention(
-        statistics=(*SCALE, "latents_mean", *SPREAD), strides=_ltx, decode=_decode_with_time
+        statistics=(*SCALE, "latents_mean", *STD), strides=_ltx, decode=_decode_with_time
     ),
     "AutoencoderKLLTX2Video": Convention(
-        statistics=(*SCALE, "latents_mean", *SPREAD), strides=_ltx, decode=_decode_with_time
+        statistics=(*SCALE, "latents_mean", *STD), strides=_ltx, decode=_decode_with_time
     ),
     "AutoencoderKLMagvit": Convention(statistics=SCALE, strides=_attributes),  # EasyAnimate
     "AutoencoderKLMochi": Convention(
-        statistics=(*SCALE, "latents_mean", *SPREAD), strides=_attributes
+        statistics=(*SCALE, "latents_mean", *STD), strides=_attributes
     ),
     "AutoencoderKLWan": Convention(
-        statistics=("latents_mean", *SPREAD),
+        statistics=("latents_mean", *STD),
         strides=_configured("scale_factor_temporal", "scale_factor_spatial"),
         channels="z_dim",
     ),
@@ -168,16 +169,16 @@ CONVENTIONS: dict[str, Convention] = {
 
 
 def encode(autoencoder: Any, convention: Convention, video: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The latent's most likely value (B, C, t, h, w), unscaled, and its standard deviation if it has one."""
+    """The posterior's mode (B, C, t, h, w), unscaled, and its standard deviation if there is one."""
     if not convention.frame_by_frame:
         return _posterior(autoencoder, video)
-    modes, spreads = zip(*(_posterior(autoencoder, x) for x in video.unbind(2)), strict=True)
-    spread = None if spreads[0] is None else torch.stack(spreads, dim=2)
-    return torch.stack(modes, dim=2), spread
+    modes, stds = zip(*(_posterior(autoencoder, x) for x in video.unbind(2)), strict=True)
+    std = None if stds[0] is None else torch.stack(stds, dim=2)
+    return torch.stack(modes, dim=2), std
 
 
 def decode(autoencoder: Any, convention: Convention, latent: Tensor) -> Tensor:
-    """The video (B, 3, T, H, W) behind an unscaled latent, not clamped."""
+    """Decode an unscaled latent to a video (B, 3, T, H, W), not clamped."""
     if convention.decode is not None:
         return convention.decode(autoencoder, latent)
     if convention.frame_by_frame:
@@ -190,13 +191,11 @@ def decode(autoencoder: Any, convention: Convention, latent: Tensor) -> Tensor:
 def affine(
     autoencoder: nn.Module, convention: Convention, like: Float[Tensor, "b t h w c"]
 ) -> tuple[Tensor | float, Tensor | float]:
-    """Shift and factor that make tokens of latents: (latent - shift) · factor.
+    """Shift and factor that turn latents into tokens: (latent - shift) · factor.
 
-    Cosmos has values of its own for each latent frame. Raises UserError for a clip that has more frames than those.
+    Cosmos has separate values for each latent frame. Raises UserError for a clip with more latent frames than these.
     """
-    buffers = dict(
-        autoencoder.named_buffers(recurse=False)
-    )  # LTX keeps its statistics with the weights
+    buffers = dict(autoencoder.named_buffers(recurse=False))  # LTX: statistics are buffers
     config: Any = autoencoder.config
 
     def read(names: tuple[str, ...], default: float) -> Tensor | float:
@@ -204,17 +203,16 @@ def affine(
         value = next((v for v in kept if v is not None), default)
         return value if isinstance(value, float | int) else _of_frames(value, like)
 
-    return read(SHIFT, 0.0), read(SCALE, 1.0) / read(SPREAD, 1.0)
+    return read(SHIFT, 0.0), read(SCALE, 1.0) / read(STD, 1.0)
 
 
 def _of_frames(value: Any, like: Tensor) -> Tensor:
-    """Statistics of each channel, or of each channel and latent frame, to go with latents (B, t, h, w, C)."""
+    """Statistics per channel, or per channel and latent frame, in a shape that broadcasts to (B, t, h, w, C)."""
     values = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     frames = values.view(like.shape[-1], -1).T[:, None, None]  # (1 or n, 1, 1, C)
     if 1 < len(frames) < like.shape[1]:
         raise UserError(
-            f"This tokenizer knows the scale of its first {len(frames)} latent frames only, and the clip has "
-            f"{like.shape[1]}."
+            f"This tokenizer has a scale for only {len(frames)} latent frames, but the clip has {like.shape[1]}."
         )
     return frames[: like.shape[1]]
 
@@ -223,4 +221,4 @@ def _posterior(autoencoder: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]
     encoded = autoencoder.encode(pixels, return_dict=False)[0]
     if isinstance(encoded, Tensor):
         return encoded, None
-    return encoded.mode(), getattr(encoded, "std", None)  # some are distributions without a width
+    return encoded.mode(), getattr(encoded, "std", None)  # some distributions have no std
