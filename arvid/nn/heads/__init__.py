@@ -44,10 +44,11 @@ def build_head(
     patch: int = 1,
     *,
     num_other_ids: int = 0,
+    label_smoothing: float = 0.0,
 ) -> TokenHead:
     """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids.
 
-    `num_other_ids` is of the categorical head.
+    `num_other_ids` and `label_smoothing` are of the categorical head.
     """
     if spec.type == "continuous":
         return DiffusionHead(
@@ -62,4 +63,4 @@ def build_head(
         )
     if patch != 1:
         raise UserError(f"Discrete tokens are predicted one by one: patch must be 1, not {patch}.")
-    return CategoricalHead(size.dim, spec.size, num_other_ids)
+    return CategoricalHead(size.dim, spec.size, num_other_ids, label_smoothing=label_smoothing)
