@@ -82,6 +82,19 @@ def from_patches(patches: Tensor, spec: TokenSpec, patch: int, height: int) -> T
     return unpatchify(patches, patch, height)
 
 
+def to_sequence(clips: Tokens, spec: TokenSpec, patch: int) -> Tensor:
+    """Clips (B, t, h, w[, C]) as sequences, frame after frame: ids (B, N) or vectors (B, N, p·p·C)."""
+    patches = to_patches(clips.flatten(0, 1), spec, patch)
+    return patches.unflatten(0, clips.shape[:2]).flatten(1, 2)
+
+
+def from_sequence(sequence: Tensor, spec: TokenSpec, patch: int, grid: TokenGrid) -> Tokens:
+    """Inverse of `to_sequence`, for clips of this grid."""
+    patches = sequence.unflatten(1, (grid.t, -1))
+    frames = from_patches(patches.flatten(0, 1), spec, patch, grid.h)
+    return frames.unflatten(0, patches.shape[:2])
+
+
 def require_prefix(prefix: Tokens, spec: TokenSpec, grid: TokenGrid, batch_size: int) -> None:
     """Raise UserError unless given latent frames are (B, 1 or more, h, w[, C]), with ids that the tokenizer has."""
     channels = () if spec.type == "discrete" else (spec.size,)

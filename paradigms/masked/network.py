@@ -18,6 +18,9 @@ from arvid.contracts import Size, TokenSpec
 from arvid.nn.attention import NormPlacement, Transformer
 from arvid.nn.tokens import TokenEmbedding
 
+NORM_EPS = 1e-6
+"""As in MAR (1e-12 in MAGVIT)."""
+
 
 class Encoder(nn.Module):
     """Layers over the context and the known tokens, and a linear map to the decoder's inputs.
@@ -39,9 +42,11 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.positions = _positions(num_positions, dim)
-        self.norm_in = nn.LayerNorm(dim, eps=1e-6)
-        self.layers = Transformer(dim, depth, num_heads, norm=norm, dropout=dropout)
-        self.norm_out = nn.LayerNorm(dim, eps=1e-6)
+        self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.layers = Transformer(
+            dim, depth, num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=NORM_EPS)
         self.project = nn.Linear(dim, dim)
 
     def forward(
@@ -96,11 +101,13 @@ class MaskedNetwork(nn.Module):
             )
             self.head_positions = _positions(num_tokens, dim)
         else:
-            self.norm_in = nn.LayerNorm(dim, eps=1e-6)
+            self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
         self.positions = _positions(num_positions, dim)
         depth = size.depth - encoder_depth
-        self.layers = Transformer(dim, depth, size.num_heads, norm=norm, dropout=dropout)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.layers = Transformer(
+            dim, depth, size.num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
+        )
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(
         self,

@@ -39,7 +39,7 @@ from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.initialise import initialise_linear
 from arvid.nn.masking import random_orders, read_tokens
-from arvid.nn.tokens import from_patches, require_prefix, to_patches
+from arvid.nn.tokens import from_sequence, require_prefix, to_sequence
 from arvid.paradigms.masked.network import MaskedNetwork
 from arvid.paradigms.masked.sampling import Draw, MaskedSampling
 from arvid.paradigms.masked.schedule import Masking, draw_num_masked, masked_after
@@ -139,7 +139,7 @@ class Masked(Paradigm):
         batch, num_frames = tokens.shape[:2]
         drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
         embedded = self.context(condition, batch, drop if self.training else None)
-        sequence = self._sequence(tokens)  # (B, N[, C])
+        sequence = to_sequence(tokens, self.spec, self.patch)  # (B, N[, C])
         num, given = sequence.shape[1], self._draw_given(num_frames)
         num_masked = draw_num_masked(self.masking, num - given)
         order = given + random_orders(batch, num - given, tokens.device)
@@ -166,7 +166,7 @@ class Masked(Paradigm):
         frames = 1 + int(place * (num_frames - 1)) if share < self.prefix_share else 0
         return frames * self.tokens_per_frame
 
-    def _copies(self, context: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+    def _copies(self, context: Float[Tensor, "b s d"]) -> Float[Tensor, "b cs d"]:
         """The context as often as it is repeated, or the start token where there are no conditions."""
         if self.start is not None:
             context = self.start.expand(len(context), 1, -1)
@@ -191,40 +191,27 @@ class Masked(Paradigm):
     @torch.no_grad()
     def generate(self, request: Request) -> Tokens:
         """As `Paradigm.generate`. Raises UserError for clips that are longer than trained, and for a prefix of another
-        shape."""
-        options, grid, batch = request.options, request.grid, request.batch_size
-        own = self.own_options(options, MaskedSampling)
+        shape or without a frame to generate."""
+        grid, batch = request.grid, request.batch_size
+        own = self.own_options(request.options, MaskedSampling)
         if grid.t > self.grid.t:
             raise UserError(
                 f"{grid.t} latent frames were asked of a model with positions for {self.grid.t}: "
                 "it cannot go beyond its training length."
             )
+        if request.prefix_frames >= grid.t:
+            raise UserError(
+                f"{request.prefix_frames} given latent frames leave nothing to generate in a clip of {grid.t}."
+            )
         context = self._copies(self.context.guided(request.condition, batch, own.guidance))
         tokens, given = self._empty(grid.t, batch, context.device), 0
         if request.prefix is not None:
             require_prefix(request.prefix, self.spec, self.grid, batch)
-            prefix = self._sequence(request.prefix)
+            prefix = to_sequence(request.prefix, self.spec, self.patch)
             given = prefix.shape[1]
             tokens = torch.cat([prefix.to(tokens.dtype), tokens[:, given:]], dim=1)
-        drawn = self._frames(Draw(self, context, own, request).fill(tokens, given))
-        return (
-            drawn
-            if request.prefix is None
-            else torch.cat([request.prefix, drawn[:, request.prefix_frames :]], dim=1)
-        )
-
-    # Tokens of clips
-
-    def _sequence(self, tokens: Tokens) -> Tensor:
-        """Clips (B, t, h, w[, C]) as a sequence in raster order: ids (B, N) or vectors (B, N, p·p·C)."""
-        patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)
-        return patches.unflatten(0, tokens.shape[:2]).flatten(1, 2)
-
-    def _frames(self, sequence: Tensor) -> Tokens:
-        """Inverse of `_sequence`."""
-        patches = sequence.unflatten(1, (-1, self.tokens_per_frame))
-        frames = from_patches(patches.flatten(0, 1), self.spec, self.patch, self.grid.h)
-        return frames.unflatten(0, patches.shape[:2])
+        drawn = Draw(self, context, own, request).fill(tokens, given)
+        return from_sequence(drawn, self.spec, self.patch, grid)
 
     def _empty(self, num_frames: int, batch: int, device: torch.device) -> Tensor:
         """Tokens (B, N[, p·p·C]) before any is drawn."""

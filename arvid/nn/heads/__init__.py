@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from arvid.contracts import Size, TokenHead, TokenSpec, TokenType, UserError
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.nn.heads.diffusion import DiffusionHead
+from arvid.nn.heads.diffusion import DiffusionHead, Form
 from arvid.nn.heads.diffusion_process import Process
+from arvid.nn.heads.learned_variance import LearnedVarianceHead
 from arvid.ranges import above, at_least
 
 HEADS: Mapping[TokenType, type[TokenHead]] = {
@@ -31,6 +32,8 @@ class DiffusionOptions:
     rounded_noise: bool = False
     """Whether noise levels are rounded to the model's precision, as in NOVA's released code: in bf16 the smallest ones
     are then 0."""
+    form: Form = "nova"
+    """Network and loss: NOVA's, or "mar": MAR's, with a learned variance (`ddpm` only)."""
 
     def __post_init__(self) -> None:
         above(0).require("diffusion.", shift=self.shift)
@@ -50,6 +53,19 @@ def build_head(
 
     `num_other_ids` and `label_smoothing` are of the categorical head.
     """
+    if spec.type == "continuous" and diffusion.form == "mar":
+        if diffusion.process != "ddpm" or diffusion.rounded_noise:
+            raise UserError(
+                "MAR's diffusion head has a learned variance, which is for ddpm without rounded_noise: "
+                "set diffusion.form to nova, or leave process and rounded_noise out."
+            )
+        return LearnedVarianceHead(
+            size.dim,
+            spec.size * patch**2,
+            width=size.head_dim,
+            depth=size.head_depth,
+            repeats=diffusion.repeats,
+        )
     if spec.type == "continuous":
         return DiffusionHead(
             size.dim,
