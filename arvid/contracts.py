@@ -427,6 +427,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     """Whether the paradigm can continue given latent frames."""
     takes_frame_conditions: ClassVar[bool] = False
     """Whether the paradigm follows conditions per frame (see `arvid.nn.frame_conditions`)."""
+    is_causal: bool = True
+    """Whether a latent frame depends on earlier ones alone, and on no condition of a later one."""
     required_frames: int = 0
     """Latent frames that have to be given, for a paradigm that can only continue others."""
 

@@ -116,6 +116,7 @@ class MaskedNetwork(nn.Module):
         known: Int[Tensor, "b k"],
         wanted: Int[Tensor, "b m"],
         num_tokens: int,
+        frame_conditions: Float[Tensor, "pb t d"] | None = None,
     ) -> Float[Tensor, "pb m d"]:
         """Hidden states at the wanted positions.
 
@@ -125,6 +126,7 @@ class MaskedNetwork(nn.Module):
             known: their positions in the clip, counted in raster order.
             wanted: positions whose tokens are to be predicted.
             num_tokens: N of these clips.
+            frame_conditions: embedded conditions per frame, which all tokens of a frame get.
         """
         num, passes = context.shape[1], len(context) // len(known)
         known, wanted = known.repeat(passes, 1), wanted.repeat(passes, 1)
@@ -133,6 +135,9 @@ class MaskedNetwork(nn.Module):
             context, x = self.encoder(context, x, known)
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), num_tokens, -1)
         clip = mask_tokens.scatter(1, known[..., None].expand_as(x), x)
+        if frame_conditions is not None:
+            per_frame = num_tokens // frame_conditions.shape[1]
+            clip = clip + frame_conditions.repeat_interleave(per_frame, dim=1)
         x = torch.cat([context.to(x.dtype), clip], dim=1) + self.positions[: num + num_tokens]
         x = self.norm(self.layers(self.norm_in(x), wanted=wanted + num))
         return x if self.encoder is None else x + self.head_positions[wanted]

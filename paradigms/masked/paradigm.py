@@ -35,6 +35,7 @@ from arvid.nn.attention import NormPlacement
 from arvid.nn.by_frame import losses_by_frame
 from arvid.nn.conditioner import ContextEmbedder
 from arvid.nn.draws import draw, draw_once
+from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.initialise import initialise_linear
@@ -71,6 +72,8 @@ class Masked(Paradigm):
 
     heads = HEADS
     options_class = MaskedSampling
+    takes_frame_conditions = True
+    is_causal = False
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class Masked(Paradigm):
         self.context_copies = context_copies
         self.condition_dropout = condition_dropout
         self.context = ContextEmbedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
         start = torch.randn(1, size.dim) * 0.02
         self.start = None if context.num_tokens else nn.Parameter(start)
         self.network = MaskedNetwork(
@@ -138,16 +142,17 @@ class Masked(Paradigm):
         """Mean loss, `per_token` of the masked tokens, and `frame_i` of those of each latent frame."""
         batch, num_frames = tokens.shape[:2]
         drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
-        embedded = self.context(condition, batch, drop if self.training else None)
+        dropped = drop if self.training else None
+        context = self._copies(self.context(condition, batch, dropped))
+        of_frames = self.frame_conditions(condition, batch, num_frames, dropped)
         sequence = to_sequence(tokens, self.spec, self.patch)  # (B, N[, C])
         num, given = sequence.shape[1], self._draw_given(num_frames)
         num_masked = draw_num_masked(self.masking, num - given)
         order = given + random_orders(batch, num - given, tokens.device)
         known = self._first(given, order[:, num_masked:])
         wanted = order if self.loss_on == "all" else order[:, :num_masked]
-        hidden = self.network(
-            self._copies(embedded), read_tokens(sequence, known), known, wanted, num
-        )
+        seen = read_tokens(sequence, known)
+        hidden = self.network(context, seen, known, wanted, num, of_frames)
         losses = self.head.loss(hidden, read_tokens(sequence, wanted))  # (B, M)
         masked, frames = losses[:, :num_masked], wanted[:, :num_masked] // self.tokens_per_frame
         by_frame = losses_by_frame(masked, frames, num_frames)
@@ -210,8 +215,17 @@ class Masked(Paradigm):
             prefix = to_sequence(request.prefix, self.spec, self.patch)
             given = prefix.shape[1]
             tokens = torch.cat([prefix.to(tokens.dtype), tokens[:, given:]], dim=1)
-        drawn = Draw(self, context, own, request).fill(tokens, given)
+        of_frames = self._guided_frames(request, len(context) // batch)
+        drawn = Draw(self, context, of_frames, own, request).fill(tokens, given)
         return from_sequence(drawn, self.spec, self.patch, grid)
+
+    def _guided_frames(self, request: Request, passes: int) -> Float[Tensor, "pb t d"] | None:
+        """Embedded conditions per frame: given in the first pass of guidance, null in the second."""
+        batch, num_frames = request.batch_size, request.grid.t
+        given = self.frame_conditions(request.condition, batch, num_frames)
+        if given is None or passes == 1:
+            return given
+        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])
 
     def _empty(self, num_frames: int, batch: int, device: torch.device) -> Tensor:
         """Tokens (B, N[, p·p·C]) before any is drawn."""

@@ -131,7 +131,7 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any
 def build(config: Mapping[str, Any], spec: TokenSpec) -> Masked:
     """The untrained paradigm of a configuration of `read_config`."""
     factory = bind(Masked, config["paradigm"]["init_args"], what="MAR", positional=4)
-    context = ContextSpec(num_classes=config["num_classes"])
+    context = ContextSpec(conditions={"label": config["num_classes"]})
     net: Masked = factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
     return net
 

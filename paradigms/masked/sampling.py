@@ -47,6 +47,8 @@ class Draw:
     model: Masked
     context: Float[Tensor, "pb s d"]
     """Of each pass of guidance, one after another."""
+    frame_conditions: Float[Tensor, "pb t d"] | None
+    """Embedded conditions per frame."""
     options: MaskedSampling
     request: Request
 
@@ -87,7 +89,9 @@ class Draw:
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m d"] | None]:
         """Hidden states at the wanted positions, and the unconditional ones if there is guidance."""
         seen = read_tokens(tokens, known)
-        hidden = self.model.network(self.context, seen, known, wanted, tokens.shape[1])
+        hidden = self.model.network(
+            self.context, seen, known, wanted, tokens.shape[1], self.frame_conditions
+        )
         given, *null = hidden.split(len(tokens))
         return given, null[0] if null else None
 

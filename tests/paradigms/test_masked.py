@@ -44,7 +44,7 @@ PUBLISHED = {"magvit": "discrete", "mar": "continuous"}
 
 
 def model(token_type: TokenType = "discrete", **options: Any) -> Masked:
-    context = ContextSpec(num_classes=3)
+    context = ContextSpec(conditions={"label": 3})
     return Masked(SPECS[token_type], GRID, context, SIZE, **options).eval()
 
 
@@ -56,7 +56,7 @@ def some_tokens(token_type: str, batch: int = 2) -> Tensor:
 
 
 def labels(batch: int = 2) -> Condition:
-    return Condition(label=torch.arange(batch) % 3)
+    return Condition(values={"label": torch.arange(batch) % 3})
 
 
 # Schedules
@@ -118,7 +118,7 @@ class Scripted:
         net.head.sample_with_confidence = self.sample  # type: ignore[method-assign,assign,union-attr]
 
     def forward(
-        self, context: Tensor, tokens: Tensor, known: Tensor, wanted: Tensor, num: int
+        self, context: Tensor, tokens: Tensor, known: Tensor, wanted: Tensor, num: int, _: None
     ) -> Tensor:
         self.known.append(known)
         self.wanted = wanted
@@ -213,7 +213,9 @@ def test_continuous_tokens_are_drawn_once_in_a_random_order(
     wanted: list[Tensor] = []
     real = net.network.forward
 
-    def forward(context: Tensor, tokens: Tensor, known: Tensor, new: Tensor, num: int) -> Tensor:
+    def forward(
+        context: Tensor, tokens: Tensor, known: Tensor, new: Tensor, num: int, _: None
+    ) -> Tensor:
         assert torch.equal(known, orders[:, : known.shape[1]])
         wanted.append(new)
         return real(context, tokens, known, new, num)
@@ -283,7 +285,9 @@ def test_given_frames_are_never_masked(
     net, frame = model(token_type, prefix_share=1.0, loss_on="all").train(), GRID.tokens_per_frame
     real, numbers = net.network.forward, set()
 
-    def forward(context: Tensor, tokens: Tensor, known: Tensor, wanted: Tensor, num: int) -> Tensor:
+    def forward(
+        context: Tensor, tokens: Tensor, known: Tensor, wanted: Tensor, num: int, _: None
+    ) -> Tensor:
         given = num - wanted.shape[1]
         assert torch.equal(known[:, :given], torch.arange(given).expand(2, -1))
         assert wanted.min() >= given
@@ -382,7 +386,7 @@ def test_published_options_train(name: str) -> None:
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
     token_type = PUBLISHED[name]
     assert config["token_type"] == token_type
-    given = (SPECS[token_type], GRID, ContextSpec(num_classes=3), SIZE)
+    given = (SPECS[token_type], GRID, ContextSpec(conditions={"label": 3}), SIZE)
     given = dict(zip(("spec", "grid", "context", "size"), given, strict=True))
     net = instantiate(Masked, config["paradigm"]["init_args"], what=name, given=given).train()
     loss = net.loss(some_tokens(token_type), labels())["loss"]
