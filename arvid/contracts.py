@@ -430,6 +430,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     """Whether the paradigm can continue given latent frames."""
     takes_frame_conditions: ClassVar[bool] = False
     """Whether the paradigm supports conditions per frame (see `arvid.nn.frame_conditions`)."""
+    is_causal: bool = True
+    """Whether a latent frame depends only on earlier latent frames, and on no condition of a later one."""
     required_frames: int = 0
     """Minimum number of prefix latent frames, for a paradigm that can only continue clips."""
 

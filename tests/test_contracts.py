@@ -255,7 +255,7 @@ def test_weights_survive_saving(build: Any, name: str, token_type: TokenType) ->
 def test_conditions_per_frame_act_from_their_frame_on(
     build: Any, name: str, token_type: TokenType
 ) -> None:
-    """Other actions in the last frame change its loss, and no frame before it."""
+    """Other actions in the last frame change its loss, and no frame before it where the paradigm is causal."""
     model = build(name, token_type).eval()
     if not model.takes_frame_conditions:
         pytest.skip(f"{name} says that it takes no conditions per frame")
@@ -271,7 +271,7 @@ def test_conditions_per_frame_act_from_their_frame_on(
         request = Request(condition, GRID, options=options(model), generator=generator)
         drawn.append(model.generate(request))
     assert losses[0] != losses[1]
-    assert torch.equal(drawn[0][:, :-1], drawn[1][:, :-1])
+    assert not model.is_causal or torch.equal(drawn[0][:, :-1], drawn[1][:, :-1])
 
 
 @paradigms

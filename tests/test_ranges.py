@@ -147,6 +147,7 @@ OWNERS: dict[str, Make] = {
     "nova": paradigm("nova", "continuous"),
     "next_block": paradigm("next_block", "discrete"),
     "next_token": paradigm("next_token", "discrete"),
+    "masked": paradigm("masked", "discrete"),
 }
 SKIPPED = {
     ("EMAWeightAveraging", "device"),

@@ -118,9 +118,11 @@ class SwiGLU(nn.Module):
         return out
 
 
-def build_norm(dim: int, style: BlockStyle) -> nn.Module:
-    """The norm of a style, for inside and behind a stack."""
-    return nn.LayerNorm(dim) if style == "gpt" else nn.RMSNorm(dim, eps=1e-6)
+def build_norm(dim: int, style: BlockStyle, eps: float | None = None) -> nn.Module:
+    """The norm of a style, for inside and behind a stack; `eps` is 1e-5 (gpt) or 1e-6 (llama) by default."""
+    if style == "gpt":
+        return nn.LayerNorm(dim, eps=1e-5 if eps is None else eps)
+    return nn.RMSNorm(dim, eps=1e-6 if eps is None else eps)
 
 
 def _mlp(dim: int, style: BlockStyle) -> nn.Module:
@@ -144,12 +146,13 @@ class TransformerBlock(nn.Module):
         norm: NormPlacement,
         dropout: float = 0.0,
         style: BlockStyle = "gpt",
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.norm = norm
-        self.norm1 = build_norm(dim, style)
+        self.norm1 = build_norm(dim, style, norm_eps)
         self.attn = Attention(dim, num_heads, bias=style == "gpt")
-        self.norm2 = build_norm(dim, style)
+        self.norm2 = build_norm(dim, style, norm_eps)
         self.mlp = _mlp(dim, style)
         self.dropout = Dropout(dropout)
 
@@ -177,7 +180,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks; the closing norm belongs to the caller."""
+    """A stack of blocks; the closing norm belongs to the caller. `norm_eps` is that of `build_norm`."""
 
     def __init__(
         self,
@@ -188,10 +191,13 @@ class Transformer(nn.Module):
         norm: NormPlacement,
         dropout: float = 0.0,
         style: BlockStyle = "gpt",
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, norm=norm, dropout=dropout, style=style)
+            TransformerBlock(
+                dim, num_heads, norm=norm, dropout=dropout, style=style, norm_eps=norm_eps
+            )
             for _ in range(depth)
         )
 

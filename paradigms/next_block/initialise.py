@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from arvid.nn.initialise import initialise_linear
+
 
 def initialise_gpt(module: nn.Module) -> None:
     """GPT-2's initialisation without depth scaling, as NBP's released code has it.
@@ -16,11 +18,7 @@ def initialise_gpt(module: nn.Module) -> None:
     | `positions` | 0 |
     | diffusion head, norms, anything else | torch's default |
     """
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear | nn.Embedding) and not name.startswith("head.net"):
-            nn.init.normal_(child.weight, std=0.02)
-            if isinstance(child, nn.Linear) and child.bias is not None:
-                nn.init.zeros_(child.bias)
+    initialise_linear(module)
     for name, parameter in module.named_parameters():
         if name == "special" and parameter.numel():
             nn.init.normal_(parameter, std=0.02)

@@ -39,7 +39,7 @@ from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.positions import Rotation
-from arvid.nn.tokens import TokenEmbedding
+from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, draw_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
@@ -378,11 +378,7 @@ class NextBlock(Paradigm):
             )
         if prefix is None:
             return tokens, 0
-        expected = (batch, max(prefix.shape[1], 1), self.grid.h, self.grid.w, *channels)
-        if tuple(prefix.shape) != expected:
-            raise UserError(f"The prefix is {tuple(prefix.shape)}, not {expected}.")
-        if self.spec.type == "discrete":
-            self._check_ids(prefix)
+        require_prefix(prefix, self.spec, self.grid, batch)
         known = self._num_tokens(prefix.shape[1])
         if known >= layout.num_tokens:
             raise UserError(
@@ -391,14 +387,6 @@ class NextBlock(Paradigm):
             )
         tokens[:, :known] = prefix.flatten(1, 3)[:, self.order[:known]]
         return tokens, known
-
-    def _check_ids(self, prefix: Tensor) -> None:
-        low, high = (int(x) for x in prefix.aminmax())
-        if low < 0 or high >= self.spec.size:
-            raise UserError(
-                f"The prefix has ids from {low} to {high}; this model knows 0 to {self.spec.size - 1}. "
-                "Was it encoded by another tokenizer?"
-            )
 
     def _frames(self, tokens: Tensor, first: int, known: int) -> tuple[Tokens, int]:
         """The whole frames among the known tokens from `first` on, in raster order; how many frames there are now."""

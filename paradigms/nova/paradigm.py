@@ -36,11 +36,12 @@ from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.masking import draw_mask_ratio, random_orders, read_tokens
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
 from arvid.paradigms.nova.sampling import Draw, NovaSampling
-from arvid.paradigms.nova.schedule import draw_mask_ratio, random_orders, set_sizes
-from arvid.paradigms.nova.spatial import SpatialLayers, read_tokens
+from arvid.paradigms.nova.schedule import set_sizes
+from arvid.paradigms.nova.spatial import SpatialLayers
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
 from arvid.ranges import SHARE, at_least
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attention import KVCache
 from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
+from arvid.nn.masking import random_orders, read_tokens, write_tokens
 from arvid.nn.tokens import to_patches
 from arvid.options import option
-from arvid.paradigms.nova.schedule import random_orders, set_sizes
-from arvid.paradigms.nova.spatial import read_tokens, write_tokens
+from arvid.paradigms.nova.schedule import set_sizes
 from arvid.paradigms.nova.temporal import add_frame_conditions
 from arvid.ranges import FINITE, at_least
 

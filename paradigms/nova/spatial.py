@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
-from arvid.nn.attention import NormPlacement, Transformer, gather_rows
+from arvid.nn.attention import NormPlacement, Transformer
 from arvid.nn.positions import grid_code
 from arvid.nn.tokens import PatchEmbedding
 
@@ -66,14 +66,3 @@ class SpatialLayers(nn.Module):
         x = self.decoder(x, wanted=wanted.repeat(passes, 1) + num)
         out: Tensor = self.norm(x).unflatten(0, (passes, -1))
         return out
-
-
-def read_tokens(tokens: Tensor, ids: Int[Tensor, "b k"]) -> Tensor:
-    """Of a frame's tokens (B, L[, p·p·C]) those at the ids."""
-    return tokens.gather(1, ids) if tokens.ndim == 2 else gather_rows(tokens, ids)
-
-
-def write_tokens(tokens: Tensor, ids: Int[Tensor, "b k"], values: Tensor) -> Tensor:
-    """A frame's tokens with values put at the ids."""
-    index = ids if tokens.ndim == 2 else ids[..., None].expand_as(values)
-    return tokens.scatter(1, index, values)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from arvid.contracts import Size, TokenHead, TokenSpec, TokenType, UserError
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.nn.heads.diffusion import DiffusionHead
+from arvid.nn.heads.diffusion import DiffusionHead, Form
 from arvid.nn.heads.diffusion_process import Process
+from arvid.nn.heads.learned_variance import LearnedVarianceHead
 from arvid.ranges import above, at_least
 
 HEADS: Mapping[TokenType, type[TokenHead]] = {
@@ -31,6 +32,8 @@ class DiffusionOptions:
     rounded_noise: bool = False
     """Whether noise levels are rounded to the model's precision, as in NOVA's released code: in bf16 the smallest ones
     are then 0."""
+    form: Form = "nova"
+    """Network and loss: NOVA's, or "mar": MAR's, with a learned variance (`ddpm` only)."""
 
     def __post_init__(self) -> None:
         above(0).require("diffusion.", shift=self.shift)
@@ -44,11 +47,25 @@ def build_head(
     patch: int = 1,
     *,
     num_other_ids: int = 0,
+    label_smoothing: float = 0.0,
 ) -> TokenHead:
     """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids.
 
-    `num_other_ids` is of the categorical head.
+    `num_other_ids` and `label_smoothing` are of the categorical head.
     """
+    if spec.type == "continuous" and diffusion.form == "mar":
+        if diffusion.process != "ddpm" or diffusion.rounded_noise:
+            raise UserError(
+                "MAR's diffusion head has a learned variance, which is for ddpm without rounded_noise: "
+                "set diffusion.form to nova, or leave process and rounded_noise out."
+            )
+        return LearnedVarianceHead(
+            size.dim,
+            spec.size * patch**2,
+            width=size.head_dim,
+            depth=size.head_depth,
+            repeats=diffusion.repeats,
+        )
     if spec.type == "continuous":
         return DiffusionHead(
             size.dim,
@@ -62,4 +79,4 @@ def build_head(
         )
     if patch != 1:
         raise UserError(f"Discrete tokens are predicted one by one: patch must be 1, not {patch}.")
-    return CategoricalHead(size.dim, spec.size, num_other_ids)
+    return CategoricalHead(size.dim, spec.size, num_other_ids, label_smoothing=label_smoothing)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.linear import FEW_ROWS, linear
 from arvid.options import option
-from arvid.ranges import above, at_least
+from arvid.ranges import SHARE, above, at_least
 
 SORTED_ROWS = 256
 """Rows that are sorted at once: 64,000 logits of each with ids and masses are 330 MB."""
@@ -55,14 +55,19 @@ class CategoricalHead(TokenHead):
         vocab_size: V.
         num_other_ids: ids behind these that the softmax runs over too but that are never targets nor drawn: the text
             and special ids of NBP's text models. Its released code may draw them, and decodes them as id 0.
+        label_smoothing: share of the target distribution that is spread evenly over all ids (1e-4 in MAGVIT).
     """
 
     options_class: ClassVar[type[SamplingOptions]] = CategoricalSampling
 
-    def __init__(self, dim: int, vocab_size: int, num_other_ids: int = 0) -> None:
+    def __init__(
+        self, dim: int, vocab_size: int, num_other_ids: int = 0, *, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         at_least(0).require(num_other_ids=num_other_ids)
+        SHARE.require(label_smoothing=label_smoothing)
         self.vocab_size = vocab_size
+        self.label_smoothing = label_smoothing
         self.logits = nn.Linear(dim, vocab_size + num_other_ids, bias=False)
         self._packed: Tensor | None = None
         self._faults: list[Tensor] = []  # at most one; copies share the list
@@ -75,7 +80,12 @@ class CategoricalHead(TokenHead):
     ) -> Float[Tensor, "b n"]:
         """Cross-entropy in nats of each token, times its weight."""
         logits = self.logits(hidden).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+        loss = F.cross_entropy(
+            logits.flatten(0, 1),
+            target.flatten(),
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
         loss = loss.view(target.shape)
         return loss if weight is None else loss * weight
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,8 @@ from arvid.nn.heads.diffusion_process import (
 )
 from arvid.nn.positions import SCALAR_CODE_DIM, scalar_code
 
+Form = Literal["nova", "mar"]
+"""Whose network: NOVA's, or MAR's with a learned variance (see `arvid.nn.heads.learned_variance`)."""
 MAX_ROWS = 4096
 """Modulations are made for so many tokens at once, over as many denoising steps as that allows."""
 
@@ -59,14 +61,17 @@ def _mlp(dim_in: int, dim: int) -> nn.Sequential:
 
 
 class _AdaptiveBlock(nn.Module):
-    """x + gate · LN(MLP(LN(x) · (1 + scale) + shift)); scale, shift and gate come from the condition."""
+    """x + gate · LN(MLP(LN(x) · (1 + scale) + shift)); scale, shift and gate come from the condition.
 
-    def __init__(self, width: int) -> None:
+    MAR's has no norm on the MLP's output, and the first one is affine.
+    """
+
+    def __init__(self, width: int, form: Form) -> None:
         super().__init__()
         self.modulation = nn.Linear(width, 3 * width)
-        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=form == "mar")
         self.mlp = _mlp(width, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width) if form == "nova" else nn.Identity()
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
         """`scale` has the 1 added."""
@@ -75,17 +80,20 @@ class _AdaptiveBlock(nn.Module):
 
 
 class DiffusionMLP(nn.Module):
-    """Noisy tokens (..., C), times (...) and conditions (..., M) -> predictions (..., C)."""
+    """Noisy tokens (..., C), times (...) and conditions (..., M) -> predictions (..., C), or (..., 2C) in MAR's form,
+    whose second half is about the variance."""
 
-    def __init__(self, dim: int, channels: int, width: int, depth: int) -> None:
+    def __init__(
+        self, dim: int, channels: int, width: int, depth: int, form: Form = "nova"
+    ) -> None:
         super().__init__()
         self.embed = nn.Linear(channels, width)
         self.time = _mlp(SCALAR_CODE_DIM, width)
-        self.condition = _mlp(dim, width)
-        self.blocks = nn.ModuleList(_AdaptiveBlock(width) for _ in range(depth))
+        self.condition = _mlp(dim, width) if form == "nova" else nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(_AdaptiveBlock(width, form) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, channels)
+        self.head = nn.Linear(width, channels if form == "nova" else 2 * channels)
 
     def embed_time(self, time: Tensor) -> Tensor:
         """Times (...) from 0 to 1000 -> (..., M)."""
@@ -127,6 +135,7 @@ class DiffusionHead(TokenHead):
     """
 
     options_class: ClassVar[type[SamplingOptions]] = DiffusionSampling
+    form: ClassVar[Form] = "nova"
     _times: Tensor
     _levels: Tensor
 
@@ -150,7 +159,7 @@ class DiffusionHead(TokenHead):
         self.repeats = repeats
         self.shift = shift
         self.rounded_noise = rounded_noise
-        self.net = DiffusionMLP(dim, channels, width, depth)
+        self.net = DiffusionMLP(dim, channels, width, depth, self.form)
         times, levels = training_table(process, shift)
         # Bits of float32: a network that is moved to bf16 takes buffers of floats along, and ᾱ must not be rounded.
         self.register_buffer("_times", times.view(torch.int32), persistent=False)
@@ -181,8 +190,12 @@ class DiffusionHead(TokenHead):
         noisy, goal = self._corrupt(target, randn_like(target, axis=1), index, hidden.dtype)
         modulations = self.net.modulations(self._embed_times(index) + condition)
         predicted = self.net(noisy.to(condition.dtype), modulations)
-        loss = (predicted.float() - goal).square().mean((0, -1))  # (B, N)
+        loss = self._errors(predicted.float(), goal, target, index).mean((0, -1))  # (B, N)
         return loss if weight is None else loss * weight
+
+    def _errors(self, predicted: Tensor, goal: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """Loss of each number (R, B, N, C) of the tokens, at training times with these indices (R, B, N)."""
+        return (predicted - goal).square()
 
     def _draw_times(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Indices into the table of training times: uniform (ddpm) or logit-normal (flow)."""
@@ -244,19 +257,25 @@ class DiffusionHead(TokenHead):
             return torch.randn(shape, device=hidden.device, generator=generator)
 
         x = draw()
-        steps = sampling_steps(
-            self.process, options.diffusion_steps, self.shift, options.flow_shift
-        )
+        steps = self._steps(options)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
         alone = steps[len(guided) :]
         for part, passes in ((guided, condition), (alone, condition[:1])):
             for step, modulations in self._modulated(part, passes):
                 predicted = self._predict(x, modulations, frame)
-                predicted = guide(predicted, options, image_guidance)
+                deviation = options.noise_temperature * self._deviation(step, predicted)
+                predicted = guide(predicted[..., : self.channels], options, image_guidance)
                 x = step.keep * x + step.output * predicted
                 if step.noise:
-                    x = x + step.noise * draw()
+                    x = x + deviation * draw()
         return x if frame is None else gather_rows(x, frame.ids)
+
+    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
+        return sampling_steps(self.process, options.diffusion_steps, self.shift, options.flow_shift)
+
+    def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> float | Tensor:
+        """Standard deviation of the noise that a step adds."""
+        return step.noise
 
     def _modulated(
         self, steps: Sequence[Step], condition: Float[Tensor, "p b n m"]

@@ -35,6 +35,8 @@ class DiffusionSampling(SamplingOptions):
     """Continuous tokens: guided predictions are shrunk towards the norm of the conditional ones, at most by this
     factor. The norms are of the tokens that are drawn. In the published code they count the noise at the other
     positions too, so that it shrinks less; NOVA's `whole_noise` does the same."""
+    noise_temperature: float = option(1.0, at_least(0))
+    """Continuous tokens, DDPM: factor of the noise that each denoising step adds. Below 1 tokens vary less."""
     flow_shift: float | None = option(None, above(0))
     """Continuous tokens, flow matching: how far the sampler's times are shifted towards noise; by default as in
     training."""

@@ -1,0 +1,44 @@
+"""Random sets of tokens: which are masked in training, and in what order they are drawn.
+
+B frames or clips, L tokens of each, K of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from arvid.nn.attention import gather_rows
+from arvid.nn.draws import draw
+
+
+def draw_mask_ratio(generator: torch.Generator | None = None) -> float:
+    """A masking ratio from the normal distribution N(1, 0.25²) truncated to [0.7, 1] (MAR's choice)."""
+    low = 0.5 * (1 + math.erf((0.7 - 1) / 0.25 / math.sqrt(2)))  # its cumulative mass at 0.7
+    uniform = low + (0.5 - low) * torch.rand((), generator=generator, dtype=torch.float64)
+    ratio = 1 + 0.25 * math.sqrt(2) * torch.erfinv(2 * uniform - 1).item()
+    return min(max(ratio, 0.7), 1.0)
+
+
+def random_orders(
+    num: int, num_tokens: int, device: torch.device, generator: torch.Generator | None = None
+) -> Int[Tensor, "num tokens"]:
+    """A random permutation of the tokens for each of `num` frames or clips."""
+    uniform = partial(torch.rand, device=device, generator=generator)
+    shape = [num, num_tokens]
+    return (uniform(shape) if generator else draw(uniform, shape)).argsort(dim=1)
+
+
+def read_tokens(tokens: Tensor, ids: Int[Tensor, "b k"]) -> Tensor:
+    """Of the tokens (B, L[, C]) of frames or clips those at the positions `ids`."""
+    return tokens.gather(1, ids) if tokens.ndim == 2 else gather_rows(tokens, ids)
+
+
+def write_tokens(tokens: Tensor, ids: Int[Tensor, "b k"], values: Tensor) -> Tensor:
+    """The tokens (B, L[, C]) with values put at the positions `ids`."""
+    index = ids if tokens.ndim == 2 else ids[..., None].expand_as(values)
+    return tokens.scatter(1, index, values)

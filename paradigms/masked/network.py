@@ -1,0 +1,147 @@
+"""The network over a whole clip: every token sees every known token, and nothing is causal.
+
+Without an encoder it is MAGVIT's: context, known tokens and mask tokens go through all layers. With one it is MAR's:
+the first layers see the context and the known tokens alone, the others the mask tokens too.
+
+B clips, P passes of guidance, S context tokens, K known tokens, M wanted ones, N tokens of a clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from arvid.contracts import Size, TokenSpec
+from arvid.nn.attention import NormPlacement, Transformer
+from arvid.nn.tokens import TokenEmbedding
+
+NORM_EPS = 1e-6
+"""As in MAR (1e-12 in MAGVIT)."""
+
+
+class Encoder(nn.Module):
+    """Layers over the context and the known tokens, and a linear map to the decoder's inputs.
+
+    Args:
+        dim, depth, num_heads, norm, dropout: of the transformer.
+        num_positions: S + N, each of which has a learned vector.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        num_positions: int,
+        *,
+        norm: NormPlacement,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.positions = _positions(num_positions, dim)
+        self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.layers = Transformer(
+            dim, depth, num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.project = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        context: Float[Tensor, "b s d"],
+        tokens: Float[Tensor, "b k d"],
+        known: Int[Tensor, "b k"],
+    ) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b k d"]]:
+        num = context.shape[1]
+        tokens = tokens + self.positions[num:][known]
+        x = torch.cat([context + self.positions[:num], tokens], dim=1)
+        x = self.project(self.norm_out(self.layers(self.norm_in(x))))
+        return x[:, :num], x[:, num:]
+
+
+class MaskedNetwork(nn.Module):
+    """Known tokens and the context -> hidden states at the wanted positions.
+
+    Args:
+        spec: of the tokens.
+        size: width, depth and heads.
+        num_context: S.
+        num_tokens: N of the longest clip.
+        encoder_depth: layers of the encoder, out of those of `size`; 0 for no encoder.
+        patch: side of the square of latents that is one token.
+        norm, dropout: of the transformers.
+    """
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        size: Size,
+        *,
+        num_context: int,
+        num_tokens: int,
+        encoder_depth: int,
+        patch: int,
+        norm: NormPlacement,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        dim, num_positions = size.dim, num_context + num_tokens
+        if spec.type == "continuous":
+            spec = dataclasses.replace(spec, size=spec.size * patch**2)
+        self.embed = TokenEmbedding(spec, dim)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.encoder: Encoder | None = None
+        self.norm_in: nn.Module = nn.Identity()
+        if encoder_depth:
+            self.encoder = Encoder(
+                dim, encoder_depth, size.num_heads, num_positions, norm=norm, dropout=dropout
+            )
+            self.head_positions = _positions(num_tokens, dim)
+        else:
+            self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.positions = _positions(num_positions, dim)
+        depth = size.depth - encoder_depth
+        self.layers = Transformer(
+            dim, depth, size.num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
+        )
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(
+        self,
+        context: Float[Tensor, "pb s d"],
+        tokens: Tensor,
+        known: Int[Tensor, "b k"],
+        wanted: Int[Tensor, "b m"],
+        num_tokens: int,
+        frame_conditions: Float[Tensor, "pb t d"] | None = None,
+    ) -> Float[Tensor, "pb m d"]:
+        """Hidden states at the wanted positions.
+
+        Args:
+            context: of each pass of guidance, one after another.
+            tokens: the known ones of each clip (B, K[, C]), the same for all passes; K may be 0.
+            known: their positions in the clip, counted in raster order.
+            wanted: positions whose tokens are to be predicted.
+            num_tokens: N of these clips.
+            frame_conditions: embedded conditions per frame, which all tokens of a frame get.
+        """
+        num, passes = context.shape[1], len(context) // len(known)
+        known, wanted = known.repeat(passes, 1), wanted.repeat(passes, 1)
+        x = self.embed(tokens).repeat(passes, 1, 1)
+        if self.encoder is not None:
+            context, x = self.encoder(context, x, known)
+        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), num_tokens, -1)
+        clip = mask_tokens.scatter(1, known[..., None].expand_as(x), x)
+        if frame_conditions is not None:
+            per_frame = num_tokens // frame_conditions.shape[1]
+            clip = clip + frame_conditions.repeat_interleave(per_frame, dim=1)
+        x = torch.cat([context.to(x.dtype), clip], dim=1) + self.positions[: num + num_tokens]
+        x = self.norm(self.layers(self.norm_in(x), wanted=wanted + num))
+        return x if self.encoder is None else x + self.head_positions[wanted]
+
+
+def _positions(num: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(num, dim) * 0.02)

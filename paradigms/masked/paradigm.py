@@ -1,0 +1,235 @@
+"""Masked prediction of a whole clip: MAGVIT (arXiv 2212.05199) on ids, MAR (2406.11838) on continuous tokens.
+
+Training masks a random part of the clip and predicts it from the rest; sampling begins with everything masked and
+draws a few tokens more with each evaluation. All tokens see each other, so nothing can be cached, and no frame is
+finished before the last set. Given frames are never masked.
+
+The defaults are MAGVIT's where they are of the order: cosine schedule, no encoder, 12 sets. Different from it: norms
+before the branches, loss on masked tokens only, an untied output without bias, and the context in the place of one
+class token. `configs/paradigms/magvit.yaml` and `mar.yaml` have the published options.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    Paradigm,
+    Request,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenHead,
+    Tokens,
+    TokenSpec,
+    UserError,
+)
+from arvid.nn.attention import NormPlacement
+from arvid.nn.by_frame import losses_by_frame
+from arvid.nn.conditioner import ContextEmbedder
+from arvid.nn.draws import draw, draw_once
+from arvid.nn.frame_conditions import FrameEmbedder
+from arvid.nn.heads import HEADS, DiffusionOptions, build_head
+from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.initialise import initialise_linear
+from arvid.nn.masking import random_orders, read_tokens
+from arvid.nn.tokens import from_sequence, require_prefix, to_sequence
+from arvid.paradigms.masked.network import MaskedNetwork
+from arvid.paradigms.masked.sampling import Draw, MaskedSampling
+from arvid.paradigms.masked.schedule import Masking, draw_num_masked, masked_after
+from arvid.ranges import SHARE, Range, at_least
+
+
+class Masked(Paradigm):
+    """A bidirectional transformer and a token head.
+
+    Args:
+        spec, grid, context, size: see `arvid.contracts.Paradigm`.
+        patch: side of the square of latents that is one token (continuous tokens only; ids are predicted singly).
+        num_sets: sets a clip is generated in: 12 in MAGVIT, 64 or 256 in MAR.
+        encoder_share: share of the layers that see the known tokens alone: 0 in MAGVIT, 0.5 in MAR.
+        masking: how training draws the share of masked tokens: "cosine" in MAGVIT, "truncated" in MAR. All clips of a
+            batch have as many.
+        loss_on: "masked" tokens (MaskGIT, MAR), or "all" (MAGVIT).
+        label_smoothing: of the cross-entropy (discrete tokens only): 1e-4 in MAGVIT.
+        prefix_share: share of the training steps in which clips continue given latent frames, whose number is drawn
+            uniformly. MAGVIT trains a model for either task.
+        context_copies: how often the context is repeated in front of the tokens: 64 in MAR.
+        norm: where the transformers' norms sit: "post" in MAGVIT, "pre" in MAR.
+        dropout: on the transformers' residual branches: 0.1 in both.
+        condition_dropout: probability that a clip's condition is dropped in training.
+        diffusion: the diffusion head's process (continuous tokens only).
+
+    Raises UserError for values outside their ranges, and for a grid that the patches do not tile.
+    """
+
+    heads = HEADS
+    options_class = MaskedSampling
+    takes_frame_conditions = True
+    is_causal = False
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        grid: TokenGrid,
+        context: ContextSpec,
+        size: Size,
+        *,
+        patch: int = 1,
+        num_sets: int = 12,
+        encoder_share: float = 0.0,
+        masking: Masking = "cosine",
+        loss_on: Literal["masked", "all"] = "masked",
+        label_smoothing: float = 0.0,
+        prefix_share: float = 0.0,
+        context_copies: int = 1,
+        norm: NormPlacement = "pre",
+        dropout: float = 0.0,
+        condition_dropout: float = 0.1,
+        diffusion: DiffusionOptions = DiffusionOptions(),
+    ) -> None:
+        super().__init__(spec, grid)
+        at_least(1).require(patch=patch, num_sets=num_sets, context_copies=context_copies)
+        SHARE.require(
+            prefix_share=prefix_share, dropout=dropout, condition_dropout=condition_dropout
+        )
+        Range(0, 1, high_open=True).require(encoder_share=encoder_share)
+        if grid.h % patch or grid.w % patch:
+            raise UserError(
+                f"Patches of {patch}x{patch} do not tile a token grid of {grid.h}x{grid.w}."
+            )
+        self.patch = patch
+        self.num_sets = num_sets
+        self.masking = masking
+        self.loss_on = loss_on
+        self.prefix_share = prefix_share
+        self.context_copies = context_copies
+        self.condition_dropout = condition_dropout
+        self.context = ContextEmbedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
+        start = torch.randn(1, size.dim) * 0.02
+        self.start = None if context.num_tokens else nn.Parameter(start)
+        self.network = MaskedNetwork(
+            spec,
+            size,
+            num_context=max(context.num_tokens, 1) * context_copies,
+            num_tokens=grid.t * self.tokens_per_frame,
+            encoder_depth=round(encoder_share * size.depth),
+            patch=patch,
+            norm=norm,
+            dropout=dropout,
+        )
+        self.head: TokenHead = build_head(
+            spec, size, diffusion, patch, label_smoothing=label_smoothing
+        )
+        initialise_linear(self)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of a latent frame as the network counts them (patches)."""
+        return self.grid.tokens_per_frame // self.patch**2
+
+    # Training
+
+    def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
+        """Mean loss, `per_token` of the masked tokens, and `frame_i` of those of each latent frame."""
+        batch, num_frames = tokens.shape[:2]
+        drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
+        dropped = drop if self.training else None
+        context = self._copies(self.context(condition, batch, dropped))
+        of_frames = self.frame_conditions(condition, batch, num_frames, dropped)
+        sequence = to_sequence(tokens, self.spec, self.patch)  # (B, N[, C])
+        num, given = sequence.shape[1], self._draw_given(num_frames)
+        num_masked = draw_num_masked(self.masking, num - given)
+        order = given + random_orders(batch, num - given, tokens.device)
+        known = self._first(given, order[:, num_masked:])
+        wanted = order if self.loss_on == "all" else order[:, :num_masked]
+        seen = read_tokens(sequence, known)
+        hidden = self.network(context, seen, known, wanted, num, of_frames)
+        losses = self.head.loss(hidden, read_tokens(sequence, wanted))  # (B, M)
+        masked, frames = losses[:, :num_masked], wanted[:, :num_masked] // self.tokens_per_frame
+        by_frame = losses_by_frame(masked, frames, num_frames)
+        return {"loss": losses.mean(), "per_token": masked.mean().detach(), **by_frame}
+
+    def _first(self, given: int, others: Int[Tensor, "b k"]) -> Int[Tensor, "b n"]:
+        """Positions of the first `given` tokens of each clip, and the others."""
+        first = torch.arange(given, device=others.device).expand(len(others), -1)
+        return torch.cat([first, others], dim=1)
+
+    def _draw_given(self, num_frames: int) -> int:
+        """Number of tokens of the given latent frames of a training step."""
+        if not self.training or num_frames == 1 or not self.prefix_share:
+            return 0
+        share, place = draw_once(lambda: torch.rand(2)).tolist()
+        frames = 1 + int(place * (num_frames - 1)) if share < self.prefix_share else 0
+        return frames * self.tokens_per_frame
+
+    def _copies(self, context: Float[Tensor, "b s d"]) -> Float[Tensor, "b cs d"]:
+        """The context as often as it is repeated, or the start token where there are no conditions."""
+        if self.start is not None:
+            context = self.start.expand(len(context), 1, -1)
+        return context.repeat(1, self.context_copies, 1)
+
+    # Sampling
+
+    def num_evaluations(
+        self,
+        grid: TokenGrid,
+        *,
+        prefix_frames: int = 0,
+        options: SamplingOptions = SamplingOptions(),
+    ) -> dict[str, int]:
+        own = self.own_options(options, MaskedSampling)
+        unknown = (grid.t - prefix_frames) * self.tokens_per_frame
+        sets = len(masked_after(unknown, own.num_sets or self.num_sets))
+        if not isinstance(own, DiffusionSampling):
+            return {"transformer": sets}
+        return {"transformer": sets, "diffusion head": sets * own.diffusion_steps}
+
+    @torch.no_grad()
+    def generate(self, request: Request) -> Tokens:
+        """As `Paradigm.generate`. Raises UserError for clips that are longer than trained, and for a prefix of another
+        shape or without a frame to generate."""
+        grid, batch = request.grid, request.batch_size
+        own = self.own_options(request.options, MaskedSampling)
+        if grid.t > self.grid.t:
+            raise UserError(
+                f"{grid.t} latent frames were asked of a model with positions for {self.grid.t}: "
+                "it cannot go beyond its training length."
+            )
+        if request.prefix_frames >= grid.t:
+            raise UserError(
+                f"{request.prefix_frames} given latent frames leave nothing to generate in a clip of {grid.t}."
+            )
+        context = self._copies(self.context.guided(request.condition, batch, own.guidance))
+        tokens, given = self._empty(grid.t, batch, context.device), 0
+        if request.prefix is not None:
+            require_prefix(request.prefix, self.spec, self.grid, batch)
+            prefix = to_sequence(request.prefix, self.spec, self.patch)
+            given = prefix.shape[1]
+            tokens = torch.cat([prefix.to(tokens.dtype), tokens[:, given:]], dim=1)
+        of_frames = self._guided_frames(request, len(context) // batch)
+        drawn = Draw(self, context, of_frames, own, request).fill(tokens, given)
+        return from_sequence(drawn, self.spec, self.patch, grid)
+
+    def _guided_frames(self, request: Request, passes: int) -> Float[Tensor, "pb t d"] | None:
+        """Embedded conditions per frame: given in the first pass of guidance, null in the second."""
+        batch, num_frames = request.batch_size, request.grid.t
+        given = self.frame_conditions(request.condition, batch, num_frames)
+        if given is None or passes == 1:
+            return given
+        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])
+
+    def _empty(self, num_frames: int, batch: int, device: torch.device) -> Tensor:
+        """Tokens (B, N[, p·p·C]) before any is drawn."""
+        num = num_frames * self.tokens_per_frame
+        if self.spec.type == "discrete":
+            return torch.zeros(batch, num, dtype=torch.long, device=device)
+        return torch.zeros(batch, num, self.spec.size * self.patch**2, device=device)

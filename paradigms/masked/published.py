@@ -1,0 +1,191 @@
+"""Checkpoints of the released MAR (LTH14/mar, commit fe470ac) as arvid's: `arvid import mar`.
+
+`checkpoint-last.pth` has the weights (`model`), their average (`model_ema`) and what a training goes on from. Names and
+shapes tell the configuration, but for the heads: 12 at width 768, 16 else. The diffusion MLP's modulations are shift,
+scale, gate there and scale, shift, gate here, and patches have their channel first there and last here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
+from arvid.files import sha256_file
+from arvid.importing import Imported, Move, match, read_checkpoint, strip_prefix
+from arvid.nn.heads.diffusion import DiffusionHead
+from arvid.paradigms.masked.paradigm import Masked
+from arvid.training.export import load_tokenizer
+from arvid.training.generator_file import save_generator
+from arvid.training.instantiate import bind
+
+WEIGHTS = ("model_ema", "model")
+"""Entries of a checkpoint that hold weights; the first one that is there is taken."""
+SAMPLING = {"guidance": 3.0, "guidance_ramp": True, "diffusion_steps": 100, "num_sets": 64}
+NAMES = {
+    "context.label.": "class_emb.",
+    "context.null": "fake_latent",
+    "network.embed.project.": "z_proj.",
+    "network.mask_token": "mask_token",
+    "network.encoder.positions": "encoder_pos_embed_learned",
+    "network.encoder.norm_in.": "z_proj_ln.",
+    "network.encoder.layers.blocks.": "encoder_blocks.",
+    "network.encoder.norm_out.": "encoder_norm.",
+    "network.encoder.project.": "decoder_embed.",
+    "network.positions": "decoder_pos_embed_learned",
+    "network.layers.blocks.": "decoder_blocks.",
+    "network.norm.": "decoder_norm.",
+    "network.head_positions": "diffusion_pos_embed_learned",
+    "head.net.embed.": "diffloss.net.input_proj.",
+    "head.net.time.": "diffloss.net.time_embed.mlp.",
+    "head.net.condition.": "diffloss.net.cond_embed.",
+    "head.net.blocks.": "diffloss.net.res_blocks.",
+    "head.net.modulation.": "diffloss.net.final_layer.adaLN_modulation.1.",
+    "head.net.head.": "diffloss.net.final_layer.linear.",
+}
+"""How names begin in arvid and in the release."""
+LAYERS = {
+    "coder_blocks.": {".mlp.0.": ".mlp.fc1.", ".mlp.2.": ".mlp.fc2."},
+    "res_blocks.": {".norm1.": ".in_ln.", ".modulation.": ".adaLN_modulation.1."},
+}
+"""What layers of blocks are called, where the released name has such a part."""
+
+
+def published_names(net: Masked) -> dict[str, str]:
+    """The released name of each tensor, in the order of arvid's."""
+    return {own: _published_name(own) for own in net.state_dict()}
+
+
+def _published_name(own: str) -> str:
+    prefix = next(p for p in NAMES if own.startswith(p))
+    name = NAMES[prefix] + own.removeprefix(prefix)
+    for part, layers in LAYERS.items():
+        if part in name:
+            for old, new in layers.items():
+                name = name.replace(old, new)
+    return name
+
+
+def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any]:
+    """The arguments of a GeneratorModule as plain data, from the weights' shapes and the tokenizer's tokens.
+
+    Raises UserError for weights that lack the tensors which tell them, and for tokens of another type or width.
+    """
+    try:
+        classes, dim = tensors["class_emb.weight"].shape
+        width, vector = tensors["diffloss.net.input_proj.weight"].shape
+        num = tensors["diffusion_pos_embed_learned"].shape[1]
+        copies = tensors["encoder_pos_embed_learned"].shape[1] - num
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"these are not MAR's weights: {error} tells its size and is not there."
+        ) from error
+    patch = math.isqrt(vector // spec.size)
+    if spec.type != "continuous" or patch**2 * spec.size != vector:
+        raise UserError(
+            f"its tokens are vectors of {vector} numbers, the tokenizer's are {spec.type} of size {spec.size}."
+        )
+    depth, encoder, head = (
+        len({name.split(".")[at] for name in tensors if name.startswith(begin)})
+        for begin, at in (
+            ("decoder_blocks.", 1),
+            ("encoder_blocks.", 1),
+            ("diffloss.net.res_blocks.", 3),
+        )
+    )
+    side = math.isqrt(num) * patch
+    options = {
+        "patch": patch,
+        "num_sets": 64,
+        "encoder_share": encoder / (encoder + depth),
+        "masking": "truncated",
+        "context_copies": copies,
+        "dropout": 0.1,
+        "diffusion": {"form": "mar"},
+    }
+    return {
+        "paradigm": {"class_path": "arvid.paradigms.masked.Masked", "init_args": options},
+        "token_type": "continuous",
+        "size": {
+            "name": f"mar-{dim}",
+            "dim": dim,
+            "depth": encoder + depth,
+            "num_heads": 12 if dim == 768 else 16,
+            "head_dim": width,
+            "head_depth": head,
+        },
+        "clip_shape": [1, side * spec.strides[1], side * spec.strides[2]],
+        "label": True,
+        "num_classes": classes,
+        "sampling": SAMPLING,
+    }
+
+
+def build(config: Mapping[str, Any], spec: TokenSpec) -> Masked:
+    """The untrained paradigm of a configuration of `read_config`."""
+    factory = bind(Masked, config["paradigm"]["init_args"], what="MAR", positional=4)
+    context = ContextSpec(conditions={"label": config["num_classes"]})
+    net: Masked = factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
+    return net
+
+
+def from_published(
+    tensors: Mapping[str, Tensor], net: Masked
+) -> tuple[dict[str, Tensor], list[Move]]:
+    """Arvid's state dict of the released tensors, and what went where.
+
+    `net` says names and shapes; it may lie on the meta device. Raises UserError with a list of tensors that do not fit.
+    """
+    p = net.patch
+    assert isinstance(net.head, DiffusionHead)
+    moved = dict(tensors)
+    for name, value in tensors.items():
+        if name.endswith("_proj.weight") and value.ndim == 2 and "attn" not in name:
+            moved[name] = rearrange(value, "d (c p q) -> d (p q c)", p=p, q=p)
+        elif ".final_layer.linear." in name:
+            moved[name] = rearrange(value, "(k c p q) ... -> (k p q c) ...", k=2, p=p, q=p)
+        elif ".adaLN_modulation." in name:
+            shift, scale, *gate = value.split(net.head.net.embed.out_features)
+            moved[name] = torch.cat([scale, shift, *gate])
+    return match(moved, net.state_dict(), published_names(net))
+
+
+def import_file(file: Path, out: Path, *, tokenizer: str) -> Imported:
+    """Write a checkpoint of the released code as one that `load_generator` reads.
+
+    Args:
+        file: `checkpoint-last.pth`.
+        out: where to write.
+        tokenizer: name or file of the autoencoder.
+
+    Raises UserError for a file that is no such checkpoint, and for a tokenizer that does not fit.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
+        checkpoint = read_checkpoint(file)
+    entry = next((key for key in WEIGHTS if key in checkpoint), None)
+    tensors = strip_prefix(checkpoint if entry is None else checkpoint[entry], "module.")
+    video = load_tokenizer(tokenizer)
+    try:
+        config = read_config(tensors, video.spec)
+        with torch.device("meta"):  # only names and shapes: the weights come from the file
+            net = build(config, video.spec)
+        state, moves = from_published(tensors, net)
+    except UserError as error:
+        raise UserError(
+            f"{file}: not a checkpoint of MAR on the tokens of {tokenizer}: {error}"
+        ) from error
+    save_generator(
+        out,
+        config=config,
+        tensors={f"paradigm.{name}": value for name, value in state.items()},
+        tokenizer=video,
+        record={"imported": "mar", "file": file.name, "sha256": sha256_file(file)},
+    )
+    return Imported(moves, unused=[key for key in checkpoint if entry and key != entry])

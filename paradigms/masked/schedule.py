@@ -1,0 +1,42 @@
+"""How many tokens of a clip are masked: in training at random, in sampling set by set."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+from arvid.nn.draws import draw_once
+from arvid.nn.masking import draw_mask_ratio
+
+Masking = Literal["cosine", "truncated"]
+"""How training draws the share of masked tokens: cos(π/2 · u) of a uniform u (MaskGIT, MAGVIT), or the normal
+distribution N(1, 0.25²) truncated to [0.7, 1] (MAR)."""
+
+
+def draw_num_masked(masking: Masking, num_tokens: int) -> int:
+    """Masked tokens of each clip of a batch, out of `num_tokens` that may be masked: at least one.
+
+    The share is rounded down by `cosine` and up by `truncated`, as the released codes do.
+    """
+    if masking == "truncated":
+        return math.ceil(draw_once(draw_mask_ratio) * num_tokens)
+    ratio = math.cos(math.pi / 2 * draw_once(lambda: torch.rand(()).item()))
+    return max(math.floor(ratio * num_tokens), 1)
+
+
+def masked_after(num_tokens: int, num_sets: int) -> list[int]:
+    """Tokens that are still masked after each set: floor(cos(π/2 · progress) · N), none after the last.
+
+    Each set but the last leaves at least one token and draws at least one. So there are fewer sets than asked for where
+    there are fewer tokens.
+    """
+    left, found = num_tokens, []
+    for i in range(1, num_sets):
+        wanted = math.floor(math.cos(math.pi / 2 * i / num_sets) * num_tokens)
+        after = max(1, min(wanted, left - 1))
+        if after < left:
+            found.append(after)
+        left = after
+    return [*found, 0]
