@@ -11,7 +11,7 @@ One axis of options spans the family. Defaults are FAR's (arXiv 2503.19325).
 | attention causal, history clean copy | teacher forcing (ACDiT, arXiv 2412.07720) |
 | levels non-decreasing | pyramid (AR-Diffusion, arXiv 2503.07418) |
 
-Different from FAR: levels are not rounded to a table of 1000; and see `network`. Ids are masked or replaced by other
+Different from FAR: levels are not rounded to a table of 1000; and see `arvid.nn.denoiser`. Ids are masked or replaced by other
 ids (`arvid.nn.noise`), and the network predicts the clean ones.
 """
 
@@ -40,19 +40,20 @@ from arvid.contracts import (
 )
 from arvid.nn.attend import BlockCausal, CleanCopy
 from arvid.nn.conditioner import ContextEmbedder, warn_once
+from arvid.nn.denoiser import CLEAN_TIME, Denoiser, initialise
 from arvid.nn.draws import draw
+from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.noise import ContinuousNoise, DiscreteNoise, GaussianNoise, build_noise
-from arvid.nn.tokens import unpatchify
-from arvid.paradigms.frame_diffusion.levels import (
+from arvid.nn.noise_levels import (
     LevelDraw,
     Levels,
     draw_levels,
     fused_snr_weight,
 )
-from arvid.paradigms.frame_diffusion.network import CLEAN_TIME, Denoiser, initialise
+from arvid.nn.tokens import unpatchify
 from arvid.paradigms.frame_diffusion.sampling import (
     Draw,
     FrameDiffusionSampling,
@@ -98,6 +99,7 @@ class FrameDiffusion(Paradigm):
 
     heads = HEADS  # continuous tokens have the diffusion head's sampling options, but the network itself denoises them
     options_class = FrameDiffusionSampling
+    takes_frame_conditions = True
 
     def __init__(
         self,
@@ -138,6 +140,7 @@ class FrameDiffusion(Paradigm):
         self.process = build_noise(spec, continuous_noise, discrete_noise)
         self._check()
         self.context = ContextEmbedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
         self.network = Denoiser(
             self._input_spec(),
             grid,
@@ -201,7 +204,9 @@ class FrameDiffusion(Paradigm):
         noisy frames where ids are replaced. `per_token` is the mean over all these tokens of the batch, unweighted.
         """
         batch, num_frames = tokens.shape[:2]
-        context = self.context(condition, batch, self._dropped(batch, tokens.device))
+        drop = self._dropped(batch, tokens.device)
+        context = self.context(condition, batch, drop)
+        frame_conditions = self.frame_conditions(condition, batch, num_frames, drop)
         level, clean = draw_levels(
             batch,
             num_frames,
@@ -213,7 +218,8 @@ class FrameDiffusion(Paradigm):
         )
         noise = self.process.draw(tokens.shape[:4], tokens.device)
         noisy = self.process.corrupt(tokens, noise, level)
-        hidden = self.denoise(context, tokens, noisy, (1000 * level).masked_fill(clean, CLEAN_TIME))
+        times = (1000 * level).masked_fill(clean, CLEAN_TIME)
+        hidden = self.denoise(context, tokens, noisy, times, frame_conditions)
         losses = self._losses(hidden, tokens, noise, level)  # (B, t, h, w)
         counted = ~clean[..., None, None].expand_as(losses)
         if not isinstance(self.process, GaussianNoise):
@@ -236,6 +242,7 @@ class FrameDiffusion(Paradigm):
         tokens: Tokens,
         noisy: Tokens,
         times: Float[Tensor, "b t"],
+        frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b t l d"]:
         """Hidden states of the noisy frames of whole clips, which see the clean `tokens` if the history is a copy."""
         num = noisy.shape[1]
@@ -244,7 +251,16 @@ class FrameDiffusion(Paradigm):
             noisy = torch.cat([tokens.to(noisy.dtype), noisy], dim=1)
             times = torch.cat([torch.full_like(times, CLEAN_TIME), times], dim=1)
             index = index.repeat(2)
-        hidden: Tensor = self.network(context, noisy, times, index, mask=self._mask(num, index))
+            if frame_conditions is not None:
+                frame_conditions = frame_conditions.repeat(1, 2, 1)
+        hidden: Tensor = self.network(
+            context,
+            noisy,
+            times,
+            index,
+            mask=self._mask(num, index),
+            frame_conditions=frame_conditions,
+        )
         return hidden[:, -num:]
 
     def _losses(
@@ -288,19 +304,13 @@ class FrameDiffusion(Paradigm):
     def stream(self, request: Request) -> Iterator[Tokens]:
         """As `Paradigm.stream`. Raises UserError for guidance by history of a model that cannot do without any."""
         options = self.own_options(request.options, FrameDiffusionSampling)
-        context = self.context(request.condition, request.batch_size)
-        passes = [context]
-        guided = options.guided and context.shape[1] > 0
-        if options.guided and not guided:
-            warn_once("Guidance has no effect: this model has no conditions.")
-        if guided:
-            passes.append(self.context.negative(request.condition, request.batch_size))
         if options.history_guidance != 1:
             require_history_guidance(self)
-            passes.append(context)
+        if options.guided and self.context.spec.is_empty:
+            warn_once("Guidance has no effect: this model has no conditions.")
         if request.prefix is not None:
             yield request.prefix
-        yield from Draw(self, options, request, torch.stack(passes), guided).pieces()
+        yield from Draw(self, options, request).pieces()
 
     def sampling_levels(self, options: SamplingOptions) -> list[float]:
         """The noise level for each number of steps that are left, from 0 on."""

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arvid.contracts import Request, SamplingOptions, Tokens, UserError
+from arvid.contracts import Condition, Request, SamplingOptions, Tokens, UserError
+from arvid.nn.denoiser import CLEAN_TIME
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion_process import DiffusionSampling, guide
 from arvid.nn.noise import GaussianNoise, TokenNoise, gumbel_like
+from arvid.nn.noise_levels import schedule
 from arvid.nn.windows import Window, windows
 from arvid.options import option
-from arvid.paradigms.frame_diffusion.levels import schedule
-from arvid.paradigms.frame_diffusion.network import CLEAN_TIME
 from arvid.ranges import FINITE, SHARE, at_least
 
 if TYPE_CHECKING:
@@ -52,16 +52,32 @@ class FrameDiffusionSampling(SamplingOptions):
     frame's last step."""
 
 
-@dataclass(frozen=True, eq=False)
 class Draw:
-    """What a generation has in common over its windows."""
+    """What a generation has in common over its windows.
 
-    model: FrameDiffusion
-    options: FrameDiffusionSampling
-    request: Request
-    context: Float[Tensor, "p b s d"]
-    guided: bool
-    """Whether the second pass is without the condition."""
+    Its passes are, in order: with the condition, without it (guidance), and with it but without history (guidance by
+    history).
+    """
+
+    def __init__(
+        self, model: FrameDiffusion, options: FrameDiffusionSampling, request: Request
+    ) -> None:
+        self.model, self.options, self.request = model, options, request
+        self.guided = options.guided and not model.context.spec.is_empty
+        self.by_history = options.history_guidance != 1
+        condition, batch, num_frames = request.condition, request.batch_size, request.grid.t
+        context = model.context(condition, batch)
+        of_frames = model.frame_conditions(condition, batch, num_frames)
+        passes = [(context, of_frames)]
+        if self.guided:
+            null = model.context.negative(condition, batch)
+            passes.append((null, model.frame_conditions(Condition(), batch, num_frames)))
+        if self.by_history:
+            passes.append((context, of_frames))
+        self.context = torch.stack([context for context, _ in passes])  # (P, B, S, D)
+        self.frame_conditions: Tensor | None = None  # (P, B, T, D)
+        if of_frames is not None:
+            self.frame_conditions = torch.stack([of_frames for _, of_frames in passes])
 
     def pieces(self) -> Iterator[Tokens]:
         """Latent frames (B, n, h, w[, C]) after the given ones, as soon as they are finished."""
@@ -76,11 +92,6 @@ class Draw:
     @property
     def num_passes(self) -> int:
         return len(self.context)
-
-    @property
-    def by_history(self) -> bool:
-        """Whether the last pass is without history."""
-        return self.options.history_guidance != 1
 
     def combined(
         self, predictions: Float[Tensor, "p b n e"], times: Float[Tensor, " n"]
@@ -194,12 +205,18 @@ class WindowDraw:
             mask=self._mask(start, last),
             caches=self.caches,
             fed=self.fed,
+            frame_conditions=self._frame_conditions(start, last),
         )
         if self.caches:
             self.fed, self.cached = True, first
             for cache in self.caches:  # frames at work are fed again
                 cache.length = self.model.network.length(first)
         return hidden[:, first - start :].unflatten(0, context.shape[:2])
+
+    def _frame_conditions(self, start: int, last: int) -> Float[Tensor, "pb k d"] | None:
+        """Those of the frames start..last-1 of the window, in every pass."""
+        given, offset = self.draw.frame_conditions, self.window.start
+        return None if given is None else given[:, :, offset + start : offset + last].flatten(0, 1)
 
     def _inputs(
         self, start: int, first: int, last: int, level: Float[Tensor, " n"]

@@ -21,10 +21,10 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
+from arvid.nn.denoiser import CLEAN_TIME
 from arvid.nn.noise import GaussianNoise
+from arvid.nn.noise_levels import draw_levels, fused_snr_weight, schedule
 from arvid.paradigms.frame_diffusion import FrameDiffusion
-from arvid.paradigms.frame_diffusion.levels import draw_levels, fused_snr_weight, schedule
-from arvid.paradigms.frame_diffusion.network import CLEAN_TIME
 
 GRID = TokenGrid(3, 2, 4)
 SIZE = Size(dim=32, depth=2, num_heads=2)
@@ -32,6 +32,7 @@ SPECS = {
     "discrete": TokenSpec("discrete", 11, (4, 8, 8), True),
     "continuous": TokenSpec("continuous", 4, (4, 8, 8), True),
 }
+CONTEXT = ContextSpec(conditions={"label": 5})
 BATCH = 2
 SYSTEMS: dict[str, dict[str, Any]] = {
     "far": {},
@@ -53,13 +54,17 @@ def build() -> Callable[..., FrameDiffusion]:
     """A small model in which weights that begin small are not, so that all they reach shows."""
 
     def _build(kind: str = "continuous", **options: Any) -> FrameDiffusion:
-        model = FrameDiffusion(SPECS[kind], GRID, ContextSpec(num_classes=5), SIZE, **options)
+        model = FrameDiffusion(SPECS[kind], GRID, CONTEXT, SIZE, **options)
         for name, parameter in model.named_parameters():
             if "modulation" in name or name.startswith("head"):
                 torch.nn.init.normal_(parameter, std=0.3)
         return model.eval()
 
     return _build
+
+
+def some_condition() -> Condition:
+    return Condition(values={"label": torch.tensor([1, 4])})
 
 
 def some_tokens(model: FrameDiffusion, frames: int = GRID.t) -> Tensor:
@@ -80,7 +85,7 @@ def generate(
 ) -> Tensor:
     return model.generate(
         Request(
-            Condition(label=torch.tensor([1, 4])),
+            some_condition(),
             GRID.with_frames(frames),
             prefix=prefix,
             options=options(model, **changes),
@@ -96,7 +101,7 @@ def test_the_loss_is_far_s(build: Any) -> None:
     """Levels of sigmoid(N(0, 1)), a tenth of the frames clean with time -1 and out of the loss, mean over the noisy
     frames of a clip and then over clips."""
     model = build(clean_share=0.4)
-    tokens, condition = some_tokens(model), Condition(label=torch.tensor([1, 4]))
+    tokens, condition = some_tokens(model), some_condition()
     torch.manual_seed(3)
     loss = model.loss(tokens, condition)["loss"]
 
@@ -208,7 +213,7 @@ def test_the_fused_weight_is_dfot_s(causal: bool) -> None:
 def test_every_system_trains_and_continues(build: Any, kind: str, system: str) -> None:
     model = build(kind, **SYSTEMS[system]).train()
     tokens = some_tokens(model)
-    model.loss(tokens, Condition(label=torch.tensor([1, 4])))["loss"].backward()
+    model.loss(tokens, some_condition())["loss"].backward()
     gradients = [p.grad for p in model.parameters()]
     assert all(g is None or g.isfinite().all() for g in gradients)
     drawn = generate(model.eval(), prefix=tokens[:, :1], guidance=2.0)
@@ -268,7 +273,7 @@ def test_a_stagger_beyond_the_steps_is_one_frame_after_another() -> None:
 
 def denoised(model: FrameDiffusion, x: Tensor, level: Tensor, i: int, j: int) -> Tensor:
     """The predictions of frames i..j-1 of the clip, from all frames at their levels; clean ones are told so."""
-    context = model.context(Condition(label=torch.tensor([1, 4])), BATCH)
+    context = model.context(some_condition(), BATCH)
     times = torch.where(level == 0, CLEAN_TIME if model.sees_clean else 0.0, 1000 * level)
     hidden = model.denoise(context, x, x, times.expand(BATCH, -1))
     return model.to_frames(model.head(hidden))[:, i:j]
@@ -338,7 +343,7 @@ def test_clips_may_be_three_times_as_long_as_trained(build: Any, kind: str, syst
     prefix = some_tokens(model, 2)
     steps: list[int] = []
     request = Request(
-        Condition(label=torch.tensor([1, 4])),
+        some_condition(),
         GRID.with_frames(9),
         prefix=prefix,
         options=options(model, overlap=2),
@@ -390,7 +395,7 @@ def test_guidance_by_history_leads_away_from_noise_in_its_place(build: Any) -> N
     prefix = some_tokens(model)[:, :1]
     drawn = generate(model, frames=2, prefix=prefix, steps=1, history_guidance=2.5)
     noise = torch.randn(BATCH, 2, GRID.h, GRID.w, 4, generator=torch.Generator().manual_seed(0))
-    context = model.context(Condition(label=torch.tensor([1, 4])), BATCH)
+    context = model.context(some_condition(), BATCH)
     velocity = []
     for first, time in ((prefix, CLEAN_TIME), (noise[:, :1], 1000.0)):
         frames = torch.cat([first, noise[:, 1:]], dim=1)

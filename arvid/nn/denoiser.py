@@ -196,14 +196,12 @@ def initialise(module: nn.Module) -> None:
     |---|---|
     | weights of linear maps | Xavier's uniform distribution |
     | of modulations, the embedding of levels, and the output | N(0, 0.02²) |
-    | tables of ids | N(0, 0.02²) |
     | biases | 0 |
+    | tables of ids, conditions, norms | torch's default, or as their classes have it |
     """
     small = ("modulation", "time.project", "time.mlp.1", "head", "head.logits")
     for name, child in module.named_modules():
-        if isinstance(child, nn.Embedding):
-            nn.init.normal_(child.weight, std=0.02)
-        if not isinstance(child, nn.Linear):
+        if not isinstance(child, nn.Linear) or name.startswith(("context", "frame_conditions")):
             continue
         if name.endswith(small):
             nn.init.normal_(child.weight, std=0.02)
