@@ -11,8 +11,8 @@ One axis of options spans the family. Defaults are FAR's (arXiv 2503.19325).
 | attention causal, history clean copy | teacher forcing (ACDiT, arXiv 2412.07720) |
 | levels non-decreasing | pyramid (AR-Diffusion, arXiv 2503.07418) |
 
-Different from FAR: levels are not rounded to a table of 1000; and see `arvid.nn.denoiser`. Ids are masked or replaced by other
-ids (`arvid.nn.noise`), and the network predicts the clean ones.
+Different from FAR: levels are not rounded to a table of 1000; and see `arvid.nn.denoiser`. Ids are masked or replaced
+by other ids (`arvid.nn.noise`), and the network predicts the clean ones.
 """
 
 from __future__ import annotations
