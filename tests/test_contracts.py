@@ -101,7 +101,7 @@ def some_prefix(model: Paradigm, num_frames: int) -> Tensor | None:
 def options(model: Paradigm, **changes: Any) -> SamplingOptions:
     """The model's options, with as few denoising steps as possible."""
     own = model.options_for(model.spec.type)()
-    fewer = {"diffusion_steps": 2} if hasattr(own, "diffusion_steps") else {}
+    fewer = {name: 2 for name in ("diffusion_steps", "discrete_steps") if hasattr(own, name)}
     return own.replace(**fewer, **changes)
 
 

@@ -14,6 +14,7 @@ B batch, N queries, M keys, E numbers of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -65,8 +66,14 @@ class BlockCausal:
     def visible(self) -> Bool[Tensor, "n n"]:
         """True where a query (row) sees a key (column), padding not counted."""
         if self._visible is None:
-            self._visible = self.blocks[:, None] >= self.blocks[None, :]
+            index = torch.arange(len(self.blocks), device=self.blocks.device)
+            self._visible = self._rule()(0, 0, index[:, None], index[None, :])
         return self._visible
+
+    def _rule(self) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+        """FlexAttention's function of (clip, head, query, key): True where the query sees the key."""
+        blocks = self.blocks
+        return lambda b, h, q, k: blocks[q] >= blocks[k]
 
     def dense(self) -> Bool[Tensor, "*b n n"]:
         """True where a query sees a key: (N, N), or (B, 1, N, N) with padding."""
@@ -84,16 +91,15 @@ class BlockCausal:
         from torch.nn.attention.flex_attention import create_block_mask
 
         if self._flex is None:
-            blocks = self.blocks
-            num = len(blocks)
+            num = len(self.blocks)
             with torch.inference_mode(False):  # a validation may make it, and training saves it
                 self._flex = create_block_mask(
-                    lambda b, h, q, k: blocks[q] >= blocks[k],
+                    self._rule(),
                     B=None,
                     H=None,
                     Q_LEN=num,
                     KV_LEN=num,
-                    device=str(blocks.device),
+                    device=str(self.blocks.device),
                 )
         return self._flex
 
@@ -103,6 +109,29 @@ class BlockCausal:
             return None
         hidden = F.pad(self.padding, (0, len(self.blocks) - self.padding.shape[1]))
         return lambda score, b, h, q, k: torch.where(hidden[b, k] & (q != k), -math.inf, score)
+
+
+class CleanCopy(BlockCausal):
+    """Blocks that are there twice, clean and noisy. A clean one sees as `BlockCausal` does, but nothing noisy. A noisy
+    one sees itself and the clean ones before it.
+
+    Args:
+        blocks: block of each position.
+        noisy: True where a position is of the noisy copy.
+    """
+
+    def __init__(self, blocks: Int[Tensor, " n"], noisy: Bool[Tensor, " n"]) -> None:
+        super().__init__(blocks)
+        self.noisy = noisy
+
+    def _rule(self) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+        blocks, noisy = self.blocks, self.noisy
+
+        def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
+            itself = (blocks[q] == blocks[k]) & (noisy[q] == noisy[k])
+            return itself | (~noisy[k] & (blocks[q] > blocks[k]))
+
+        return sees
 
 
 def attend(

@@ -60,15 +60,23 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (B, N, D) -> (B, N, D)."""
+    """Multi-head self-attention (B, N, D) -> (B, N, D).
 
-    def __init__(self, dim: int, num_heads: int, *, bias: bool = True) -> None:
+    With `qk_norm` the queries and keys of each head are RMS-normed, with a learned scale, before they are rotated.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, bias: bool = True, qk_norm: bool = False
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise UserError(f"A width of {dim} is not a multiple of {num_heads} heads.")
         self.num_heads = num_heads
         self.qkv = Linear(dim, 3 * dim, bias=bias)
         self.proj = Linear(dim, dim, bias=bias)
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.norm_q, self.norm_k = (nn.RMSNorm(dim // num_heads, eps=1e-6) for _ in "qk")
 
     def forward(
         self,
@@ -82,6 +90,8 @@ class Attention(nn.Module):
         position sees all cached ones and each other. `queries` are the rows of `x` whose output is wanted
         where it is not all of them. `rotation` are the rotary codes of the new positions."""
         q, k, v = self._project(x, queries)
+        if self.qk_norm:
+            q, k = self.norm_q(q), self.norm_k(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:

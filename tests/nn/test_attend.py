@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from arvid.nn.attend import BlockCausal, attend
+from arvid.nn.attend import BlockCausal, CleanCopy, attend
 
 BLOCKS = torch.tensor([0, 0, 0, 1, 1, 2])
 TOKENS = torch.tensor([0, 0, 1, 2, 3, 4])
@@ -39,6 +39,17 @@ def test_padding_sees_nothing_but_itself_of_padding() -> None:
     assert torch.equal(seen[1, 0], BlockCausal(BLOCKS).dense())
 
 
+def test_noisy_blocks_see_themselves_and_clean_ones_before() -> None:
+    mask = CleanCopy(torch.tensor([0, 1, 2, 1, 2]), torch.tensor([0, 0, 0, 1, 1]).bool())
+    assert mask.dense().int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "mask",
@@ -48,8 +59,9 @@ def test_padding_sees_nothing_but_itself_of_padding() -> None:
         BlockCausal(TOKENS, first=2),
         BlockCausal(torch.arange(6), first=0),
         BlockCausal(TOKENS, first=2).with_padding(PADDING),
+        CleanCopy(torch.tensor([0, 1, 2, 1, 2, 2]), torch.arange(6) >= 3),
     ],
-    ids=["blocks", "padded", "tokens after a context", "tokens", "padded tokens"],
+    ids=["blocks", "padded", "tokens after a context", "tokens", "padded tokens", "clean copy"],
 )
 def test_every_way_is_the_formula(
     mask: BlockCausal, dtype: torch.dtype, rounding: Callable[..., Any]

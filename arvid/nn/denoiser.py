@@ -1,0 +1,211 @@
+"""The denoiser: a transformer over context and latent frames, modulated by each frame's noise level (adaLN).
+
+After DiT (arXiv 2212.09748) in FAR's form (arXiv 2503.19325): norms without parameters, RMS-normed queries and keys,
+rotary positions over (t, h, w), tanh GELU. Different: shift, scale and gate are computed once per frame and broadcast
+over its tokens; conditions are context tokens in front of the frames, unless they are to be part of the modulation.
+
+B clips, P passes of guidance, S context tokens, k frames of L tokens, G = k groups or, with context, k + 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arvid.contracts import Size, TokenGrid, TokenSpec
+from arvid.nn.attention import Attention, KVCache, Mask
+from arvid.nn.linear import Linear
+from arvid.nn.positions import Rotation, ScalarEmbedding, rotation
+from arvid.nn.tokens import PatchEmbedding
+
+CLEAN_TIME = -1.0
+"""The time of clean frames and of the context. Noise levels are told as 0 to 1000."""
+
+
+class DenoisingBlock(nn.Module):
+    """x + gate·attention(modulated norm of x), then the same with an MLP."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attn = Attention(dim, num_heads, qk_norm=True)
+        self.mlp = nn.Sequential(
+            Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), Linear(4 * dim, dim)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        code: Float[Tensor, "#b g d"],
+        num_context: int,
+        mask: Mask | None,
+        cache: KVCache | None,
+        rotation: Rotation,
+    ) -> Float[Tensor, "b n d"]:
+        """`code` is the activated embedding of the level of each group of tokens: the context, then each frame."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(code).chunk(6, dim=-1)
+        y = affine(self.norm(x), 1 + scale1, shift1, num_context)
+        y = self.attn(y, mask, cache, rotation=rotation)
+        x = x + affine(y, gate1, None, num_context)
+        y = self.mlp(affine(self.norm(x), 1 + scale2, shift2, num_context))
+        return x + affine(y, gate2, None, num_context)
+
+
+def affine(
+    x: Float[Tensor, "b n d"],
+    scale: Float[Tensor, "#b g d"],
+    shift: Float[Tensor, "#b g d"] | None,
+    num_context: int,
+) -> Float[Tensor, "b n d"]:
+    """x · scale + shift with one scale and shift for each group, the first of which are the S context tokens."""
+    if num_context:
+        context, frames = x[:, :num_context], x[:, num_context:]
+        first, others = (None, None) if shift is None else (shift[:, :1], shift[:, 1:])
+        parts = [affine(context, scale[:, :1], first, 0)]
+        if frames.shape[1]:
+            parts.append(affine(frames, scale[:, 1:], others, 0))
+        return torch.cat(parts, dim=1)
+    grouped = x.unflatten(1, (scale.shape[1], -1))  # (B, G, L, D)
+    if shift is None:
+        return (grouped * scale[:, :, None]).flatten(1, 2)
+    return torch.addcmul(shift[:, :, None], grouped, scale[:, :, None]).flatten(1, 2)
+
+
+class Denoiser(nn.Module):
+    """Noisy frames -> normed hidden states, of which a linear map or a softmax makes the prediction.
+
+    Args:
+        spec: of the tokens that go in: its size counts MASK.
+        grid: the largest grid of training.
+        size: width, depth and heads.
+        patch: side of the square of latents that is one token.
+        num_context: S.
+        in_modulation: whether the mean of the context tokens is added to the embedding of the level, as FAR does with a
+            class, instead of going in front of the frames.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        grid: TokenGrid,
+        size: Size,
+        *,
+        patch: int,
+        num_context: int,
+        in_modulation: bool,
+    ) -> None:
+        super().__init__()
+        self.in_modulation = in_modulation
+        self.num_context = 0 if in_modulation else num_context
+        self.frame_len = grid.tokens_per_frame // patch**2
+        self.embed = PatchEmbedding(spec, size.dim, patch)
+        self.time = ScalarEmbedding(size.dim)
+        self.blocks = nn.ModuleList(
+            DenoisingBlock(size.dim, size.num_heads) for _ in range(size.depth)
+        )
+        self.modulation = nn.Linear(size.dim, 2 * size.dim)
+        self.norm = nn.LayerNorm(size.dim, eps=1e-6, elementwise_affine=False)
+        cos, sin = rotation(self._coordinates(grid, patch), size.dim // size.num_heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def _coordinates(self, grid: TokenGrid, patch: int) -> Int[Tensor, "n 3"]:
+        """Places of the context, at times before the clip, and of all tokens (t, h, w)."""
+        context = torch.zeros(self.num_context, 3, dtype=torch.long)
+        context[:, 0] = torch.arange(-self.num_context, 0)
+        sides = (grid.t, grid.h // patch, grid.w // patch)
+        tokens = torch.cartesian_prod(*(torch.arange(side) for side in sides)).view(-1, 3)
+        return torch.cat([context, tokens])
+
+    def length(self, num_frames: int) -> int:
+        """Tokens of the context and so many frames."""
+        return self.num_context + num_frames * self.frame_len
+
+    def block_index(self, frames: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
+        """For block-causal attention: 0 for the tokens of the context, i + 1 for those of frame i."""
+        of_frames = (frames + 1).repeat_interleave(self.frame_len)
+        return torch.cat([of_frames.new_zeros(self.num_context), of_frames])
+
+    def new_caches(self, num_frames: int) -> list[KVCache]:
+        """An empty cache for each block, with room for the context and so many frames."""
+        return [KVCache(self.length(num_frames)) for _ in self.blocks]
+
+    def forward(
+        self,
+        context: Float[Tensor, "b s d"],
+        frames: Tensor,
+        times: Float[Tensor, "b k"],
+        index: Int[Tensor, " k"],
+        *,
+        mask: Mask | None = None,
+        caches: list[KVCache] | None = None,
+        fed: bool = False,
+        frame_conditions: Float[Tensor, "b k d"] | None = None,
+    ) -> Float[Tensor, "b k l d"]:
+        """Hidden states of the frames.
+
+        Args:
+            context: context tokens.
+            frames: (B, k, h, w[, C]) noisy tokens.
+            times: level of each frame, 0 to 1000, or CLEAN_TIME.
+            index: which frame of the clip each one is.
+            mask: over the tokens that go in and those in the caches.
+            caches: keys and values of what was fed before; those of all that goes in now are added.
+            fed: whether the context is in the caches already.
+            frame_conditions: embedded conditions per frame, which are added to the tokens of their frame.
+        """
+        num_context = 0 if fed else self.num_context
+        x = self.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, k, L, D)
+        if frame_conditions is not None:
+            x = x + frame_conditions[:, :, None]
+        x = x.flatten(1, 2)
+        if num_context:
+            x = torch.cat([context, x], dim=1)
+            times = F.pad(times, (1, 0), value=CLEAN_TIME)
+        code = self.time(times)  # (B, G, D)
+        if self.in_modulation and context.shape[1]:
+            code = code + context.mean(1, keepdim=True)
+        code = F.silu(code)
+        codes = self._rotation(index, num_context)
+        for i, block in enumerate(self.blocks):
+            x = block(x, code, num_context, mask, caches[i] if caches else None, codes)
+        shift, scale = self.modulation(code[:, -len(index) :]).chunk(2, dim=-1)
+        out = affine(self.norm(x[:, num_context:]), 1 + scale, shift, 0)
+        return out.unflatten(1, (len(index), -1))
+
+    def _rotation(self, index: Int[Tensor, " k"], num_context: int) -> Rotation:
+        """Rotary codes of the context, if it goes in, and of the tokens of frames."""
+
+        def of(table: Tensor) -> Tensor:
+            frames = table[self.num_context :].unflatten(0, (-1, self.frame_len))[index]
+            return torch.cat([table[:num_context], frames.flatten(0, 1)])
+
+        return of(self.cos), of(self.sin)
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights at the start, after DiT, but nothing is 0 that would leave a parameter without a gradient.
+
+    | parameter | value |
+    |---|---|
+    | weights of linear maps | Xavier's uniform distribution |
+    | of modulations, the embedding of levels, and the output | N(0, 0.02²) |
+    | biases | 0 |
+    | tables of ids, conditions, norms | torch's default, or as their classes have it |
+    """
+    small = ("modulation", "time.project", "time.mlp.1", "head", "head.logits")
+    for name, child in module.named_modules():
+        if not isinstance(child, nn.Linear) or name.startswith(("context", "frame_conditions")):
+            continue
+        if name.endswith(small):
+            nn.init.normal_(child.weight, std=0.02)
+        else:
+            nn.init.xavier_uniform_(child.weight)
+        if child.bias is not None:
+            nn.init.zeros_(child.bias)
