@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from arvid.codes import Codes as Codes
 from arvid.errors import (
     UserError as UserError,  # also from here: all that implement a contract raise it
 )
@@ -67,6 +68,8 @@ class TokenSpec:
     (frames, rows, columns) of pixels behind one token; `causal` says that encoding a prefix of the frames
     gives the prefix of the tokens. With `exact_prefix` false it gives them only nearly, as with published ones
     whose norms see several frames at once: what remains of `causal` is that a clip has 1 + n·F_T frames.
+
+    `codes` are the vectors behind the ids, if a discrete tokenizer shows them. They are neither compared nor stored.
     """
 
     type: TokenType
@@ -74,6 +77,7 @@ class TokenSpec:
     strides: tuple[int, int, int]
     causal: bool
     exact_prefix: bool = True
+    codes: Codes | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(1).require("a token's ", size=self.size, strides=self.strides)

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from arvid.contracts import TokenSpec
+from arvid.contracts import TokenGrid, Tokens, TokenSpec, UserError
 
 
 class TokenEmbedding(nn.Module):
@@ -80,3 +80,19 @@ def from_patches(patches: Tensor, spec: TokenSpec, patch: int, height: int) -> T
     if spec.type == "discrete":
         return patches.unflatten(1, (height, -1))
     return unpatchify(patches, patch, height)
+
+
+def require_prefix(prefix: Tokens, spec: TokenSpec, grid: TokenGrid, batch_size: int) -> None:
+    """Raise UserError unless given latent frames are (B, 1 or more, h, w[, C]), with ids that the tokenizer has."""
+    channels = () if spec.type == "discrete" else (spec.size,)
+    expected = (batch_size, max(prefix.shape[1], 1), grid.h, grid.w, *channels)
+    if tuple(prefix.shape) != expected:
+        raise UserError(f"The prefix is {tuple(prefix.shape)}, not {expected}.")
+    if spec.type == "continuous":
+        return
+    low, high = (int(x) for x in prefix.aminmax())
+    if low < 0 or high >= spec.size:
+        raise UserError(
+            f"The prefix has ids from {low} to {high}; this model knows 0 to {spec.size - 1}. "
+            "Was it encoded by another tokenizer?"
+        )
