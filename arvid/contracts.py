@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from arvid.codes import Codes as Codes
 from arvid.errors import (
     UserError as UserError,  # re-exported: implementations of the contracts raise it
 )
@@ -67,6 +68,8 @@ class TokenSpec:
     (frames, rows, columns) of pixels per token. `causal`: a clip has 1 + n·F_T frames, and encoding a prefix of the
     frames gives the prefix of the tokens. If `exact_prefix` is false, it gives the prefix only approximately, as
     published tokenizers do whose norms see several frames at once.
+
+    `codes` are the vectors behind the ids, if a discrete tokenizer has them. They are neither compared nor stored.
     """
 
     type: TokenType
@@ -74,6 +77,7 @@ class TokenSpec:
     strides: tuple[int, int, int]
     causal: bool
     exact_prefix: bool = True
+    codes: Codes | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(1).require("a token's ", size=self.size, strides=self.strides)

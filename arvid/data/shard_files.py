@@ -71,10 +71,12 @@ class Manifest:
     """Whether every file of the folder must have a checksum. A file without it is damaged."""
 
     def stored(self) -> dict[str, Any]:
-        """The fields in the file. `sealed` is not among them: the file's format states it. Older files have no
-        `value_names`, so empty ones are left out."""
+        """The fields in the file, without `sealed`, which the file's format states, and the tokenizer's codes. Older
+        files have no `value_names`, so empty ones are left out."""
         left_out = {"sealed"} if self.value_names else {"sealed", "value_names"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
+        stored = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
+        del stored["spec"]["codes"]
+        return stored
 
     def name_of(self, shard: int) -> str:
         """Hash that identifies a shard among all shards of all folders."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from vector_quantize_pytorch import FSQ
 from vector_quantize_pytorch.finite_scalar_quantization import round_ste
 
+from arvid.codes import ScalarCodes
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
 from arvid.nn.hyperparameters import plain
@@ -64,7 +65,13 @@ class MagvitFSQ(VideoTokenizer):
             raise UserError("MagvitFSQ needs the levels of at least one latent channel, got none.")
         self.hyperparameters = plain(backbone=backbone, levels=levels, unit_range=unit_range)
         self.unit_range = unit_range
-        self._spec = TokenSpec("discrete", math.prod(levels), backbone.total_stride, causal=True)
+        self._spec = TokenSpec(
+            "discrete",
+            math.prod(levels),
+            backbone.total_stride,
+            causal=True,
+            codes=ScalarCodes(levels),
+        )
         self.encoder = CausalEncoder(backbone, len(levels))
         self.decoder = CausalDecoder(backbone, len(levels))
         self.quantizer = PublishedFSQ(list(levels), return_indices=False)

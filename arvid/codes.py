@@ -1,0 +1,63 @@
+"""Vectors behind the ids of a discrete tokenizer, where it shows them: `TokenSpec.codes`.
+
+Ids alone cannot be averaged or compared. With the vectors a paradigm can reduce a frame of ids to a smaller one, or
+move from an id to a similar one. V ids, d numbers of a vector.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arvid.errors import UserError
+from arvid.ranges import at_least
+
+
+class Codes(ABC):
+    """The vector of each id, and the id of each vector."""
+
+    @abstractmethod
+    def vectors(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d"]:
+        """The vectors of the ids, in float32 on their device. `vectors(torch.arange(V))` is the whole table."""
+
+    @abstractmethod
+    def nearest(self, vectors: Float[Tensor, "... d"]) -> Int[Tensor, ...]:
+        """The int64 ids whose vectors are nearest to these."""
+
+
+class ScalarCodes(Codes):
+    """Codes of finite scalar quantisation (FSQ, arXiv 2309.15505): all points of a grid in [-1, 1]^d.
+
+    An id has one digit for each of the d numbers, the first being the fastest. Digit i of a number with L levels
+    stands for (i - L // 2) / (L // 2).
+
+    Args:
+        levels: of each number, two or more.
+    """
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        if not levels:
+            raise UserError("Scalar codes need the levels of one number or more, got none.")
+        at_least(2).require(levels=tuple(levels))
+        self.levels = tuple(levels)
+
+    def vectors(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... d"]:
+        levels, half, basis = self._tensors(ids.device)
+        digits = ids[..., None] // basis % levels
+        return (digits - half) / half
+
+    def nearest(self, vectors: Float[Tensor, "... d"]) -> Int[Tensor, ...]:
+        levels, half, basis = self._tensors(vectors.device)
+        digits = (vectors.float() * half).round().long() + half
+        return (digits.clamp_min(0).minimum(levels - 1) * basis).sum(-1)
+
+    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each number (d,): its levels, half of them, and what its digit counts."""
+        levels = torch.tensor(self.levels, device=device)
+        basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        return levels, levels // 2, torch.tensor(basis, device=device)

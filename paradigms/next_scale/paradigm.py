@@ -1,0 +1,295 @@
+"""Next-scale prediction of video: frames in order, and the scales of each frame from coarse to fine.
+
+After VAR (arXiv 2404.02905): one evaluation of the network draws all tokens of a scale at once, from everything drawn
+before it. Different from it: scales are made from the tokens of a one-grid tokenizer (see `scales`), so any tokenizer
+serves and both token types do; scales of continuous tokens are drawn by a diffusion head; places have rotary codes over
+(t, h, w) besides learned vectors; the context stands in front of the sequence instead of modulating the norms.
+
+Every scale is shown the frame before, reduced to its own size. So the last scale sees all of it, place by place.
+
+B clips, t latent frames, K scales, P places of a frame over all scales, S context tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arvid.contracts import (
+    Condition,
+    ContextSpec,
+    Paradigm,
+    Request,
+    SamplingOptions,
+    Size,
+    TokenGrid,
+    TokenHead,
+    Tokens,
+    TokenSpec,
+)
+from arvid.nn.attend import BlockCausal
+from arvid.nn.attention import Transformer
+from arvid.nn.by_frame import losses_by_frame
+from arvid.nn.conditioner import ContextEmbedder, warn_once
+from arvid.nn.draws import draw, randn_like
+from arvid.nn.frame_conditions import FrameEmbedder
+from arvid.nn.heads import HEADS, DiffusionOptions, build_head
+from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.initialise import initialise_linear
+from arvid.nn.positions import Rotation, rotation
+from arvid.nn.tokens import TokenEmbedding, require_prefix
+from arvid.paradigms.next_scale.resize import centres, enlarge, shrink
+from arvid.paradigms.next_scale.sampling import Draw, NextScaleSampling
+from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
+from arvid.ranges import SHARE
+
+
+class NextScale(Paradigm):
+    """A block-causal transformer over the scales of all frames, and a token head.
+
+    Args:
+        spec, grid, context, size: see `arvid.contracts.Paradigm`.
+        scales: (rows, columns) of each scale, the last being the token grid's. By default the grid's sides are halved
+            until one of them is 1. VAR has ten for 16x16: 1, 2, 3, 4, 5, 6, 8, 10, 13, 16.
+        corruption: self-correction (arXiv 2412.04431): in training the network is shown earlier scales of a frame with
+            errors, and learns to mend them. A share, drawn from 0 to this for each scale, of the ids is random;
+            continuous tokens get noise with that share of their spread. 0: it sees them as they are.
+        dropout: on the transformer's residual branches.
+        condition_dropout: probability that a clip's condition is dropped in training.
+        diffusion: the diffusion head's process (continuous tokens only).
+
+    Raises UserError for values outside their ranges, and for scales that do not grow to the grid.
+    """
+
+    heads = HEADS
+    options_class = NextScaleSampling
+    takes_frame_conditions = True
+    blocks: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        grid: TokenGrid,
+        context: ContextSpec,
+        size: Size,
+        *,
+        scales: tuple[tuple[int, int], ...] | None = None,
+        corruption: float = 0.0,
+        dropout: float = 0.0,
+        condition_dropout: float = 0.1,
+        diffusion: DiffusionOptions = DiffusionOptions(),
+    ) -> None:
+        super().__init__(spec, grid)
+        SHARE.require(corruption=corruption, dropout=dropout, condition_dropout=condition_dropout)
+        sides = default_sides(grid) if scales is None else check_sides(scales, grid)
+        self.scales = Scales(spec, sides)
+        self.corruption = corruption
+        self.condition_dropout = condition_dropout
+        self.context = ContextEmbedder(context, size.dim)
+        self.frame_conditions = FrameEmbedder(context, size.dim)
+        self.embed = TokenEmbedding(spec, size.dim)
+        self.embed_before = TokenEmbedding(spec, size.dim)
+        self.start = nn.Parameter(torch.randn(size.dim) * 0.02)
+        self.positions = nn.Parameter(torch.randn(self.frame_length, size.dim) * 0.02)
+        self.transformer = Transformer(
+            size.dim, size.depth, size.num_heads, norm="pre", dropout=dropout
+        )
+        self.norm = nn.LayerNorm(size.dim)
+        self.head: TokenHead = build_head(spec, size, diffusion)
+        self.spread = ScaleSpread(len(sides)) if spec.type == "continuous" else None
+        places = self._coordinates()
+        cos, sin = rotation(places[:, 1:], size.dim // size.num_heads)
+        self.register_buffer("blocks", places[:, 0], persistent=False)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self._masks: dict[tuple[int, torch.device], BlockCausal] = {}
+        initialise_linear(self)
+
+    @property
+    def frame_length(self) -> int:
+        """P: places of a frame."""
+        return sum(self.scales.num_places)
+
+    def _coordinates(self) -> Tensor:
+        """Block, time, row and column (L, 4) of the places of the longest sequence.
+
+        A coarse place lies at the centre of its area, and the context at times before the first frame.
+        """
+        context = [(0, i, 0, 0) for i in range(-self.context.spec.num_tokens, 0)]
+        place = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
+        parts, whole = [place], (self.grid.h, self.grid.w)
+        for t in range(self.grid.t):
+            for k, side in enumerate(self.scales.sides):
+                rows, columns = (centres(n, new) for n, new in zip(whole, side, strict=True))
+                block = torch.tensor([1 + t * len(self.scales.sides) + k], device="cpu")
+                time = torch.tensor([t], device="cpu")
+                parts.append(torch.cartesian_prod(block, time, rows, columns))
+        return torch.cat(parts)
+
+    # The sequence
+
+    def inputs(
+        self, shown: Sequence[Tensor], before: Tensor, first: int = 0
+    ) -> Float[Tensor, "n p d"]:
+        """Input vectors of the scales `first` to len(shown) of N frames, one scale after another.
+
+        Args:
+            shown: what each scale after the first is shown (see `Scales.shown`).
+            before: the frame before each (N, h, w, D), embedded.
+            first: index of the first scale wanted.
+        """
+        parts = []
+        for k in range(first, len(shown) + 1):
+            x = shrink(before, self.scales.sides[k])
+            if k:
+                x = x + self._embed_shown(shown[k - 1], k)
+            parts.append(x.flatten(1, 2))
+        length = sum(self.scales.num_places[: len(shown) + 1])
+        x = torch.cat(parts, dim=1)
+        return x + self.positions[length - x.shape[1] : length]
+
+    def _embed_shown(self, shown: Tensor, k: int) -> Float[Tensor, "n i j d"]:
+        x: Tensor = self.embed(shown)
+        if self.spec.type == "continuous":
+            return x
+        return shrink(enlarge(x, self.scales.sides[-1]), self.scales.sides[k])
+
+    def before(self, frames: Tokens | None, batch: int) -> Float[Tensor, "b t1 h w d"]:
+        """The frame before each of t + 1 frames, embedded, where `frames` (B, t, h, w[, C]) are the first t of them: a
+        learned vector in the place of all tokens for the first one."""
+        start = self.start.expand(batch, 1, self.grid.h, self.grid.w, -1)
+        if frames is None:
+            return start
+        embedded = self.embed_before(frames)
+        return torch.cat([start.to(embedded.dtype), embedded], dim=1)
+
+    def rotation(self, start: int, end: int) -> Rotation:
+        """Rotary codes of the places start..end-1."""
+        return self.cos[start:end], self.sin[start:end]
+
+    def mask(self, length: int) -> BlockCausal:
+        """Who sees whom among the first places; the same object for the same length."""
+        key = (length, self.blocks.device)
+        if key not in self._masks:
+            self._masks = {key: BlockCausal(self.blocks[:length])}
+        return self._masks[key]
+
+    # Training
+
+    def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
+        """Mean loss over the tokens of all scales, and parts of it.
+
+        `per_token` is of the last scale, whose tokens other paradigms predict too; `scale_k` is of each scale, and
+        `frame_i` of the last scale of each latent frame.
+
+        `per_token` of continuous tokens is of the last residual, scaled to unit variance.
+        """
+        batch, num_frames = tokens.shape[:2]
+        drop = None
+        if self.training:
+            drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
+        context = self.context(condition, batch, drop)
+        corrupt = self._corrupt if self.training and self.corruption else None
+        split = self.scales.split(tokens.flatten(0, 1), corrupt)
+        before = self.before(tokens[:, :-1] if num_frames > 1 else None, batch)
+        x = self.inputs(split.shown, before.flatten(0, 1)).unflatten(0, (batch, num_frames))
+        of_frames = self.frame_conditions(condition, batch, num_frames, drop)  # (B, t, D)
+        if of_frames is not None:
+            x = x + of_frames[:, :, None]
+        x = torch.cat([context.to(x.dtype), x.flatten(1, 2)], dim=1)
+        x = self.transformer(x, self.mask(x.shape[1]), rotation=self.rotation(0, x.shape[1]))
+        hidden = self.norm(x[:, context.shape[1] :])
+        target = self._normalised(split.targets).unflatten(0, (batch, num_frames)).flatten(1, 2)
+        losses = self.head.loss(hidden, target)
+        return self._means(losses.unflatten(1, (num_frames, -1)))
+
+    def _normalised(self, targets: list[Tensor]) -> Tensor:
+        """Targets of all scales in one sequence (N, P[, C]), each scale of continuous tokens divided by its spread."""
+        if self.spread is not None:
+            if self.training:
+                self.spread.measure(targets)
+            pairs = zip(targets, self.spread.values.float(), strict=True)
+            targets = [target / spread for target, spread in pairs]
+        return torch.cat([target.flatten(1, 2) for target in targets], dim=1)
+
+    def _corrupt(self, tokens: Tensor, k: int) -> Tensor:
+        """Tokens of scale k (N, h_k, w_k[, C]) with errors."""
+        uniform = partial(torch.rand, device=tokens.device)
+        share = self.corruption * draw(uniform, [len(tokens), 1, 1])
+        if self.spread is not None:
+            return tokens + share[..., None] * self.spread.values[k].float() * randn_like(tokens)
+        wrong = draw(uniform, tokens.shape) < share
+        ids = (draw(uniform, tokens.shape) * self.spec.size).long().clamp_max(self.spec.size - 1)
+        return torch.where(wrong, ids, tokens)
+
+    def _means(self, losses: Float[Tensor, "b t p"]) -> dict[str, Tensor]:
+        num_frames = losses.shape[1]
+        by_scale = losses.detach().split(self.scales.num_places, dim=2)
+        index = torch.arange(num_frames, device=losses.device)[None, :, None]
+        frames = index.expand_as(by_scale[-1]).flatten(1)
+        return {
+            "loss": losses.mean(),
+            "per_token": by_scale[-1].mean(),
+            **{f"scale_{k}": part.mean() for k, part in enumerate(by_scale)},
+            **losses_by_frame(by_scale[-1].flatten(1), frames, num_frames),
+        }
+
+    # Sampling
+
+    def num_evaluations(
+        self,
+        grid: TokenGrid,
+        *,
+        prefix_frames: int = 0,
+        options: SamplingOptions = SamplingOptions(),
+    ) -> dict[str, int]:
+        own = self.own_options(options, NextScaleSampling)
+        steps = (grid.t - prefix_frames) * len(self.scales.sides)
+        if not isinstance(own, DiffusionSampling):
+            return {"transformer": steps}
+        return {"transformer": steps, "diffusion head": steps * own.diffusion_steps}
+
+    @torch.no_grad()
+    def stream(self, request: Request) -> Iterator[Tokens]:
+        """As `Paradigm.stream`. Raises UserError for a prefix of another shape, and for an overlap that leaves nothing
+        to draw."""
+        options = self.own_options(request.options, NextScaleSampling)
+        given: list[Tensor] = []
+        if request.prefix is not None:
+            require_prefix(request.prefix, self.spec, self.grid, request.batch_size)
+            given = list(request.prefix.unbind(1))
+        context = self._contexts(request.condition, request.batch_size, options)
+        of_frames = self._frame_conditions(request, len(context) // request.batch_size)
+        new = Draw(self, context, of_frames, options, request).frames(given)
+        if request.prefix is not None:
+            yield request.prefix
+        for frame in new:
+            yield frame[:, None]
+
+    def _contexts(
+        self, condition: Condition, batch: int, options: NextScaleSampling
+    ) -> Float[Tensor, "pb s d"]:
+        """Context of each pass of guidance, one after another."""
+        context: Tensor = self.context(condition, batch)
+        if not options.guided:
+            return context
+        if self.context.spec.is_empty:
+            warn_once("Guidance has no effect: this model has no conditions.")
+            return context
+        return torch.cat([context, self.context.negative(condition, batch)])
+
+    def _frame_conditions(
+        self, request: Request, num_passes: int
+    ) -> Float[Tensor, "pb t d"] | None:
+        """Embedded conditions per frame of each pass of guidance: given in the first, null in the second."""
+        batch, num_frames = request.batch_size, request.grid.t
+        given = self.frame_conditions(request.condition, batch, num_frames)
+        if given is None or num_passes == 1:
+            return given
+        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])

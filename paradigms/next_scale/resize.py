@@ -1,0 +1,50 @@
+"""Reducing and enlarging grids of vectors.
+
+Both are products with fixed matrices, one for rows and one for columns, in float32. torch's own functions would give
+the same values, but their gradients are summed in any order on GPUs. N frames, C numbers of a vector.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+Side = tuple[int, int]
+"""Rows and columns of a grid."""
+
+
+def shrink(x: Float[Tensor, "n h w c"], side: Side) -> Float[Tensor, "n i j c"]:
+    """Mean over the area behind each vector of a smaller grid. Sides need not be divisors."""
+    return _resize(x, side, "area")
+
+
+def enlarge(x: Float[Tensor, "n i j c"], side: Side) -> Float[Tensor, "n h w c"]:
+    """Bicubic interpolation, as in VAR."""
+    return _resize(x, side, "bicubic")
+
+
+def centres(num: int, new: int) -> Int[Tensor, " new"]:
+    """Which of `num` rows lies at the centre of each of `new` areas."""
+    return (2 * torch.arange(new, device="cpu") + 1) * num // (2 * new)
+
+
+def _resize(x: Tensor, side: Side, mode: str) -> Tensor:
+    old = (x.shape[1], x.shape[2])
+    if old == side:
+        return x
+    rows, columns = (_matrix(n, new, mode, x.device) for n, new in zip(old, side, strict=True))
+    with torch.autocast(x.device.type, enabled=False):
+        y = torch.einsum("ih,nhwc,jw->nijc", rows, x.float(), columns)
+    return y.to(x.dtype)
+
+
+@lru_cache(maxsize=256)
+def _matrix(num: int, new: int, mode: str, device: torch.device) -> Float[Tensor, "new num"]:
+    """Interpolation along one axis: what it makes of each unit vector."""
+    with torch.inference_mode(False):  # sampling may make it, and training saves it
+        units = torch.eye(num, device="cpu")[None, :, :, None]
+        return F.interpolate(units, (new, 1), mode=mode)[0, :, :, 0].T.contiguous().to(device)

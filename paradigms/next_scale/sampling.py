@@ -1,0 +1,180 @@
+"""How next-scale prediction draws a clip: frame after frame, scale after scale, all tokens of a scale at once.
+
+B clips, P passes of guidance, K scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arvid.contracts import Request, SamplingOptions, UserError
+from arvid.nn.attention import KVCache
+from arvid.options import option
+from arvid.ranges import FINITE, at_least
+
+if TYPE_CHECKING:
+    from arvid.paradigms.next_scale.paradigm import NextScale
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextScaleSampling(SamplingOptions):
+    """Sampling options of next-scale prediction."""
+
+    guidance_min: float | None = option(None, FINITE)
+    """Guidance of a frame's first scale (1 in VAR). It rises linearly to `guidance` at the last scale. By default it is
+    constant."""
+    overlap: int | None = option(None, at_least(1))
+    """Clips longer than trained: a window of the trained length moves along, and starts again with so many finished
+    latent frames. By default half of the trained length."""
+
+    @property
+    def guided(self) -> bool:
+        return super().guided or self.guidance_min not in (None, 1)
+
+
+@dataclass
+class _Frame:
+    """A frame of the window: what its scales are shown, as far as they have been drawn."""
+
+    before: Float[Tensor, "b h w d"]
+    """The frame before it, embedded."""
+    condition: Float[Tensor, "pb 1 d"] | None
+    """Its embedded conditions per frame."""
+    shown: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One generation."""
+
+    model: NextScale
+    context: Float[Tensor, "pb s d"]
+    """Of each pass of guidance, one after another."""
+    frame_conditions: Float[Tensor, "pb t d"] | None
+    """Embedded conditions per frame of each pass."""
+    options: NextScaleSampling
+    request: Request
+
+    def frames(self, given: list[Tensor]) -> Iterator[Tensor]:
+        """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
+        done, window = list(given), _Window(self)
+        window.begin(done, len(done) if len(done) < window.length else self._overlap())
+        while len(done) < self.request.grid.t:
+            if window.is_full:
+                window.begin(done, self._overlap())
+            done.append(self._frame(window))
+            yield done[-1]
+
+    def _overlap(self) -> int:
+        """Finished frames that a further window begins with."""
+        trained = self.model.grid.t
+        overlap = max(trained // 2, 1) if self.options.overlap is None else self.options.overlap
+        if overlap >= trained:
+            raise UserError(
+                f"{self.request.grid.t} latent frames were asked of a model that was trained on {trained}. An overlap "
+                f"of {overlap} leaves nothing to draw in a window of {trained}."
+            )
+        return overlap
+
+    def _frame(self, window: _Window) -> Tensor:
+        scales, canvas = self.model.scales, None
+        frame = window.next_frame()
+        for k, (rows, columns) in enumerate(scales.sides):
+            if canvas is not None:
+                frame.shown.append(scales.shown(canvas, k))
+            tokens = self._tokens(window.hidden(), k).unflatten(1, (rows, columns))
+            canvas = scales.add(canvas, tokens)
+            self.request.on_step()
+        assert canvas is not None
+        window.finish(canvas)
+        return canvas
+
+    def _tokens(self, hidden: Float[Tensor, "pb n d"], k: int) -> Tensor:
+        """Draw the tokens (B, N[, C]) of scale k."""
+        options, model, batch = self.options, self.model, self.request.batch_size
+        if options.guidance_min is not None:
+            share = k / max(len(model.scales.sides) - 1, 1)
+            guidance = options.guidance_min + share * (options.guidance - options.guidance_min)
+            options = options.replace(guidance=guidance, guidance_min=None)
+        given, *null = hidden.split(batch)
+        tokens = model.head.sample(
+            given,
+            options=options,
+            null_hidden=null[0] if null else None,
+            generator=self.request.generator,
+        )
+        return tokens if model.spread is None else tokens * model.spread.values[k].float()
+
+
+class _Window:
+    """The frames that the network sees, from its first place on: with a cache, or anew from everything."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.model = draw.model
+        self.context = draw.context
+        self.batch = draw.request.batch_size
+        self.use_cache = draw.options.use_cache
+        self.frame_conditions = draw.frame_conditions
+        self.length = draw.model.grid.t
+        self.begin([], 0)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.frames) >= self.length
+
+    def begin(self, done: list[Tensor], overlap: int) -> None:
+        """Forget everything, and start with the last `overlap` of the finished frames (B, h, w[, C])."""
+        self.start = len(done) - overlap
+        self.frames: list[_Frame] = []
+        self.last: Tensor | None = None
+        self.fed = (0, 0)  # frames of which all, and scales of the next one that are in the cache
+        self.places = 0  # of the sequence that are in the cache
+        self.caches: list[KVCache] | None = None
+        if self.use_cache:
+            length = self.context.shape[1] + self.length * self.model.frame_length
+            self.caches = self.model.transformer.new_caches(length)
+        for frame in done[self.start :]:
+            self.next_frame().shown = self.model.scales.split(frame).shown
+            self.finish(frame)
+
+    def next_frame(self) -> _Frame:
+        """Append the frame that is drawn next."""
+        last = None if self.last is None else self.last[:, None]
+        i, conditions = self.start + len(self.frames), self.frame_conditions
+        condition = None if conditions is None else conditions[:, i : i + 1]
+        self.frames.append(_Frame(self.model.before(last, self.batch)[:, -1], condition))
+        return self.frames[-1]
+
+    def finish(self, frame: Tensor) -> None:
+        """The frame drawn last, which the next one is shown."""
+        self.last = frame
+
+    def hidden(self) -> Float[Tensor, "pb n d"]:
+        """Normed hidden states of the last scale of the last frame, as far as it is known."""
+        model, passes = self.model, len(self.context) // self.batch
+        start = self.places if self.caches else 0
+        fed, known_scales = self.fed if self.caches else (0, 0)
+        parts = [] if start else [self.context]
+        for i, frame in enumerate(self.frames[fed:]):
+            x = model.inputs(frame.shown, frame.before, known_scales if i == 0 else 0)
+            x = x.repeat(passes, 1, 1)
+            parts.append(x if frame.condition is None else x + frame.condition)
+        x = torch.cat(parts, dim=1)
+        end = start + x.shape[1]
+        mask = model.mask(end).dense() if not start else None
+        x = model.transformer(x, mask, self.caches, rotation=model.rotation(start, end))
+        num = model.scales.num_places[len(self.frames[-1].shown)]
+        self._remember(end)
+        hidden: Tensor = model.norm(x[:, -num:])
+        return hidden
+
+    def _remember(self, end: int) -> None:
+        self.places, known = end, len(self.frames[-1].shown) + 1
+        whole = known == len(self.model.scales.sides)
+        self.fed = (len(self.frames), 0) if whole else (len(self.frames) - 1, known)

@@ -1,0 +1,152 @@
+"""Scales of a latent frame, made from the frame's own tokens: no multi-scale tokenizer is needed.
+
+Continuous tokens: scale k holds what is still missing after the scales before it, averaged over areas. The sum of all
+scales, each enlarged to the whole grid, is the frame (the residual pyramid of VAR, arXiv 2404.02905, without its
+codebook and convolutions).
+
+Ids: scale k is the frame itself, reduced. Where the tokenizer shows its codes, the vectors are averaged over areas, and
+each mean becomes the nearest id. Where it does not, the id at the centre of the area stands for it. The last scale is
+the frame, so that earlier ones are hints, not summands.
+
+N frames, K scales, (h_k, w_k) tokens of scale k, (h, w) of the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from arvid.contracts import TokenGrid, TokenSpec, UserError
+from arvid.paradigms.next_scale.resize import Side, centres, enlarge, shrink
+
+Corrupt = Callable[[Tensor, int], Tensor]
+"""Of the tokens of a scale and its index: what later scales are shown in their place."""
+
+
+def default_sides(grid: TokenGrid) -> list[Side]:
+    """Sides halved (rounded up) from the whole grid down, until one of them is 1."""
+    sides = [(grid.h, grid.w)]
+    while min(sides[0]) > 1:
+        rows, columns = sides[0]
+        sides.insert(0, (-(-rows // 2), -(-columns // 2)))
+    return sides
+
+
+def check_sides(sides: Sequence[Sequence[int]], grid: TokenGrid) -> list[Side]:
+    """The sides as given. Raises UserError unless they grow from scale to scale and end with the grid's."""
+    found = [(side[0], side[1]) for side in sides]
+    whole = (grid.h, grid.w)
+    grows = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(found))
+    if not found or found[-1] != whole or not grows or min(found[0]) < 1:
+        listed = ", ".join(f"{rows}x{columns}" for rows, columns in found) or "none"
+        raise UserError(
+            f"scales must grow from 1x1 or more to the token grid of {grid.h}x{grid.w}, not {listed}."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Split:
+    """The scales of some frames."""
+
+    targets: list[Tensor]
+    """Tokens (N, h_k, w_k[, C]) of each scale."""
+    shown: list[Tensor]
+    """What is shown to scale 1, 2, ...: see `Scales.shown`."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How frames of a kind of tokens are split into scales, and put together again.
+
+    What has been drawn of frames is their canvas: of ids those of the last scale drawn; of continuous tokens the sum
+    of the scales, (N, h, w, C).
+    """
+
+    spec: TokenSpec
+    sides: list[Side]
+
+    @property
+    def num_places(self) -> list[int]:
+        """Tokens of each scale."""
+        return [rows * columns for rows, columns in self.sides]
+
+    def split(self, frames: Tensor, corrupt: Corrupt | None = None) -> Split:
+        """Targets of all scales of frames (N, h, w[, C]), and what each scale is shown of those before.
+
+        With `corrupt` it is shown corrupted tokens. Targets follow them: later scales of continuous tokens have to mend
+        what earlier ones got wrong.
+        """
+        targets: list[Tensor] = []
+        shown: list[Tensor] = []
+        canvas: Tensor | None = None
+        for k in range(len(self.sides)):
+            if canvas is not None:
+                shown.append(self.shown(canvas, k))
+            tokens = self._target(frames, canvas, k)
+            targets.append(tokens)
+            canvas = self.add(canvas, tokens if corrupt is None else corrupt(tokens, k))
+        return Split(targets, shown)
+
+    def add(self, canvas: Tensor | None, tokens: Tensor) -> Tensor:
+        """The canvas with the tokens of the next scale. After the last scale it is the frame."""
+        if self.spec.type == "discrete":
+            return tokens
+        drawn = enlarge(tokens.float(), self.sides[-1])
+        return drawn if canvas is None else canvas + drawn
+
+    def shown(self, canvas: Tensor, k: int) -> Tensor:
+        """What scale k > 0 is shown of a canvas: ids of the scale before, or sums (N, h_k, w_k, C)."""
+        return canvas if self.spec.type == "discrete" else shrink(canvas, self.sides[k])
+
+    def _target(self, frames: Tensor, canvas: Tensor | None, k: int) -> Tensor:
+        if self.spec.type == "discrete":
+            return self._reduced(frames, self.sides[k])
+        missing = frames.float() if canvas is None else frames.float() - canvas
+        return shrink(missing, self.sides[k])
+
+    def _reduced(self, ids: Tensor, side: Side) -> Tensor:
+        """Ids (N, h, w) as a smaller grid of ids."""
+        if side == self.sides[-1]:
+            return ids
+        if self.spec.codes is not None:
+            return self.spec.codes.nearest(shrink(self.spec.codes.vectors(ids), side))
+        rows, columns = (
+            centres(n, new).to(ids.device) for n, new in zip(ids.shape[1:], side, strict=True)
+        )
+        return ids[:, rows[:, None], columns]
+
+
+class ScaleSpread(torch.nn.Module):
+    """Root mean square of each scale's continuous tokens, measured over the first training steps and then fixed.
+
+    Residuals shrink from scale to scale. Divided by these numbers all have about unit variance, which the diffusion
+    head expects. Before training all are 1.
+    """
+
+    STEPS = 100
+    """Training steps that are measured."""
+    values: Tensor
+    num_steps: Tensor
+
+    def __init__(self, num_scales: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.ones(num_scales))
+        self.register_buffer("num_steps", torch.zeros(()))
+
+    @torch.no_grad()
+    def measure(self, targets: Sequence[Tensor]) -> None:
+        """Take in a batch, of which each process may hold a part."""
+        done = self.num_steps.float()
+        found = torch.stack([target.float().square().mean() for target in targets])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(found)
+            found /= torch.distributed.get_world_size()
+        mean = (self.values.float().square() * done + found) / (done + 1)
+        go_on = done < self.STEPS
+        self.values.copy_(torch.where(go_on, mean.sqrt(), self.values.float()).clamp_min(1e-4))
+        self.num_steps.copy_(torch.where(go_on, done + 1, done))
