@@ -95,6 +95,16 @@ class FrameEmbedder(nn.Module):
                 parts.append(self._embed(name, value, null, drop))
         return torch.stack(parts).sum(0)
 
+    def guided(
+        self, given: Condition, batch_size: int, num_frames: int, passes: int
+    ) -> Float[Tensor, "pb t d"] | None:
+        """The vectors for each pass of guidance, one after another: given in the first, null in the others."""
+        vectors: Tensor | None = self(given, batch_size, num_frames)
+        if vectors is None or passes == 1:
+            return vectors
+        null = self(Condition(), batch_size, num_frames)
+        return torch.cat([vectors, *[null] * (passes - 1)])
+
     def _embed(self, name: str, value: Tensor, null: Tensor, drop: Tensor | None) -> Tensor:
         known = condition(name).known(value)  # (B, t, F)
         seen = known[(...,) + (None,) * (value.ndim - known.ndim)]

@@ -9,7 +9,7 @@ import math
 from functools import partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from arvid.nn.attention import gather_rows
@@ -31,6 +31,22 @@ def random_orders(
     uniform = partial(torch.rand, device=device, generator=generator)
     shape = [num, num_tokens]
     return (uniform(shape) if generator else draw(uniform, shape)).argsort(dim=1)
+
+
+def given_first(orders: Int[Tensor, "b m"], num_given: int) -> Int[Tensor, "b l"]:
+    """Positions of `num_given` tokens that come first, and of the others in their orders."""
+    first = torch.arange(num_given, device=orders.device).expand(len(orders), -1)
+    return torch.cat([first, num_given + orders], dim=1)
+
+
+def rank_by_confidence(
+    confidence: Float[Tensor, "b k"], noise: float, generator: torch.Generator | None = None
+) -> Int[Tensor, "b k"]:
+    """Indices of the tokens, the surest first. `noise` is the scale of Gumbel noise on the confidence; 0 for none."""
+    if noise:
+        gumbel = -torch.empty_like(confidence).exponential_(generator=generator).log()
+        confidence = confidence + noise * gumbel
+    return confidence.argsort(dim=1, descending=True, stable=True)
 
 
 def read_tokens(tokens: Tensor, ids: Int[Tensor, "b k"]) -> Tensor:

@@ -95,6 +95,14 @@ def from_sequence(sequence: Tensor, spec: TokenSpec, patch: int, grid: TokenGrid
     return frames.unflatten(0, patches.shape[:2])
 
 
+def empty_tokens(spec: TokenSpec, grid: TokenGrid, batch_size: int, device: torch.device) -> Tokens:
+    """Clips before any token is drawn: zeros (B, t, h, w[, C])."""
+    shape = (batch_size, grid.t, grid.h, grid.w)
+    if spec.type == "discrete":
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    return torch.zeros(*shape, spec.size, device=device)
+
+
 def require_prefix(prefix: Tokens, spec: TokenSpec, grid: TokenGrid, batch_size: int) -> None:
     """Raise UserError unless given latent frames are (B, 1 or more, h, w[, C]), with ids that the tokenizer has."""
     channels = () if spec.type == "discrete" else (spec.size,)

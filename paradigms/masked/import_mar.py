@@ -18,7 +18,7 @@ class MarImporter(Importer):
         parser.add_argument(
             "--tokenizer",
             required=True,
-            help="its autoencoder (KL-16) in diffusers' layout: pretrained:FOLDER, or a tokenizer of arvid's",
+            help="its autoencoder, KL-16: pretrained:FOLDER of diffusers",
         )
 
     def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:

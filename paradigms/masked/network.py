@@ -9,6 +9,7 @@ B clips, P passes of guidance, S context tokens, K known tokens, M wanted ones, 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -18,34 +19,20 @@ from arvid.contracts import Size, TokenSpec
 from arvid.nn.attention import NormPlacement, Transformer
 from arvid.nn.tokens import TokenEmbedding
 
-NORM_EPS = 1e-6
-"""As in MAR (1e-12 in MAGVIT)."""
+NORM_EPS = 1e-6  # as in MAR; 1e-12 in MAGVIT
 
 
 class Encoder(nn.Module):
     """Layers over the context and the known tokens, and a linear map to the decoder's inputs.
 
-    Args:
-        dim, depth, num_heads, norm, dropout: of the transformer.
-        num_positions: S + N, each of which has a learned vector.
+    Each of the `num_positions` (S + N) has a learned vector.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        num_positions: int,
-        *,
-        norm: NormPlacement,
-        dropout: float,
-    ) -> None:
+    def __init__(self, layers: Transformer, dim: int, num_positions: int) -> None:
         super().__init__()
         self.positions = _positions(num_positions, dim)
         self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.layers = Transformer(
-            dim, depth, num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
-        )
+        self.layers = layers
         self.norm_out = nn.LayerNorm(dim, eps=NORM_EPS)
         self.project = nn.Linear(dim, dim)
 
@@ -65,14 +52,8 @@ class Encoder(nn.Module):
 class MaskedNetwork(nn.Module):
     """Known tokens and the context -> hidden states at the wanted positions.
 
-    Args:
-        spec: of the tokens.
-        size: width, depth and heads.
-        num_context: S.
-        num_tokens: N of the longest clip.
-        encoder_depth: layers of the encoder, out of those of `size`; 0 for no encoder.
-        patch: side of the square of latents that is one token.
-        norm, dropout: of the transformers.
+    `num_context` is S, and `num_tokens` N of the longest clip. Of the layers of `size`, `encoder_depth` are the
+    encoder's; 0 for no encoder. Other arguments are those of `Masked`.
     """
 
     def __init__(
@@ -93,20 +74,23 @@ class MaskedNetwork(nn.Module):
             spec = dataclasses.replace(spec, size=spec.size * patch**2)
         self.embed = TokenEmbedding(spec, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        layers = partial(
+            Transformer,
+            dim,
+            num_heads=size.num_heads,
+            norm=norm,
+            dropout=dropout,
+            norm_eps=NORM_EPS,
+        )
         self.encoder: Encoder | None = None
         self.norm_in: nn.Module = nn.Identity()
         if encoder_depth:
-            self.encoder = Encoder(
-                dim, encoder_depth, size.num_heads, num_positions, norm=norm, dropout=dropout
-            )
+            self.encoder = Encoder(layers(encoder_depth), dim, num_positions)
             self.head_positions = _positions(num_tokens, dim)
         else:
             self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
         self.positions = _positions(num_positions, dim)
-        depth = size.depth - encoder_depth
-        self.layers = Transformer(
-            dim, depth, size.num_heads, norm=norm, dropout=dropout, norm_eps=NORM_EPS
-        )
+        self.layers = layers(size.depth - encoder_depth)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(

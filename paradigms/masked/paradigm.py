@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from arvid.contracts import (
@@ -39,8 +39,8 @@ from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.initialise import initialise_linear
-from arvid.nn.masking import random_orders, read_tokens
-from arvid.nn.tokens import from_sequence, require_prefix, to_sequence
+from arvid.nn.masking import given_first, random_orders, read_tokens
+from arvid.nn.tokens import empty_tokens, from_sequence, require_prefix, to_sequence
 from arvid.paradigms.masked.network import MaskedNetwork
 from arvid.paradigms.masked.sampling import Draw, MaskedSampling
 from arvid.paradigms.masked.schedule import Masking, draw_num_masked, masked_after
@@ -141,27 +141,22 @@ class Masked(Paradigm):
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
         """Mean loss, `per_token` of the masked tokens, and `frame_i` of those of each latent frame."""
         batch, num_frames = tokens.shape[:2]
-        drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
-        dropped = drop if self.training else None
-        context = self._copies(self.context(condition, batch, dropped))
-        of_frames = self.frame_conditions(condition, batch, num_frames, dropped)
+        share = draw(partial(torch.rand, device=tokens.device), [batch])
+        drop = share < self.condition_dropout if self.training else None
+        context = self._copies(self.context(condition, batch, drop))
+        of_frames = self.frame_conditions(condition, batch, num_frames, drop)
         sequence = to_sequence(tokens, self.spec, self.patch)  # (B, N[, C])
         num, given = sequence.shape[1], self._draw_given(num_frames)
         num_masked = draw_num_masked(self.masking, num - given)
-        order = given + random_orders(batch, num - given, tokens.device)
-        known = self._first(given, order[:, num_masked:])
-        wanted = order if self.loss_on == "all" else order[:, :num_masked]
+        order = random_orders(batch, num - given, tokens.device)
+        known = given_first(order[:, num_masked:], given)
+        wanted = given + (order if self.loss_on == "all" else order[:, :num_masked])
         seen = read_tokens(sequence, known)
         hidden = self.network(context, seen, known, wanted, num, of_frames)
         losses = self.head.loss(hidden, read_tokens(sequence, wanted))  # (B, M)
         masked, frames = losses[:, :num_masked], wanted[:, :num_masked] // self.tokens_per_frame
-        by_frame = losses_by_frame(masked, frames, num_frames)
-        return {"loss": losses.mean(), "per_token": masked.mean().detach(), **by_frame}
-
-    def _first(self, given: int, others: Int[Tensor, "b k"]) -> Int[Tensor, "b n"]:
-        """Positions of the first `given` tokens of each clip, and the others."""
-        first = torch.arange(given, device=others.device).expand(len(others), -1)
-        return torch.cat([first, others], dim=1)
+        means = {"loss": losses.mean(), "per_token": masked.mean().detach()}
+        return means | losses_by_frame(masked, frames, num_frames)
 
     def _draw_given(self, num_frames: int) -> int:
         """Number of tokens of the given latent frames of a training step."""
@@ -188,10 +183,10 @@ class Masked(Paradigm):
     ) -> dict[str, int]:
         own = self.own_options(options, MaskedSampling)
         unknown = (grid.t - prefix_frames) * self.tokens_per_frame
-        sets = len(masked_after(unknown, own.num_sets or self.num_sets))
-        if not isinstance(own, DiffusionSampling):
-            return {"transformer": sets}
-        return {"transformer": sets, "diffusion head": sets * own.diffusion_steps}
+        counts = {"transformer": len(masked_after(unknown, own.num_sets or self.num_sets))}
+        if isinstance(own, DiffusionSampling):
+            counts["diffusion head"] = counts["transformer"] * own.diffusion_steps
+        return counts
 
     @torch.no_grad()
     def generate(self, request: Request) -> Tokens:
@@ -209,27 +204,13 @@ class Masked(Paradigm):
                 f"{request.prefix_frames} given latent frames leave nothing to generate in a clip of {grid.t}."
             )
         context = self._copies(self.context.guided(request.condition, batch, own.guidance))
-        tokens, given = self._empty(grid.t, batch, context.device), 0
+        clips = empty_tokens(self.spec, grid, batch, context.device)
         if request.prefix is not None:
             require_prefix(request.prefix, self.spec, self.grid, batch)
-            prefix = to_sequence(request.prefix, self.spec, self.patch)
-            given = prefix.shape[1]
-            tokens = torch.cat([prefix.to(tokens.dtype), tokens[:, given:]], dim=1)
-        of_frames = self._guided_frames(request, len(context) // batch)
+            clips[:, : request.prefix_frames] = request.prefix
+        passes = len(context) // batch
+        of_frames = self.frame_conditions.guided(request.condition, batch, grid.t, passes)
+        tokens = to_sequence(clips, self.spec, self.patch)
+        given = request.prefix_frames * self.tokens_per_frame
         drawn = Draw(self, context, of_frames, own, request).fill(tokens, given)
         return from_sequence(drawn, self.spec, self.patch, grid)
-
-    def _guided_frames(self, request: Request, passes: int) -> Float[Tensor, "pb t d"] | None:
-        """Embedded conditions per frame: given in the first pass of guidance, null in the second."""
-        batch, num_frames = request.batch_size, request.grid.t
-        given = self.frame_conditions(request.condition, batch, num_frames)
-        if given is None or passes == 1:
-            return given
-        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])
-
-    def _empty(self, num_frames: int, batch: int, device: torch.device) -> Tensor:
-        """Tokens (B, N[, p·p·C]) before any is drawn."""
-        num = num_frames * self.tokens_per_frame
-        if self.spec.type == "discrete":
-            return torch.zeros(batch, num, dtype=torch.long, device=device)
-        return torch.zeros(batch, num, self.spec.size * self.patch**2, device=device)

@@ -20,15 +20,13 @@ from torch import Tensor
 from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
 from arvid.files import sha256_file
 from arvid.importing import Imported, Move, match, read_checkpoint, strip_prefix
-from arvid.nn.heads.diffusion import DiffusionHead
 from arvid.paradigms.masked.paradigm import Masked
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_file import save_generator
 from arvid.training.instantiate import bind
 
-WEIGHTS = ("model_ema", "model")
-"""Entries of a checkpoint that hold weights; the first one that is there is taken."""
 SAMPLING = {"guidance": 3.0, "guidance_ramp": True, "diffusion_steps": 100, "num_sets": 64}
+OPTIONS = {"num_sets": 64, "masking": "truncated", "dropout": 0.1, "diffusion": {"form": "mar"}}
 NAMES = {
     "context.label.": "class_emb.",
     "context.null": "fake_latent",
@@ -58,18 +56,13 @@ LAYERS = {
 """What layers of blocks are called, where the released name has such a part."""
 
 
-def published_names(net: Masked) -> dict[str, str]:
-    """The released name of each tensor, in the order of arvid's."""
-    return {own: _published_name(own) for own in net.state_dict()}
-
-
-def _published_name(own: str) -> str:
+def published_name(own: str) -> str:
+    """The released name of one of arvid's tensors."""
     prefix = next(p for p in NAMES if own.startswith(p))
     name = NAMES[prefix] + own.removeprefix(prefix)
-    for part, layers in LAYERS.items():
-        if part in name:
-            for old, new in layers.items():
-                name = name.replace(old, new)
+    layers = next((layers for part, layers in LAYERS.items() if part in name), {})
+    for old, new in layers.items():
+        name = name.replace(old, new)
     return name
 
 
@@ -83,33 +76,20 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any
         width, vector = tensors["diffloss.net.input_proj.weight"].shape
         num = tensors["diffusion_pos_embed_learned"].shape[1]
         copies = tensors["encoder_pos_embed_learned"].shape[1] - num
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"these are not MAR's weights: {error} tells its size and is not there."
-        ) from error
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"these are not MAR's weights ({error}).") from error
     patch = math.isqrt(vector // spec.size)
     if spec.type != "continuous" or patch**2 * spec.size != vector:
         raise UserError(
             f"its tokens are vectors of {vector} numbers, the tokenizer's are {spec.type} of size {spec.size}."
         )
     depth, encoder, head = (
-        len({name.split(".")[at] for name in tensors if name.startswith(begin)})
-        for begin, at in (
-            ("decoder_blocks.", 1),
-            ("encoder_blocks.", 1),
-            ("diffloss.net.res_blocks.", 3),
-        )
+        len({name.removeprefix(stack).split(".")[0] for name in tensors if name.startswith(stack)})
+        for stack in ("decoder_blocks.", "encoder_blocks.", "diffloss.net.res_blocks.")
     )
     side = math.isqrt(num) * patch
-    options = {
-        "patch": patch,
-        "num_sets": 64,
-        "encoder_share": encoder / (encoder + depth),
-        "masking": "truncated",
-        "context_copies": copies,
-        "dropout": 0.1,
-        "diffusion": {"form": "mar"},
-    }
+    options = {**OPTIONS, "patch": patch, "context_copies": copies}
+    options["encoder_share"] = encoder / (encoder + depth)
     return {
         "paradigm": {"class_path": "arvid.paradigms.masked.Masked", "init_args": options},
         "token_type": "continuous",
@@ -132,44 +112,37 @@ def build(config: Mapping[str, Any], spec: TokenSpec) -> Masked:
     """The untrained paradigm of a configuration of `read_config`."""
     factory = bind(Masked, config["paradigm"]["init_args"], what="MAR", positional=4)
     context = ContextSpec(conditions={"label": config["num_classes"]})
-    net: Masked = factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
-    return net
+    return factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
 
 
 def from_published(
     tensors: Mapping[str, Tensor], net: Masked
 ) -> tuple[dict[str, Tensor], list[Move]]:
-    """Arvid's state dict of the released tensors, and what went where.
+    """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
 
-    `net` says names and shapes; it may lie on the meta device. Raises UserError with a list of tensors that do not fit.
+    Raises UserError with a list of tensors that do not fit.
     """
-    p = net.patch
-    assert isinstance(net.head, DiffusionHead)
-    moved = dict(tensors)
-    for name, value in tensors.items():
-        if name.endswith("_proj.weight") and value.ndim == 2 and "attn" not in name:
-            moved[name] = rearrange(value, "d (c p q) -> d (p q c)", p=p, q=p)
-        elif ".final_layer.linear." in name:
-            moved[name] = rearrange(value, "(k c p q) ... -> (k p q c) ...", k=2, p=p, q=p)
-        elif ".adaLN_modulation." in name:
-            shift, scale, *gate = value.split(net.head.net.embed.out_features)
-            moved[name] = torch.cat([scale, shift, *gate])
-    return match(moved, net.state_dict(), published_names(net))
+    own, p = net.state_dict(), net.patch
+    state, moves = match(tensors, own, {name: published_name(name) for name in own})
+    for name, value in state.items():
+        if name in ("network.embed.project.weight", "head.net.embed.weight"):
+            state[name] = rearrange(value, "d (c p q) -> d (p q c)", p=p, q=p)
+        elif name.startswith("head.net.head."):
+            state[name] = rearrange(value, "(k c p q) ... -> (k p q c) ...", k=2, p=p, q=p)
+        elif ".modulation." in name:
+            shift, scale, *gate = value.split(len(own["head.net.embed.bias"]))
+            state[name] = torch.cat([scale, shift, *gate])
+    return state, moves
 
 
 def import_file(file: Path, out: Path, *, tokenizer: str) -> Imported:
     """Write a checkpoint of the released code as one that `load_generator` reads.
 
-    Args:
-        file: `checkpoint-last.pth`.
-        out: where to write.
-        tokenizer: name or file of the autoencoder.
-
-    Raises UserError for a file that is no such checkpoint, and for a tokenizer that does not fit.
+    `tokenizer` is the name or file of its autoencoder. Raises UserError where file or tokenizer do not fit.
     """
     with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
         checkpoint = read_checkpoint(file)
-    entry = next((key for key in WEIGHTS if key in checkpoint), None)
+    entry = next((key for key in ("model_ema", "model") if key in checkpoint), None)
     tensors = strip_prefix(checkpoint if entry is None else checkpoint[entry], "module.")
     video = load_tokenizer(tokenizer)
     try:
@@ -178,9 +151,7 @@ def import_file(file: Path, out: Path, *, tokenizer: str) -> Imported:
             net = build(config, video.spec)
         state, moves = from_published(tensors, net)
     except UserError as error:
-        raise UserError(
-            f"{file}: not a checkpoint of MAR on the tokens of {tokenizer}: {error}"
-        ) from error
+        raise UserError(f"{file}: no MAR on the tokens of {tokenizer}: {error}") from error
     save_generator(
         out,
         config=config,

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from arvid.contracts import Request, SamplingOptions
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.nn.masking import random_orders, read_tokens, write_tokens
+from arvid.nn.masking import (
+    given_first,
+    random_orders,
+    rank_by_confidence,
+    read_tokens,
+    write_tokens,
+)
 from arvid.options import option
 from arvid.paradigms.masked.schedule import masked_after
 from arvid.ranges import at_least
@@ -77,12 +83,10 @@ class Draw:
     def _first_order(self, tokens: Tensor, num_given: int) -> Int[Tensor, "b n"]:
         """Positions of the given tokens and then of the others: at random, or as ids lie, which choose their order."""
         batch, num = tokens.shape[:2]
-        order = torch.arange(num, device=tokens.device).expand(batch, -1)
         if isinstance(self.model.head, CategoricalHead):
-            return order
-        generator = self.request.generator
-        rest = random_orders(batch, num - num_given, tokens.device, generator)
-        return torch.cat([order[:, :num_given], num_given + rest], dim=1)
+            return torch.arange(num, device=tokens.device).expand(batch, -1)
+        rest = random_orders(batch, num - num_given, tokens.device, self.request.generator)
+        return given_first(rest, num_given)
 
     def _hidden(
         self, tokens: Tensor, known: Int[Tensor, "b k"], wanted: Int[Tensor, "b m"]
@@ -106,18 +110,11 @@ class Draw:
         ids, confidence = head.sample_with_confidence(
             hidden, options=options, null_hidden=null, generator=generator
         )
-        if noise:
-            gumbel = -torch.empty_like(confidence).exponential_(generator=generator).log()
-            confidence = confidence + noise * gumbel
-        rank = confidence.argsort(dim=1, descending=True, stable=True)
-        unknown = unknown.gather(1, rank)
-        return ids.gather(1, rank), torch.cat([order[:, :known], unknown], dim=1)
+        rank = rank_by_confidence(confidence, noise, generator)
+        return ids.gather(1, rank), torch.cat([order[:, :known], unknown.gather(1, rank)], dim=1)
 
     def _guided(self, share: float) -> MaskedSampling:
-        """The options with the guidance of a set, after which `share` of the tokens is drawn.
-
-        The released code of MAR counts one token as not drawn after the last set too.
-        """
+        """The options with the guidance of a set after which `share` of the tokens is drawn; in MAR never all."""
         if not self.options.guidance_ramp:
             return self.options
         return self.options.replace(guidance=1 + (self.options.guidance - 1) * share)

@@ -30,7 +30,7 @@ def masked_after(num_tokens: int, num_sets: int) -> list[int]:
     """Tokens that are still masked after each set: floor(cos(π/2 · progress) · N), none after the last.
 
     Each set but the last leaves at least one token and draws at least one. So there are fewer sets than asked for where
-    there are fewer tokens.
+    there are fewer tokens. (MAGVIT's release computes this in float32: 511 of 1,024 tokens at a progress of 2/3.)
     """
     left, found = num_tokens, []
     for i in range(1, num_sets):

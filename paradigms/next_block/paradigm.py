@@ -343,7 +343,8 @@ class NextBlock(Paradigm):
             )
         context = self.context.guided(condition, batch, options.guidance)
         padding = self._padding_of_passes(condition, context)
-        frame_conditions = self._guided_frames(condition, batch, grid.t, len(context) // batch)
+        passes = len(context) // batch
+        frame_conditions = self.frame_conditions.guided(condition, batch, grid.t, passes)
         decoder = Decoder(self, context, padding, layout, options, frame_conditions)
         finished = 0  # frames
         for known in layout.steps(given):
@@ -354,15 +355,6 @@ class NextBlock(Paradigm):
             tokens[:, known : known + drawn.shape[1]] = drawn
         decoder.close()
         yield self._frames(tokens, finished, layout.num_tokens)[0]
-
-    def _guided_frames(
-        self, condition: Condition, batch: int, num_frames: int, passes: int
-    ) -> Tensor | None:
-        """Embedded conditions per frame (P·B, t, D), the null half of guidance behind."""
-        given = self.frame_conditions(condition, batch, num_frames)
-        if given is None or passes == 1:
-            return given
-        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])
 
     def _given(self, prefix: Tokens | None, layout: Layout, batch: int) -> tuple[Tensor, int]:
         """Room for all tokens (B, N[, C]) in block-major order, and how many of them are given."""
