@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def losses_by_frame(
-    losses: Float[Tensor, "b n"], frames: Int[Tensor, "b n"], num_frames: int
+    losses: Float[Tensor, "b n"],
+    frames: Int[Tensor, "b n"],
+    num_frames: int,
+    weight: Float[Tensor, "b n"] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Mean loss of the tokens of each latent frame: `frame_0`, `frame_1`, ... without gradients.
 
@@ -16,15 +19,17 @@ def losses_by_frame(
         losses: of the predicted tokens.
         frames: index of each one's latent frame.
         num_frames: of the clips; clips of one latent frame get no losses by frame.
+        weight: of each token in the means; by default all weigh the same.
 
     A frame that no token of the batch belongs to gets the mean of all tokens, since curves hold no gaps.
     """
     if num_frames == 1:
         return {}
     losses, frames = losses.detach().float().flatten(), frames.flatten()
+    weights = torch.ones_like(losses) if weight is None else weight.float().flatten()
     sums, counts = (
         losses.new_zeros(num_frames).index_add(0, frames, values)
-        for values in (losses, torch.ones_like(losses))
+        for values in (losses * weights, weights)
     )
-    means = torch.where(counts > 0, sums / counts.clamp_min(1), losses.mean())
+    means = torch.where(counts > 0, sums / counts.clamp_min(1e-9), losses.mean())
     return {f"frame_{i}": mean for i, mean in enumerate(means)}

@@ -264,6 +264,14 @@ def frame_sides(options: argparse.Namespace) -> tuple[int, int]:
     return grid.h, grid.w
 
 
+def num_latents(options: argparse.Namespace) -> int:
+    """Latent frames of a clip: 5, except in a demo whose tokenizer has another temporal stride."""
+    if options.scale != "demo":
+        return 5
+    tokenizer = load_tokenizer(options.tokenizer or "sprites-magvit_fsq")
+    return tokenizer.spec.grid(17, *tokenizer.spec.strides[1:]).t
+
+
 def published_blocks(height: int, width: int) -> list[Block]:
     """Block shapes of the paper's ablation for a frame of this size: a token, a row, a quarter of the rows, a frame.
 

@@ -1,9 +1,10 @@
 """Figures 8 and 9 of Next-Block Prediction (arXiv 2502.07737): effect of the block size on loss, quality and speed.
 
 Trains one network with several blocks under one setting: those of the paper (a token, a row, a quarter of the rows, a
-frame) and a square with as many tokens as the quarter, which the released code does not support. Losses over all
-targets are not comparable, since each block size leaves out a different first part of the clip. Losses over the tokens
-after the first latent frame are comparable: all models predict these.
+frame), a square with as many tokens as the quarter, and a cube through all latent frames with a quarter of a frame's
+sides. The released code supports neither square nor cube. (arXiv 2509.24081 compares such units and finds cubes best.)
+Losses over all targets are not comparable, since each block size leaves out a different first part of the clip. Losses
+over the tokens after the first latent frame are comparable: all models predict these.
 
 The paper reports flicker for large blocks. Two sampling methods that may reduce it are further rows. One lowers the
 temperature from the first block to the last. The other uses a model that was trained on partly revealed blocks: it
@@ -61,6 +62,8 @@ NOTES = (
     "and size figures 8 and 9 are of is not said.",
     "`loss` is the validation loss over the tokens after the first latent frame, which all blocks predict; the paper's "
     "figure 8 shows training losses over all targets, which differ from block to block.",
+    "Blocks of several latent frames begin with a begin-of-video block whatever the other rows do, for given frames "
+    "fill no such block. Given tokens of a block are put in the place of drawn ones.",
 )
 
 
@@ -101,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         type=nbp.parse_block,
         metavar="TxHxW",
-        help="of tokens; may be repeated (default: the paper's shapes, and a square)",
+        help="of tokens; may be repeated (default: the paper's shapes, a square and a cube)",
     )
     parser.add_argument(
         "--rounds",
@@ -121,12 +124,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def default_blocks(options: argparse.Namespace) -> list[Block]:
-    """The paper's shapes, and a square with as many tokens as the third shape, if it tiles a frame."""
+    """The paper's shapes, a square with as many tokens as the third shape, if it tiles a frame, and a cube.
+
+    For 5 x 16 x 16 tokens these are 1x8x8 and 5x4x4.
+    """
     height, width = nbp.frame_sides(options)
     blocks = nbp.published_blocks(height, width)
     side = int((blocks[2][1] * width) ** 0.5)
     if side * side == blocks[2][1] * width and height % side == width % side == 0:
         blocks.insert(3, (1, side, side))
+    if height % 4 == width % 4 == 0:
+        blocks.insert(-1, (nbp.num_latents(options), height // 4, width // 4))
     return list(dict.fromkeys(blocks))
 
 
@@ -140,6 +148,8 @@ def block_variant(block: Block, options: argparse.Namespace, *extra: str, end: s
     """A block's model."""
     size, name = nbp.ABLATED[options.scale], nbp.block_name(block) + end
     found = nbp.variant(name, options, "frames", size=size, block=block)
+    if block[0] > 1:
+        extra = (f"{nbp.PARADIGM}.start=block", *extra)
     return dataclasses.replace(found, options=(*found.options, *extra))
 
 

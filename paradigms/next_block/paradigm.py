@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,7 @@ from arvid.contracts import (
 )
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import BlockStyle, Transformer, build_norm
+from arvid.nn.by_frame import losses_by_frame
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import Dropout, draw
 from arvid.nn.frame_conditions import FrameEmbedder
@@ -46,6 +48,8 @@ from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import Block, block_order
 from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces
 from arvid.ranges import SHARE, at_least
+
+History = Literal["complete", "corrupted"]
 
 
 class NextBlock(Paradigm):
@@ -64,6 +68,9 @@ class NextBlock(Paradigm):
         mask_pads: whether nothing attends to the padding of prompts. In the released code it is seen, by a slip.
         reveal: whether training shows a part of the next block now and then, so that sampling may fill a block in
             several rounds.
+        history: whether training shows all tokens before a block ("complete"), or masks a share of them by a learned
+            vector ("corrupted"). The share is drawn uniformly for each clip. Sampling always shows all (compare MAGI,
+            arXiv 2501.12389).
         dropout: on embeddings and residual branches (0.1 in the released code).
         condition_dropout: probability that a clip's condition is dropped in training, which is what
             classifier-free guidance needs.
@@ -95,6 +102,7 @@ class NextBlock(Paradigm):
         num_other_ids: int = 0,
         mask_pads: bool = True,
         reveal: bool = False,
+        history: History = "complete",
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
@@ -133,6 +141,8 @@ class NextBlock(Paradigm):
         else:
             self.places = RotaryPlaces(self.layout, order, grid, size.dim // size.num_heads)
         self.reveal = self._reveal(size.dim) if reveal else None
+        mask_token = torch.randn(size.dim) * 0.02 if history == "corrupted" else None
+        self.mask_token = None if mask_token is None else nn.Parameter(mask_token)
         self.dropout = Dropout(dropout)
         self.transformer = Transformer(
             size.dim, size.depth, size.num_heads, norm="pre", dropout=dropout, style=style
@@ -160,15 +170,21 @@ class NextBlock(Paradigm):
         start: int,
         end: int,
         frame_conditions: Float[Tensor, "b t d"] | None = None,
+        masked: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """Input vectors of the places start..end-1. `tokens` are in block-major order, and may be of a part of the
-        clips, which is repeated. Embedded conditions per frame are added at the places that predict the frame."""
+        clips, which is repeated. Embedded conditions per frame are added at the places that predict the frame.
+        `masked` tokens are replaced by the mask vector."""
         parts, offset, taken = [], 0, {"context": 0, "special": 0, "tokens": 0}
         for kind, length in self.layout.pieces:
             low, high = max(start - offset, 0), min(end - offset, length)
             if low < high:
                 first = taken[kind]
-                parts.append(self._piece(kind, context, tokens, first + low, first + high))
+                piece = self._piece(kind, context, tokens, first + low, first + high)
+                if masked is not None and self.mask_token is not None and kind == "tokens":
+                    hides = masked[:, first + low : first + high, None]
+                    piece = torch.where(hides, self.mask_token, piece)
+                parts.append(piece)
             offset += length
             taken[kind] += length
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -237,7 +253,7 @@ class NextBlock(Paradigm):
 
         `per_token` and `common` are means: of all predicted tokens, and of those after the first latent frame, which
         all blocks of up to a frame predict, with a start or without. So `common` compares blocks; clips of one latent
-        frame have none.
+        frame have none. `frame_i` are means of the predicted tokens of each latent frame.
         """
         layout = self.clip_layout(tokens.shape[1])
         order = self.order[: layout.num_tokens]
@@ -272,7 +288,8 @@ class NextBlock(Paradigm):
         conditions per frame.
         """
         length = layout.length(list(layout.steps())[-1])
-        x = self.embed_sequence(context, tokens, 0, length, frame_conditions)
+        masked = self._masked(tokens)
+        x = self.embed_sequence(context, tokens, 0, length, frame_conditions, masked)
         if revealed is not None:
             hint = self.hint(tokens[:, layout.first_predicted :], revealed)
             x = torch.cat([x[:, : layout.num_context], x[:, layout.num_context :] + hint], dim=1)
@@ -299,6 +316,14 @@ class NextBlock(Paradigm):
             revealed[:, : layout.block_len] = False
         return revealed
 
+    def _masked(self, tokens: Tensor) -> Bool[Tensor, "b n"] | None:
+        """The tokens (B, N[, C]) that a corrupted history does not show; None outside training."""
+        if self.mask_token is None or not self.training:
+            return None
+        uniform = partial(torch.rand, device=tokens.device)
+        share = draw(uniform, [len(tokens), 1])
+        return draw(uniform, tokens.shape[:2]) < share
+
     def _means(self, losses: Tensor, layout: Layout, revealed: Tensor | None) -> dict[str, Tensor]:
         counted = torch.ones_like(losses) if revealed is None else (~revealed).to(losses.dtype)
         loss = (losses * counted).sum() / counted.sum().clamp_min(1)
@@ -306,6 +331,8 @@ class NextBlock(Paradigm):
         frame = self.grid.tokens_per_frame
         if layout.num_tokens > frame:
             predicted = self.order[layout.first_predicted : layout.num_tokens]
+            frames = (predicted // frame).expand_as(losses)
+            means |= losses_by_frame(losses, frames, layout.num_tokens // frame, counted)
             counted = counted * (predicted >= frame)
             means["common"] = ((losses * counted).sum() / counted.sum().clamp_min(1)).detach()
         return means
@@ -321,7 +348,7 @@ class NextBlock(Paradigm):
     ) -> dict[str, int]:
         own = self.own_options(options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
-        known = prefix_frames * grid.tokens_per_frame
+        known = self._whole_blocks(prefix_frames)
         counts = [layout.num_predicted(k) for k in layout.steps(known)]
         steps = sum(own.rounds if count > 1 else 1 for count in counts)
         if not isinstance(own, DiffusionSampling):
@@ -330,8 +357,9 @@ class NextBlock(Paradigm):
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """As `Paradigm.stream`. Raises UserError for a prefix that is no whole number of blocks, or is missing where
-        there is no start."""
+        """As `Paradigm.stream`. A block of given and other frames is drawn whole, and then its given tokens are put
+        back: tokens of a block do not depend on each other. Raises UserError where there is no start and the prefix is
+        missing or no whole block."""
         condition, grid, batch = request.condition, request.grid, request.batch_size
         options = self.own_options(request.options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
@@ -352,7 +380,11 @@ class NextBlock(Paradigm):
                 piece, finished = self._frames(tokens, finished, known)
                 yield piece
             drawn = draw_block(self, decoder, tokens, known, options, request)
-            tokens[:, known : known + drawn.shape[1]] = drawn
+            part = slice(known, known + drawn.shape[1])
+            if request.prefix_frames % self.block[0]:
+                fixed = self.order[part] < request.prefix_frames * grid.tokens_per_frame
+                drawn = torch.where(fixed.view(-1, *[1] * (drawn.ndim - 2)), tokens[:, part], drawn)
+            tokens[:, part] = drawn
         decoder.close()
         yield self._frames(tokens, finished, layout.num_tokens)[0]
 
@@ -371,14 +403,25 @@ class NextBlock(Paradigm):
         if prefix is None:
             return tokens, 0
         require_prefix(prefix, self.spec, self.grid, batch)
-        known = self._num_tokens(prefix.shape[1])
-        if known >= layout.num_tokens:
+        given = prefix.shape[1] * self.grid.tokens_per_frame
+        if given >= layout.num_tokens:
             raise UserError(
                 f"{prefix.shape[1]} given latent frames leave nothing to generate in a clip of "
                 f"{layout.num_tokens // self.grid.tokens_per_frame}."
             )
-        tokens[:, :known] = prefix.flatten(1, 3)[:, self.order[:known]]
+        known = self._whole_blocks(prefix.shape[1])
+        if known < layout.first_predicted:
+            raise UserError(
+                f"This model goes on from a given block of {self.block[0]} latent frames; {prefix.shape[1]} are less."
+            )
+        order = self.order[: layout.num_tokens]
+        is_given = order < given
+        tokens[:, is_given] = prefix.to(dtype).flatten(1, 3)[:, order[is_given]]
         return tokens, known
+
+    def _whole_blocks(self, num_frames: int) -> int:
+        """Tokens of the whole blocks among the first latent frames."""
+        return num_frames // self.block[0] * self.block[0] * self.grid.tokens_per_frame
 
     def _frames(self, tokens: Tensor, first: int, known: int) -> tuple[Tokens, int]:
         """The whole frames among the known tokens from `first` on, in raster order; how many frames there are now."""

@@ -9,7 +9,7 @@ from arvid.contracts import ContextSpec, Size, TokenGrid, TokenSpec
 from arvid.nn.attention import BlockStyle
 from arvid.nn.heads import DiffusionOptions
 from arvid.paradigms.next_block.layout import Start
-from arvid.paradigms.next_block.paradigm import NextBlock
+from arvid.paradigms.next_block.paradigm import History, NextBlock
 
 __all__ = ["NextToken"]
 
@@ -29,6 +29,7 @@ class NextToken(NextBlock):
         num_positions: int | None = None,
         num_other_ids: int = 0,
         mask_pads: bool = True,
+        history: History = "complete",
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
@@ -44,6 +45,7 @@ class NextToken(NextBlock):
             num_positions=num_positions,
             num_other_ids=num_other_ids,
             mask_pads=mask_pads,
+            history=history,
             dropout=dropout,
             condition_dropout=condition_dropout,
             diffusion=diffusion,

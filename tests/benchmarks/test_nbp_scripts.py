@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -12,9 +13,11 @@ import cv2
 import pytest
 
 from arvid.benchmarks.nbp._common import SIZES
+from arvid.benchmarks.nbp.figures8_9_blocks import default_blocks
 from arvid.cli import main
-from arvid.contracts import UserError
+from arvid.contracts import TokenGrid, UserError
 from arvid.experiments.side_by_side import Job
+from arvid.paradigms.next_block.order import block_order
 
 TINY = [
     "--num-clips=2",
@@ -79,7 +82,8 @@ def line(page: str, start: str) -> list[str]:
 
 
 def test_blocks(bench: Bench, tmp_path: Path) -> None:
-    page = bench("figures8_9_blocks", "--block=1x1x8", "--block=1x8x8", "--rounds", "4")
+    blocks = [f"--block={block}" for block in ("1x1x8", "3x2x2", "1x8x8")]
+    page = bench("figures8_9_blocks", *blocks, "--rounds", "4")
     assert line(page, "1x1x1") == ["1x1x1", "1", "768", "29.0", "0.80"]
     assert line(page, "1x16x16") == ["1x16x16", "256", "3", "", "17.14"]
     assert "> No fvd: " in page
@@ -88,6 +92,7 @@ def test_blocks(bench: Bench, tmp_path: Path) -> None:
     steps = {name: row["steps"] for name, row in cells.items()}
     assert steps == {
         "1x1x8": "8",
+        "3x2x2": "16",
         "1x8x8": "1",
         "1x8x8-to-T0.5": "1",
         "1x8x8-reveal": "1",
@@ -98,10 +103,19 @@ def test_blocks(bench: Bench, tmp_path: Path) -> None:
     assert cells["1x8x8-to-T0.5"]["loss ↓"] == ""
     assert cells["1x8x8"]["FD (sprites) ↓"] != cells["1x8x8-to-T0.5"]["FD (sprites) ↓"]
     result = json.loads((tmp_path / "out/results.json").read_text())
-    assert result["losses"]["common"].keys() == {"1x1x8", "1x8x8", "1x8x8-reveal"}
+    assert result["losses"]["common"].keys() == {"1x1x8", "3x2x2", "1x8x8", "1x8x8-reveal"}
     assert [p["val_loss"] for p in result["losses"]["common"]["1x8x8"] if "val_loss" in p]
     for name in ("figure8.png", "figure9.png", "index.html"):
         assert (tmp_path / "out" / name).stat().st_size > 5000
+
+
+def test_default_blocks_tile_the_grid() -> None:
+    for scale, grid in (("lab", TokenGrid(5, 16, 16)), ("demo", TokenGrid(5, 8, 8))):
+        options = argparse.Namespace(scale=scale, tokenizer=None, data=None)
+        blocks = default_blocks(options)
+        assert all(len(block_order(grid, block)) == grid.num_tokens for block in blocks)
+        assert blocks[-2:] == [(5, grid.h // 4, grid.w // 4), (1, grid.h, grid.w)]
+        assert (1, 8, 8) in blocks
 
 
 def names(tmp_path: Path) -> list[str]:

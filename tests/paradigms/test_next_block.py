@@ -241,6 +241,38 @@ def test_common_tokens_are_those_after_the_first_frame(
     torch.testing.assert_close(parts["loss"], parts["per_token"])
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_losses_by_latent_frame(start: str) -> None:
+    net = model(block=(2, 2, 2), start=start)
+    tokens = torch.randint(7, (2, 4, 4, 4))
+    parts = net.loss(tokens, Condition())
+    first = net.layout.first_predicted
+    ordered = tokens.flatten(1, 3)[:, net.order]
+    losses = net.head.loss(hidden(net, tokens, Condition()), ordered[:, first:])
+    frames = net.order[first:] // 16
+    for i in range(4):
+        torch.testing.assert_close(parts[f"frame_{i}"], losses[:, frames == i].mean())
+
+
+def test_a_corrupted_history_hides_a_share_of_its_tokens_in_training() -> None:
+    torch.manual_seed(0)
+    net = model(block=(1, 4, 4), history="corrupted")
+    tokens, condition = torch.randint(7, (64, 4, 4, 4)), Condition()
+    assert net._masked(tokens.flatten(1)) is None
+    masked = net.train()._masked(tokens.flatten(1))
+    assert masked is not None
+    share = masked.float().mean(1)
+    assert 0.4 < share.mean() < 0.6
+    assert share.min() < 0.1
+    assert share.max() > 0.9
+    net._masked = lambda tokens: torch.ones_like(tokens, dtype=torch.bool)  # type: ignore[method-assign]
+    other = tokens.clone()
+    other[:, :3] = (other[:, :3] + 1) % 7
+    losses = [net.loss(clips, condition)["frame_3"] for clips in (tokens, other)]
+    assert losses[0] == losses[1]  # no frame is seen
+    assert "mask_token" not in dict(model(block=(1, 4, 4)).named_parameters())
+
+
 # What is refused
 
 
@@ -249,9 +281,32 @@ def test_going_beyond_the_learned_positions_is_refused() -> None:
         model(block=(1, 1, 4)).generate(Request(Condition(), TokenGrid(5, 4, 4)))
 
 
-def test_prefix_must_be_whole_blocks() -> None:
-    net = model(block=(2, 2, 2))
-    with pytest.raises(UserError, match="whole number of blocks"):
+def test_a_prefix_may_end_within_blocks() -> None:
+    """Given tokens stay, and blocks after them see them."""
+    torch.manual_seed(0)
+    net = model(block=(4, 2, 2))
+    for parameter in net.parameters():  # else attention hardly tells
+        torch.nn.init.normal_(parameter, std=0.5)
+    steps: list[int] = []
+    drawn = []
+    for value in (0, 3):
+        request = Request(
+            Condition(),
+            GRID,
+            prefix=torch.full((1, 3, 4, 4), value),
+            generator=torch.Generator().manual_seed(0),
+            on_step=lambda: steps.append(1),
+        )
+        drawn.append(net.generate(request))
+        assert (drawn[-1][:, :3] == value).all()
+    assert len(steps) == 2 * net.num_evaluations(GRID, prefix_frames=3)["transformer"] == 8
+    assert torch.equal(drawn[0][:, 3, :2, :2], drawn[1][:, 3, :2, :2])
+    assert not torch.equal(drawn[0][:, 3], drawn[1][:, 3])
+
+
+def test_without_a_start_a_whole_block_must_be_given() -> None:
+    net = model(block=(2, 2, 2), start="none")
+    with pytest.raises(UserError, match="given block of 2 latent frames; 1 are less"):
         net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 4, dtype=torch.long)))
 
 
