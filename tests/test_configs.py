@@ -88,7 +88,7 @@ def test_every_file_is_found_by_its_short_name(path: Path) -> None:
 
 def test_every_setting_is_run_below() -> None:
     tokenizers = [f"{name}-tokenizers" for name in ("clips", "k600", "sprites", "ucf101")]
-    assert sorted(SETTINGS) == sorted(["clips", "sprites", *tokenizers])
+    assert sorted(SETTINGS) == sorted(["clips", "keyboard-sprites", "sprites", *tokenizers])
     assert {name.split("-")[0] for name in TOKENIZERS} == {"clips", "sprites"}
 
 
@@ -98,6 +98,13 @@ def test_sprites(tmp_path: Path, paradigm: str, size: str) -> None:
     run = tmp_path / "run"
     fit(["settings/sprites", f"paradigms/{paradigm}", f"sizes/{size}"], run, SPRITES)
     assert load_generator(run).description["factors"]["size"] == size
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_keyboard_sprites(tmp_path: Path, paradigm: str) -> None:
+    run = tmp_path / "run"
+    fit(["settings/keyboard-sprites", f"paradigms/{paradigm}", "sizes/debug"], run, SPRITES)
+    assert load_generator(run).conditioner.sizes == {"actions": 5}
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)

@@ -1,8 +1,9 @@
 """The demo: three paradigms trained under one setting, sampled, scored and shown side by side.
 
 NOVA on continuous tokens, next-block and next-token prediction on discrete tokens, and reference rows for comparison.
-The default data are the included sprites with their included tokenizers. With --data: a folder of videos (a folder per
-class) or a manifest; the two tokenizers are then trained first.
+The default data are the included sprites with their included tokenizers. With --actions: keyboard sprites, which move
+as an action for each frame says. With --data: a folder of videos (a folder per class) or a manifest; the two tokenizers
+are then trained first.
 
 scales:
   demo    two million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
@@ -13,6 +14,7 @@ scales:
 examples:
   arvid bench demo
   arvid bench demo --scale quick
+  arvid bench demo --actions --out runs/keyboard-sprites
   arvid bench demo --data videos/ --out runs/mine
 
 Repeat the same command to continue an interrupted demo.
@@ -114,7 +116,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Other options (--trainer.max_steps=500, --data.clips_per_step=8) go to `arvid fit` of the three.",
     )
     parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
-    parser.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
+    which.add_argument("--actions", action="store_true", help="keyboard sprites")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
     parser.add_argument("--title", default="Three ways to generate video autoregressively")
     parser.add_argument(
@@ -168,7 +172,9 @@ def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
 
 def setting(options: argparse.Namespace) -> str:
     """Prefix of the names of the setting and its protocols."""
-    return "clips" if options.data else "sprites"
+    if options.data:
+        return "clips"
+    return "keyboard-sprites" if options.actions else "sprites"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
 from arvid.paradigms.next_block import NextBlock
-from arvid.paradigms.next_block.layout import Layout
+from arvid.paradigms.next_block.decoding import NextBlockSampling
+from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import block_order, raster_block
 from arvid.paradigms.next_token import NextToken
 
@@ -40,6 +41,55 @@ def hidden(net: NextBlock, tokens: Tensor, condition: Condition | None = None) -
     context = net.context(condition, len(tokens))
     ordered = tokens.flatten(1, 3)[:, net.order]
     return net.hidden_states(context, net.padding(condition.text_mask), ordered, net.layout)
+
+
+ACTIONS = ContextSpec(frame_conditions={"actions": 5}, frames_per_latent=4)
+
+
+@pytest.mark.parametrize(
+    ("block", "start"),
+    [
+        ((1, 1, 4), "block"),
+        ((1, 1, 4), "none"),
+        ((1, 4, 4), "hybrid"),
+        ((2, 2, 2), "block"),
+        ((1, 1, 1), "block"),
+    ],
+)
+def test_actions_are_added_where_their_frame_is_predicted(
+    block: tuple[int, int, int], start: Start
+) -> None:
+    """The input at each place depends on the actions of the frame that it predicts, and on no others."""
+    net = model(ACTIONS, block=block, start=start)
+    tokens = torch.randint(7, (1, 4, 4, 4)).flatten(1)[:, net.order]
+    frames = torch.zeros(1, 4, SIZE.dim, requires_grad=True)
+    length = net.layout.length(list(net.layout.steps())[-1])
+    x = net.embed_sequence(net.context(Condition(), 1), tokens, 0, length, frames)
+    num = net.layout.num_tokens - net.layout.first_predicted
+    for i, frame in enumerate((net.order[net.layout.first_predicted :] // 16).tolist()):
+        (gradient,) = torch.autograd.grad(x[0, length - num + i].sum(), frames, retain_graph=True)
+        assert gradient[0].any(1).nonzero().flatten().tolist() == [frame]
+
+
+@pytest.mark.parametrize("start", ["block", "hybrid"])
+def test_actions_with_given_frames_cache_and_guidance(start: Start) -> None:
+    net = model(ACTIONS, block=(1, 4, 4), start=start)
+    given = Condition(values={"actions": torch.randint(5, (2, 4, 4))})
+    prefix = torch.randint(7, (2, 1, 4, 4))
+    drawn = [
+        net.generate(
+            Request(
+                given,
+                GRID,
+                prefix=prefix,
+                options=NextBlockSampling(guidance=2.0, use_cache=use_cache),
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(*drawn)
+    assert torch.equal(drawn[0][:, :1], prefix)
 
 
 # Order

@@ -182,6 +182,60 @@ def test_a_window_sees_nothing_from_before_it() -> None:
     assert torch.equal(*drawn)
 
 
+ACTIONS = ContextSpec(frame_conditions={"actions": 5}, frames_per_latent=4)
+
+
+@pytest.mark.parametrize("overlap", [None, 1])
+def test_actions_hold_for_their_frames_in_clips_longer_than_trained(overlap: int | None) -> None:
+    """Times of a window begin anew, and its actions do not; with the cache and without."""
+    net = NOVA(SPEC, GRID, ACTIONS, SIZE, num_sets=3).eval()
+    ids, grid = torch.randint(5, (2, 9, 4)), GRID.with_frames(9)
+    clips = []
+    for changed, use_cache in ((9, True), (9, False), (6, True)):
+        given = ids.clone()
+        given[:, changed:] = (given[:, changed:] + 1) % 5
+        options = OPTIONS.replace(overlap=overlap, use_cache=use_cache)
+        request = Request(
+            Condition(values={"actions": given}), grid, options=options, generator=seeded()
+        )
+        clips.append(net.generate(request))
+    torch.testing.assert_close(clips[0], clips[1], rtol=1e-4, atol=1e-4)
+    assert torch.equal(clips[0][:, :6], clips[2][:, :6])
+    assert not torch.allclose(clips[0][:, 6], clips[2][:, 6])
+
+
+@pytest.mark.parametrize("options", [{"image_guidance": 1.5}, {}])
+def test_guidance_leads_away_from_unknown_actions(options: dict[str, float]) -> None:
+    net = NOVA(SPEC, GRID, ACTIONS, SIZE, num_sets=3).eval()
+    given = Condition(values={"actions": torch.randint(5, (2, 4, 4))})
+    clips = [
+        net.generate(
+            Request(
+                given,
+                GRID,
+                options=OPTIONS.replace(guidance=guidance, **options),
+                generator=seeded(),
+            )
+        )
+        for guidance in (1.0, 3.0)
+    ]
+    assert not torch.allclose(*clips)
+
+
+def test_without_temporal_autoregression_actions_are_seen_by_all_frames() -> None:
+    net = NOVA(SPEC, GRID, ACTIONS, SIZE, num_sets=3, tam=False).eval()
+    ids = torch.randint(5, (2, 4, 4))
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + 1) % 5
+    clips = [
+        net.generate(
+            Request(Condition(values={"actions": a}), GRID, options=OPTIONS, generator=seeded())
+        )
+        for a in (ids, other)
+    ]
+    assert not torch.allclose(clips[0][:, 0], clips[1][:, 0])
+
+
 def test_an_overlap_as_long_as_the_window_is_refused() -> None:
     options = OPTIONS.replace(overlap=4)
     with pytest.raises(UserError, match="window of 4"):
