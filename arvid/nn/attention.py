@@ -90,8 +90,10 @@ class Attention(nn.Module):
         position sees all cached ones and each other. `queries` are the rows of `x` whose output is wanted
         where it is not all of them. `rotation` are the rotary codes of the new positions."""
         q, k, v = self._project(x, queries)
-        if self.qk_norm:
-            q, k = self.norm_q(q), self.norm_k(k)
+        if self.qk_norm:  # in the type of its weights, which autocast leaves in float32
+            dtype = self.norm_q.weight.dtype
+            q = self.norm_q(q.to(dtype)).to(v.dtype)
+            k = self.norm_k(k.to(dtype)).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:

@@ -54,3 +54,15 @@ def test_a_full_cache_refuses_more() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="not a multiple"):
         Attention(10, 3)
+
+
+def test_normed_queries_and_keys_have_unit_mean_squares() -> None:
+    """Attention does not change when what queries and keys are made of is scaled; under autocast types stay equal."""
+    net = Attention(16, 2, bias=False, qk_norm=True)
+    x = torch.randn(2, 5, 16)
+    before = net(x)
+    with torch.no_grad():
+        net.qkv.weight[:32] *= 7
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x).dtype == torch.bfloat16

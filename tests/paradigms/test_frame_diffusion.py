@@ -357,6 +357,27 @@ def test_clips_may_be_three_times_as_long_as_trained(build: Any, kind: str, syst
     assert said == {"transformer": len(steps)}
 
 
+def test_conditions_per_frame_follow_the_clip_through_its_windows(build: Any) -> None:
+    context = ContextSpec(frame_conditions={"actions": 5}, frames_per_latent=4)
+    model = FrameDiffusion(SPECS["continuous"], GRID, context, SIZE).eval()
+    actions = torch.randint(5, (BATCH, 7, 4))
+    other = actions.clone()
+    other[:, 5] = (other[:, 5] + 1) % 5
+    drawn = [
+        model.generate(
+            Request(
+                Condition(values={"actions": values}),
+                GRID.with_frames(7),
+                options=options(model),
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+        for values in (actions, other)
+    ]
+    same = [torch.equal(drawn[0][:, i], drawn[1][:, i]) for i in range(7)]
+    assert same == [True] * 5 + [False] * 2
+
+
 def test_evaluations_by_order(build: Any) -> None:
     model = build()
     for stagger, expected in ((0, 5), (2, 5 + 2 * 2), (None, 15)):
