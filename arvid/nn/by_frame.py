@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def losses_by_frame(
-    losses: Float[Tensor, "b n"],
-    frames: Int[Tensor, "b n"],
+    losses: Float[Tensor, "b *n"],
+    frames: Int[Tensor, "b *n"],
     num_frames: int,
-    weight: Float[Tensor, "b n"] | None = None,
+    weight: Tensor | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Mean loss of the tokens of each latent frame: `frame_0`, `frame_1`, ... without gradients.
 
@@ -19,7 +19,7 @@ def losses_by_frame(
         losses: of the predicted tokens.
         frames: index of each one's latent frame.
         num_frames: of the clips; clips of one latent frame get no losses by frame.
-        weight: of each token in the means; by default all weigh the same.
+        weight: of each token in the means, or whether it counts; by default all weigh the same.
 
     A frame that no token of the batch belongs to gets the mean of all tokens, since curves hold no gaps.
     """

@@ -39,6 +39,7 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.nn.attend import BlockCausal, CleanCopy
+from arvid.nn.by_frame import losses_by_frame
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.denoiser import CLEAN_TIME, Denoiser, initialise
 from arvid.nn.draws import draw
@@ -201,7 +202,8 @@ class FrameDiffusion(Paradigm):
         """Mean over clips of each clip's loss: the mean over its tokens that are to be predicted.
 
         Continuous: squared error of the tokens of noisy frames. Ids: cross-entropy of the masked ones, or of all in
-        noisy frames where ids are replaced. `per_token` is the mean over all these tokens of the batch, unweighted.
+        noisy frames where ids are replaced. `per_token` is the mean over all these tokens of the batch, unweighted, and
+        `frame_i` over those of each latent frame.
         """
         batch, num_frames = tokens.shape[:2]
         drop = self._dropped(batch, tokens.device)
@@ -225,11 +227,13 @@ class FrameDiffusion(Paradigm):
         if not isinstance(self.process, GaussianNoise):
             counted = counted & self.process.is_masked(noisy)
         per_token = (losses * counted).sum() / counted.sum().clamp_min(1)
+        frames = torch.arange(num_frames, device=tokens.device)[:, None, None].expand_as(losses)
+        by_frame = losses_by_frame(losses, frames, num_frames, counted)
         if self.fused_snr and isinstance(self.process, GaussianNoise):
             signal, amplitude = self.process.amplitudes(level)
             weight = fused_snr_weight((signal / amplitude).square(), causal=self.causal)
             losses = losses * weight[..., None, None]
-        return {"loss": clip_mean(losses, counted), "per_token": per_token.detach()}
+        return {"loss": clip_mean(losses, counted), "per_token": per_token.detach(), **by_frame}
 
     def _dropped(self, batch: int, device: torch.device) -> Bool[Tensor, " b"] | None:
         """Clips whose condition is dropped."""

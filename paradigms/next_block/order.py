@@ -1,6 +1,12 @@
-"""Block-major order: the grid is cut into T x H x W blocks, raster inside each, blocks in raster order."""
+"""Block-major order: which tokens are a block, in raster order inside each, and blocks in raster order.
+
+Adjacent: the grid is cut into T x H x W blocks. Strided: a frame is cut into H x W regions, and a block has the tokens
+at one place of all regions, in T frames (arXiv 2412.15119).
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -9,9 +15,10 @@ from torch import Tensor
 from arvid.contracts import TokenGrid, UserError
 
 Block = tuple[int, int, int]
+Spacing = Literal["adjacent", "strided"]
 
 
-def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
+def block_order(grid: TokenGrid, block: Block, spacing: Spacing = "adjacent") -> Int[Tensor, " n"]:
     """Raster index of each token in block-major order. The identity for blocks that are raster runs.
 
     Raises UserError if the block does not tile the grid.
@@ -23,8 +30,12 @@ def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
             f"{'x'.join(map(str, sizes))}: each side must divide the grid's."
         )
     (bt, bh, bw), (t, h, w) = block, sizes
-    index = torch.arange(grid.num_tokens, device="cpu").view(t // bt, bt, h // bh, bh, w // bw, bw)
-    return index.permute(0, 2, 4, 1, 3, 5).flatten()
+    index = torch.arange(grid.num_tokens, device="cpu")
+    if spacing == "strided":
+        regions = index.view(t // bt, bt, bh, h // bh, bw, w // bw)
+        return regions.permute(0, 3, 5, 1, 2, 4).flatten()
+    blocks = index.view(t // bt, bt, h // bh, bh, w // bw, bw)
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten()
 
 
 def raster_block(num_tokens: int, grid: TokenGrid) -> Block:

@@ -45,7 +45,7 @@ from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, draw_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
-from arvid.paradigms.next_block.order import Block, block_order
+from arvid.paradigms.next_block.order import Block, Spacing, block_order
 from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces
 from arvid.ranges import SHARE, at_least
 
@@ -58,6 +58,8 @@ class NextBlock(Paradigm):
     Args:
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
         block: (T, H, W) tokens per block; must tile the grid. Those of the paper are runs of tokens in raster order.
+        spacing: whether the tokens of a block are "adjacent", or "strided": one of each of H x W regions of a frame, as
+            in PAR (arXiv 2412.15119).
         start: what the video begins with, see `layout`. With "none" the first block must be given.
         style: "gpt" as released; "llama" has RMSNorm, SwiGLU and rotary positions over (t, h, w), which the paper
             expects to help.
@@ -95,6 +97,7 @@ class NextBlock(Paradigm):
         size: Size,
         *,
         block: tuple[int, int, int] = (1, 1, 16),
+        spacing: Spacing = "adjacent",
         start: Start = "block",
         style: BlockStyle = "gpt",
         positions: PlaceOrder = "sequence",
@@ -121,7 +124,7 @@ class NextBlock(Paradigm):
         self.mask_pads = mask_pads
         self.condition_dropout = condition_dropout
         self.required_frames = self.block[0] if start == "none" else 0
-        order = block_order(grid, self.block)
+        order = block_order(grid, self.block, spacing)
         self.layout = Layout(context.num_tokens, len(order), self.block_len, start)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("blocks", self.layout.blocks(), persistent=False)

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arvid.contracts import Request, SamplingOptions, UserError
+from arvid.contracts import Request, SamplingOptions
 from arvid.nn.attention import KVCache
+from arvid.nn.windows import windows
 from arvid.options import option
 from arvid.ranges import FINITE, at_least
 
@@ -63,36 +64,25 @@ class Draw:
 
     def frames(self, given: list[Tensor]) -> Iterator[Tensor]:
         """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
-        done, window = list(given), _Window(self)
-        window.begin(done, len(done) if len(done) < window.length else self._overlap())
-        while len(done) < self.request.grid.t:
-            if window.is_full:
-                window.begin(done, self._overlap())
-            done.append(self._frame(window))
-            yield done[-1]
-
-    def _overlap(self) -> int:
-        """Finished frames that a further window begins with."""
-        trained = self.model.grid.t
+        done, sequence, trained = list(given), _Sequence(self), self.model.grid.t
         overlap = max(trained // 2, 1) if self.options.overlap is None else self.options.overlap
-        if overlap >= trained:
-            raise UserError(
-                f"{self.request.grid.t} latent frames were asked of a model that was trained on {trained}. An overlap "
-                f"of {overlap} leaves nothing to draw in a window of {trained}."
-            )
-        return overlap
+        for window in windows(self.request.grid.t, len(given), trained, overlap):
+            sequence.begin(done[window.start :], window.start)
+            while len(done) < window.stop:
+                done.append(self._frame(sequence))
+                yield done[-1]
 
-    def _frame(self, window: _Window) -> Tensor:
+    def _frame(self, sequence: _Sequence) -> Tensor:
         scales, canvas = self.model.scales, None
-        frame = window.next_frame()
+        frame = sequence.next_frame()
         for k, (rows, columns) in enumerate(scales.sides):
             if canvas is not None:
                 frame.shown.append(scales.shown(canvas, k))
-            tokens = self._tokens(window.hidden(), k).unflatten(1, (rows, columns))
+            tokens = self._tokens(sequence.hidden(), k).unflatten(1, (rows, columns))
             canvas = scales.add(canvas, tokens)
             self.request.on_step()
         assert canvas is not None
-        window.finish(canvas)
+        sequence.finish(canvas)
         return canvas
 
     def _tokens(self, hidden: Float[Tensor, "pb n d"], k: int) -> Tensor:
@@ -112,8 +102,8 @@ class Draw:
         return tokens if model.spread is None else tokens * model.spread.values[k].float()
 
 
-class _Window:
-    """The frames that the network sees, from its first place on: with a cache, or anew from everything."""
+class _Sequence:
+    """The frames of a window, which the network sees from its first place on: with a cache, or anew from everything."""
 
     def __init__(self, draw: Draw) -> None:
         self.model = draw.model
@@ -121,25 +111,19 @@ class _Window:
         self.batch = draw.request.batch_size
         self.use_cache = draw.options.use_cache
         self.frame_conditions = draw.frame_conditions
-        self.length = draw.model.grid.t
         self.begin([], 0)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.frames) >= self.length
-
-    def begin(self, done: list[Tensor], overlap: int) -> None:
-        """Forget everything, and start with the last `overlap` of the finished frames (B, h, w[, C])."""
-        self.start = len(done) - overlap
+    def begin(self, finished: list[Tensor], start: int) -> None:
+        """Forget everything, and start with finished frames (B, h, w[, C]), the first being the clip's `start`."""
+        self.start = start
         self.frames: list[_Frame] = []
         self.last: Tensor | None = None
         self.fed = (0, 0)  # frames of which all, and scales of the next one that are in the cache
         self.places = 0  # of the sequence that are in the cache
         self.caches: list[KVCache] | None = None
         if self.use_cache:
-            length = self.context.shape[1] + self.length * self.model.frame_length
-            self.caches = self.model.transformer.new_caches(length)
-        for frame in done[self.start :]:
+            self.caches = self.model.transformer.new_caches(len(self.model.blocks))
+        for frame in finished:
             self.next_frame().shown = self.model.scales.split(frame).shown
             self.finish(frame)
 

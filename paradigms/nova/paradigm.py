@@ -40,7 +40,7 @@ from arvid.nn.masking import draw_mask_ratio, random_orders, read_tokens
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
 from arvid.paradigms.nova.sampling import Draw, NovaSampling
-from arvid.paradigms.nova.schedule import set_sizes
+from arvid.paradigms.nova.schedule import Order, same_order, set_sizes
 from arvid.paradigms.nova.spatial import SpatialLayers
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
 from arvid.ranges import SHARE, at_least
@@ -59,7 +59,12 @@ class NOVA(Paradigm):
         num_sets: sets a frame is generated in.
         scale_shift: rank of the scaling-and-shift layer, "full", or "off".
         norm: where the transformers' norms sit ("branch" as released).
-        order: draw the order of tokens once per "video" (released code) or per "frame" (paper).
+        order: draw the order of tokens once per "video" (released code) or per "frame" (paper); or take the same order
+            for all, "raster" or "fixed" (a random one). For these two, training shows the tokens of the first sets of
+            sampling, whose number is drawn uniformly.
+        history: what the temporal layers see of earlier frames in training: "complete" ones, or "corrupted" ones
+            without the tokens that are masked in them (masked teacher forcing in MAGI, arXiv 2501.12389). Sampling
+            always shows complete ones.
         tam: temporal autoregressive modelling. Without it (the paper's ablation) the temporal layers see what is
             known of all frames in both directions, and each set of tokens is spread over the whole clip.
         nulls: what pads a prompt and stands for an absent condition: "learned" tokens, or the fixed "table" of the
@@ -90,7 +95,8 @@ class NOVA(Paradigm):
         num_sets: int = 64,
         scale_shift: ScaleShift = 24,
         norm: NormPlacement = "branch",
-        order: Literal["video", "frame"] = "video",
+        order: Order = "video",
+        history: Literal["complete", "corrupted"] = "complete",
         tam: bool = True,
         nulls: Literal["learned", "table"] = "learned",
         base_frames: int | None = None,
@@ -115,6 +121,11 @@ class NOVA(Paradigm):
         self.scale_shift = scale_shift
         self.norm = norm
         self.order = order
+        if history == "corrupted" and not tam:
+            raise UserError(
+                "Without temporal autoregression (tam) the history is always corrupted: leave out history."
+            )
+        self.history = history
         self.tam = tam
         self.condition_dropout = condition_dropout
         embedder = PublishedContext if nulls == "table" else ContextEmbedder
@@ -142,6 +153,8 @@ class NOVA(Paradigm):
             dropout=dropout,
         )
         self.head = build_head(spec, size, diffusion, patch)
+        self.same_order: Tensor | None
+        self.register_buffer("same_order", same_order(order, self.num_positions))
         for part in frozen:
             self._freeze(part)
 
@@ -165,7 +178,7 @@ class NOVA(Paradigm):
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
         """Loss on masked tokens: `image` of first frames, `video` of later ones, and their sum.
 
-        `per_token` is the mean over all masked tokens.
+        `per_token` is the mean over all masked tokens, and `frame_i` over those of each latent frame.
         """
         batch, num_frames = tokens.shape[:2]
         drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
@@ -173,8 +186,8 @@ class NOVA(Paradigm):
         context = self.context(condition, batch, dropped)
         frame_conditions = self.frame_conditions(condition, batch, num_frames, dropped)
         patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)  # (BT, L[, p·p·C])
-        num_visible = round((1 - draw_once(draw_mask_ratio)) * self.num_positions)
-        orders = random_orders(len(patches), self.num_positions, tokens.device)
+        num_visible = draw_once(self._draw_num_visible)
+        orders = self.orders(len(patches), tokens.device)
         visible, masked = orders[:, :num_visible], orders[:, num_visible:]
         indicators = self._training_indicators(  # (1, B, T, L', D)
             context[None],
@@ -191,7 +204,29 @@ class NOVA(Paradigm):
             return {"loss": per_frame[0], "image": per_frame[0], "per_token": per_frame[0].detach()}
         image, video = per_frame[0], per_frame[1:].mean()
         mean = per_frame.mean().detach()
-        return {"loss": image + video, "image": image, "video": video, "per_token": mean}
+        by_frame = {f"frame_{i}": loss for i, loss in enumerate(per_frame.detach())}
+        return {
+            "loss": image + video,
+            "image": image,
+            "video": video,
+            "per_token": mean,
+            **by_frame,
+        }
+
+    def _draw_num_visible(self) -> int:
+        """Tokens of a frame that a training step shows."""
+        if self.same_order is None:
+            return round((1 - draw_mask_ratio()) * self.num_positions)
+        sizes = set_sizes(self.num_positions, self.num_sets)
+        return sum(sizes[: int(torch.randint(len(sizes), ()))])
+
+    def orders(
+        self, num: int, device: torch.device, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "num l"]:
+        """The order in which the tokens of each of `num` frames are shown or drawn."""
+        if self.same_order is not None:
+            return self.same_order.expand(num, -1)
+        return random_orders(num, self.num_positions, device, generator)
 
     def _training_indicators(
         self,
@@ -201,11 +236,16 @@ class NOVA(Paradigm):
         frame_conditions: Tensor | None,
     ) -> Tensor:
         num_frames = tokens.shape[1]
+        known = self.known_places(visible).unflatten(0, tokens.shape[:2])
         if not self.tam:
-            known = self.known_places(visible).unflatten(0, tokens.shape[:2])
             return self.temporal.whole_clip(context, tokens, known, frame_conditions)
-        past = tokens[:, :-1] if num_frames > 1 else None
-        out = self.temporal(context, past, num_frames, frame_conditions=frame_conditions)
+        out = self.temporal(
+            context,
+            tokens[:, :-1] if num_frames > 1 else None,
+            num_frames,
+            frame_conditions=frame_conditions,
+            known=known[:, :-1] if self.history == "corrupted" else None,
+        )
         return self.temporal.indicators(out, frame_conditions)
 
     # Sampling

@@ -16,7 +16,7 @@ from torch import Tensor
 from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attention import KVCache
 from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
-from arvid.nn.masking import random_orders, read_tokens, write_tokens
+from arvid.nn.masking import read_tokens, write_tokens
 from arvid.nn.tokens import to_patches
 from arvid.options import option
 from arvid.paradigms.nova.schedule import set_sizes
@@ -102,9 +102,7 @@ class Draw:
         return model.to_frames(tokens).unflatten(0, (batch, new))
 
     def _orders(self, num: int) -> Tensor:
-        return random_orders(
-            num, self.model.num_positions, self.context.device, self.request.generator
-        )
+        return self.model.orders(num, self.context.device, self.request.generator)
 
     def _fill(self, orders: Int[Tensor, "n l"], indicators: Indicators) -> Tensor:
         """The tokens (N, L[, p·p·C]) of N frames, set by set."""

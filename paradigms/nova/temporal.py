@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
@@ -85,6 +85,7 @@ class TemporalLayers(nn.Module):
         num_frames: int,
         caches: list[KVCache] | None = None,
         frame_conditions: Float[Tensor, "p b k1 d"] | None = None,
+        known: Bool[Tensor, "b k h w"] | None = None,
     ) -> Float[Tensor, "p b k1 l d"]:
         """Normed outputs of the first block and of one block for each of the `frames`.
 
@@ -95,11 +96,11 @@ class TemporalLayers(nn.Module):
             num_frames: length of the whole clip, over which the time code is stretched.
             caches: empty ones to keep keys and values in, for `step`.
             frame_conditions: embedded conditions per frame, of the frame that each block is about.
+            known: where the frames are shown, if not everywhere.
         """
         blocks = self.bov.expand(context.shape[1], 1, self.num_tokens, -1)
         if frames is not None:
-            patches = self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-            blocks = torch.cat([blocks, patches], dim=1)
+            blocks = torch.cat([blocks, self._patches(frames, known)], dim=1)
         index = torch.arange(blocks.shape[1], device=context.device)
         return self._run(context, blocks + self._codes(index, num_frames), caches, frame_conditions)
 
@@ -127,13 +128,9 @@ class TemporalLayers(nn.Module):
         frame_conditions: Float[Tensor, "p b t d"] | None = None,
     ) -> Float[Tensor, "p b t l d"]:
         """Indicators of all frames (B, T, h, w[, C]) from what is `known` (B, T, h, w) of all: without causality."""
-        shape, num_frames = frames.shape[:2], frames.shape[1]
-        known = known.flatten(0, 1)  # (BT, h, w)
-        patches = self.patch(frames.flatten(0, 1), known)
-        unknown = 1 - patchify(known[..., None].to(patches.dtype), self.patch.patch).mean(-1)
-        patches = patches + unknown[..., None] * self.bov
+        num_frames = frames.shape[1]
         index = torch.arange(num_frames, device=context.device)
-        blocks = patches.unflatten(0, shape) + self._codes(index, num_frames)
+        blocks = self._patches(frames, known) + self._codes(index, num_frames)
         out = self._run(context, blocks, None, frame_conditions)
         return self.indicators(out, frame_conditions)
 
@@ -155,6 +152,18 @@ class TemporalLayers(nn.Module):
     def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
         """Indicator of a later frame from the first frame's output and its own."""
         return current if self.scaling_shift is None else self.scaling_shift(anchor, current)
+
+    def _patches(
+        self, frames: Tensor, known: Bool[Tensor, "b k h w"] | None
+    ) -> Float[Tensor, "b k l d"]:
+        """Embedded patches of frames (B, k, h, w[, C]); the BOV vector stands for the unknown share of each."""
+        if known is None:
+            return self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        known = known.flatten(0, 1)  # (Bk, h, w)
+        patches = self.patch(frames.flatten(0, 1), known)
+        unknown = 1 - patchify(known[..., None].to(patches.dtype), self.patch.patch).mean(-1)
+        patches = patches + unknown[..., None] * self.bov
+        return patches.unflatten(0, frames.shape[:2])
 
     def _run(
         self,

@@ -102,6 +102,27 @@ def test_published_blocks_are_raster_runs(block: tuple[int, int, int]) -> None:
     assert raster_block(math.prod(block), grid) == block
 
 
+def test_strided_blocks_have_one_token_of_each_region() -> None:
+    order = block_order(TokenGrid(2, 4, 6), (1, 2, 3), "strided").view(8, 6)
+    regions = [(0, 0), (0, 2), (0, 4), (2, 0), (2, 2), (2, 4)]
+    places = [(t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)]
+    for block, (t, r, c) in zip(order.tolist(), places, strict=True):
+        assert block == [24 * t + 6 * (top + r) + left + c for top, left in regions]
+    assert torch.equal(block_order(GRID, (1, 1, 1), "strided"), torch.arange(64))
+    assert torch.equal(block_order(GRID, (2, 4, 4), "strided"), block_order(GRID, (2, 4, 4)))
+
+
+def test_strided_blocks_generate_and_continue() -> None:
+    """PAR's sequence: the first block token by token, then block by block."""
+    net = model(block=(1, 2, 2), spacing="strided", start="hybrid", style="llama")
+    assert net.num_evaluations(GRID)["transformer"] == 4 + 15
+    prefix = torch.randint(7, (1, 2, 4, 4))
+    clip = net.generate(Request(Condition(), GRID, prefix=prefix))
+    assert torch.equal(clip[:, :2], prefix)
+    clip = net.generate(Request(Condition(), GRID, options=net.options_for("discrete")()))
+    assert clip.shape == (1, 4, 4, 4)
+
+
 @pytest.mark.parametrize("num", [3, 24, 48, 512])
 def test_runs_that_are_no_blocks_are_refused(num: int) -> None:
     with pytest.raises(UserError, match=f"run of {num} tokens"):

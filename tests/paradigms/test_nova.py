@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from arvid.nn.masking import draw_mask_ratio, random_orders
 from arvid.paradigms.nova import NOVA
 from arvid.paradigms.nova.paradigm import Part
 from arvid.paradigms.nova.sampling import NovaSampling
-from arvid.paradigms.nova.schedule import set_sizes
+from arvid.paradigms.nova.schedule import Order, same_order, set_sizes
 from arvid.paradigms.nova.temporal import ScalingShift
 
 SPEC = TokenSpec("continuous", 4, (4, 8, 8), True)
@@ -132,6 +133,55 @@ def test_loss_is_the_sum_of_first_and_later_frames() -> None:
     torch.testing.assert_close(losses["loss"], losses["image"] + losses["video"])
     single = model().loss(torch.randn(2, 1, 4, 8, 4), Condition())
     assert set(single) == {"loss", "image", "per_token"}
+
+
+def test_losses_by_latent_frame() -> None:
+    torch.manual_seed(0)
+    losses = model().loss(torch.randn(2, *astuple(GRID), 4), Condition())
+    by_frame = [losses[f"frame_{i}"] for i in range(3)]
+    assert by_frame[0] == losses["image"].detach()
+    torch.testing.assert_close(sum(by_frame[1:]) / 2, losses["video"].detach())
+
+
+def test_a_corrupted_history_shows_what_is_visible_of_earlier_frames() -> None:
+    """With nothing visible the frame's loss is the same whatever came before."""
+    tokens = torch.randn(2, *astuple(GRID), 4)
+    other = torch.cat([torch.randn_like(tokens[:, :2]), tokens[:, 2:]], dim=1)
+    for history, blind in (("complete", False), ("corrupted", True)):
+        net = model(history=history)
+        net._draw_num_visible = lambda: 0  # type: ignore[method-assign]
+        losses = []
+        for clips in (tokens, other):
+            torch.manual_seed(0)
+            losses.append(net.loss(clips, Condition())["frame_2"])
+        assert bool(losses[0] == losses[1]) is blind
+    with pytest.raises(UserError, match="leave out history"):
+        model(history="corrupted", tam=False)
+
+
+@pytest.mark.parametrize("order", ["raster", "fixed"])
+def test_an_order_that_is_the_same_for_all(order: Order) -> None:
+    net = model(order=order)
+    expected = same_order(order, 8)
+    assert expected is not None
+    assert sorted(expected.tolist()) == list(range(8))
+    assert (expected.tolist() == list(range(8))) is (order == "raster")
+    assert torch.equal(net.orders(5, torch.device("cpu")), expected.expand(5, -1))
+    starts = {net._draw_num_visible() for _ in range(100)}
+    sizes = set_sizes(8, 4)
+    assert starts == {sum(sizes[:i]) for i in range(len(sizes))}
+    filled: list[list[int]] = []
+    spatial = net.spatial.forward
+
+    def noted(*given: torch.Tensor) -> torch.Tensor:
+        filled.append(given[3][0].tolist())
+        return spatial(*given)
+
+    net.spatial.forward = noted  # type: ignore[method-assign]
+    options = net.options_for("continuous")().replace(diffusion_steps=1)
+    net.generate(Request(Condition(), GRID.with_frames(1), options=options))
+    assert [i for places in filled for i in places] == expected.tolist()
+    assert "same_order" not in model().state_dict()
 
 
 def test_a_longer_clip_than_trained_can_be_generated() -> None:
