@@ -498,7 +498,7 @@ def test_a_long_prompt_is_cut_and_that_is_said(
     model = load_generator(imported)
     condition = model.conditioner(caption=["red " * 9])
     assert condition.text_mask.sum() == TEXT_LEN
-    assert "9 tokens: all after the first 6" in caplog.text
+    assert "9 tokens: only the first 6" in caplog.text
     torch.testing.assert_close(condition.text, model.conditioner(caption=["red " * TEXT_LEN]).text)
 
 
