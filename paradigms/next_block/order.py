@@ -1,4 +1,4 @@
-"""Block-major order: the grid is cut into T x H x W blocks, raster inside each, blocks in raster order."""
+"""Block-major order of a token grid: T x H x W blocks in raster order, and raster order inside each block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Block = tuple[int, int, int]
 
 
 def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
-    """Raster index of each token in block-major order. The identity for blocks that are raster runs.
+    """Raster index of each token in block-major order; the identity for blocks that are raster runs.
 
     Raises UserError if the block does not tile the grid.
     """
@@ -24,13 +24,15 @@ def block_order(grid: TokenGrid, block: Block) -> Int[Tensor, " n"]:
         )
     (bt, bh, bw), (t, h, w) = block, sizes
     index = torch.arange(grid.num_tokens, device="cpu").view(t // bt, bt, h // bh, bh, w // bw, bw)
-    return index.permute(0, 2, 4, 1, 3, 5).flatten()
+    return index.permute(
+        0, 2, 4, 1, 3, 5
+    ).flatten()  # the axes of blocks, then those inside a block
 
 
 def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
-    """The block that is a run of so many tokens in raster order, as the released code knows blocks.
+    """The block whose tokens are a raster run of `num_tokens`. (The released code only has such blocks.)
 
-    Raises UserError if there is none that tiles the grid.
+    Raises UserError if no such block tiles the grid.
     """
     row, frame = grid.w, grid.tokens_per_frame
     for sides, unit, count in (
@@ -42,5 +44,5 @@ def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
         if num_tokens % unit == 0 and 0 < num <= count and count % num == 0:
             return sides
     raise UserError(
-        f"A run of {num_tokens} tokens is no block that tiles the grid {grid.t}x{grid.h}x{grid.w}."
+        f"No block that is a run of {num_tokens} tokens tiles the grid {grid.t}x{grid.h}x{grid.w}."
     )

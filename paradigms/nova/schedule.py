@@ -1,4 +1,4 @@
-"""How many tokens of a frame are drawn at once."""
+"""Set sizes of NOVA's sampling: the number of tokens that are sampled at once."""
 
 from __future__ import annotations
 
