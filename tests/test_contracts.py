@@ -282,7 +282,7 @@ def test_conditions_of_a_clip_of_another_length_are_refused(
     if not model.takes_frame_conditions:
         pytest.skip(f"{name} says that it takes no conditions per frame")
     request = Request(some_condition(), GRID.with_frames(2), options=options(model))
-    with pytest.raises(UserError, match="3 latent frames, and these have 2"):
+    with pytest.raises(UserError, match="3 latent frames, but the clips have 2"):
         model.generate(request)
 
 

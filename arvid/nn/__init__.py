@@ -1,1 +1,1 @@
-"""Blocks that paradigms and tokenizers share. Look here before writing a second attention."""
+"""Network blocks that paradigms and tokenizers share. Look here before you write a second attention."""

@@ -1,14 +1,14 @@
-"""The attention formula, computed by whichever exact kernel suits mask, device and length.
+"""Exact attention by the kernel that is fastest for the mask, device and length.
 
 | mask | GPU | CPU |
 |---|---|---|
 | none | torch's scaled_dot_product_attention (SDPA) | SDPA in float32 |
 | blocks of one position | SDPA's causal kernel | the same in float32; in bf16 as below |
-| blocks, padding | FlexAttention, which skips what is hidden (without Triton: as for a tensor) | as for a tensor |
-| a tensor | SDPA | SDPA in float32; in bf16 up to 512 positions plain products of matrices |
+| blocks, padding | FlexAttention, which skips hidden blocks (without Triton: as a tensor) | as a tensor |
+| a tensor | SDPA | SDPA in float32; in bf16, up to 512 positions, plain matrix products |
 
-SDPA's kernel for CPUs takes up to eight times as long in bf16 as in float32, most of all with short sequences.
-B batch, N queries, M keys, E numbers of a head.
+SDPA on CPUs takes up to eight times as long in bf16 as in float32, above all for short sequences.
+B batch, N queries, M keys, E head dimension.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SHORT = 512
-"""Up to so many positions plain products are faster in bf16 on CPUs; their memory grows with the square."""
+"""Maximum number of keys for plain products (bf16 on CPUs); their memory grows with the square of the length."""
 
 
 class BlockCausal:
-    """A query sees its own block and all before it, but no padding (save itself: a row that sees nothing has no mean).
+    """Block-causal mask: a query sees its own block and all earlier blocks, but no padding except itself.
 
-    What kernels want to know is worked out once, so keep the object for all layers and steps.
+    (A query must see at least one key: the softmax of an empty row is NaN.) The masks for kernels are computed once,
+    so use one object for all layers and steps.
 
     Args:
-        blocks: block of each position; they do not fall.
-        first: positions of the first block, if all later ones are of one position: then the causal kernel serves.
+        blocks: block index of each position, non-decreasing.
+        first: length of the first block, if all later blocks have one position. Then a causal kernel can be used.
         padding: True where one of the first P positions is padding.
     """
 
@@ -54,7 +55,7 @@ class BlockCausal:
         self._flex: Any = None
 
     def with_padding(self, padding: Bool[Tensor, "b p"] | None) -> BlockCausal:
-        """The same blocks, what is known of them included, with padding."""
+        """The same blocks with padding. Masks that are already computed are shared."""
         if padding is None:
             return self
         other = BlockCausal(self.blocks, padding=padding)
@@ -64,7 +65,7 @@ class BlockCausal:
         return other
 
     def visible(self) -> Bool[Tensor, "n n"]:
-        """True where a query (row) sees a key (column), padding not counted."""
+        """True where a query (row) may see a key (column), without regard to padding."""
         if self._visible is None:
             index = torch.arange(len(self.blocks), device=self.blocks.device)
             self._visible = self._rule()(0, 0, index[:, None], index[None, :])
@@ -76,7 +77,7 @@ class BlockCausal:
         return lambda b, h, q, k: blocks[q] >= blocks[k]
 
     def dense(self) -> Bool[Tensor, "*b n n"]:
-        """True where a query sees a key: (N, N), or (B, 1, N, N) with padding."""
+        """True where a query may see a key: (N, N), or (B, 1, N, N) with padding."""
         if self.padding is None:
             return self.visible()
         if self._dense is None:
@@ -87,12 +88,13 @@ class BlockCausal:
         return self._dense
 
     def flex(self) -> Any:
-        """FlexAttention's mask of the blocks."""
+        """FlexAttention's block mask, without padding (see `score`)."""
         from torch.nn.attention.flex_attention import create_block_mask
 
         if self._flex is None:
             num = len(self.blocks)
-            with torch.inference_mode(False):  # a validation may make it, and training saves it
+            # Validation may create it in inference mode, but training saves it for the backward pass.
+            with torch.inference_mode(False):
                 self._flex = create_block_mask(
                     self._rule(),
                     B=None,
@@ -104,7 +106,10 @@ class BlockCausal:
         return self._flex
 
     def score(self) -> Any:
-        """FlexAttention's change of the scores, which hides padding; None without any."""
+        """FlexAttention's `score_mod`, which hides padding; None without padding.
+
+        Padding is not in the block mask, so one block mask serves all batches.
+        """
         if self.padding is None:
             return None
         hidden = F.pad(self.padding, (0, len(self.blocks) - self.padding.shape[1]))
@@ -140,39 +145,40 @@ def attend(
     v: Float[Tensor, "b h m e"],
     mask: Tensor | BlockCausal | None,
 ) -> Float[Tensor, "b h n e"]:
-    """Attention with scores q·k/√E; a mask tensor is True where a query may see a key, (N, M) or (B, 1, N, M)."""
+    """Attention with scores q·k/√E. A mask tensor, (N, M) or (B, 1, N, M), is True where a query may see a key."""
     if isinstance(mask, BlockCausal):
-        if _plain(q, k):
+        if _is_short_bf16(q, k):
             return _products(q, k, v, mask.dense())
         if mask.first is not None:
             return _causal(q, k, v, mask.first)
         if q.is_cuda and _has_triton():
             return _flex_attention()(q, k, v, score_mod=mask.score(), block_mask=mask.flex())
         mask = mask.dense()
-    if mask is not None and _plain(q, k):
+    if mask is not None and _is_short_bf16(q, k):
         return _products(q, k, v, mask)
     return _sdpa(q, k, v, mask)
 
 
-def _plain(q: Tensor, k: Tensor) -> bool:
+def _is_short_bf16(q: Tensor, k: Tensor) -> bool:
+    """Whether plain products are faster than SDPA."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= SHORT
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Two products and a softmax, all in the type of the inputs."""
+    """Attention by two batched products and a softmax, all in the type of the inputs."""
     batch, heads, num, dim = q.shape
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -math.inf)
     if mask.ndim == 4:
         bias = bias.expand(batch, heads, -1, -1).flatten(0, 1)
     queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    with torch.autocast("cpu", enabled=False):  # which would have the softmax in float32
+    with torch.autocast("cpu", enabled=False):  # autocast would compute the softmax in float32
         scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=dim**-0.5)
         y = scores.softmax(-1) @ values
     return y.view(batch, heads, num, dim)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
-    """Causal but for the first positions, which see each other."""
+    """Causal attention, except that the first positions also see each other: they are computed again, without mask."""
     y = _sdpa(q, k, v, None, causal=True)
     if first <= 1:
         return y

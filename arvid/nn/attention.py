@@ -19,18 +19,18 @@ from arvid.nn.positions import Rotation, rotate
 
 NormPlacement = Literal["pre", "branch", "post"]
 Mask = Tensor | BlockCausal
-"""Which keys a query sees: a tensor, True where it does, (N, M) or (B, 1, N or 1, M); or blocks."""
+"""The keys that a query may see: a tensor (N, M) or (B, 1, N or 1, M), True where it may; or blocks."""
 
 
 BlockStyle = Literal["gpt", "llama"]
-"""LayerNorm, exact GELU and biases; or RMSNorm, SwiGLU and no biases."""
+"""gpt: LayerNorm, exact GELU and biases. llama: RMSNorm, SwiGLU and no biases."""
 
 
 class KVCache:
-    """Keys and values of the positions seen so far: static memory, filled from the front.
+    """Keys and values of all positions so far, in preallocated memory that is filled from the front.
 
-    With `slots` (N,) set, new ones go to those places instead, whatever `length` is, and the whole memory is returned:
-    no shape depends on a number then, as CUDA graphs need it, and a mask must hide what is not filled.
+    If `slots` (N,) is set, new keys and values go to these indices, `length` is ignored, and the whole memory is
+    returned. Shapes are then constant, as CUDA graphs need it, and a mask must hide the unfilled part.
     """
 
     def __init__(self, max_len: int) -> None:
@@ -40,7 +40,7 @@ class KVCache:
         self._memory: tuple[Tensor, Tensor] | None = None  # (B, heads, max_len, head dim) each
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, heads, N, head dim) and return views of everything stored."""
+        """Store keys and values (B, heads, N, head dim); return views of all stored ones."""
         if self._memory is None:
             size = (*keys.shape[:2], self.max_len, keys.shape[3])
             self._memory = keys.new_zeros(size), values.new_zeros(size)
@@ -52,7 +52,7 @@ class KVCache:
         num = keys.shape[2]
         end = self.length + num
         assert end <= self.max_len, f"cache of {self.max_len} positions given {end}"
-        # A slice by indices takes five times as long as narrow, which shows in a step of one token.
+        # Slicing takes five times as long as narrow, which is noticeable in steps of one token.
         all_keys.narrow(2, self.length, num).copy_(keys)
         all_values.narrow(2, self.length, num).copy_(values)
         self.length = end
@@ -86,9 +86,15 @@ class Attention(nn.Module):
         queries: Float[Tensor, "b k d"] | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "b k d"]:
-        """`mask` is True where a query (row) may see a key (column); with a filled cache every new
-        position sees all cached ones and each other. `queries` are the rows of `x` whose output is wanted
-        where it is not all of them. `rotation` are the rotary codes of the new positions."""
+        """Attention output of all positions, or of `queries` only.
+
+        Args:
+            x: new positions.
+            mask: True where a query (row) may see a key (column). None: new positions see each other and the cache.
+            cache: stores the new keys and values, and provides earlier ones.
+            queries: the rows of `x` whose output is needed; None: all.
+            rotation: rotary embeddings of the new positions.
+        """
         q, k, v = self._project(x, queries)
         if self.qk_norm:  # in the type of its weights, which autocast leaves in float32
             dtype = self.norm_q.weight.dtype
@@ -107,6 +113,7 @@ class Attention(nn.Module):
         if queries is None:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         else:
+            # The fused projection has the rows of q first, then k and v: project queries and others separately.
             dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
             first, others = (None, None) if bias is None else (bias[:dim], bias[dim:])
             q = linear(queries, weight[:dim], first).unflatten(-1, (self.num_heads, -1))
@@ -115,7 +122,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) · up, then down; the hidden width is 8/3 of the model's, rounded up as LLaMA does it."""
+    """down(silu(gate(x)) · up(x)). The hidden width is 8/3 of the model's, rounded up as in LLaMA."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -131,7 +138,7 @@ class SwiGLU(nn.Module):
 
 
 def build_norm(dim: int, style: BlockStyle, eps: float | None = None) -> nn.Module:
-    """The norm of a style, for inside and behind a stack; `eps` is 1e-5 (gpt) or 1e-6 (llama) by default."""
+    """The norm of a style, for the blocks of a stack and for after it. Default `eps`: 1e-5 (gpt) or 1e-6 (llama)."""
     if style == "gpt":
         return nn.LayerNorm(dim, eps=1e-5 if eps is None else eps)
     return nn.RMSNorm(dim, eps=1e-6 if eps is None else eps)
@@ -146,8 +153,8 @@ def _mlp(dim: int, style: BlockStyle) -> nn.Module:
 class TransformerBlock(nn.Module):
     """Attention and an MLP, each with a residual connection and one norm.
 
-    Where the norm sits: `pre` before the branch (NBP), `branch` on its output before the residual sum
-    (NOVA), `post` on the sum.
+    Position of the norm: `pre` before the branch (NBP), `branch` on the branch's output before the sum (NOVA), `post`
+    after the sum.
     """
 
     def __init__(
@@ -176,7 +183,7 @@ class TransformerBlock(nn.Module):
         wanted: Tensor | None = None,
         rotation: Rotation | None = None,
     ) -> Tensor:
-        """(B, N, D) -> the same, or (B, K, D) for the `wanted` (B, K) positions alone, if they are named."""
+        """(B, N, D) -> (B, N, D), or (B, K, D) for only the `wanted` (B, K) positions."""
         rows = None if wanted is None else gather_rows(x, wanted)
         residual = x if rows is None else rows
         if self.norm == "pre":
@@ -192,7 +199,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks; the closing norm belongs to the caller. `norm_eps` is that of `build_norm`."""
+    """A stack of blocks. The caller adds the final norm. For `norm_eps` see `build_norm`."""
 
     def __init__(
         self,
@@ -225,7 +232,7 @@ class Transformer(nn.Module):
         wanted: Tensor | None = None,
         rotation: Rotation | None = None,
     ) -> Tensor:
-        """`wanted` (B, K) are the positions to put out: in the last block the others are keys and values only."""
+        """`wanted` (B, K) are the positions to return. In the last block, other positions only give keys and values."""
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             cache = caches[i] if caches is not None else None

@@ -1,4 +1,4 @@
-"""Attention weights to look at: kernels do not give them, so they are computed again."""
+"""Attention weights for figures. Fused kernels do not return them, so they are computed separately."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def attention_weights(
     mask: Mask | None = None,
     rotation: Rotation | None = None,
 ) -> Float[Tensor, "b heads n n"]:
-    """What each query (row) takes from each key (column), in float32; rows sum to 1."""
+    """Weight of each key (column) for each query (row), in float32; rows sum to 1."""
     q, k, _ = attention._project(x, None)
     if rotation is not None:
         q, k = rotate(q, rotation), rotate(k, rotation)
@@ -35,7 +35,10 @@ def attention_weights(
 
 @contextmanager
 def recording(transformer: Transformer) -> Iterator[list[Float[Tensor, "n n"]]]:
-    """Inside, every layer's call without a cache appends its weights, the mean over clips and heads."""
+    """Inside the block, each layer's call appends its attention weights, averaged over clips and heads.
+
+    Only calls for whole sequences (no cache, no selected queries) are allowed.
+    """
     maps: list[Tensor] = []
 
     def record(attention: Any, given: tuple[Any, ...]) -> None:

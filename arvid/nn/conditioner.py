@@ -1,7 +1,7 @@
-"""Conditions: from captions and values per clip to context tokens.
+"""From captions and other conditions to context tokens.
 
-The `Conditioner` belongs to the run (it is equal for all paradigms of a comparison) and makes a `Condition`;
-the `ContextEmbedder` belongs to a paradigm and turns that into context tokens of its width.
+The `Conditioner` belongs to the run, is equal for all paradigms of a comparison, and makes a `Condition`. The
+`ContextEmbedder` belongs to a paradigm and turns the condition into context tokens of its width.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 class Conditioner(nn.Module):
-    """Which of a clip's caption and other conditions the model sees.
+    """Makes a model's `Condition` from captions and other values.
 
     Args:
-        text: encoder of the captions, or None to ignore them.
-        sizes: the other conditions in the order of their context tokens: name -> number of class ids or of a vector's
-            components (see `arvid.nn.conditions`).
-        tokens: what the tokenizer emits; says which frames lie behind a latent frame, for conditions per frame.
+        text: text encoder for captions, or None to ignore captions.
+        sizes: other conditions in the order of their context tokens: name -> number of class ids or vector components
+            (see `arvid.nn.conditions`).
+        tokens: format of the tokenizer's tokens, which gives the frames of each latent frame for conditions per frame.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Conditioner(nn.Module):
         negative: Sequence[str] | None = None,
         values: Mapping[str, Tensor] | None = None,
     ) -> Condition:
-        """The condition of a batch; what is not given, or not a condition here, is absent.
+        """The condition of a batch. Conditions that are not given, or that the model does not have, are absent.
 
         Args:
-            caption: text of each clip.
+            caption: caption of each clip.
             negative: negative prompt of each clip, for classifier-free guidance.
-            values: of the other conditions by name, (B[, K]) per clip or (B, T[, K]) per frame.
+            values: other conditions by name, (B[, K]) per clip or (B, T[, K]) per frame.
 
         Raises UserError for values that the model does not know.
         """
@@ -90,11 +90,11 @@ class Conditioner(nn.Module):
         if not kind.per_frame:
             return value
         if self.tokens is None:
-            raise ValueError(f"{name} is a condition per frame: say what the tokenizer emits")
+            raise ValueError(f"{name} is a condition per frame: Conditioner needs `tokens`")
         return group_frames(value, self.tokens, kind.unknown)
 
     def from_batch(self, batch: Mapping[str, Any]) -> Condition:
-        """The condition of a batch of the datamodule. Raises UserError for data without a condition of this model."""
+        """The condition of a batch of the datamodule. Raises UserError if the data lacks a condition of the model."""
         missing = [name for name in self.sizes if name not in batch]
         if missing:
             raise UserError(f"The clips of this dataset have no values of {', '.join(missing)}.")
@@ -102,11 +102,11 @@ class Conditioner(nn.Module):
 
 
 class ContextEmbedder(nn.Module):
-    """Condition -> context tokens (B, S, D): text, then one for each condition per clip; S = `spec.num_tokens` always.
+    """Condition -> context tokens (B, S, D) with fixed S = `spec.num_tokens`: text, then one per condition.
 
-    Whatever is absent, padded or dropped becomes a learned null token, so there is nothing to mask, and
-    the null condition of classifier-free guidance is trained. (NOVA fills padding the same way, but from a
-    fixed random table.) Conditions per frame are no tokens: see `arvid.nn.frame_conditions`.
+    Absent, padded or dropped tokens become learned null tokens. So no mask is needed, and the null condition of
+    classifier-free guidance is trained. (NOVA also fills padding, but from a fixed random table.) Conditions per frame
+    are not context tokens: see `arvid.nn.frame_conditions`.
     """
 
     def __init__(self, spec: ContextSpec, dim: int) -> None:
@@ -126,7 +126,7 @@ class ContextEmbedder(nn.Module):
     def forward(
         self, given: Condition, batch_size: int, drop: Tensor | None = None
     ) -> Float[Tensor, "b s d"]:
-        """`drop` (B,) is True where the whole condition is replaced by the null one."""
+        """`drop` (B,) is True for clips whose whole condition is replaced by the null condition."""
         null = self.null.expand(batch_size, -1, -1)
         if not self.spec.num_tokens:
             return null
@@ -136,7 +136,7 @@ class ContextEmbedder(nn.Module):
         return torch.where(known[..., None], tokens, null)
 
     def guided(self, given: Condition, batch_size: int, guidance: float) -> Float[Tensor, "gb s d"]:
-        """Context for sampling: (B, S, D), or (2B, S, D) with the null half behind if there is guidance."""
+        """Context for sampling: (B, S, D); with guidance (2B, S, D), where the second half is the negative context."""
         context: Tensor = self(given, batch_size)
         if guidance == 1:
             return context
@@ -146,12 +146,12 @@ class ContextEmbedder(nn.Module):
         return torch.cat([context, self.negative(given, batch_size)])
 
     def negative(self, given: Condition, batch_size: int) -> Float[Tensor, "b s d"]:
-        """Negative context of guidance: that of the negative prompt if there is one, else the null condition's."""
+        """Negative context for guidance: the negative prompt's if there is one, else the null condition's."""
         context: Tensor = self(negative_condition(given), batch_size)
         return context
 
     def _tokens(self, given: Condition, null: Tensor) -> tuple[Tensor, Tensor]:
-        """All context tokens (B, S, D), null ones in the place of absent conditions, and which are known."""
+        """All context tokens (B, S, D), with null tokens for absent conditions, and a mask (B, S) of known tokens."""
         start = 0
         tokens, known = [], []
         for part, mask, num in self._parts(given):
@@ -169,7 +169,7 @@ class ContextEmbedder(nn.Module):
         if self.spec.text_dim is not None:
             text, known = given.text, given.text_mask
             if known is not None and self.spec.text_vocab is not None:
-                known = torch.ones_like(known)  # padding has an id of its own
+                known = torch.ones_like(known)  # padding has its own id, which is embedded
             if text is not None:
                 text = self.text(text.to(self.null.dtype) if text.is_floating_point() else text)
             parts.append((text, known, self.spec.text_len))
@@ -177,21 +177,21 @@ class ContextEmbedder(nn.Module):
         return parts
 
     def _single(self, name: str, value: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
-        """One context token; unknown values are embedded as 0 and masked."""
+        """One context token. Unknown values (-1, NaN) are embedded as 0 and masked."""
         if value is None:
             return None, None, 1
         known = condition(name).known(value)  # (B,)
-        seen = known[(...,) + (None,) * (value.ndim - known.ndim)]
-        token = self.get_submodule(name)(torch.where(seen, value, torch.zeros_like(value)))
+        expanded = known[(...,) + (None,) * (value.ndim - known.ndim)]  # (B[, 1])
+        token = self.get_submodule(name)(torch.where(expanded, value, torch.zeros_like(value)))
         return token[:, None], known[:, None], 1
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Tell what would not be noticed, the first time only."""
+    """Log a warning, but each message only once."""
     logger.warning("%s", message)
 
 
 def negative_condition(given: Condition) -> Condition:
-    """A condition of the negative prompt alone; empty if there is none."""
+    """A condition with only the negative prompt as its text; empty if there is none."""
     return Condition(text=given.negative_text, text_mask=given.negative_text_mask)

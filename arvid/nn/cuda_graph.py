@@ -1,4 +1,4 @@
-"""CUDA graphs: a function of fixed shapes without the cost of launching its kernels one by one."""
+"""CUDA graphs: replay a function of fixed shapes without launching its kernels one by one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ WARM_UP_RUNS = 3
 
 
 class CudaGraph:
-    """Captures `function(*inputs) -> Tensor` once; each call copies its inputs into place and replays it.
+    """Captures `function(*inputs) -> Tensor` once. A call copies its inputs into the captured tensors and replays.
 
-    The function may change tensors that it knows otherwise (a cache, say): it runs a few times with the first inputs
-    before it is captured, so that must do no harm. What is returned is overwritten by the next call.
+    The function may change other tensors, such as a cache. But it runs several times with the first inputs before the
+    capture, so repeated runs must do no harm. The next call overwrites the returned tensor.
     """
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
         self.inputs = [x.clone() for x in inputs]
-        with torch.cuda.device(inputs[0].device):  # which need not be the current one
+        with torch.cuda.device(inputs[0].device):  # it may not be the current device
+            # CUDA requires warm-up on a side stream: lazy initialisation must not be captured.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):

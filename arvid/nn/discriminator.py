@@ -1,10 +1,9 @@
-"""PatchGAN (arXiv 1611.07004) on clips and on frames: a map of logits, each about one patch of the video.
+"""PatchGAN (arXiv 1611.07004) on clips or frames: a map of logits, one for each patch of the video.
 
-Rows and columns are the paper's: kernel 4, stride 2 and padding 1 up to the last two layers, which do not stride. Time
-has kernel 3, which keeps clips of 1 + 4n frames centred and takes a single frame too. What differs: group norm
-where the paper has batch norm. A batch on one device is often a single clip, and statistics of other clips would let
-real and reconstructed ones, seen apart, be told from each other by their batch. The logits are the last convolution's,
-with no norm or activation after it.
+Rows and columns are as in the paper: kernel 4, padding 1, stride 2 except in the last two layers. Time has kernel 3,
+which keeps clips of 1 + 4n frames centred and also takes a single frame. Difference from the paper: group norm instead
+of batch norm. A batch on one device is often a single clip, and with statistics over clips, a discriminator could
+recognise batches of real or reconstructed clips. The last convolution has no norm or activation.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from arvid.ranges import at_least
 
 NUM_GROUPS = 32
 WIDEST = 8
-"""Channels grow with each layer up to this multiple of the first one's."""
+"""Channels double with each layer, up to this multiple of the first layer's."""
 
 
 class PatchDiscriminator(nn.Module):
-    """Video (B, 3, T, H, W) to logits (B, 1, T', h, w), positive for what looks real.
+    """Video (B, 3, T, H, W) to logits (B, 1, T', h, w); positive logits mean real.
 
     Args:
-        channels: of the first layer; a multiple of 16.
-        num_layers: layers that halve the resolution; the published three see patches of 70x70 pixels.
-        across_time: whether a patch spans frames (3-D), or each frame is judged alone (2-D).
+        channels: channels of the first layer; a multiple of 16.
+        num_layers: layers that halve the resolution. The published three give patches of 70x70 pixels.
+        across_time: patches span frames (3-D); otherwise each frame is judged separately (2-D).
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class PatchDiscriminator(nn.Module):
         _initialise(self)
 
     def forward(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b 1 t h w"]:
-        """Raises UserError for frames that are too small to leave a logit."""
+        """Raises UserError for frames that are too small for one logit."""
         if min(video.shape[-2:]) < self.min_size:
             raise UserError(
                 f"This discriminator needs frames of at least {self.min_size}x{self.min_size} pixels, "
@@ -68,7 +67,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def _initialise(network: nn.Module) -> None:
-    """Kernels normal with deviation 0.02 as in the paper, biases 0, norms 1."""
+    """Kernels: normal with standard deviation 0.02 as in the paper; biases: 0; norms: 1."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.normal_(module.weight, 0, 0.02)

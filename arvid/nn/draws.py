@@ -1,8 +1,8 @@
-"""Random numbers of a batch whose clips may lie in several processes.
+"""Random numbers for a batch that may be divided over several processes.
 
-With one process `draw(sample, shape)` is `sample(shape)`. Where processes hold parts of a batch, each draws the
-numbers of the whole batch from the same stream and takes those of its own clips. So losses do not depend on the
-number of processes. What draws by torch's functions instead gets numbers of its process's own.
+With one process `draw(sample, shape)` is `sample(shape)`. If processes hold parts of a batch, each draws the numbers of
+the whole batch from the same stream and keeps those of its own clips. So losses do not depend on the number of
+processes. Code that calls torch's functions directly gets different numbers in each process.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """The clips of a batch that a process holds."""
+    """The clips of a batch in one process."""
 
     start: int
-    """Index of the first in the batch."""
+    """Index of the first clip in the batch."""
     count: int
+    """Number of clips."""
     total: int
-    """Clips of the batch."""
+    """Clips of the whole batch."""
     counted: bool = True
-    """False if there are fewer clips than processes and this one holds another's, so as to draw along with it."""
+    """False for a copy of another process's clip, in a process without own clips: it must draw too, but not count."""
 
 
 def part_of(total: int, index: int, num_parts: int) -> Part:
-    """The part of `total` clips that the process `index` of `num_parts` holds; parts differ by one clip at most."""
+    """The part of `total` clips in process `index` of `num_parts`. Parts differ by at most one clip."""
     start, end = (total * i // num_parts for i in (index, index + 1))
     if start == end:
         return Part(0, 1, total, counted=False)
@@ -41,12 +42,11 @@ def part_of(total: int, index: int, num_parts: int) -> Part:
 
 
 class SharedStream:
-    """The random stream of batches of which this process holds a part: torch's own, as it is now.
-
-    It must be in the same state in all processes.
+    """The random stream of divided batches. It starts as a copy of torch's generators, which must be in the same state
+    in all processes.
 
     Args:
-        device: that numbers are drawn on, besides the CPU.
+        device: device of the numbers, besides the CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class SharedStream:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """torch draws from this stream."""
+        """Inside the block, torch draws from this stream."""
         with torch.random.fork_rng(self._devices):
             torch.set_rng_state(self._states[0])
             for device, state in zip(self._devices, self._states[1:], strict=True):
@@ -73,7 +73,7 @@ _stream: SharedStream | None = None
 
 
 def share(stream: SharedStream | None, part: Part | None = None) -> None:
-    """Draw from a stream the numbers of a batch of which this process holds a part; None ends that."""
+    """Make `draw` use a stream for a batch of which this process has a `part`. None: back to torch's generator."""
     global _stream
     _stream = stream
     if stream is not None:
@@ -81,12 +81,12 @@ def share(stream: SharedStream | None, part: Part | None = None) -> None:
 
 
 def counted_clips(num: int) -> int:
-    """Clips of a batch that count in this process: `num`, or 0 if they are held by another process too."""
+    """Clips of a batch that count in this process: `num`, or 0 if they are copies of another process's clips."""
     return num if _stream is None or _part().counted else 0
 
 
 def draw(sample: Callable[[Sequence[int]], Tensor], shape: Sequence[int], axis: int = 0) -> Tensor:
-    """Random numbers of a shape whose `axis` runs over clips, or over the rows of one clip after another's."""
+    """Random numbers of a shape. `axis` runs over clips, or over rows with the rows of each clip together."""
     if _stream is None:
         return sample(shape)
     part, whole = _part(), list(shape)
@@ -98,7 +98,7 @@ def draw(sample: Callable[[Sequence[int]], Tensor], shape: Sequence[int], axis: 
 
 
 def draw_once(sample: Callable[[], T]) -> T:
-    """A random number that all clips of a batch have in common."""
+    """A random number for the whole batch, equal in all processes."""
     if _stream is None:
         return sample()
     with _stream.active():
@@ -106,14 +106,14 @@ def draw_once(sample: Callable[[], T]) -> T:
 
 
 def randn_like(x: Tensor, axis: int = 0) -> Tensor:
-    """`torch.randn_like` of a tensor whose `axis` runs over clips, or over their rows."""
+    """`torch.randn_like` for a tensor whose `axis` runs over clips, or over their rows."""
     if _stream is None:
         return torch.randn_like(x)
     return draw(lambda shape: x.new_empty(shape).normal_(), x.shape, axis)
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` of tensors whose first axis runs over clips, or over their rows."""
+    """`nn.Dropout` for tensors whose first axis runs over clips, or over their rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _stream is None or not self.training or not self.p:

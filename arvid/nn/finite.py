@@ -1,6 +1,6 @@
-"""Networks whose weights are not finite: refused by name before they compute, for what they give may look like numbers.
+"""Refuses networks whose weights are not finite, before they are used.
 
-The largest of logits that are not numbers is an id like any other, and frames in bytes hold no NaN.
+The faults would not show in the result: the argmax of NaN logits is a normal id, and uint8 frames have no NaN.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from arvid.errors import UserError
 
 @torch.no_grad()
 def require_finite_weights(network: nn.Module, what: str) -> None:
-    """Raise UserError naming a weight that is NaN or infinite, or a buffer that is NaN. `what` is the network's name.
+    """Raise UserError with the name of a NaN or infinite weight, or of a NaN buffer. `what` is the network's name.
 
-    Looks at every weight once and waits for the device once.
+    Reads every weight once and waits for the device once.
     """
     tensors = {name: x for name, x in network.state_dict(keep_vars=True).items() if _is_float(x)}
     if not tensors:
         return
     device = next(iter(tensors.values())).device
-    flags = torch.stack([_is_sound(x).all().to(device) for x in tensors.values()])
-    ruined = [name for name, sound in zip(tensors, flags.tolist(), strict=True) if not sound]
-    if ruined:
-        wrong = ~_is_sound(tensors[ruined[0]])
+    flags = torch.stack([_is_valid(x).all().to(device) for x in tensors.values()])
+    broken = [name for name, valid in zip(tensors, flags.tolist(), strict=True) if not valid]
+    if broken:
+        wrong = ~_is_valid(tensors[broken[0]])
         raise UserError(
-            f"{what} has weights that are not finite: {len(ruined)} of {len(tensors)} tensors ({int(wrong.sum())} of "
-            f"{wrong.numel()} numbers of {ruined[0]}). Its training failed before it was saved: take an earlier "
-            "checkpoint, or train it anew."
+            f"{what} has weights that are not finite: {len(broken)} of {len(tensors)} tensors ({int(wrong.sum())} of "
+            f"{wrong.numel()} numbers of {broken[0]}). Its training failed before it was saved: use an earlier "
+            "checkpoint, or train it again."
         )
 
 
@@ -36,6 +36,6 @@ def _is_float(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _is_sound(x: Tensor) -> Tensor:
-    """Which numbers are as they may be: a mask in a buffer may hold infinities."""
+def _is_valid(x: Tensor) -> Tensor:
+    """True for allowed numbers. Buffers may have infinities, as attention masks do."""
     return x.isfinite() if isinstance(x, nn.Parameter) else ~x.isnan()

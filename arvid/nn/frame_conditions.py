@@ -1,9 +1,9 @@
-"""Conditions per frame: from a value for each frame to a vector for each latent frame.
+"""Conditions per frame: from one value per frame to one vector per latent frame.
 
-A latent frame stands for F frames (the tokenizer's temporal stride), so it is conditioned on the values of F frames.
-Those of the first latent frame of a causal tokenizer are one frame's: the other F - 1 are unknown.
+A latent frame has F frames (the tokenizer's temporal stride), so its condition is the values of F frames. The first
+latent frame of a causal tokenizer has only one frame; its other F - 1 values are unknown.
 
-B batch, t latent frames, F frames of a latent frame, K numbers of a vector, D width.
+B batch, T frames, t latent frames, F frames of a latent frame, K components of a vector, D width.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from arvid.nn.conditions import condition
 
 
 def group_frames(value: Tensor, tokens: TokenSpec, unknown: int | float) -> Tensor:
-    """Values of frames (B, T, ...) in groups of latent frames (B, t, F, ...).
+    """Group the values of frames (B, T, ...) by latent frame: (B, t, F, ...).
 
-    Frame i of a causal tokenizer lies in latent frame ceil(i / F), as the last of its group for i = 0.
+    With a causal tokenizer, frame i belongs to latent frame ceil(i / F); frame 0 is the last of its group.
     """
     num = tokens.strides[0]
     front = num - 1 if tokens.causal else 0
     back = -(value.shape[1] + front) % num
-    sides = [0, 0] * (value.ndim - 2) + [front, back]  # from the last axis on
+    sides = [0, 0] * (value.ndim - 2) + [front, back]  # F.pad lists the last axis first
     padded = nn.functional.pad(value, sides, value=unknown)
     return padded.unflatten(1, (-1, num))
 
 
 class FrameIds(nn.Module):
-    """Class ids of frames: a table of `size` vectors for each place in the group, whose vectors are added up."""
+    """Embeds class ids of frames: a separate table of `size` vectors for each position in the group; the sum of all."""
 
     def __init__(self, size: int, num_frames: int, dim: int) -> None:
         super().__init__()
@@ -41,12 +41,13 @@ class FrameIds(nn.Module):
     def forward(
         self, ids: Int[Tensor, "b t f"], known: Bool[Tensor, "b t f"]
     ) -> Float[Tensor, "b t d"]:
+        # One table holds those of all positions, one after another.
         first_rows = self.size * torch.arange(ids.shape[2], device=ids.device)
         return (self.table(ids + first_rows) * known[..., None]).sum(2)
 
 
 class FrameNumbers(nn.Module):
-    """Numbers or vectors of frames: a linear map of those of the group, where unknown ones count as 0."""
+    """Embeds numbers or vectors of frames: a linear map of a group's values. Unknown values are 0."""
 
     def __init__(self, size: int, num_frames: int, dim: int) -> None:
         super().__init__()
@@ -58,14 +59,14 @@ class FrameNumbers(nn.Module):
 
 
 class FrameEmbedder(nn.Module):
-    """Conditions per frame -> a vector for each latent frame (B, t, D), the sum over the conditions.
+    """Conditions per frame -> one vector per latent frame (B, t, D), summed over conditions.
 
-    A paradigm adds it where it predicts that latent frame. A latent frame none of whose values are known, and all of a
-    clip whose condition is dropped, get a learned null vector.
+    A paradigm adds the vector to the hidden states that predict the latent frame. A latent frame without known values,
+    and all latent frames of a clip whose condition is dropped, get a learned null vector.
 
     Args:
-        spec: its `frame_conditions`; without any the embedder has no parameters and gives None.
-        dim: D.
+        spec: provides `frame_conditions`. If there are none, the embedder has no parameters and returns None.
+        dim: width D.
     """
 
     def __init__(self, spec: ContextSpec, dim: int) -> None:
@@ -79,9 +80,9 @@ class FrameEmbedder(nn.Module):
     def forward(
         self, given: Condition, batch_size: int, num_frames: int, drop: Tensor | None = None
     ) -> Float[Tensor, "b t d"] | None:
-        """The vectors of `num_frames` latent frames; `drop` (B,) is True where they are all the null one.
+        """The vectors of `num_frames` latent frames. `drop` (B,) is True for clips that get only null vectors.
 
-        Raises UserError for values of another number of latent frames.
+        Raises UserError if the values have another number of latent frames.
         """
         if not self.names:
             return None
@@ -107,16 +108,17 @@ class FrameEmbedder(nn.Module):
 
     def _embed(self, name: str, value: Tensor, null: Tensor, drop: Tensor | None) -> Tensor:
         known = condition(name).known(value)  # (B, t, F)
-        seen = known[(...,) + (None,) * (value.ndim - known.ndim)]
-        vectors = self.get_submodule(name)(torch.where(seen, value, torch.zeros_like(value)), known)
-        shown = known.any(2)
+        expanded = known[(...,) + (None,) * (value.ndim - known.ndim)]  # (B, t, F[, 1])
+        filled = torch.where(expanded, value, torch.zeros_like(value))
+        vectors = self.get_submodule(name)(filled, known)
+        kept = known.any(2)
         if drop is not None:
-            shown = shown & ~drop[:, None]
-        return torch.where(shown[..., None], vectors, null)
+            kept = kept & ~drop[:, None]
+        return torch.where(kept[..., None], vectors, null)
 
 
 def _require_frames(name: str, value: Tensor, num_frames: int) -> None:
     if value.shape[1] != num_frames:
         raise UserError(
-            f"The condition {name} is of clips of {value.shape[1]} latent frames, and these have {num_frames}."
+            f"The condition {name} has values for {value.shape[1]} latent frames, but the clips have {num_frames}."
         )

@@ -1,7 +1,7 @@
 """A transformer's forward pass as plain function calls, for decoding on CPUs.
 
-`nn.Module.__call__` costs some microseconds for each module. At width 128 that is a third of a decoding step of one
-token. The functions called here, and their order, are those of `arvid.nn.attention`, so the numbers are the same.
+`nn.Module.__call__` takes some microseconds per module. At width 128 that is a third of a decoding step of one token.
+This module calls the same functions in the same order as `arvid.nn.attention`, so results are equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arvid.nn.positions import Rotation, rotate
 
 
 class FunctionalTransformer:
-    """The forward pass of a pre-norm transformer in eval mode, with its present weights. No hooks are called."""
+    """The forward pass of a pre-norm transformer in eval mode, with its current weights. Hooks are not called."""
 
     def __init__(self, transformer: Transformer) -> None:
         blocks = [b for b in transformer.blocks if isinstance(b, TransformerBlock)]
@@ -39,7 +39,7 @@ class FunctionalTransformer:
         caches: list[KVCache],
         rotation: Rotation | None,
     ) -> Float[Tensor, "b n d"]:
-        """As `Transformer.forward`, for new positions that follow those in the caches."""
+        """`Transformer.forward` for new positions after the cached ones."""
         batch, num, _ = x.shape
         for (norm1, qkv, proj, norm2, mlp), cache in zip(self.layers, caches, strict=True):
             heads = qkv(norm1(x)).view(batch, num, 3, self.num_heads, -1)
@@ -53,7 +53,7 @@ class FunctionalTransformer:
 
 
 def functional(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function that a linear map, a LayerNorm or a sequence of modules computes. Any other module is returned."""
+    """The function of a linear map, a LayerNorm or a sequence of modules. Other modules are returned unchanged."""
     if isinstance(module, nn.Linear):
         return partial(linear, weight=module.weight, bias=module.bias)
     if isinstance(module, nn.LayerNorm):

@@ -1,4 +1,4 @@
-"""Constructor arguments as plain data, so that a file can hold them and rebuild the module from them."""
+"""Constructor arguments as plain data, which a file can store to rebuild the module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def plain(**arguments: Any) -> dict[str, Any]:
-    """Arguments as JSON has them: dataclasses become dicts, sequences lists. Raises TypeError for other objects."""
+    """Arguments as JSON data: dataclasses become dicts, sequences become lists. Raises TypeError for other objects."""
     return {name: _plain(value) for name, value in arguments.items()}
 
 

@@ -1,4 +1,4 @@
-"""Sine-cosine codes of positions, times and scalar conditions."""
+"""Positional embeddings: sine-cosine embeddings of positions, times and scalars, and rotary embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arvid.contracts import UserError
 
 SCALAR_CODE_DIM = 256
 Rotation = tuple[Float[Tensor, "n e"], Float[Tensor, "n e"]]
-"""Cosines and sines of N positions for the E numbers of a head."""
+"""Cosines and sines of the rotary angles of N positions, for head dimension E."""
 
 
 def frequencies(num: int, device: torch.device | None = None) -> Float[Tensor, " num"]:
@@ -19,19 +19,21 @@ def frequencies(num: int, device: torch.device | None = None) -> Float[Tensor, "
 
 
 def scalar_code(value: Tensor, *, cos_first: bool = False) -> Float[Tensor, "*shape 256"]:
-    """256-d code of each scalar (...) in float32: sin ‖ cos, or cos ‖ sin (as NOVA's diffusion MLP has it)."""
+    """256-d sine-cosine embedding of each scalar (...), float32: sin ‖ cos, or cos ‖ sin as in NOVA's diffusion MLP."""
     angle = value.float()[..., None] * frequencies(SCALAR_CODE_DIM // 2, value.device)
     parts = (angle.cos(), angle.sin()) if cos_first else (angle.sin(), angle.cos())
     return torch.cat(parts, dim=-1)
 
 
 def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
-    """2-D sine-cosine code of a raster-ordered grid: sin, cos of the column, then of the row.
+    """2-D sine-cosine embedding of a grid in raster order: sin and cos of the column, then of the row.
 
-    NOVA's order (width first), on plain integers; `dim` must be a multiple of 4.
+    The order is NOVA's (width first), with integer positions. `dim` must be a multiple of 4.
     """
     if dim % 4:
-        raise UserError(f"A 2-D sine-cosine code needs a width that is a multiple of 4, not {dim}.")
+        raise UserError(
+            f"A 2-D sine-cosine embedding needs a width that is a multiple of 4, not {dim}."
+        )
     omega = frequencies(dim // 4)
     rows = torch.arange(height).repeat_interleave(width)[:, None] * omega  # (HW, D/4)
     columns = torch.arange(width).repeat(height)[:, None] * omega
@@ -39,13 +41,13 @@ def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
 
 
 def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
-    """Rotary codes (arXiv 2104.09864) of places (t, h, w): a third of a head's pairs of numbers turns with each axis.
+    """Rotary embeddings (arXiv 2104.09864) of positions (t, h, w): each axis rotates a third of a head's pairs.
 
-    Pairs are numbers i and i + E/2; those left over by the division turn with t.
+    A pair is the dimensions i and i + E/2. If 3 does not divide their number, t gets the rest.
     """
     if head_dim % 2 or head_dim < 6:
         raise UserError(
-            f"Rotary codes of three axes need heads of an even width of 6 or more, not {head_dim}."
+            f"Rotary embeddings of three axes need an even head dimension of at least 6, not {head_dim}."
         )
     pairs = head_dim // 2
     sizes = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
@@ -58,14 +60,14 @@ def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
 
 
 def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:
-    """Queries or keys turned by their positions' codes."""
+    """Rotate queries or keys by their positions' rotary embeddings."""
     cos, sin = by
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
 class ScalarEmbedding(nn.Module):
-    """Scalars (...) -> (..., D): sine-cosine code and a two-layer MLP."""
+    """Scalars (...) -> (..., D): sine-cosine embedding and a two-layer MLP."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

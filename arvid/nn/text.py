@@ -1,4 +1,4 @@
-"""Text encoders: a small trainable one over words, and any Hugging Face encoder, frozen."""
+"""Text encoders: a small trainable encoder of words, and frozen Hugging Face encoders."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ logger = logging.getLogger(__name__)
 
 
 class TextEncoder(nn.Module, ABC):
-    """Prompts -> features (B, S, dim) and a mask that is True on words, with a fixed S = `num_tokens`."""
+    """Prompts -> features (B, S, dim) and a mask (B, S) that is True for words, with fixed S = `num_tokens`."""
 
     dim: int
     num_tokens: int
     vocab_size: int | None = None
-    """How many ids of words there are, where the features are ids (B, S) for a model that embeds them itself."""
+    """Number of word ids, if the features are ids (B, S), which the model embeds itself."""
 
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
-        """Raises UserError for a prompt that is too long, rather than cutting it unasked."""
+        """Raises UserError for a prompt that is too long, unless the encoder may cut it."""
 
 
 class WordTextEncoder(TextEncoder):
-    """Trainable encoder over hashed words, for captions of a small world. No vocabulary, no download.
+    """Trainable encoder of hashed words, for captions with few different words. It needs no vocabulary or download.
 
-    A word is the sum of `NUM_HASHES` rows of one table, chosen by as many hashes of its spelling (Bloom embeddings,
-    arXiv 1706.03993), so that two words hardly ever share them all; transformer blocks then mix the words of a prompt.
-    Case is ignored, and a punctuation mark is a word. Words that training never showed mean nothing to it: for real
-    language use a pretrained encoder.
+    The embedding of a word is the sum of `NUM_HASHES` rows of a table, selected by hashes of its spelling (Bloom
+    embeddings, arXiv 1706.03993), so two words rarely share all rows. Transformer blocks then mix the words of a
+    prompt. Case is ignored, and a punctuation mark is a word. Words outside the training data mean nothing to it: for
+    natural language, use a pretrained encoder.
 
     Args:
         dim: width of the features.
-        max_words: longest prompt.
+        max_words: maximum number of words in a prompt.
         depth: transformer blocks.
         num_rows: rows of the table.
     """
@@ -97,16 +97,16 @@ class WordTextEncoder(TextEncoder):
 class HuggingFaceTextEncoder(TextEncoder):
     """A frozen encoder of the transformers library: its last hidden states, padded with zeros.
 
-    The weights are read when the first prompt needs them, in the precision they are stored in. They are no part of
-    the module's state (`name` says where they are) and shared by its copies.
+    The weights are loaded for the first prompt, in their stored precision. They are not part of the module's state
+    (`name` identifies them), and copies of the module share them.
 
     Args:
-        name: hub name or local folder. Never runs remote code.
-        tokenizer: name or folder of its tokenizer, where that is another.
-        num_tokens: prompts are padded to this length on the right.
-        truncate: cut longer prompts, and say so, instead of refusing them.
-        cache: keep the features of every prompt on disk (in `cache_dir()`) and read them from there, so that training
-            on captions seen before needs no encoder in memory.
+        name: hub name or local folder. Remote code is never run.
+        tokenizer: name or folder of its tokenizer, if it differs from `name`.
+        num_tokens: length to which prompts are padded on the right.
+        truncate: cut longer prompts with a warning, instead of refusing them.
+        cache: cache the features of prompts on disk (in `cache_dir()`). If all captions are cached, training does not
+            load the encoder.
     """
 
     _device: Tensor
@@ -122,9 +122,9 @@ class HuggingFaceTextEncoder(TextEncoder):
     ) -> None:
         super().__init__()
         at_least(1).require("text.", num_tokens=num_tokens)
-        from transformers import AutoConfig, AutoTokenizer  # heavy: only where it is used
+        from transformers import AutoConfig, AutoTokenizer  # slow to import
 
-        with _said(name):
+        with _readable_errors(name):
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or name)
             config = AutoConfig.from_pretrained(name)
         self.name = name
@@ -137,7 +137,7 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     @property
     def model(self) -> nn.Module:
-        """The encoder, on this module's device. Raises UserError where its weights are missing."""
+        """The encoder, on this module's device. Raises UserError if its weights are missing."""
         if self._frozen.model is None:
             self._frozen.model = _load(self.name)
         return self._frozen.model.to(self._device.device)
@@ -162,7 +162,7 @@ class HuggingFaceTextEncoder(TextEncoder):
                 f"this model was built for at most {self.num_tokens}. Shorten it."
             )
         logger.warning(
-            "The prompt %r… has %d tokens: all after the first %d are left out.",
+            "The prompt %r… has %d tokens: only the first %d are used.",
             prompt[:40],
             len(ids),
             self.num_tokens,
@@ -186,10 +186,12 @@ class HuggingFaceTextEncoder(TextEncoder):
         if length == 0:
             return [self._device.new_empty(0, self.dim) for _ in prompts]
         ids = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
-        seen = [[1] * max(len(prompt), 1) for prompt in prompts]  # at least one, whatever it is
-        mask = [[*ones, *[0] * (length - len(ones))] for ones in seen]
+        visible = [
+            [1] * max(len(prompt), 1) for prompt in prompts
+        ]  # at least one: no empty softmax
+        mask = [[*ones, *[0] * (length - len(ones))] for ones in visible]
         model, device = self.model, self._device.device
-        with torch.autocast(device.type, enabled=False):  # features do not depend on who asks
+        with torch.autocast(device.type, enabled=False):  # features must not depend on the caller
             states = model(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -198,7 +200,7 @@ class HuggingFaceTextEncoder(TextEncoder):
 
 
 class _Frozen:
-    """Holds a network that is no part of its owner's state; copies of the owner share it."""
+    """Holds a network outside its owner's state. Copies of the owner share it."""
 
     model: nn.Module | None = None
 
@@ -207,9 +209,9 @@ class _Frozen:
 
 
 class _FeatureCache:
-    """Features on disk in float16: one file for each prompt, in a folder for each encoder.
+    """Features on disk in float16: a folder for each encoder with a file for each prompt.
 
-    A file that is damaged, as its checksum tells, is made anew with a warning.
+    If a file's checksum shows damage, the prompt is encoded again, with a warning.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -222,7 +224,7 @@ class _FeatureCache:
         try:
             return load_tensors(path)[0]["features"]
         except (OSError, Damaged) as error:
-            logger.warning("%s is damaged (%s): the prompt is encoded anew.", path, error)
+            logger.warning("%s is damaged (%s): the prompt is encoded again.", path, error)
             return None
 
     def write(self, ids: tuple[int, ...], features: Tensor) -> None:
@@ -236,14 +238,14 @@ class _FeatureCache:
 def _load(name: str) -> nn.Module:
     from transformers import AutoModel
 
-    with _said(name):
+    with _readable_errors(name):
         model = AutoModel.from_pretrained(name, dtype="auto")
     encoder: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model
     return encoder.requires_grad_(False).eval()
 
 
 def _identity(name: str) -> Any:
-    """What tells one encoder's files from another's: name, and size and time of the files of a local folder."""
+    """Identity of an encoder's weights: its hub name, or names, sizes and times of the files in a local folder."""
     if not Path(name).is_dir():
         return name
     files = sorted(path for path in Path(name).iterdir() if path.is_file())
@@ -251,12 +253,12 @@ def _identity(name: str) -> Any:
 
 
 @contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Errors of transformers about an encoder that cannot be read, as arvid says them."""
+def _readable_errors(name: str) -> Iterator[None]:
+    """Turn transformers' errors about an unreadable encoder into UserError."""
     try:
         yield
     except (OSError, ValueError) as error:
         raise UserError(
-            f"No text encoder at {name!r}: give a local folder or a hub name that is downloaded "
-            f"or can be. ({str(error).splitlines()[0]})"
+            f"No text encoder at {name!r}: give a local folder, or a hub name that is downloaded "
+            f"or can be downloaded. ({str(error).splitlines()[0]})"
         ) from error

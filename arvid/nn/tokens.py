@@ -1,4 +1,4 @@
-"""From tokens to vectors: embedding of ids or latents, patches of a frame."""
+"""Token embeddings: of ids or latents, and of patches of a frame."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TokenEmbedding(nn.Module):
 class PatchEmbedding(nn.Module):
     """Patches of p x p tokens -> vectors.
 
-    Latents go through one linear map of the patch (row, column, channel; the same as a strided
-    convolution); ids are looked up first, with D/p² numbers each.
+    A linear map embeds the latents of a patch in the order (row, column, channel), as a strided convolution does. Ids
+    are first embedded with D/p² numbers each.
     """
 
     def __init__(self, spec: TokenSpec, dim: int, patch: int) -> None:
@@ -43,14 +43,14 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Linear(patch**2 * channels, dim)
 
     def forward(self, frame: Tensor, known: Tensor | None = None) -> Tensor:
-        """Frames (B, h, w[, C]) -> (B, h/p · w/p, D), in raster order; where not `known` (B, h, w) they count as 0."""
+        """Frames (B, h, w[, C]) -> (B, h/p · w/p, D) in raster order. Tokens that are not `known` (B, h, w) are 0."""
         values = self.lookup(frame)
         if known is not None:
             values = torch.where(known[..., None], values, 0.0)
         return self._project(patchify(values, self.patch))
 
     def vectors(self, patches: Tensor) -> Tensor:
-        """Patches that are vectors already, as `to_patches` makes them: (B, N[, p·p·C]) -> (B, N, D)."""
+        """Patches in the form of `to_patches`, (B, N[, p·p·C]) -> (B, N, D)."""
         return self._project(self.lookup(patches))
 
     def _project(self, patches: Tensor) -> Tensor:
@@ -59,24 +59,24 @@ class PatchEmbedding(nn.Module):
 
 
 def patchify(frame: Tensor, patch: int) -> Tensor:
-    """(B, h, w, C) -> (B, h/p · w/p, p·p·C), channel fastest."""
+    """(B, h, w, C) -> (B, h/p · w/p, p·p·C) with the channel as the fastest index."""
     return rearrange(frame, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)
 
 
 def unpatchify(tokens: Tensor, patch: int, height: int) -> Tensor:
-    """Inverse of `patchify`: (B, h/p · w/p, p·p·C) -> (B, h, w, C) of `height` rows."""
+    """Inverse of `patchify`: (B, h/p · w/p, p·p·C) -> (B, h, w, C) with h = `height`."""
     return rearrange(
         tokens, "b (h w) (p q c) -> b (h p) (w q) c", p=patch, q=patch, h=height // patch
     )
 
 
 def to_patches(frames: Tensor, spec: TokenSpec, patch: int) -> Tensor:
-    """Frames (B, h, w[, C]) as a sequence of what one step predicts: ids (B, hw) or vectors (B, h/p · w/p, p·p·C)."""
+    """Frames (B, h, w[, C]) as the sequence of predicted units: ids (B, hw), or patches (B, h/p · w/p, p·p·C)."""
     return frames.flatten(1) if spec.type == "discrete" else patchify(frames, patch)
 
 
 def from_patches(patches: Tensor, spec: TokenSpec, patch: int, height: int) -> Tensor:
-    """Inverse of `to_patches`, for frames of `height` rows."""
+    """Inverse of `to_patches`, for frames with `height` rows."""
     if spec.type == "discrete":
         return patches.unflatten(1, (height, -1))
     return unpatchify(patches, patch, height)

@@ -1,4 +1,4 @@
-"""Next-block prediction: whole T x H x W blocks of tokens at a time (arXiv 2502.07737)."""
+"""Next-block prediction: autoregressive over T x H x W blocks of tokens (arXiv 2502.07737)."""
 
 from arvid.paradigms.next_block.paradigm import NextBlock
 

@@ -1,4 +1,4 @@
-"""Hidden states of the next block, step by step: with a cache, or anew from everything.
+"""Decoding of next-block prediction, block by block: with a cache, or with a full forward pass for each block.
 
 L length of the whole sequence; other letters as in `layout`.
 """
@@ -33,72 +33,71 @@ class NextBlockSampling(SamplingOptions):
     """Sampling options of next-block prediction."""
 
     last_temperature: float | None = option(None, at_least(0))
-    """Discrete tokens: temperature of the clip's last block. It changes linearly from that of the first block. By
-    default all blocks have the same temperature."""
+    """Discrete tokens: temperature of the last block; earlier blocks interpolate linearly. By default constant."""
     rounds: int = option(1, at_least(1))
-    """Evaluations for each block; 1 as published. After each one the likeliest tokens of the block stay, and the next
-    one sees them. Needs a model that was trained to `reveal`."""
+    """Evaluations for each block; 1 as published. Each evaluation keeps the most likely tokens of the block as input of
+    the next one. Needs a model that was trained with `reveal`."""
     compiled: bool = False
-    """On GPUs: compile the step. That takes a minute, and makes each step shorter."""
+    """On GPUs: compile the step. This takes a minute, and makes each step shorter."""
 
 
 class FixedSteps:
-    """Steps whose shapes do not depend on how far they are, captured as CUDA graphs.
+    """Decoding steps with constant shapes, captured as CUDA graphs.
 
-    All of the cache is read, and a mask hides what is not filled. Outlives a clip: capturing takes as long as some
-    steps, and compiling a minute.
+    Attention reads the whole cache, and a mask hides the unfilled part. The object is reused for further clips, because
+    a capture takes as long as some steps, and compilation a minute.
 
     Args:
-        transformer: the network, whose parameters must stay where they are.
-        length: L.
-        compiled: whether torch.compile fuses what it can.
+        transformer: the network. Its parameters must stay at their memory addresses.
+        length: length L of the sequence.
+        compiled: compile the step with torch.compile.
     """
 
     def __init__(self, transformer: Transformer, length: int, compiled: bool) -> None:
         self.transformer = transformer
         self.caches = transformer.new_caches(length)
         self.step = torch.compile(self._step) if compiled else self._step
-        self.graphs: dict[int, CudaGraph] = {}  # by number of places
+        self.graphs: dict[int, CudaGraph] = {}  # by number of positions in a step
 
     def __call__(
         self,
         x: Float[Tensor, "b n d"],
         slots: Int[Tensor, " n"],
-        shown: Bool[Tensor, "*b 1 1 l"],
+        visible: Bool[Tensor, "*b 1 1 l"],
         rotation: Rotation | None,
     ) -> Float[Tensor, "b n d"]:
-        """The output at the places that `slots` numbers; `shown` are the filled ones, these included."""
-        inputs = (x, slots, shown, *(rotation or ()))
+        """The output at the positions `slots`. `visible` marks the filled positions, including these."""
+        inputs = (x, slots, visible, *(rotation or ()))
         if x.shape[1] not in self.graphs:
             self.graphs[x.shape[1]] = CudaGraph(self.step, *inputs)
         return self.graphs[x.shape[1]](*inputs)
 
-    def _step(self, x: Tensor, slots: Tensor, shown: Tensor, *rotation: Tensor) -> Tensor:
+    def _step(self, x: Tensor, slots: Tensor, visible: Tensor, *rotation: Tensor) -> Tensor:
         for cache in self.caches:
             cache.slots = slots
-        codes = (rotation[0], rotation[1]) if rotation else None
-        out: Tensor = self.transformer(x, shown, self.caches, rotation=codes)
+        pair = (rotation[0], rotation[1]) if rotation else None
+        out: Tensor = self.transformer(x, visible, self.caches, rotation=pair)
         return out
 
 
 IDLE: WeakKeyDictionary[nn.Module, tuple[object, FixedSteps]] = WeakKeyDictionary()
-"""Those of each network's last clip, for the next one of the same kind."""
+"""Steps of each network that no decoder uses now, with their kind (`Decoder._kind`)."""
 
 
 def has_graphs(context: Tensor) -> bool:
-    """Whether steps are captured: on CPUs there is nothing to gain, and autocast frees what it has cast."""
+    """Whether steps are captured as CUDA graphs. Not under autocast: it frees the casted weights, which graphs need."""
     return context.is_cuda and not torch.is_autocast_enabled("cuda")
 
 
 class Decoder:
-    """Feeds each part of the sequence once it is known and gives the hidden states that predict what follows.
+    """Feeds new parts of the sequence to the network, and returns the hidden states that predict the next tokens.
 
     Args:
         model: the network.
-        context: (B, S, D); the null half of guidance counts as further clips.
-        padding: where the context's first tokens are padding.
-        layout: of the clip.
-        options: whether there is a cache, and whether the step is compiled.
+        context: (B, S, D). With guidance, the second half of the batch is the negative context.
+        padding: True where the context's first tokens are padding.
+        layout: layout of the clip.
+        options: `use_cache` and `compiled` are used here.
         frame_conditions: embedded conditions per frame (B, t, D).
     """
 
@@ -113,7 +112,7 @@ class Decoder:
     ) -> None:
         if options.compiled and not (has_graphs(context) and options.use_cache):
             raise UserError(
-                "Steps are compiled on GPUs only, with a cache and without autocast: leave out compiled."
+                "Steps can be compiled only on GPUs, with a cache and without autocast: leave out compiled."
             )
         self.model = model
         self.head = model.head
@@ -124,10 +123,10 @@ class Decoder:
         self.padding = padding
         self.layout = layout
         self.options = options
-        self.fed = 0
+        self.fed = 0  # positions that have been fed
         self.length = len(model.blocks)  # L
-        self.shown = None if padding is None else ~_padded(padding, self.length)  # (B, 1, 1, L)
-        self.hints: Tensor | None = None  # (B, L, D) of the places that were fed with one
+        self.visible = None if padding is None else ~_padded(padding, self.length)  # (B, 1, 1, L)
+        self.hints: Tensor | None = None  # (B, L, D); 0 at positions without a hint
         on_cpu = context.device.type == "cpu" and not model.training
         transformer = model.transformer
         self.step: Transformer | FunctionalTransformer = (
@@ -142,39 +141,46 @@ class Decoder:
             self.caches = model.transformer.new_caches(self.length)
 
     def _take_fixed(self) -> FixedSteps:
-        """The last clip's, unless it was of another kind or another decoder is at work with them."""
-        key, known = self._kind(), IDLE.pop(self.model, None)
-        if known is not None and known[0] == key:
-            return known[1]
+        """The idle steps of this network, if their kind fits; otherwise new ones.
+
+        They leave `IDLE` while a decoder uses them, so two decoders never share a cache.
+        """
+        key, idle = self._kind(), IDLE.pop(self.model, None)
+        if idle is not None and idle[0] == key:
+            return idle[1]
         return FixedSteps(self.model.transformer, self.length, self.options.compiled)
 
     def close(self) -> None:
-        """Leaves to the next clip what can be used again."""
+        """Return the captured steps to `IDLE`, for the next clip."""
         if self.fixed is not None:
             IDLE[self.model] = (self._kind(), self.fixed)
         self.fixed = self.caches = None
 
     def _kind(self) -> object:
-        """What captured steps depend on. Memory made under inference mode may not be written to outside of it."""
+        """Everything that captured steps depend on. (Outside inference mode, tensors made in it cannot be written.)"""
         weights = [p.data_ptr() for p in self.model.transformer.parameters()]
         modes = self.options.compiled, self.model.training, torch.is_inference_mode_enabled()
-        return len(self.context), self.context.dtype, self.shown is None, modes, weights
+        return len(self.context), self.context.dtype, self.visible is None, modes, weights
 
     def hidden(
         self, tokens: Tensor, known: int, hint: Float[Tensor, "b p d"] | None = None
     ) -> Float[Tensor, "b p d"]:
-        """Normed hidden states at the places that predict the tokens after the `known` ones.
+        """Normed hidden states that predict the tokens after the first `known` ones.
 
         Args:
-            tokens: (b, N[, C]), of which the first `known` are read; b may be a part of B that is repeated.
-            known: how many there are.
-            hint: what is added to the inputs at these places. Asked again for the same tokens, with another hint, the
-                places are fed again.
+            tokens: (b, N[, C]); only the first `known` are read. If b is a part of B, it is repeated.
+            known: number of known tokens.
+            hint: added to the inputs at the predicting positions. A second call with the same `known` and another hint
+                feeds these positions again.
         """
+        # The last `count` positions of a sequence of length `end` predict the next `count` tokens.
         end, count = self.layout.length(known), self.layout.num_predicted(known)
+        # Feed all positions that are not cached. In a second call, `fed` is already `end`: feed the last `count`
+        # again. Without a cache, feed everything from position 0.
         start = min(self.fed, end - count) if self.caches else 0
         x = self.model.embed_sequence(self.context, tokens, start, end, self.frame_conditions)
         if hint is not None:
+            # Kept for all positions: without a cache, later calls feed these positions again.
             if self.hints is None:
                 self.hints = x.new_zeros(len(x), self.length, x.shape[-1])
             self.hints[:, end - count : end] = hint
@@ -182,41 +188,44 @@ class Decoder:
             x = x + self.hints[:, start:end]
         rotation = self.model.rotation(start, end)
         if start == 0:
+            # Several blocks at once (context, prefix): needs the block-causal mask.
             x = self.model.transformer(x, self._mask(end), self._rewound(0), rotation=rotation)
         elif self.fixed is not None:
+            # One block that sees all filled positions, by a CUDA graph over the whole cache.
             slots = torch.arange(start, end, device=x.device)
             x = self.fixed(x, slots, self._filled(end, x.device), rotation)
         else:
-            shown = None if self.shown is None else self.shown[..., :end]
+            # One block that sees everything cached, so only padding needs a mask.
+            visible = None if self.visible is None else self.visible[..., :end]
             caches = self._rewound(start)
-            assert caches is not None  # without any all is fed anew, from place 0
-            x = self.step(x, shown, caches, rotation=rotation)
+            assert caches is not None  # without a cache, start is 0
+            x = self.step(x, visible, caches, rotation=rotation)
         self.fed = end
         hidden: Tensor = self.model.norm(x[:, -count:])
         return hidden
 
     def _mask(self, end: int) -> BlockCausal | Tensor:
-        """Of all places so far. FlexAttention would be compiled for their number, for one use."""
+        """Mask of all positions up to `end`. Dense, because FlexAttention would be compiled for this length only."""
         mask = self.model.mask(end).with_padding(self.padding)
         return mask.dense() if mask.first is None and not self.options.compiled else mask
 
     def _rewound(self, start: int) -> list[KVCache] | None:
-        """The caches as they were when `start` places had been fed."""
+        """The caches, set back to the state after `start` positions."""
         for cache in self.caches or []:
             cache.length, cache.slots = start, None
         return self.caches
 
     def _filled(self, end: int, device: torch.device) -> Bool[Tensor, "*b 1 1 l"]:
         filled = (torch.arange(self.length, device=device) < end).view(1, 1, 1, -1)
-        return filled if self.shown is None else self.shown & filled
+        return filled if self.visible is None else self.visible & filled
 
 
 def _padded(padding: Tensor, length: int) -> Tensor:
-    """(B, P) -> (B, 1, 1, L), False behind."""
+    """(B, P) -> (B, 1, 1, L), filled with False on the right."""
     return torch.nn.functional.pad(padding, (0, length - padding.shape[1]))[:, None, None]
 
 
-def draw_block(
+def sample_block(
     model: NextBlock,
     decoder: Decoder,
     tokens: Tensor,
@@ -224,10 +233,10 @@ def draw_block(
     options: NextBlockSampling,
     request: Request,
 ) -> Tensor:
-    """The tokens (B, P[, C]) after the `known` ones of (B, N[, C]).
+    """Sample the tokens (B, P[, C]) after the first `known` tokens of (B, N[, C]).
 
-    With several rounds, each draws what is still open, and the likeliest of it stay: their share grows evenly from
-    round to round, and later rounds are shown them. Raises UserError for a model that was not trained to see them.
+    With several rounds, each round samples the open tokens and keeps the most likely ones as input of later rounds. The
+    share of kept tokens grows linearly. Raises UserError for a model that was not trained with `reveal`.
     """
     options = _tempered(options, known, decoder.layout)
     count = decoder.layout.num_predicted(known)
@@ -241,28 +250,29 @@ def draw_block(
     head, hint = decoder.head, None
     if model.reveal is None or not isinstance(head, CategoricalHead):
         raise UserError(
-            "Several rounds for a block need a model that was trained to see a part of it: reveal."
+            "Several rounds for a block need a model that was trained to see a part of it (reveal: true)."
         )
     block = tokens[:, known : known + count].clone()
-    stays = torch.zeros_like(block, dtype=torch.bool)
+    kept = torch.zeros_like(block, dtype=torch.bool)
     for i in range(options.rounds):
         given, null = _halves(decoder.hidden(tokens, known, hint), len(tokens))
         drawn, confidence = head.sample_with_confidence(
             given, options=options, null_hidden=null, generator=request.generator
         )
-        block = torch.where(stays, block, drawn)
+        block = torch.where(kept, block, drawn)
         request.on_step()
         if i == options.rounds - 1:
             break
-        num = -(-count * (i + 1) // options.rounds)
-        likeliest = confidence.masked_fill(stays, torch.inf).topk(num, dim=1).indices
-        stays = torch.zeros_like(stays).scatter(1, likeliest, True)
-        hint = model.hint(block, stays).repeat(len(decoder.context) // len(tokens), 1, 1)
+        num = -(-count * (i + 1) // options.rounds)  # rounded up
+        # Infinite confidence: tokens that are kept once stay kept.
+        most_likely = confidence.masked_fill(kept, torch.inf).topk(num, dim=1).indices
+        kept = torch.zeros_like(kept).scatter(1, most_likely, True)
+        hint = model.hint(block, kept).repeat(len(decoder.context) // len(tokens), 1, 1)
     return block
 
 
 def _tempered(options: NextBlockSampling, known: int, layout: Layout) -> NextBlockSampling:
-    """The options with the temperature of the block after the `known` tokens."""
+    """The options with the temperature of the block after the first `known` tokens."""
     if options.last_temperature is None or not isinstance(options, CategoricalSampling):
         return options
     last = layout.num_tokens - layout.block_len
@@ -272,5 +282,5 @@ def _tempered(options: NextBlockSampling, known: int, layout: Layout) -> NextBlo
 
 
 def _halves(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor | None]:
-    """The given and, with guidance, the null half of the hidden states."""
+    """The conditional half of the hidden states and, with guidance, the negative half."""
     return hidden[:batch], hidden[batch:] if len(hidden) > batch else None

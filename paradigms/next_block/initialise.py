@@ -1,4 +1,4 @@
-"""Weights at the start."""
+"""Initialisation of the weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from arvid.nn.initialise import initialise_linear
 
 
 def initialise_gpt(module: nn.Module) -> None:
-    """GPT-2's initialisation without depth scaling, as NBP's released code has it.
+    """GPT-2's initialisation without depth scaling, as in NBP's released code.
 
     | parameter | value |
     |---|---|

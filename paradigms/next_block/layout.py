@@ -1,13 +1,13 @@
-"""Which token stands where in the sequence, when it is fed, and what is predicted from it.
+"""Layout of the sequence: the position of each token, the steps of decoding, and what each position predicts.
 
-| start | sequence, for blocks of P tokens | the released code |
+| start | sequence, for blocks of P tokens | in the released code |
 |---|---|---|
-| block | context ‖ begin-of-video block ‖ blocks | meant so, but fails (the paper's "block of special tokens") |
-| none | context ‖ blocks: the first one is given | Kinetics-600; with text the paper's UCF-101 |
-| hybrid | context ‖ begin-of-video ‖ block 0 ‖ P-1 middle tokens ‖ blocks 1... | its UCF-101 |
+| block | context ‖ begin-of-video block ‖ blocks | intended, but fails (the paper's "block of special tokens") |
+| none | context ‖ blocks: the first one is given | Kinetics-600; with text, the paper's UCF-101 |
+| hybrid | context ‖ begin-of-video ‖ block 0 ‖ P-1 middle tokens ‖ blocks 1... | UCF-101 |
 
-With `hybrid` the first block is predicted token by token; its last token and the middle ones then are the block that
-predicts block 1. S context tokens, N tokens of the clip, K of them known, L length of the sequence.
+With `hybrid` the first block is predicted token by token. Its last token and the P-1 middle tokens then form the block
+that predicts block 1. S context tokens, N tokens of the clip, K known tokens, L length of the sequence.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Start = Literal["block", "none", "hybrid"]
 
 @dataclass(frozen=True)
 class Layout:
-    """The sequence of a clip of `num_tokens` tokens in blocks of `block_len`, behind `num_context` others.
+    """The sequence of a clip of `num_tokens` tokens in blocks of `block_len`, after `num_context` context tokens.
 
-    Raises UserError where that leaves nothing to predict.
+    Raises UserError if there is nothing to predict.
     """
 
     num_context: int
@@ -43,48 +43,49 @@ class Layout:
         if self.start != "block" and self.num_tokens < 2 * self.block_len:
             raise UserError(
                 f"A clip of one block has no next block to predict, which start: {self.start} needs. "
-                "Take a smaller block, or start: block."
+                "Use a smaller block, or start: block."
             )
 
     @property
     def num_special(self) -> int:
-        """Begin-of-video and middle tokens."""
+        """Number of special tokens: begin-of-video and middle tokens."""
         return 0 if self.start == "none" else self.block_len
 
     @property
     def lead(self) -> int:
-        """Special tokens before the clip's first one."""
+        """Number of special tokens before the clip's first token."""
         return {"block": self.block_len, "none": 0, "hybrid": 1}[self.start]
 
     @property
     def first_predicted(self) -> int:
-        """The first token that is predicted: without a start the first block is given."""
+        """Index of the first predicted token. With start "none" the first block is given."""
         return self.block_len if self.start == "none" else 0
 
     def length(self, known: int) -> int:
-        """Of the sequence that predicts the token after `known` ones."""
+        """Length of the sequence that predicts the token after `known` tokens."""
         middle = self.num_special - self.lead if known >= self.block_len else 0
         return self.num_context + self.lead + known + middle
 
     def num_predicted(self, known: int) -> int:
-        """Tokens that the end of that sequence predicts, at its last places."""
+        """Number of tokens that the last positions of that sequence predict."""
         return 1 if self.start == "hybrid" and known < self.block_len else self.block_len
 
     def steps(self, known: int = 0) -> Iterator[int]:
-        """How many tokens are known at each step, when `known` are given."""
+        """Number of known tokens at each step of decoding, if `known` are given."""
         known = max(known, self.first_predicted)
         while known < self.num_tokens:
             yield known
             known += self.num_predicted(known)
 
     def blocks(self) -> Int[Tensor, " l"]:
-        """For attention: places that are fed together have one number; the context, fed first, sees itself only."""
+        """Index of the attention block of each position. Positions of the same step are one block; the context is
+        block 0."""
         ends = [0, self.num_context, *(self.length(known) for known in self.steps())]
-        numbers = [i for i, (a, b) in enumerate(pairwise(ends)) for _ in range(a, b)]
-        return torch.tensor(numbers, device="cpu")
+        indices = [i for i, (a, b) in enumerate(pairwise(ends)) for _ in range(a, b)]
+        return torch.tensor(indices, device="cpu")
 
     def predicted(self) -> Int[Tensor, " l"]:
-        """The token that each place predicts; N where it predicts none."""
+        """Index of the token that each position predicts; N if it predicts none."""
         ends = {known: self.length(known) for known in self.steps()}
         found = torch.full((max(ends.values()),), self.num_tokens, device="cpu")
         for known, end in ends.items():
@@ -92,15 +93,15 @@ class Layout:
             found[end - num : end] = torch.arange(known, known + num, device="cpu")
         return found
 
-    def places(self) -> Int[Tensor, " n"]:
-        """Where in the sequence each token stands."""
+    def token_positions(self) -> Int[Tensor, " n"]:
+        """Position of each token in the sequence."""
         token = torch.arange(self.num_tokens, device="cpu")
         middle = torch.where(token >= self.block_len, self.num_special - self.lead, 0)
         return self.num_context + self.lead + token + middle
 
     @cached_property
     def pieces(self) -> list[tuple[str, int]]:
-        """The sequence in order: what each piece is cut from, and its length."""
+        """Pieces of the sequence in order: the source of each piece, and its length."""
         return [
             ("context", self.num_context),
             ("special", self.lead),

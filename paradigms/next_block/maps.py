@@ -1,4 +1,4 @@
-"""What a next-block model attends to while it predicts a real clip: the paper's figures 11 and 12."""
+"""Attention maps of a next-block model that predicts a real clip (figures 11 and 12 of the paper)."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ from arvid.training.generator_module import GeneratorModule
 
 @dataclass(frozen=True)
 class Maps:
-    """Attention weights of a sequence of a few latent frames, and what stands where in it."""
+    """Attention weights of a sequence of some latent frames, and the layout of the sequence."""
 
     weights: Float[Tensor, "layers n n"]
-    """Mean over clips and heads; rows are queries. Places of the context that are padding in all clips are left out."""
+    """Mean over clips and heads; rows are queries. Context positions that are padding in all clips are left out."""
     num_context: int
-    """Those of the context that are not."""
+    """Number of remaining context positions."""
     layout: Layout
     order: Tensor
     """Raster index of each token of the sequence."""
     grid: TokenGrid
 
     @property
-    def places(self) -> Int[Tensor, " n"]:
-        """Where each token stands; those of frames that are left out stand behind the end."""
-        return self.layout.places() - (self.layout.num_context - self.num_context)
+    def positions(self) -> Int[Tensor, " n"]:
+        """Position of each token in the sequence. Tokens of frames that are left out have positions after the end."""
+        return self.layout.token_positions() - (self.layout.num_context - self.num_context)
 
     @property
     def edges(self) -> list[int]:
-        """Where in the sequence the context ends, the begin-of-video tokens, and each latent frame after the other."""
+        """Ends of the sequence's parts: context, begin-of-video tokens, then each latent frame."""
         frame, length = self.grid.tokens_per_frame, self.weights.shape[-1]
-        places = self.places.tolist()
-        firsts = [places[i] for i in range(0, len(places), frame)]
-        return [self.num_context, *(place for place in firsts if place < length), length]
+        positions = self.positions.tolist()
+        firsts = [positions[i] for i in range(0, len(positions), frame)]
+        return [self.num_context, *(first for first in firsts if first < length), length]
 
     def row(self, raster: int) -> Float[Tensor, "layers t h w"]:
-        """What the query at a token of the grid takes from each token of its frame and of those before."""
-        places = self.places
+        """Attention of the token with raster index `raster` to each token of its frame and of earlier frames."""
+        positions = self.positions
         token = int((self.order == raster).nonzero())
         frames = raster // self.grid.tokens_per_frame + 1
         num = frames * self.grid.tokens_per_frame
-        taken = self.weights.new_zeros(len(self.weights), num)
-        taken[:, self.order[:num]] = self.weights[:, places[token], places[:num]]
-        return taken.unflatten(1, (frames, self.grid.h, self.grid.w))
+        row = self.weights.new_zeros(len(self.weights), num)
+        row[:, self.order[:num]] = self.weights[:, positions[token], positions[:num]]
+        return row.unflatten(1, (frames, self.grid.h, self.grid.w))
 
     def shares(self) -> dict[str, list[float]]:
-        """What a query at a token of the last frame in the sequence takes on average, by layer.
+        """Mean attention of the tokens of the last frame to each part of the sequence, by layer.
 
-        From the context, begin-of-video tokens, earlier frames, and of its own frame from itself and tokens before it
-        in raster order, and from those after, which next-token prediction never sees.
+        The parts: context, begin-of-video tokens, earlier frames, and two parts of the own frame: tokens up to the
+        query in raster order, and tokens after it, which next-token prediction never sees.
         """
         *_, start, end = edges = self.edges
-        places = self.places
-        token = (places >= start) & (places < end)
+        positions = self.positions
+        token = (positions >= start) & (positions < end)
         raster = self.order[token]
         rows = self.weights[:, start:end]
-        own = rows[:, places[token] - start][:, :, places[token]]  # (layers, q, k)
+        own = rows[:, positions[token] - start][:, :, positions[token]]  # (layers, q, k)
         after = (own * (raster[:, None] < raster[None, :])).sum(-1).mean(-1)
         context, first = edges[0], edges[1]
         parts = {
@@ -80,17 +80,16 @@ class Maps:
 
 @torch.no_grad()
 def attention_maps(model: GeneratorModule, clips: Sequence[Clip], num_frames: int = 3) -> Maps:
-    """The maps of real clips while latent frame `num_frames` (counted from 1) is predicted from those before it.
+    """The maps of real clips while latent frame `num_frames` (from 1) is predicted from earlier latent frames.
 
-    Raises UserError for a model that is no next-block one, clips of fewer latent frames, or frames that are no whole
-    blocks.
+    Raises UserError for a model of another paradigm, too short clips, or frames that are not whole blocks.
     """
     paradigm = model.paradigm
     if not isinstance(paradigm, NextBlock):
-        raise UserError("These maps are of next-block models.")
+        raise UserError("Only next-block models have these maps.")
     if num_frames > paradigm.grid.t:
         raise UserError(
-            f"The model's clips have {paradigm.grid.t} latent frames: {num_frames} are wanted."
+            f"The model's clips have {paradigm.grid.t} latent frames, but {num_frames} were requested."
         )
     layout = paradigm.clip_layout(num_frames)
     video = torch.stack([normalise(clip.video) for clip in clips]).to(model.device)
@@ -108,7 +107,7 @@ def attention_maps(model: GeneratorModule, clips: Sequence[Clip], num_frames: in
             frame_conditions=paradigm.frame_conditions(condition, len(clips), num_frames),
         )
     grid = paradigm.grid.with_frames(num_frames - 1)
-    end = int(layout.places()[grid.num_tokens])
+    end = int(layout.token_positions()[grid.num_tokens])
     kept = torch.ones(end, dtype=torch.bool)
     if padding is not None:
         kept[: padding.shape[1]] = ~padding.all(0).cpu()

@@ -39,9 +39,9 @@ def block_order(grid: TokenGrid, block: Block, spacing: Spacing = "adjacent") ->
 
 
 def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
-    """The block that is a run of so many tokens in raster order, as the released code knows blocks.
+    """The block whose tokens are a raster run of `num_tokens`. (The released code only has such blocks.)
 
-    Raises UserError if there is none that tiles the grid.
+    Raises UserError if no such block tiles the grid.
     """
     row, frame = grid.w, grid.tokens_per_frame
     for sides, unit, count in (
@@ -53,5 +53,5 @@ def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
         if num_tokens % unit == 0 and 0 < num <= count and count % num == 0:
             return sides
     raise UserError(
-        f"A run of {num_tokens} tokens is no block that tiles the grid {grid.t}x{grid.h}x{grid.w}."
+        f"No block that is a run of {num_tokens} tokens tiles the grid {grid.t}x{grid.h}x{grid.w}."
     )

@@ -1,11 +1,11 @@
 """Next-block prediction (NBP, arXiv 2502.07737) with any block; 1 x 1 x 1 is next-token prediction.
 
-The output at the j-th place of a block predicts the j-th token of the next block; places of one block see each other
-and everything before. `arvid.paradigms.next_block.layout` tells what the sequence begins with. The network is the
-released one: pre-norm, learned positions over the whole sequence, exact GELU, untied output without bias. Different
-by default: the first block is predicted from a block of begin-of-video tokens, as the paper describes it but its code
-cannot; context tokens stand in the place of a prompt in the model's own vocabulary; padding is masked; and conditions
-are dropped in training, so that guidance has a null.
+The output at the j-th position of a block predicts the j-th token of the next block. Positions of one block see each
+other and everything before. `arvid.paradigms.next_block.layout` describes the start of the sequence. The network is the
+released one: pre-norm, learned positional embeddings over the whole sequence, exact GELU, untied output without bias.
+Default differences from the release: the first block is predicted from a block of begin-of-video tokens (described in
+the paper, broken in its code); context tokens replace a prompt in the model's own vocabulary; padding is masked; and
+conditions are dropped in training, so there is a null condition for guidance.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
-from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, draw_block
+from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, sample_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import Block, Spacing, block_order
-from arvid.paradigms.next_block.places import LearnedPlaces, PlaceOrder, RotaryPlaces
+from arvid.paradigms.next_block.positions import (
+    LearnedPositions,
+    PositionOrder,
+    RotaryPositions,
+)
 from arvid.ranges import SHARE, at_least
 
 History = Literal["complete", "corrupted"]
@@ -57,28 +61,27 @@ class NextBlock(Paradigm):
 
     Args:
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
-        block: (T, H, W) tokens per block; must tile the grid. Those of the paper are runs of tokens in raster order.
-        spacing: whether the tokens of a block are "adjacent", or "strided": one of each of H x W regions of a frame, as
-            in PAR (arXiv 2412.15119).
-        start: what the video begins with, see `layout`. With "none" the first block must be given.
-        style: "gpt" as released; "llama" has RMSNorm, SwiGLU and rotary positions over (t, h, w), which the paper
-            expects to help.
-        positions: whether a token's learned position is its place in the "sequence" or in the "grid", which differ for
-            blocks that are no raster runs. (Rotary ones always are of the grid.)
-        num_positions: rows of their table, if not just those that are used; 5120 as released.
-        num_other_ids: ids behind the tokenizer's that the softmax runs over too (see CategoricalHead).
-        mask_pads: whether nothing attends to the padding of prompts. In the released code it is seen, by a slip.
-        reveal: whether training shows a part of the next block now and then, so that sampling may fill a block in
-            several rounds.
-        history: whether training shows all tokens before a block ("complete"), or masks a share of them by a learned
-            vector ("corrupted"). The share is drawn uniformly for each clip. Sampling always shows all (compare MAGI,
-            arXiv 2501.12389).
-        dropout: on embeddings and residual branches (0.1 in the released code).
-        condition_dropout: probability that a clip's condition is dropped in training, which is what
-            classifier-free guidance needs.
-        diffusion: the diffusion head's process (continuous tokens only).
+        block: (T, H, W) tokens per block; must tile the grid. The paper's blocks are runs of tokens in raster order.
+        spacing: tokens of a block are "adjacent", or "strided": one of each of H x W regions of a frame, as in PAR
+            (arXiv 2412.15119).
+        start: start of the sequence, see `layout`. With "none" the first block must be given.
+        style: "gpt" as released; "llama" has RMSNorm, SwiGLU and rotary positional embeddings over (t, h, w), which the
+            paper expects to help.
+        positions: learned positional embeddings by a token's index in the "sequence" or in the "grid". They differ for
+            blocks that are not raster runs. (Rotary embeddings always use the grid.)
+        num_positions: rows of the table of positional embeddings; by default as many as needed; 5120 as released.
+        num_other_ids: additional ids in the softmax after the tokenizer's (see CategoricalHead).
+        mask_pads: no position attends to the padding of prompts. (In the released code they do, by a bug.)
+        reveal: training sometimes reveals a part of the next block, so sampling can fill a block in several rounds.
+        history: training shows all tokens before a block ("complete"), or replaces a share of them by a learned vector
+            ("corrupted"); the share is drawn uniformly for each clip. Sampling always shows all (compare MAGI, arXiv
+            2501.12389).
+        dropout: dropout on embeddings and residual branches (0.1 as released).
+        condition_dropout: probability that a clip's condition is dropped in training; needed for classifier-free
+            guidance.
+        diffusion: options of the diffusion head (continuous tokens only).
 
-    Raises UserError for values outside their ranges, and for a block that does not tile the grid, or leaves nothing to
+    Raises UserError for values outside their ranges, for a block that does not tile the grid, and if nothing is left to
     predict.
     """
 
@@ -100,7 +103,7 @@ class NextBlock(Paradigm):
         spacing: Spacing = "adjacent",
         start: Start = "block",
         style: BlockStyle = "gpt",
-        positions: PlaceOrder = "sequence",
+        positions: PositionOrder = "sequence",
         num_positions: int | None = None,
         num_other_ids: int = 0,
         mask_pads: bool = True,
@@ -116,7 +119,7 @@ class NextBlock(Paradigm):
         SHARE.require(dropout=dropout, condition_dropout=condition_dropout)
         if style == "llama" and (positions != "sequence" or num_positions is not None):
             raise UserError(
-                "Rotary positions have no table: leave out positions and num_positions."
+                "Rotary positional embeddings have no table: leave out positions and num_positions."
             )
         if spec.type == "continuous" and num_other_ids:
             raise UserError("Continuous tokens have no ids: leave out num_other_ids.")
@@ -129,20 +132,20 @@ class NextBlock(Paradigm):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("blocks", self.layout.blocks(), persistent=False)
         frames = torch.cat([order // grid.tokens_per_frame, order.new_tensor([grid.t])])
-        self.register_buffer(
-            "predicted_frames", frames[self.layout.predicted()], persistent=False
-        )  # (L,) latent frame that each place predicts a token of; t where it predicts none
+        # (L,) latent frame of the token that each position predicts; t if it predicts none
+        self.register_buffer("predicted_frames", frames[self.layout.predicted()], persistent=False)
         self.context = ContextEmbedder(context, size.dim)
         self.frame_conditions = FrameEmbedder(context, size.dim)
         num_special = {"block": 1, "none": 0, "hybrid": self.block_len}[start]
         special = torch.empty(num_special, size.dim)
         self.special = nn.Parameter(special, requires_grad=num_special > 0)
         self.embed = TokenEmbedding(spec, size.dim)
-        self.places: LearnedPlaces | RotaryPlaces
+        # The attribute's name is part of the names in checkpoints (`places.positions`).
+        self.places: LearnedPositions | RotaryPositions
         if style == "gpt":
-            self.places = LearnedPlaces(self.layout, order, positions, size.dim, num_positions)
+            self.places = LearnedPositions(self.layout, order, positions, size.dim, num_positions)
         else:
-            self.places = RotaryPlaces(self.layout, order, grid, size.dim // size.num_heads)
+            self.places = RotaryPositions(self.layout, order, grid, size.dim // size.num_heads)
         self.reveal = self._reveal(size.dim) if reveal else None
         mask_token = torch.randn(size.dim) * 0.02 if history == "corrupted" else None
         self.mask_token = None if mask_token is None else nn.Parameter(mask_token)
@@ -175,23 +178,27 @@ class NextBlock(Paradigm):
         frame_conditions: Float[Tensor, "b t d"] | None = None,
         masked: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """Input vectors of the places start..end-1. `tokens` are in block-major order, and may be of a part of the
-        clips, which is repeated. Embedded conditions per frame are added at the places that predict the frame.
-        `masked` tokens are replaced by the mask vector."""
-        parts, offset, taken = [], 0, {"context": 0, "special": 0, "tokens": 0}
+        """Input vectors of positions start..end-1.
+
+        `tokens` are in block-major order. If they have fewer clips than `context`, they are repeated. Embedded
+        conditions per frame are added at the positions that predict the frame. `masked` tokens are replaced by the mask
+        vector.
+        """
+        # Cut start..end-1 out of the pieces. `used` counts the entries of each source in earlier pieces.
+        parts, offset, used = [], 0, {"context": 0, "special": 0, "tokens": 0}
         for kind, length in self.layout.pieces:
             low, high = max(start - offset, 0), min(end - offset, length)
             if low < high:
-                first = taken[kind]
+                first = used[kind]
                 piece = self._piece(kind, context, tokens, first + low, first + high)
                 if masked is not None and self.mask_token is not None and kind == "tokens":
-                    hides = masked[:, first + low : first + high, None]
-                    piece = torch.where(hides, self.mask_token, piece)
+                    hidden = masked[:, first + low : first + high, None]
+                    piece = torch.where(hidden, self.mask_token, piece)
                 parts.append(piece)
             offset += length
-            taken[kind] += length
+            used[kind] += length
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if isinstance(self.places, LearnedPlaces):
+        if isinstance(self.places, LearnedPositions):
             x = x + self.places(start, end)
         if frame_conditions is not None:
             frames = self.predicted_frames[start:end]
@@ -212,28 +219,32 @@ class NextBlock(Paradigm):
         return x if copies == 1 else x.repeat(copies, 1, 1)
 
     def rotation(self, start: int, end: int) -> Rotation | None:
-        """Rotary codes of the places start..end-1, if the network has them."""
-        return self.places(start, end) if isinstance(self.places, RotaryPlaces) else None
+        """Rotary embeddings of positions start..end-1, or None for a network with learned ones."""
+        return self.places(start, end) if isinstance(self.places, RotaryPositions) else None
 
     def mask(self, length: int) -> BlockCausal:
-        """Who sees whom among the first places; the same object for the same length."""
+        """Block-causal mask of the first `length` positions. The last one is kept, with its kernels' masks."""
         blocks = self.blocks[:length]
-        known = self._mask
-        if known is None or len(known.blocks) != length or known.blocks.device != blocks.device:
+        kept = self._mask
+        if kept is None or len(kept.blocks) != length or kept.blocks.device != blocks.device:
+            # Blocks of one token: only the context is a block of several positions.
             first = self.layout.num_context if self.block_len == 1 else None
-            self._mask = known = BlockCausal(blocks, first=first)
-        return known
+            self._mask = kept = BlockCausal(blocks, first=first)
+        return kept
 
     def padding(
         self, mask: Tensor | None, drop: Tensor | None = None
     ) -> Bool[Tensor, "b p"] | None:
-        """Which of the context's first tokens are padding of the text that the mask (True on words) is of."""
+        """True where the context's first tokens are padding of the text. `mask` is True for words.
+
+        A dropped condition (`drop`) has no padding: all its tokens are null tokens.
+        """
         if mask is None or not self.mask_pads or self.context.spec.text_dim is None:
             return None
         return ~mask if drop is None else ~mask & ~drop[:, None]
 
     def clip_layout(self, num_frames: int) -> Layout:
-        """The sequence of a clip of so many latent frames; UserError if they are no whole blocks, or too many."""
+        """Layout of a clip of `num_frames` latent frames. Raises UserError for partial blocks or too many frames."""
         return dataclasses.replace(self.layout, num_tokens=self._num_tokens(num_frames))
 
     def _num_tokens(self, num_frames: int) -> int:
@@ -244,8 +255,8 @@ class NextBlock(Paradigm):
             )
         if num_frames > self.grid.t:
             raise UserError(
-                f"{num_frames} latent frames were asked of a model with positions for "
-                f"{self.grid.t}: it cannot go beyond its training length."
+                f"{num_frames} latent frames were requested, but this model has positions for "
+                f"{self.grid.t}: it cannot exceed its training length."
             )
         return num_frames * self.grid.tokens_per_frame
 
@@ -254,9 +265,9 @@ class NextBlock(Paradigm):
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
         """Loss over the predicted tokens.
 
-        `per_token` and `common` are means: of all predicted tokens, and of those after the first latent frame, which
-        all blocks of up to a frame predict, with a start or without. So `common` compares blocks; clips of one latent
-        frame have none. `frame_i` are means of the predicted tokens of each latent frame.
+        `per_token` is the mean over all predicted tokens. `common` is the mean over those after the first latent frame.
+        Blocks of up to one frame predict all of these with any `start`, so `common` is comparable between blocks. Clips
+        of one latent frame have no `common`. `frame_i` is the mean over the predicted tokens of latent frame i.
         """
         layout = self.clip_layout(tokens.shape[1])
         order = self.order[: layout.num_tokens]
@@ -268,12 +279,12 @@ class NextBlock(Paradigm):
         context = self.context(condition, len(tokens), drop)
         frame_conditions = self.frame_conditions(condition, *tokens.shape[:2], drop)
         padding = self.padding(condition.text_mask, drop)
-        wanted = target[:, layout.first_predicted :]
-        revealed = self._revealed(wanted, layout)
+        predicted = target[:, layout.first_predicted :]
+        revealed = self._revealed(predicted, layout)
         hidden = self.hidden_states(
             context, padding, target, layout, revealed, frame_conditions=frame_conditions
         )
-        losses = self.head.loss(hidden, wanted)  # (B, M)
+        losses = self.head.loss(hidden, predicted)  # (B, M)
         return self._means(losses, layout, revealed)
 
     def hidden_states(
@@ -285,15 +296,16 @@ class NextBlock(Paradigm):
         revealed: Bool[Tensor, "b m"] | None = None,
         frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Normed hidden states that predict the tokens (B, N[, C]) from `layout.first_predicted` on, all at once.
+        """Normed hidden states that predict all tokens (B, N[, C]) from `layout.first_predicted` on.
 
-        `revealed` says which of these are shown to the places that predict them. `frame_conditions` are the embedded
+        `revealed` marks the tokens that their predicting positions may see. `frame_conditions` are the embedded
         conditions per frame.
         """
         length = layout.length(list(layout.steps())[-1])
         masked = self._masked(tokens)
         x = self.embed_sequence(context, tokens, 0, length, frame_conditions, masked)
         if revealed is not None:
+            # Positions after the context predict the tokens in order, one each.
             hint = self.hint(tokens[:, layout.first_predicted :], revealed)
             x = torch.cat([x[:, : layout.num_context], x[:, layout.num_context :] + hint], dim=1)
         mask = self.mask(length).with_padding(padding)
@@ -302,19 +314,22 @@ class NextBlock(Paradigm):
         return hidden
 
     def hint(self, tokens: Tensor, revealed: Bool[Tensor, "b m"]) -> Float[Tensor, "b m d"]:
-        """What is added to the inputs at the places that predict the tokens, where they are shown these."""
+        """Embeddings of the revealed tokens, added to the inputs at the positions that predict them; 0 elsewhere."""
         assert self.reveal is not None
-        shown: Tensor = self.reveal(self.embed(tokens))
-        return shown * revealed[..., None]
+        embedded: Tensor = self.reveal(self.embed(tokens))
+        return embedded * revealed[..., None]
 
-    def _revealed(self, wanted: Tensor, layout: Layout) -> Bool[Tensor, "b m"] | None:
-        """A random part of the tokens, in half of the clips; none outside training or of what is predicted singly."""
+    def _revealed(self, tokens: Tensor, layout: Layout) -> Bool[Tensor, "b m"] | None:
+        """Reveal a random share of the tokens, in half of the clips. None outside training.
+
+        Tokens that are predicted one by one (the first block with start "hybrid") are never revealed.
+        """
         if self.reveal is None or not self.training:
             return None
-        uniform = partial(torch.rand, device=wanted.device)
-        draws = draw(uniform, [len(wanted), 2])
+        uniform = partial(torch.rand, device=tokens.device)
+        draws = draw(uniform, [len(tokens), 2])
         share = draws[:, :1] * (draws[:, 1:] < 0.5)
-        revealed = draw(uniform, wanted.shape) < share
+        revealed = draw(uniform, tokens.shape) < share
         if layout.start == "hybrid":
             revealed[:, : layout.block_len] = False
         return revealed
@@ -360,17 +375,17 @@ class NextBlock(Paradigm):
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """As `Paradigm.stream`. A block of given and other frames is drawn whole, and then its given tokens are put
-        back: tokens of a block do not depend on each other. Raises UserError where there is no start and the prefix is
-        missing or no whole block."""
+        """As `Paradigm.stream`. A block that contains given and other frames is sampled completely; then its given
+        tokens are restored. (Tokens of a block do not depend on each other.) Raises UserError if `start` is "none" and
+        the prefix is missing or shorter than a block."""
         condition, grid, batch = request.condition, request.grid, request.batch_size
         options = self.own_options(request.options, NextBlockSampling)
         layout = self.clip_layout(grid.t)
         tokens, given = self._given(request.prefix, layout, batch)  # (B, N[, C]), block by block
         if options.guided and not self.condition_dropout and condition.negative_text is None:
             warn_once(
-                "Guidance leads away from a null condition that this model never learned: it was trained with "
-                "condition_dropout 0. Give a negative prompt, or guidance 1."
+                "This model has not learned the null condition of guidance: it was trained with condition_dropout 0. "
+                "Give a negative prompt, or guidance 1."
             )
         context = self.context.guided(condition, batch, options.guidance)
         padding = self._padding_of_passes(condition, context)
@@ -382,17 +397,18 @@ class NextBlock(Paradigm):
             if known >= (finished + self.block[0]) * grid.tokens_per_frame:
                 piece, finished = self._frames(tokens, finished, known)
                 yield piece
-            drawn = draw_block(self, decoder, tokens, known, options, request)
-            part = slice(known, known + drawn.shape[1])
+            sampled = sample_block(self, decoder, tokens, known, options, request)
+            part = slice(known, known + sampled.shape[1])
             if request.prefix_frames % self.block[0]:
                 fixed = self.order[part] < request.prefix_frames * grid.tokens_per_frame
-                drawn = torch.where(fixed.view(-1, *[1] * (drawn.ndim - 2)), tokens[:, part], drawn)
-            tokens[:, part] = drawn
+                fixed = fixed.view(-1, *[1] * (sampled.ndim - 2))
+                sampled = torch.where(fixed, tokens[:, part], sampled)
+            tokens[:, part] = sampled
         decoder.close()
         yield self._frames(tokens, finished, layout.num_tokens)[0]
 
     def _given(self, prefix: Tokens | None, layout: Layout, batch: int) -> tuple[Tensor, int]:
-        """Room for all tokens (B, N[, C]) in block-major order, and how many of them are given."""
+        """A tensor for all tokens (B, N[, C]) in block-major order, filled with the prefix, and the prefix's length."""
         channels = () if self.spec.type == "discrete" else (self.spec.size,)
         dtype = torch.long if self.spec.type == "discrete" else torch.float32
         tokens = torch.zeros(
@@ -400,8 +416,7 @@ class NextBlock(Paradigm):
         )
         if prefix is None and layout.first_predicted:
             raise UserError(
-                "This model has no begin-of-video token: it goes on from given frames. "
-                "Give first frames."
+                "This model has no begin-of-video token: it continues given frames. Give first frames."
             )
         if prefix is None:
             return tokens, 0
@@ -427,7 +442,7 @@ class NextBlock(Paradigm):
         return num_frames // self.block[0] * self.block[0] * self.grid.tokens_per_frame
 
     def _frames(self, tokens: Tensor, first: int, known: int) -> tuple[Tokens, int]:
-        """The whole frames among the known tokens from `first` on, in raster order; how many frames there are now."""
+        """The complete frames of the known tokens from frame `first` on, in raster order; and their end."""
         frame = self.grid.tokens_per_frame
         last = known // (frame * self.block[0]) * self.block[0]
         part = slice(first * frame, last * frame)
@@ -438,13 +453,13 @@ class NextBlock(Paradigm):
     def _padding_of_passes(
         self, condition: Condition, context: Tensor
     ) -> Bool[Tensor, "b p"] | None:
-        """Padding of the context, whose second half, if it is twice as long as the batch, is the null one."""
+        """Padding of the context. With guidance, the second half of the context is the negative one."""
         given = self.padding(condition.text_mask)
-        null = self.padding(condition.negative_text_mask)
-        if given is None and null is None:
+        negative = self.padding(condition.negative_text_mask)
+        if given is None and negative is None:
             return None
-        shown = torch.zeros_like(given if given is not None else null, dtype=torch.bool)  # type: ignore[arg-type]
-        passes = [shown if given is None else given]
-        if len(context) > len(shown):
-            passes.append(shown if null is None else null)
+        none = torch.zeros_like(given if given is not None else negative, dtype=torch.bool)  # type: ignore[arg-type]
+        passes = [none if given is None else given]
+        if len(context) > len(none):
+            passes.append(none if negative is None else negative)
         return torch.cat(passes)

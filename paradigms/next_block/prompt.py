@@ -1,4 +1,4 @@
-"""Prompts as ids of a LLaMA tokenizer, which NBP's text models have in their own vocabulary (released code)."""
+"""Prompts as ids of a LLaMA tokenizer. NBP's released text models have these ids in their own vocabulary."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BEGIN, END = "<s>", "</s>"
 
 
 class LlamaPrompt(TextEncoder):
-    """Prompts -> ids (B, S): the begin token, the prompt, and end tokens that fill up on the right; no end otherwise.
+    """Prompts -> ids (B, S): begin token, prompt, then end tokens as padding on the right.
 
-    For UCF-101 prompts are the names of the classes: "apply eye makeup" is [1, 3394, 10977, 1207, 786, 2, 2, 2].
+    For UCF-101 the prompt is the class name: "apply eye makeup" is [1, 3394, 10977, 1207, 786, 2, 2, 2].
 
     Args:
         tokenizer: `tokenizer.json` of LLaMA 1 or 2, or its folder.
-        num_tokens: S, 8 as released: no class of UCF-101 has more than 7.
+        num_tokens: S; 8 in the release, where no class of UCF-101 has more than 7.
 
-    Raises UserError where there is no such file.
+    Raises UserError if the file does not exist.
     """
 
     def __init__(self, tokenizer: str, *, num_tokens: int = 8) -> None:
@@ -51,7 +51,7 @@ class LlamaPrompt(TextEncoder):
     def _id(self, name: str, path: Path) -> int:
         found: int | None = self.tokenizer.token_to_id(name)
         if found is None:
-            raise UserError(f"{path}: is no tokenizer of LLaMA's, for it has no {name}.")
+            raise UserError(f"{path}: not a LLaMA tokenizer, because it has no {name}.")
         return found
 
     def forward(self, prompts: Sequence[str]) -> tuple[Int[Tensor, "b s"], Bool[Tensor, "b s"]]:
@@ -66,7 +66,7 @@ class LlamaPrompt(TextEncoder):
         ids = [self.begin, *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
         if len(ids) > self.num_tokens:
             raise UserError(
-                f"The prompt {prompt[:40]!r} has {len(ids)} tokens with the one that begins it; this model was "
+                f"The prompt {prompt[:40]!r} has {len(ids)} tokens, including the begin token; this model was "
                 f"built for at most {self.num_tokens}. Shorten it."
             )
         return ids

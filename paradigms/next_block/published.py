@@ -1,13 +1,13 @@
-"""Generator files of the released NBP code (RenShuhuai-Andy/NBP, commit 421e936) as arvid's: `arvid import nbp`.
+"""Converts generators of the released NBP code (RenShuhuai-Andy/NBP, commit 421e936): `arvid import nbp`.
 
 `k600_base_nbp16.ckpt`, `k600_3b_nbp16.ckpt`, `ucf_base_nbp16_hybrid.ckpt` and `ucf_3b_nbp16_hybrid.ckpt`
-(https://huggingface.co/ShuhuaiRen/NBP-k600-base and so on) are checkpoints of Lightning 1.5: `state_dict` has the
-weights, beside the tokenizer's, and `hyper_parameters` the arguments of the training. Those that DeepSpeed wrote and
-its script converted have the same layout, with the prefix "module." in their names.
+(https://huggingface.co/ShuhuaiRen/NBP-k600-base and so on) are checkpoints of Lightning 1.5. `state_dict` has the
+weights of generator and tokenizer, and `hyper_parameters` the training's arguments. Checkpoints that DeepSpeed wrote
+and its script converted have the same layout, with the prefix "module." in the names.
 
-There the ids of special tokens, words and video stand in one table and one softmax, in an order that depends on the
-mode; here special tokens, words and video have a table each, and the softmax begins with the video's ids. Q, K and V
-are one matrix here. All that is a matter of which rows go where, so the numbers are the same.
+The released code has one table and one softmax for the ids of special tokens, words and video, in an order that depends
+on the mode. arvid has separate tables for special tokens, words and video, and its softmax begins with video ids. Q, K
+and V are one matrix here. The conversion only moves rows, so results are equal.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from arvid.training.generator_file import save_generator
 STATE, ARGUMENTS = "state_dict", "hyper_parameters"
 PREFIXES = ("module.", "_forward_module.")
 MASK = ".mask"
-"""Tensors whose names end so are left out, as the released code does: older files have attention masks."""
+"""Suffix of ignored tensors: older files have attention masks, which the released code ignores too."""
 NETWORK = "transformer."
-"""How the names of the network's tensors begin; the others are the tokenizer's."""
+"""Prefix of the network's tensors; others belong to the tokenizer."""
 NUM_WORDS = 32_000
-"""Ids of LLaMA's tokenizer."""
+"""Number of ids of LLaMA's tokenizer."""
 SAMPLING = {"top_k": 16_000, "top_p": 0.9}
 BLOCK_NAMES = {
     "ln1": "norm1",
@@ -46,12 +46,12 @@ BLOCK_NAMES = {
     "mlp.0": "mlp.0",
     "mlp.2": "mlp.2",
 }
-"""The released name of each layer of a block, and arvid's."""
+"""Layers of a block: released name -> arvid's name."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """What the arguments of a training say of the network."""
+    """The network's configuration, from the arguments of its training."""
 
     depth: int
     dim: int
@@ -59,7 +59,7 @@ class Released:
     block_len: int
     num_positions: int
     text_len: int
-    """Tokens of the prompt; 0 without text."""
+    """Number of prompt tokens; 0 without text."""
     start: Start
     num_video_ids: int
     dropout: float
@@ -70,7 +70,7 @@ class Released:
 
     @property
     def num_special(self) -> int:
-        """Ids before the words. (Without a start there is one behind all others, which is never used.)"""
+        """Number of ids before the words. (With start "none" and text, one unused id is at the end instead.)"""
         return self.block_len if self.start == "hybrid" else 0
 
     @property
@@ -80,16 +80,18 @@ class Released:
 
     @classmethod
     def of(cls, arguments: Any, num_video_ids: int) -> Released:
-        """Raises UserError for a training that arvid has no network for."""
+        """Raises UserError for a training whose network arvid does not have."""
         given = vars(arguments)
         text, block_len = not given["unconditional"], given["token_number_per_step"]
         if text and given["cond_stage_key"] != "text":
-            raise UserError(f"its condition is {given['cond_stage_key']!r}; only text is known.")
+            raise UserError(
+                f"its condition is {given['cond_stage_key']!r}; only text is supported."
+            )
         hybrid = bool(given["hybrid"])
         if given["starts_with_bov"] and (not hybrid or block_len == 1):
             raise UserError(
-                "it begins with begin-of-video tokens but is not hybrid with blocks of several tokens; the released "
-                "code cannot sample from such a model, and none was released."
+                "it has begin-of-video tokens but is not hybrid with blocks of several tokens. The released code "
+                "cannot sample from such a model, and none was released."
             )
         return cls(
             depth=given["n_layer"],
@@ -109,12 +111,12 @@ def import_file(file: Path, out: Path, *, tokenizer: Path, text: Path | None) ->
 
     Args:
         file: the released checkpoint.
-        out: where to write.
-        tokenizer: the video tokenizer that it was trained on, as a file of arvid's.
+        out: file to write.
+        tokenizer: its video tokenizer, as a file of arvid.
         text: LLaMA's tokenizer, for a model with prompts.
 
-    Raises UserError with a list where a tensor is missing, left over or of another shape, and where the tokenizers do
-    not fit.
+    Raises UserError with a list of tensors that are missing, left over or of another shape, and if a tokenizer does not
+    fit.
     """
     checkpoint = _read(file)
     for key in (STATE, ARGUMENTS):
@@ -168,7 +170,7 @@ def shapes(released: Released) -> dict[str, Tensor]:
 
 
 def to_arvid(tensors: Mapping[str, Tensor], released: Released) -> dict[str, Tensor]:
-    """`NextBlock`'s state dict of the released tensors."""
+    """`NextBlock`'s state dict from the released tensors."""
     table, head = tensors["tok_emb.weight"], tensors["head.weight"]
     words = slice(released.num_special, released.num_special + released.num_words)
     video = slice(words.stop, words.stop + released.num_video_ids)
@@ -194,7 +196,7 @@ def to_arvid(tensors: Mapping[str, Tensor], released: Released) -> dict[str, Ten
 
 
 def targets(source: str) -> str:
-    """What becomes of a released tensor."""
+    """Names in arvid that a released tensor goes to, for the report."""
     whole = {
         "tok_emb.weight": "special, context.text.weight, embed.project.weight",
         "pos_emb": "places.positions",
@@ -271,7 +273,7 @@ def _grid(clip: tuple[int, int, int], tokenizer: VideoTokenizer) -> TokenGrid:
 
 
 def _network(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's tensors by their own names, and the names of the other parts of the file."""
+    """The network's tensors without prefix, and the names of the file's other parts."""
     for prefix in PREFIXES:
         tensors = strip_prefix(tensors, prefix)
     network = {
@@ -285,7 +287,7 @@ def _network(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The file's content. Classes of other packages in it are read as empty ones: nothing of theirs is imported."""
+    """The file's content. Classes of other packages in it are replaced by empty ones, so nothing is imported."""
     with torch.serialization.safe_globals(list(_stand_ins(file))):
         return read_checkpoint(file)
 
@@ -296,13 +298,13 @@ def _stand_ins(file: Path) -> Iterator[tuple[type, str]]:
             warnings.simplefilter("ignore")
             names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except (OSError, ValueError, RuntimeError):
-        return  # reading says what is wrong
+        return  # `read_checkpoint` will raise the error
     for name in names:
         yield type(name.rsplit(".", 1)[-1], (_StandIn,), {}), name
 
 
 class _StandIn:
-    """Holds the attributes of an object whose class is not needed; other states of it (numpy's are tuples) are lost."""
+    """Replaces a class that is not needed. It keeps attributes in a dict; other pickled states (numpy's) are lost."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values

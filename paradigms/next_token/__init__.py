@@ -1,6 +1,6 @@
 """Next-token prediction: one token at a time in raster order, the baseline of both papers.
 
-The same network, mask and loss as next-block prediction with a block of one token.
+It has the network, mask and loss of next-block prediction, with blocks of one token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["NextToken"]
 
 
 class NextToken(NextBlock):
-    """Next-block prediction with a 1 x 1 x 1 block; see there for the arguments."""
+    """Next-block prediction with a 1 x 1 x 1 block. For the arguments see `NextBlock`."""
 
     def __init__(
         self,

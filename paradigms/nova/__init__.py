@@ -1,4 +1,4 @@
-"""NOVA: frame by frame, and inside a frame random sets of tokens (arXiv 2412.14169)."""
+"""NOVA: autoregressive over frames, and over random sets of tokens inside a frame (arXiv 2412.14169)."""
 
 from arvid.paradigms.nova.paradigm import NOVA
 

@@ -1,9 +1,9 @@
-"""Context tokens as NOVA's released code makes them (arXiv 2412.14169): text ‖ label ‖ motion ‖ fps ‖ others.
+"""Context tokens as in NOVA's released code (arXiv 2412.14169): text ‖ label ‖ motion ‖ fps ‖ others.
 
-What pads a prompt, and what stands for a dropped one, are the rows of a fixed random table: features as the text
-encoder's, which go through the same projection and norm. The label's null is a row of its table. Motion and fps are
-never null: where unknown, they are 5 pixels per frame and 12 frames per second. So guidance keeps the motion. Other
-conditions, which the released code has not, have learned null tokens.
+The rows of a fixed random table pad prompts and replace dropped prompts. They have the form of text features, and pass
+through the same projection and norm. The label's null is a row of the label table. Motion and fps have no null: if
+unknown, they are 5 pixels per frame and 12 fps. So guidance keeps the motion. Other conditions, which the released code
+does not have, have learned null tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class PublishedContext(nn.Module):
     """Condition -> context tokens (B, S, D).
 
     Args:
-        spec: which conditions there are. With motion there is always a token for fps, and the other way round.
-        dim: D.
+        spec: the conditions. If there is motion or fps, both have a token.
+        dim: width D.
     """
 
     table: Tensor
@@ -42,8 +42,8 @@ class PublishedContext(nn.Module):
             )
         if spec.text_vocab is not None:
             raise UserError(
-                "NOVA's null table holds features of a text encoder, and this one gives ids of words: "
-                "take nulls: learned, or an encoder with features."
+                "NOVA's null table needs text features, but this text encoder gives word ids: use nulls: learned, or "
+                "another text encoder."
             )
         self.spec = spec
         self.dim = dim
@@ -65,7 +65,7 @@ class PublishedContext(nn.Module):
     def forward(
         self, condition: Condition, batch_size: int, drop: Tensor | None = None
     ) -> Float[Tensor, "b s d"]:
-        """`drop` (B,) is True where text and label are replaced by null ones."""
+        """`drop` (B,) is True for clips whose text and label are replaced by null."""
         parts = []
         if self.spec.text_dim is not None:
             parts.append(self.text(self._features(condition, batch_size, drop)))
@@ -85,7 +85,7 @@ class PublishedContext(nn.Module):
         return torch.cat(parts, dim=1)
 
     def negative(self, condition: Condition, batch_size: int) -> Float[Tensor, "b s d"]:
-        """Negative context of guidance: the negative prompt's or the null one, with the same motion and rate."""
+        """Negative context for guidance: of the negative prompt or null, with the same motion score and frame rate."""
         negative = negative_condition(condition)
         kept = {name: v for name, v in condition.values.items() if name in ("motion", "fps")}
         negative.values.update(kept)
@@ -93,7 +93,7 @@ class PublishedContext(nn.Module):
         return context
 
     def _features(self, condition: Condition, batch_size: int, drop: Tensor | None) -> Tensor:
-        """Text features (B, S, text_dim), the table's where there is no text."""
+        """Text features (B, S, text_dim), with rows of the table where there is no text."""
         table = self.table[: self.spec.text_len].expand(batch_size, -1, -1)
         if condition.text is None or condition.text_mask is None:
             return table

@@ -10,9 +10,9 @@ from arvid.paradigms.nova import pipeline
 
 
 class NovaExporter(Exporter):
-    """Export transformer, scheduler and VAE in the layout of a released pipeline of NOVA.
+    """Export transformer, scheduler and VAE in the layout of NOVA's released pipelines.
 
-    Link or copy the rest of a published folder beside them: text_encoder, tokenizer, model_index.json.
+    Link or copy the rest from a published folder: text_encoder, tokenizer, model_index.json.
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from arvid.paradigms.nova import pipeline
 class NovaImporter(Importer):
     """Import NOVA: FILE is the folder of a released pipeline, such as nova-d48w1024-osp480.
 
-    The text encoder is not copied. The checkpoint names the folder where it lies.
+    The text encoder is not copied; the checkpoint stores its path.
     """
 
     suffix = ".ckpt"

@@ -1,11 +1,11 @@
-"""NOVA (arXiv 2412.14169): autoregressive over frames, set by set inside a frame.
+"""NOVA (arXiv 2412.14169): autoregressive over frames, and over sets of tokens inside a frame.
 
-Temporal layers turn context and finished frames into an indicator of the next frame; spatial layers fill the
-frame in random sets of tokens, each token drawn by the head. The defaults follow the released code where it
-differs from the paper: a learned time code on stretched times, one BOV vector, norms on the branch outputs,
-temporal patches twice the spatial ones, one order of sets per video. Different from it, unless `nulls` is "table":
-padding and dropped conditions are learned null tokens instead of a fixed table, and a dropped condition drops the
-motion score too.
+Temporal layers turn context and finished frames into an indicator of the next frame. Spatial layers fill the frame in
+random sets of tokens; the head samples each token. Where paper and released code differ, defaults follow the code: a
+learned embedding of scaled times, one BOV vector, norms on branch outputs, temporal patches twice as wide as spatial
+ones, one token order per video. Default difference from the code (removed by `nulls: table`): padding and dropped
+conditions are learned null tokens instead of rows of a fixed table, and dropping a condition also drops the motion
+score.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.masking import draw_mask_ratio, random_orders, read_tokens
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
-from arvid.paradigms.nova.sampling import Draw, NovaSampling
+from arvid.paradigms.nova.sampling import ClipSampler, NovaSampling
 from arvid.paradigms.nova.schedule import Order, same_order, set_sizes
 from arvid.paradigms.nova.spatial import SpatialLayers
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
@@ -52,30 +52,30 @@ class NOVA(Paradigm):
     """Temporal layers, scaling-and-shift, spatial layers, token head.
 
     Args:
-        spec, grid, context, size: see `arvid.contracts.Paradigm`. A third of `size.depth` is temporal, the
-            rest spatial (d48 is 16 + 32).
-        patch: side of the square of latents that is one token: by default 2 for continuous tokens, as
-            released, and 1 for ids. The temporal layers see patches of twice that side.
-        num_sets: sets a frame is generated in.
+        spec, grid, context, size: see `arvid.contracts.Paradigm`. A third of `size.depth` is temporal, the rest spatial
+            (d48 is 16 + 32).
+        patch: side of the square of latents that is one token; by default 2 for continuous tokens, as released, and 1
+            for ids. Patches of the temporal layers have twice this side.
+        num_sets: number of sets of tokens per frame in sampling.
         scale_shift: rank of the scaling-and-shift layer, "full", or "off".
-        norm: where the transformers' norms sit ("branch" as released).
-        order: draw the order of tokens once per "video" (released code) or per "frame" (paper); or take the same order
-            for all, "raster" or "fixed" (a random one). For these two, training shows the tokens of the first sets of
-            sampling, whose number is drawn uniformly.
-        history: what the temporal layers see of earlier frames in training: "complete" ones, or "corrupted" ones
-            without the tokens that are masked in them (masked teacher forcing in MAGI, arXiv 2501.12389). Sampling
-            always shows complete ones.
-        tam: temporal autoregressive modelling. Without it (the paper's ablation) the temporal layers see what is
-            known of all frames in both directions, and each set of tokens is spread over the whole clip.
-        nulls: what pads a prompt and stands for an absent condition: "learned" tokens, or the fixed "table" of the
+        norm: position of the transformers' norms ("branch" as released).
+        order: draw a token order once per "video" (released code) or per "frame" (paper); or use one order for all
+            frames, "raster" or "fixed" (a random one). With these two, training shows the tokens of the first sets of
+            sampling, and their number is drawn uniformly.
+        history: earlier frames in training, as the temporal layers see them: "complete", or "corrupted", without the
+            tokens that are masked in them (masked teacher forcing in MAGI, arXiv 2501.12389). Sampling always shows
+            complete frames.
+        tam: temporal autoregressive modelling. Without it (the paper's ablation), the temporal layers see the known
+            tokens of all frames in both directions, and each set of tokens is spread over the whole clip.
+        nulls: padding of prompts, and replacement of absent conditions: "learned" tokens, or the fixed "table" of the
             released code (see `arvid.paradigms.nova.context`).
-        base_frames: latent frames that the times of a clip are stretched over: the trained length by default, 16 in
-            the released video model.
-        frozen: parts that are not trained. The released trainers freeze text_norm and motion, for images also time
-            and temporal_patch.
-        dropout: on the transformers' residual branches (none in the released code).
+        base_frames: range, in latent frames, to which the times of a clip are scaled: by default the trained length; 16
+            in the released video model.
+        frozen: parts that are not trained. The released trainers freeze text_norm and motion; for images also time and
+            temporal_patch.
+        dropout: dropout on residual branches of the transformers (none in the released code).
         condition_dropout: probability that a clip's condition is dropped in training.
-        diffusion: the diffusion head's process (continuous tokens only).
+        diffusion: options of the diffusion head (continuous tokens only).
 
     Raises UserError for values outside their ranges, and for a grid that the patches do not tile.
     """
@@ -160,7 +160,7 @@ class NOVA(Paradigm):
 
     @property
     def num_positions(self) -> int:
-        """Tokens of a frame as the spatial layers and the head count them (patches)."""
+        """Number of tokens (patches) of a frame in the spatial layers and the head."""
         return self.grid.tokens_per_frame // self.patch**2
 
     def _freeze(self, name: Part) -> None:
@@ -168,7 +168,7 @@ class NOVA(Paradigm):
             parts = _PARTS[name](self)
         except AttributeError as error:
             raise UserError(
-                f"NOVA is to freeze {name}, but without that condition it has none."
+                f"NOVA cannot freeze {name}: without that condition it has no such part."
             ) from error
         for part in parts:
             part.requires_grad_(False)
@@ -176,7 +176,7 @@ class NOVA(Paradigm):
     # Training
 
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Loss on masked tokens: `image` of first frames, `video` of later ones, and their sum.
+        """Loss on masked tokens: `image` for first frames, `video` for later frames, and `loss`, their sum.
 
         `per_token` is the mean over all masked tokens, and `frame_i` over those of each latent frame.
         """
@@ -236,7 +236,7 @@ class NOVA(Paradigm):
         frame_conditions: Tensor | None,
     ) -> Tensor:
         num_frames = tokens.shape[1]
-        known = self.known_places(visible).unflatten(0, tokens.shape[:2])
+        known = self.known_mask(visible).unflatten(0, tokens.shape[:2])
         if not self.tam:
             return self.temporal.whole_clip(context, tokens, known, frame_conditions)
         out = self.temporal(
@@ -267,26 +267,28 @@ class NOVA(Paradigm):
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """As `Paradigm.stream`. Without temporal autoregression (`tam`) no frame is finished before the last."""
+        """As `Paradigm.stream`. Without temporal autoregression (`tam`), all frames are finished at the same time."""
         options = self.own_options(request.options, NovaSampling)
         batch, num_frames = request.batch_size, request.grid.t
         context = self._contexts(request.condition, batch, options)
         conditions = self._frame_conditions(request.condition, batch, num_frames, len(context))
-        draw = Draw(self, context, conditions, options, request)
+        sampler = ClipSampler(self, context, conditions, options, request)
         given: list[Tensor] = []
         if request.prefix is not None:
             given = list(request.prefix.unbind(1))
             yield request.prefix
         if not self.tam:
-            yield draw.all_at_once(given)
+            yield sampler.all_at_once(given)
             return
-        for frame in draw.frame_by_frame(given):
+        for frame in sampler.frame_by_frame(given):
             yield frame[:, None]
 
     def _contexts(self, condition: Condition, batch: int, options: NovaSampling) -> Tensor:
         """Context (P, B, S, D) of each pass of guidance."""
         if options.overlap is not None and not self.tam:
-            raise UserError("Without temporal autoregression no window moves: leave out overlap.")
+            raise UserError(
+                "Without temporal autoregression there is no moving window: leave out overlap."
+            )
         context = self.context(condition, batch)
         passes = 1 + (options.guided and not self.context.spec.is_empty)
         if options.guided and passes == 1:
@@ -294,7 +296,7 @@ class NOVA(Paradigm):
         if options.image_guidance:
             if self.spec.type == "discrete" or not self.tam:
                 raise UserError(
-                    "Image guidance is for frames of continuous tokens that follow one another: leave it at 0 here."
+                    "Image guidance needs continuous tokens and temporal autoregression: leave it at 0 here."
                 )
             passes = 3
         null = [self.context.negative(condition, batch)] if passes > 1 else []
@@ -303,7 +305,7 @@ class NOVA(Paradigm):
     def _frame_conditions(
         self, condition: Condition, batch: int, num_frames: int, passes: int
     ) -> Tensor | None:
-        """Embedded conditions per frame (P, B, T, D) of each pass of guidance: given in the first, null in others."""
+        """Embedded conditions per frame (P, B, T, D) for each pass of guidance: null in all but the first."""
         given = self.frame_conditions(condition, batch, num_frames)
         if given is None:
             return None
@@ -313,7 +315,7 @@ class NOVA(Paradigm):
     # Tokens of frames
 
     def empty_tokens(self, num: int, device: torch.device) -> Tensor:
-        """Tokens of `num` frames before any is drawn: (N, L) ids or (N, L, p·p·C) vectors."""
+        """Zeros for the tokens of `num` frames: (N, L) ids or (N, L, p·p·C) vectors."""
         if self.spec.type == "discrete":
             return torch.zeros(num, self.num_positions, dtype=torch.long, device=device)
         return torch.zeros(num, self.num_positions, self.spec.size * self.patch**2, device=device)
@@ -322,8 +324,8 @@ class NOVA(Paradigm):
         """Frames (N, h, w[, C]) of tokens (N, L[, p·p·C])."""
         return from_patches(tokens, self.spec, self.patch, self.grid.h)
 
-    def known_places(self, known: Int[Tensor, "n k"]) -> Bool[Tensor, "n h w"]:
-        """Where the latents of the known tokens lie."""
+    def known_mask(self, known: Int[Tensor, "n k"]) -> Bool[Tensor, "n h w"]:
+        """True at the latents of the tokens with indices `known`."""
         mask = torch.zeros(len(known), self.num_positions, dtype=torch.bool, device=known.device)
         mask = mask.scatter(1, known, True).unflatten(1, (self.grid.h // self.patch, -1))
         return mask.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)

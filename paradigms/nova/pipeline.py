@@ -1,8 +1,8 @@
-"""The folders that NOVA is published in, as arvid's checkpoints and back: `arvid import nova`, `arvid export nova`.
+"""Converts released NOVA pipelines to arvid's checkpoints and back: `arvid import nova`, `arvid export nova`.
 
 A folder such as https://huggingface.co/BAAI/nova-d48w1024-osp480 has `transformer`, `vae`, `scheduler`, `text_encoder`
-and `tokenizer`. Transformer and VAE go into the checkpoint; the text encoder, five gigabytes that stay as they are, is
-read from where it lies. Their code (`__transformer__.py` and so on) is not needed and never run.
+and `tokenizer`. The checkpoint contains transformer and VAE. The text encoder (five gigabytes, frozen) is read from the
+folder. The folder's code (`__transformer__.py` and so on) is never run.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from arvid.training.generator_module import load_generator
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 VIDEO_VAE = "AutoencoderKLOpenSora"
-"""Class of the video model's VAE, which diffusers has not; of any other it has."""
+"""Class of the video model's VAE, which is not in diffusers. All other VAEs are."""
 SAMPLING = {"guidance": 5.0, "diffusion_steps": 25}
-"""The released pipeline's defaults."""
+"""Defaults of the released pipeline."""
 UNUSED_TEXT_WEIGHTS = ("lm_head.", "rotary_emb.inv_freq")
 
 
 @runtime_checkable
 class PublishedTokenizer(Protocol):
-    """A tokenizer that others published, in the layout of diffusers."""
+    """A published tokenizer that can be written in the layout of diffusers."""
 
     def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and weights."""
@@ -58,12 +58,12 @@ def import_file(
     """Write the released pipeline in `folder` as a checkpoint that `load_generator` reads.
 
     Args:
-        folder: of the pipeline.
-        out: where to write.
-        tokenizer: another VAE than the folder's: a tokenizer of arvid's, whose channels must be the same.
-        text: another place of the text encoder; its tokenizer must lie with it.
+        folder: folder of the pipeline.
+        out: file to write.
+        tokenizer: a tokenizer of arvid to use instead of the folder's VAE; it must have the same number of channels.
+        text: another folder of the text encoder, with its tokenizer.
 
-    Raises UserError that names what is missing or does not fit: a subfolder, a class, an option, tensors.
+    Raises UserError with the missing or unfit part: a subfolder, a class, an option, or tensors.
     """
     process = _read_scheduler(_json(folder, "scheduler", SCHEDULER_CONFIG))
     try:
@@ -91,12 +91,11 @@ def import_file(
 
 
 def export_file(checkpoint: Path, out: Path, *, half: bool = False) -> list[str]:
-    """Write `transformer`, `scheduler` and `vae` of a released pipeline's folder; the subfolders written.
+    """Write `transformer`, `scheduler` and `vae` of a released pipeline's folder; returns the subfolders.
 
-    There is no `vae` where the tokenizer is not one that others published. `half` stores weights in fp16, as those of
-    the released transformers are.
+    `vae` is written only for a published tokenizer. `half` stores weights in fp16, as the released transformers have.
 
-    Raises UserError for a checkpoint of another paradigm, or with options that the release does not have.
+    Raises UserError for a checkpoint of another paradigm, and for options that the release does not have.
     """
     model = load_generator(checkpoint)
     net = model.paradigm
@@ -111,10 +110,8 @@ def export_file(checkpoint: Path, out: Path, *, half: bool = False) -> list[str]
     if isinstance(model.tokenizer, PublishedTokenizer):
         parts["vae"] = model.tokenizer.to_published()
     for name in (*parts, "scheduler"):
-        if (out / name).is_symlink():  # to a published folder's, which must not change
-            raise UserError(
-                f"{out / name} is a link: remove it, for what is written must not go there."
-            )
+        if (out / name).is_symlink():  # it may lead to a published folder, which must not change
+            raise UserError(f"{out / name} is a link: remove it, so nothing is written there.")
     write_json(out / "scheduler" / SCHEDULER_CONFIG, _scheduler_config(net.head))
     for name, (config, weights) in parts.items():
         hub.write_model(out / name, config, weights, half=half)
@@ -153,7 +150,7 @@ def _json(folder: Path, subfolder: str, name: str) -> dict[str, Any]:
         raise UserError(f"{folder}: there is no such folder.")
     if not path.is_file():
         raise UserError(
-            f"{folder} has no {subfolder}/{name}: download the whole folder, or put that of a published one there."
+            f"{folder} has no {subfolder}/{name}: download the whole folder, or copy it from a published one."
         )
     try:
         found: dict[str, Any] = json.loads(path.read_text())
@@ -199,15 +196,15 @@ _KNOWN: dict[str, tuple[Any, tuple[str, ...]]] = {
         ),
     ),
 }
-"""Each scheduler's class in diffusers, and those of its options that must be as arvid has them."""
+"""Scheduler -> its class in diffusers, and the options that must have arvid's values."""
 
 
 def _read_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `read_config`: what the scheduler does. Raises UserError for one that arvid has not."""
+    """Arguments `process` and `shift` of `read_config`. Raises UserError for a scheduler that arvid does not have."""
     name = config.get("_class_name")
     if name not in _KNOWN:
         raise UserError(
-            f"The scheduler is a {name!r}; known are {' and '.join(_KNOWN)} (see {SCHEDULER_CONFIG})."
+            f"The scheduler is a {name!r}; supported are {' and '.join(_KNOWN)} (see {SCHEDULER_CONFIG})."
         )
     cls, keys = _KNOWN[name]
     process: Process = "ddpm" if name == "DDPMScheduler" else "flow"
@@ -236,7 +233,7 @@ def _scheduler_config(head: DiffusionHead) -> dict[str, Any]:
 def _text_encoder(
     folder: Path, other: Path | None, published: Published
 ) -> tuple[dict[str, Any] | None, list[Move]]:
-    """The text encoder as a GeneratorModule's argument, and its tensors, all of which must be its class's."""
+    """The text encoder as an argument of GeneratorModule, and its tensors, which must all fit its class."""
     if published.context.text_dim is None:
         return None, []
     name, tokenizer = (other, other) if other else (folder / "text_encoder", folder / "tokenizer")
@@ -264,7 +261,7 @@ def _text_moves(folder: Path, dim: int) -> list[Move]:
         raise UserError(f"{folder}: no text encoder of transformers ({error}).") from error
     if config.hidden_size != dim:
         raise UserError(
-            f"{folder}: its features have {config.hidden_size} numbers, the transformer wants {dim}."
+            f"{folder}: its features have {config.hidden_size} numbers, but the transformer needs {dim}."
         )
     with torch.device("meta"):
         own = AutoModel.from_config(config).state_dict()
@@ -282,7 +279,7 @@ def _text_moves(folder: Path, dim: int) -> list[Move]:
 
 
 def _text_shapes(folder: Path) -> dict[str, Tensor]:
-    """The weights' shapes, on the meta device: gigabytes that need not be read."""
+    """The weights' shapes as tensors on the meta device, so the weights (gigabytes) need not be read."""
     shapes: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:

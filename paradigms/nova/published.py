@@ -1,7 +1,7 @@
-"""The released NOVA transformer (baaivision/NOVA, commit 2cd254a) and arvid's: names, shapes, configuration.
+"""Conversion between the released NOVA transformer (baaivision/NOVA, commit 2cd254a) and arvid's.
 
-Every tensor of one has its counterpart in the other. Only patch embeddings differ in shape: strided convolutions
-(D, C, p, p) there, linear maps of a patch (D, p·p·C) here.
+Tensors correspond one to one. Only patch embeddings differ in shape: they are strided convolutions (D, C, p, p) in the
+release, and linear maps of a patch (D, p·p·C) here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PREFIXES = {
     "head.net.modulation.": "image_decoder.norm.proj.",
     "head.net.": "image_decoder.",
 }
-"""How names begin in arvid and in the release; the first that fits counts."""
+"""Prefix in arvid -> prefix in the release. The first that matches is used."""
 LAYERS = {
     "encoder.blocks.": {".mlp.0.": ".mlp.fc1.", ".mlp.2.": ".mlp.fc2."},
     "image_decoder.blocks.": {
@@ -63,20 +63,20 @@ LAYERS = {
     },
     "time_cond_embed.": {"_proj.0.": "_proj.fc1.", "_proj.2.": "_proj.fc2."},
 }
-"""What layers inside are called, where the released name has such a part."""
+"""Part of a released name -> replacements of layer names in it (arvid -> release)."""
 PATCHES = {
     "temporal.patch.proj.weight": 2,
     "spatial.patch.proj.weight": 1,
     "head.net.embed.weight": 1,
 }
-"""Linear maps that are convolutions there, and how many of the spatial layers' patches their side is."""
+"""Linear maps that are convolutions in the release -> side of their kernel, in patches of the spatial layers."""
 TRAINED_FRAMES = 33
-"""Frames of the clips that the released video model was trained on; its configuration does not say."""
+"""Frames of the released video model's training clips (not in its configuration)."""
 NUM_CLASSES = 1000
 
 
 def published_names(net: NOVA) -> dict[str, str]:
-    """The released name of each tensor, in the order of arvid's."""
+    """The released name of each tensor, by arvid's name."""
     depth = len(net.spatial.encoder.blocks)
     return {own: _published_name(own, depth) for own in net.state_dict()}
 
@@ -94,7 +94,7 @@ def _published_name(own: str, encoder_depth: int) -> str:
 
 
 def to_published(net: NOVA) -> dict[str, Tensor]:
-    """The released model's tensors, which share memory with arvid's.
+    """The tensors in the released form. They share memory with arvid's.
 
     Raises UserError for a model with options that the release does not have.
     """
@@ -111,9 +111,10 @@ def to_published(net: NOVA) -> dict[str, Tensor]:
 def from_published(
     tensors: Mapping[str, Tensor], net: NOVA
 ) -> tuple[dict[str, Tensor], list[Move]]:
-    """Arvid's state dict of the released tensors, and what went where.
+    """Arvid's state dict from released tensors, and the list of moves.
 
-    `net` says names and shapes; it may lie on the meta device. Raises UserError with a list of tensors that do not fit.
+    `net` provides names and shapes; it may be on the meta device. Raises UserError with a list of tensors that do not
+    fit.
     """
     names = published_names(net)
     linear = dict(tensors)
@@ -134,11 +135,11 @@ def _check_counterpart(net: NOVA) -> None:
     }
     faults = [fault for fault, holds in released.items() if not holds] or _unlike_its_config(net)
     if faults:
-        raise UserError(f"The released NOVA has no such model: {'; '.join(faults)}.")
+        raise UserError(f"The released NOVA code has no such model: {'; '.join(faults)}.")
 
 
 def _unlike_its_config(net: NOVA) -> list[str]:
-    """What a model that is built from `write_config` has otherwise: its code knows no option for that."""
+    """Differences between a model and the one that `write_config` describes. The release has no options for them."""
     try:
         published = read_config(write_config(net), "ddpm")
         with torch.device("meta"):
@@ -150,7 +151,7 @@ def _unlike_its_config(net: NOVA) -> list[str]:
         return [f"one of width {published.size.dim} has {others} heads, not {heads}"]
     own, its = ({name: x.shape for name, x in n.state_dict().items()} for n in (net, other))
     unlike = [name for name in {**own, **its} if own.get(name) != its.get(name)]
-    return [f"its configuration does not tell the shapes of {', '.join(unlike)}"] if unlike else []
+    return [f"its configuration does not give the shapes of {', '.join(unlike)}"] if unlike else []
 
 
 @dataclass(frozen=True)
@@ -165,22 +166,22 @@ class Published:
     """Keyword arguments of `NOVA`."""
 
     def build(self, spec: TokenSpec) -> NOVA:
-        """The model, untrained, on a tokenizer's tokens."""
+        """The model, untrained, for a tokenizer's tokens."""
         diffusion = DiffusionOptions(**self.options["diffusion"])
         options = {**self.options, "diffusion": diffusion}
         return NOVA(spec, spec.grid(*self.clip_shape), self.context, self.size, **options)
 
 
 def read_config(config: Mapping[str, Any], process: Process, shift: float = 1.0) -> Published:
-    """Of `transformer/config.json`, and what the scheduler does.
+    """The configuration from `transformer/config.json`, with the scheduler's process and shift.
 
-    Raises UserError for a configuration that the release has no model of, naming what is wrong.
+    Raises UserError, with the fault, for a configuration that no released model has.
     """
     missing = [key for key in _KEYS if key not in config]
     if missing:
         raise UserError(f"not NOVA's configuration: it has no {', '.join(missing)}.")
     if config.get("rotary_pos_embed"):
-        raise UserError("rotary_pos_embed is true: no released model has it, nor has arvid.")
+        raise UserError("rotary_pos_embed is true: neither released models nor arvid have it.")
     (height, width), stride = _pair(config["image_size"]), config["image_stride"]
     patch = 15 // stride + 1
     base_frames, *coarse = config["video_base_size"]
@@ -188,7 +189,7 @@ def read_config(config: Mapping[str, Any], process: Process, shift: float = 1.0)
     if list(config["image_base_size"]) != fine or [2 * side for side in coarse] != fine:
         raise UserError(
             f"image_base_size {config['image_base_size']} and video_base_size {config['video_base_size']} "
-            f"do not go with image_size {config['image_size']}."
+            f"do not fit image_size {config['image_size']}."
         )
     text_dim, rank = config["text_token_dim"], config.get("video_mixer_rank")
     return Published(
@@ -213,7 +214,7 @@ def read_config(config: Mapping[str, Any], process: Process, shift: float = 1.0)
 
 
 def write_config(net: NOVA) -> dict[str, Any]:
-    """`transformer/config.json` of a model that `to_published` takes."""
+    """`transformer/config.json` of a model that `to_published` accepts."""
     stride = net.spec.strides[1]
     fine = [net.grid.h // net.patch, net.grid.w // net.patch]
     rank = {"off": None, "full": -1}.get(net.scale_shift, net.scale_shift)  # type: ignore[arg-type]
@@ -261,19 +262,19 @@ def _pair(size: int | list[int]) -> tuple[int, int]:
 
 
 def _size(arch: list[str]) -> Size:
-    """Of the names of temporal layers, spatial layers and diffusion MLP: vit_d16w1024, vit_d32w1024, mlp_d3w1280."""
+    """Size from the names of temporal layers, spatial layers and MLP: vit_d16w1024, vit_d32w1024, mlp_d3w1280."""
     patterns = (r"vit_d(\d+)w(\d+)", r"vit_d(\d+)w(\d+)", r"mlp_d(\d+)w(\d+)")
     found = [re.fullmatch(p, name) for p, name in zip(patterns, arch, strict=False)]
     if len(arch) != 3 or None in found:
         raise UserError(
-            f"arch {arch} is unknown: it should be vit_d16w1024, vit_d32w1024, mlp_d3w1280 or alike."
+            f"arch {arch} is unknown: it must be like vit_d16w1024, vit_d32w1024, mlp_d3w1280."
         )
     (temporal, width), (spatial, spatial_width), (head_depth, head_width) = (
         (int(m[1]), int(m[2])) for m in found if m is not None
     )
     if spatial != 2 * temporal or width != spatial_width:
         raise UserError(
-            f"arch {arch}: the spatial layers must be as wide as the temporal ones and twice as many."
+            f"arch {arch}: spatial layers must be as wide as temporal layers, and twice as many."
         )
     return Size(
         name=f"d{temporal + spatial}w{width}",

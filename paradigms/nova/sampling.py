@@ -1,6 +1,7 @@
-"""How NOVA draws a clip: frame after frame, or (the ablation without temporal autoregression) all frames at once.
+"""NOVA's sampling: frame by frame, or all frames at once (the ablation without temporal autoregression).
 
-Inside a frame its tokens come in sets at random places. B clips, P passes of guidance, L tokens of a frame.
+The tokens of a frame are sampled in sets at random positions. B clips, P passes of guidance, L tokens of a frame, L'
+tokens of an indicator.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from arvid.paradigms.nova.paradigm import NOVA
 
 Indicators = Callable[[Tensor, Tensor], Tensor]
-"""Of the tokens so far and the places of those that are known: the indicators (P, B, L', D)."""
+"""(tokens so far, indices of known tokens) -> indicators (P, B, L', D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +36,19 @@ class NovaSampling(SamplingOptions):
     """NOVA's sampling options."""
 
     num_sets: int | None = option(None, at_least(1))
-    """Sets that a frame is generated in; by default as the model was built."""
+    """Number of sets of tokens per frame; by default that of the model."""
     overlap: int | None = option(None, at_least(1))
-    """Clips longer than trained: a window of the trained length moves along, and starts again with so many finished
-    latent frames. By default the window is the whole clip, as published."""
+    """Clips longer than trained: use a moving window of the trained length. Each new window starts with this number of
+    finished latent frames. By default one window covers the whole clip, as published."""
     guidance_min: float | None = option(None, FINITE)
-    """Guidance of a frame's first set. It rises linearly to `guidance` at the last set. By default it is constant."""
+    """Guidance of a frame's first set, from which it changes linearly to `guidance` at the last set. By default it is
+    constant."""
     image_guidance: float = option(0.0, FINITE)
-    """Continuous tokens: scale of the guidance by the frames before, with a third pass that sees them without the
+    """Continuous tokens: scale of guidance by the earlier frames. It needs a third pass, with the frames but without
     text."""
     whole_noise: bool = False
-    """Continuous tokens: draw the noise for whole frames where only some tokens are needed, in the order of the
-    published code."""
+    """Continuous tokens: draw noise for whole frames, in the order of the published code, although only some tokens
+    need it."""
 
     @property
     def guided(self) -> bool:
@@ -54,8 +56,8 @@ class NovaSampling(SamplingOptions):
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a generation has in common over its frames."""
+class ClipSampler:
+    """Samples the clips of one request."""
 
     model: NOVA
     context: Float[Tensor, "p b s d"]
@@ -69,7 +71,7 @@ class Draw:
         return self.request.grid.t
 
     def frame_by_frame(self, prefix: list[Tensor]) -> Iterator[Tensor]:
-        """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
+        """Yield the frames (B, h, w[, C]) after the prefix, each as soon as it is finished."""
         frames, window = list(prefix), _Window(self)
         orders: Tensor | None = None
         while len(frames) < self.num_frames:
@@ -81,17 +83,17 @@ class Draw:
             yield frames[-1]
 
     def all_at_once(self, prefix: list[Tensor]) -> Tensor:
-        """All frames (B, T', h, w[, C]) after the given ones, each set spread over all of them."""
+        """All frames (B, T', h, w[, C]) after the prefix. Each set is spread over all of them."""
         model, batch, new = self.model, self.context.shape[1], self.num_frames - len(prefix)
         given = torch.stack(prefix, dim=1) if prefix else None
 
         def indicators(tokens: Tensor, known: Tensor) -> Tensor:
             frames = model.to_frames(tokens).unflatten(0, (batch, new))
-            seen = model.known_places(known).unflatten(0, (batch, new))
+            mask = model.known_mask(known).unflatten(0, (batch, new))
             if given is not None:
                 frames = torch.cat([given, frames], dim=1)
-                seen = torch.cat([seen.new_ones(given.shape[:4]), seen], dim=1)
-            out = model.temporal.whole_clip(self.context, frames, seen, self.frame_conditions)
+                mask = torch.cat([mask.new_ones(given.shape[:4]), mask], dim=1)
+            out = model.temporal.whole_clip(self.context, frames, mask, self.frame_conditions)
             return out[:, :, -new:].flatten(1, 2)
 
         if model.order == "video":
@@ -105,7 +107,7 @@ class Draw:
         return self.model.orders(num, self.context.device, self.request.generator)
 
     def _fill(self, orders: Int[Tensor, "n l"], indicators: Indicators) -> Tensor:
-        """The tokens (N, L[, p·p·C]) of N frames, set by set."""
+        """Sample the tokens (N, L[, p·p·C]) of N frames, set by set in the given orders."""
         model, options = self.model, self.options
         tokens = model.empty_tokens(len(orders), orders.device)
         sizes = set_sizes(model.num_positions, options.num_sets or model.num_sets)
@@ -119,10 +121,10 @@ class Draw:
             self.request.on_step()
         return tokens
 
-    def _tokens(self, hidden: Float[Tensor, "p n m d"], places: Tensor, progress: float) -> Tensor:
-        """Draw the tokens of a set; `progress` is the share of sets done with it."""
+    def _tokens(self, hidden: Float[Tensor, "p n m d"], ids: Tensor, progress: float) -> Tensor:
+        """Sample the tokens of a set, at raster indices `ids`. `progress` is the share of sets finished with it."""
         options, head = self.options, self.model.head
-        if options.guidance_min is not None:  # a ramp
+        if options.guidance_min is not None:  # a linear ramp
             rise = options.guidance - options.guidance_min
             guidance = options.guidance_min + rise * progress
             options = options.replace(guidance=guidance, guidance_min=None)
@@ -131,7 +133,7 @@ class Draw:
             return head.sample(
                 hidden[0], options=options, null_hidden=null, generator=self.request.generator
             )
-        whole = WholeFrame(places, lambda: self._whole_noise(len(places)))
+        whole = WholeFrame(ids, lambda: self._whole_noise(len(ids)))
         return head.sample(
             hidden[0],
             options=options,
@@ -151,30 +153,30 @@ class Draw:
 
 
 class _Window:
-    """Indicators of frames one after another, from a cache or anew from all frames of the window.
+    """Indicators of successive frames, from a cache or by a forward pass over all frames of the window.
 
-    Without `overlap` the window is the whole clip, whose times are stretched over the trained ones however long it is
-    (released code). With it, a clip that is longer than trained is seen through a window of the trained length. When
-    that is full it moves on: context and BOV are put in front of the last `overlap` frames, which go in as given ones,
-    and times count from there. The paper says no more of it than "by shifting both the text and BOV embeddings".
+    Without `overlap` the window is the whole clip, and its times are scaled to the trained range (released code). With
+    `overlap`, a clip longer than trained has a window of the trained length. When the window is full, a new one starts:
+    context and BOV, then the last `overlap` frames as given frames; times count from there. The paper only says "by
+    shifting both the text and BOV embeddings".
     """
 
-    def __init__(self, draw: Draw) -> None:
-        trained, options = draw.model.grid.t, draw.options
-        self.temporal = draw.model.temporal
-        self.context = draw.context
-        self.frame_conditions = draw.frame_conditions
+    def __init__(self, sampler: ClipSampler) -> None:
+        trained, options = sampler.model.grid.t, sampler.options
+        self.temporal = sampler.model.temporal
+        self.context = sampler.context
+        self.frame_conditions = sampler.frame_conditions
         self.use_cache = options.use_cache
-        self.length = draw.num_frames
+        self.length = sampler.num_frames
         self.overlap = 0
-        self.start = 0
-        self.anchor: Tensor | None = None
+        self.start = 0  # first frame of the window
+        self.anchor: Tensor | None = None  # output of the window's first block
         self.caches: list[KVCache] | None = None
-        if options.overlap is not None and draw.num_frames > trained:
+        if options.overlap is not None and sampler.num_frames > trained:
             if options.overlap >= trained:
                 raise UserError(
-                    f"An overlap of {options.overlap} latent frames leaves nothing to draw in a window of {trained}: "
-                    "make it smaller."
+                    f"An overlap of {options.overlap} latent frames leaves nothing to generate in a window of "
+                    f"{trained}: make it smaller."
                 )
             self.length, self.overlap = trained, options.overlap
         self._begin(0)
@@ -186,6 +188,7 @@ class _Window:
         past, num = frames[self.start :], len(frames)
         of_frame = self._frame_conditions(num, num + 1)  # (P, B, 1, D)
         if self.anchor is None or self.caches is None:
+            # A new window, or no cache: one pass over all frames of the window (which fills the cache).
             given = torch.stack(past, dim=1) if past else None
             of_blocks = self._frame_conditions(self.start, num + 1)
             out = self.temporal(self.context, given, self.length, self.caches, of_blocks)
@@ -198,7 +201,7 @@ class _Window:
         return add_frame_conditions(indicator[:, :, None], of_frame)[:, :, 0]
 
     def _frame_conditions(self, start: int, stop: int) -> Tensor | None:
-        """Those of the clip's frames start..stop-1: the times of a window begin anew, its conditions do not."""
+        """Conditions of the clip's frames start..stop-1. (Their index is the clip's; times are the window's.)"""
         return None if self.frame_conditions is None else self.frame_conditions[:, :, start:stop]
 
     def _begin(self, start: int) -> None:

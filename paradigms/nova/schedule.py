@@ -1,4 +1,4 @@
-"""How many tokens of a frame are drawn at once, and in what order."""
+"""Set sizes of NOVA's sampling, and the order in which tokens are sampled."""
 
 from __future__ import annotations
 

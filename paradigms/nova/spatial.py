@@ -1,4 +1,4 @@
-"""NOVA's spatial layers: a masked autoencoder over one frame, led by the frame's indicator."""
+"""NOVA's spatial layers: a masked autoencoder over one frame, conditioned on the frame's indicator."""
 
 from __future__ import annotations
 
@@ -47,18 +47,19 @@ class SpatialLayers(nn.Module):
         visible: Int[Tensor, "b k"],
         wanted: Int[Tensor, "b m"],
     ) -> Float[Tensor, "p b m d"]:
-        """Hidden states of a frame's wanted tokens, for each pass of guidance.
+        """Hidden states that predict a frame's `wanted` tokens, for each pass of guidance.
 
         Args:
-            indicator: of each pass; the tokens are the same for all.
-            visible_tokens: (B, K[, p·p·C]) ids or vectors; K may be 0.
-            visible: their places in raster order.
-            wanted: places of those that are to be predicted.
+            indicator: indicator of the frame for each pass; the tokens are equal for all passes.
+            visible_tokens: known tokens, (B, K[, p·p·C]) ids or vectors; K may be 0.
+            visible: raster indices of the known tokens.
+            wanted: raster indices of the tokens to predict.
         """
         passes, _, num, _ = indicator.shape
         indicator = indicator.flatten(0, 1)  # (PB, L', D)
         tokens = self.patch.vectors(visible_tokens) + self.grid_code[visible]
         encoded = self.encoder(torch.cat([indicator, tokens.repeat(passes, 1, 1)], dim=1))
+        # Decoder input: the indicator, then all L positions, with encoded tokens where known and mask tokens elsewhere.
         masked = (self.mask_token + self.grid_code).to(encoded.dtype)  # (L, D)
         index = visible.repeat(passes, 1)[..., None].expand(-1, -1, encoded.shape[-1])
         x = masked.expand(len(indicator), -1, -1).scatter(1, index, encoded[:, num:])

@@ -1,7 +1,7 @@
-"""NOVA's temporal layers: from the frames so far to an indicator of the next frame.
+"""NOVA's temporal layers: from earlier frames to an indicator of the next frame.
 
-Input blocks: the begin-of-video (BOV) block, then the latent frames 0..t-1; the output at block t is about
-frame t. Context and BOV see each other, a frame's block sees itself and all blocks before.
+Input blocks: the begin-of-video (BOV) block, then latent frames 0..t-1. The output at block t belongs to frame t.
+Context and BOV see each other; a frame's block sees itself and all earlier blocks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ScaleShift = int | Literal["full", "off"]
 
 
 class ScalingShift(nn.Module):
-    """Indicator of frame t from the first frame's output and its own: anchor · (1 + scale) + shift.
+    """Indicator of frame t from the first frame's output (anchor) and its own: anchor · (1 + scale) + shift.
 
-    Scale and shift come from the frame's own output through a low-rank map (rank r, no activation in
-    between) or a full one. The anchor is not normalised again.
+    A low-rank map (rank r, without activation in between) or a full map of the frame's own output gives scale and
+    shift. The anchor is not normalised again.
     """
 
     def __init__(self, dim: int, rank: int | Literal["full"]) -> None:
@@ -43,9 +43,8 @@ class ScalingShift(nn.Module):
 class TemporalLayers(nn.Module):
     """Layers over context, BOV and coarse patches of the frames.
 
-    `base_frames` is the length that the times of any clip are stretched to. `causal` off is the paper's ablation
-    without temporal autoregression: the whole clip at once, the BOV vector standing for what is unknown of it, and
-    everything sees everything.
+    Times of any clip are scaled to `base_frames`. `causal=False` is the paper's ablation without temporal
+    autoregression: the whole clip is one input with full attention, and the BOV vector replaces unknown tokens.
     """
 
     grid_code: Tensor
@@ -87,16 +86,16 @@ class TemporalLayers(nn.Module):
         frame_conditions: Float[Tensor, "p b k1 d"] | None = None,
         known: Bool[Tensor, "b k h w"] | None = None,
     ) -> Float[Tensor, "p b k1 l d"]:
-        """Normed outputs of the first block and of one block for each of the `frames`.
+        """Normed outputs of the BOV block and of one block for each of the `frames`.
 
         Args:
-            context: of each pass of guidance: with the condition, without, and (image guidance) once more without. The
-                second of three does not see the frames.
-            frames: (B, k, h, w[, C]) or None.
-            num_frames: length of the whole clip, over which the time code is stretched.
-            caches: empty ones to keep keys and values in, for `step`.
-            frame_conditions: embedded conditions per frame, of the frame that each block is about.
-            known: where the frames are shown, if not everywhere.
+            context: context of each pass of guidance: conditional, negative, and for image guidance negative again. The
+                second of three passes does not see the frames.
+            frames: earlier frames (B, k, h, w[, C]), or None.
+            num_frames: length of the whole clip, by which times are scaled.
+            caches: empty caches that keep keys and values for `step`.
+            frame_conditions: embedded conditions of the frame that each block belongs to.
+            known: where the frames are shown; None: everywhere.
         """
         blocks = self.bov.expand(context.shape[1], 1, self.num_tokens, -1)
         if frames is not None:
@@ -113,7 +112,7 @@ class TemporalLayers(nn.Module):
         caches: list[KVCache],
         frame_condition: Float[Tensor, "p b 1 d"] | None = None,
     ) -> Float[Tensor, "p b l d"]:
-        """Normed output of block `index` > 0, fed with the frame (B, h, w[, C]) before it, the rest being cached."""
+        """Normed output of block `index` > 0, whose input is the previous frame (B, h, w[, C]). The rest is cached."""
         code = self._codes(torch.tensor([index], device=frame.device), num_frames)
         block = self._for_passes(self.patch(frame) + code, num_passes)  # (P, B, L, D)
         block = add_frame_conditions(block[:, :, None], frame_condition)[:, :, 0]
@@ -127,7 +126,7 @@ class TemporalLayers(nn.Module):
         known: Tensor,
         frame_conditions: Float[Tensor, "p b t d"] | None = None,
     ) -> Float[Tensor, "p b t l d"]:
-        """Indicators of all frames (B, T, h, w[, C]) from what is `known` (B, T, h, w) of all: without causality."""
+        """Indicators of all frames (B, T, h, w[, C]) from their `known` (B, T, h, w) tokens, with full attention."""
         num_frames = frames.shape[1]
         index = torch.arange(num_frames, device=context.device)
         blocks = self._patches(frames, known) + self._codes(index, num_frames)
@@ -139,10 +138,11 @@ class TemporalLayers(nn.Module):
         out: Float[Tensor, "p b k l d"],
         frame_conditions: Float[Tensor, "p b k d"] | None = None,
     ) -> Float[Tensor, "p b k l d"]:
-        """Indicators of frames from the outputs: the first frame's own, later ones scaled and shifted from it.
+        """Indicators of frames from the outputs: the first frame's output itself, and for later frames that output
+        scaled and shifted.
 
-        Embedded conditions per frame are added to these too, or the spatial layers would see no more of them than the
-        low-rank scaling and shift lets through.
+        Embedded conditions per frame are also added here. Otherwise the spatial layers would only see the part that
+        passes the low-rank scaling and shift.
         """
         if out.shape[2] > 1:
             anchor = out[:, :, :1]
@@ -150,7 +150,7 @@ class TemporalLayers(nn.Module):
         return add_frame_conditions(out, frame_conditions)
 
     def indicator(self, anchor: Tensor, current: Tensor) -> Tensor:
-        """Indicator of a later frame from the first frame's output and its own."""
+        """Indicator of a later frame from the first frame's output (anchor) and its own."""
         return current if self.scaling_shift is None else self.scaling_shift(anchor, current)
 
     def _patches(
@@ -161,6 +161,7 @@ class TemporalLayers(nn.Module):
             return self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         known = known.flatten(0, 1)  # (Bk, h, w)
         patches = self.patch(frames.flatten(0, 1), known)
+        # A coarse patch covers several tokens: BOV has the weight of the patch's unknown share.
         unknown = 1 - patchify(known[..., None].to(patches.dtype), self.patch.patch).mean(-1)
         patches = patches + unknown[..., None] * self.bov
         return patches.unflatten(0, frames.shape[:2])
@@ -172,7 +173,7 @@ class TemporalLayers(nn.Module):
         caches: list[KVCache] | None,
         frame_conditions: Float[Tensor, "p b k d"] | None,
     ) -> Float[Tensor, "p b k l d"]:
-        """Context and blocks through the layers, all at once."""
+        """Normed outputs of all blocks, from one forward pass over context and blocks."""
         num_passes, batch, num_context, _ = context.shape
         num_blocks = blocks.shape[1]
         of_passes = self._for_passes(blocks, num_passes)  # (P, B, K, L, D)
@@ -188,18 +189,18 @@ class TemporalLayers(nn.Module):
     def _for_passes(
         self, blocks: Float[Tensor, "b ..."], num_passes: int
     ) -> Float[Tensor, "p b ..."]:
-        """Blocks for each pass of guidance; the second of three sees the bare BOV vector instead."""
+        """Blocks for each pass of guidance. The second of three passes has the BOV vector instead of all blocks."""
         if num_passes < 3:
             return blocks.expand(num_passes, *blocks.shape)
         return torch.stack([blocks, self.bov.to(blocks.dtype).expand_as(blocks), blocks])
 
     def _codes(self, index: Tensor, num_frames: int) -> Tensor:
-        """Position codes (T, L, D); times are stretched so that any clip spans `base_frames`."""
+        """Positional embeddings (T, L, D). Times are scaled so that any clip spans `base_frames`."""
         time = self.time(index / (num_frames / self.base_frames))  # (T, D)
         return time[:, None] + self.grid_code
 
     def _mask(self, num_context: int, num_blocks: int, device: torch.device) -> BlockCausal:
-        """Context and BOV are the first block; kept, because the next step wants the same."""
+        """Block-causal mask, with context and BOV as the first block. The last mask is kept for the next call."""
         key = (num_context, num_blocks, device)
         if self._last_mask is None or self._last_mask[0] != key:
             blocks = torch.arange(num_blocks, device=device).repeat_interleave(self.num_tokens)

@@ -198,7 +198,7 @@ def test_a_long_prompt_is_cut_where_that_is_asked(
     encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=2, truncate=True)
     _, mask = encoder(["a red square"])
     assert mask.sum() == 2
-    assert "3 tokens: all after the first 2 are left out" in caplog.text
+    assert "3 tokens: only the first 2 are used" in caplog.text
 
 
 def test_a_missing_encoder_is_said(tmp_path: Path) -> None:

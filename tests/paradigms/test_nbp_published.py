@@ -384,8 +384,8 @@ def test_the_report_names_every_tensor(
 @pytest.mark.parametrize(
     ("mode", "block_len", "changes", "message"),
     [
-        ("C", 4, {"starts_with_bov": True}, "begins with begin-of-video tokens"),
-        ("D", 1, {}, "begins with begin-of-video tokens"),
+        ("C", 4, {"starts_with_bov": True}, "has begin-of-video tokens"),
+        ("D", 1, {}, "has begin-of-video tokens"),
         ("B", 4, {"cond_stage_key": "label"}, "its condition is 'label'"),
         ("A", 4, {"token_number_per_step": 3}, "run of 3 tokens"),
         ("A", 4, {"resolution": 36}, "height must be a multiple of 8"),
@@ -456,7 +456,7 @@ def test_prompts_are_ids_with_end_tokens_on_the_right(folder: Path) -> None:
     ids, mask = encoder(["apply makeup", "yo yo yo"])
     assert ids.tolist() == [PROMPT, [1, 3, 3, 3, 2, 2, 2, 2]]
     assert mask.sum(1).tolist() == [3, 4]
-    with pytest.raises(UserError, match="has 9 tokens with the one that begins it"):
+    with pytest.raises(UserError, match="has 9 tokens, including the begin token"):
         encoder(["yo " * 8])
 
 
@@ -505,7 +505,7 @@ def test_every_mode_samples_from_the_command_line(
         ("D", ["--prompt=" + "yo " * 9], "at most 8"),
         ("A", ["--first-frames", "--num-first-frames=2"], "2 frames do not fit this tokenizer"),
         ("A", ["--first-frames", "--num-first-frames=17"], "leave nothing to generate"),
-        ("A", ["--first-frames", "--frames=21"], "cannot go beyond its training length"),
+        ("A", ["--first-frames", "--frames=21"], "cannot exceed its training length"),
         ("A", ["--first-frames", "--rounds=2"], "trained to see a part of it"),
     ],
 )

@@ -178,7 +178,7 @@ def test_logits_are_of_all_tokens_but_those_that_are_given(
 def test_the_hybrid_sequence_is_the_published_one() -> None:
     """Blocks of 16 behind 8 words: begin-of-video at 8, row 0 at 9 to 24, middle tokens to 39, row 1 from 40."""
     layout = Layout(8, 1280, 16, "hybrid")
-    assert layout.places()[[0, 15, 16, 1279]].tolist() == [9, 24, 40, 1303]
+    assert layout.token_positions()[[0, 15, 16, 1279]].tolist() == [9, 24, 40, 1303]
     *_, last = layout.steps()
     assert (last, layout.length(last)) == (1264, 1288)
     assert [layout.length(known) for known in (0, 1, 15, 16, 32)] == [9, 10, 24, 40, 56]
@@ -348,7 +348,7 @@ def test_a_corrupted_history_hides_a_share_of_its_tokens_in_training() -> None:
 
 
 def test_going_beyond_the_learned_positions_is_refused() -> None:
-    with pytest.raises(UserError, match="beyond its training length"):
+    with pytest.raises(UserError, match="exceed its training length"):
         model(block=(1, 1, 4)).generate(Request(Condition(), TokenGrid(5, 4, 4)))
 
 
@@ -410,7 +410,7 @@ def test_without_a_start_frames_must_be_given() -> None:
 
 
 def test_a_table_of_positions_must_be_long_enough() -> None:
-    with pytest.raises(UserError, match="table of 65 places, not 64"):
+    with pytest.raises(UserError, match="table of 65 positions, not 64"):
         model(block=(1, 1, 4), num_positions=64)
 
 

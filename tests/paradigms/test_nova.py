@@ -272,7 +272,7 @@ def test_without_tam_clips_are_drawn_and_continued(order: str) -> None:
 
 
 def test_without_tam_there_is_no_window_to_move() -> None:
-    with pytest.raises(UserError, match="no window moves"):
+    with pytest.raises(UserError, match="there is no moving window"):
         model(tam=False).generate(Request(Condition(), GRID, options=NovaSampling(overlap=1)))
 
 

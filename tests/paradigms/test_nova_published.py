@@ -229,7 +229,7 @@ def test_each_tensor_goes_where_it_belongs(rank: int | None) -> None:
     ("changes", "message"),
     [
         ({"rotary_pos_embed": True}, "rotary_pos_embed"),
-        ({"image_base_size": [3, 4]}, "do not go with"),
+        ({"image_base_size": [3, 4]}, "do not fit"),
         ({"arch": ["vit_d2w64", "vit_d4w64", "transformer"]}, "is unknown"),
         ({"arch": ["vit_d2w64", "vit_d6w64", "mlp_d1w48"]}, "twice as many"),
     ],
@@ -498,7 +498,7 @@ def test_a_long_prompt_is_cut_and_that_is_said(
     model = load_generator(imported)
     condition = model.conditioner(caption=["red " * 9])
     assert condition.text_mask.sum() == TEXT_LEN
-    assert "9 tokens: all after the first 6" in caplog.text
+    assert "9 tokens: only the first 6" in caplog.text
     torch.testing.assert_close(condition.text, model.conditioner(caption=["red " * TEXT_LEN]).text)
 
 
@@ -607,7 +607,7 @@ def test_another_text_encoder_than_the_transformer_wants_is_refused(
     folder = copy_but(video_folder, tmp_path / "folder", leave_out=name)
     given = json.loads((video_folder / name).read_text())
     write_json(folder / name, {**given, "hidden_size": 32})
-    with pytest.raises(UserError, match="features have 32 numbers, the transformer wants 16"):
+    with pytest.raises(UserError, match="features have 32 numbers, but the transformer needs 16"):
         import_file(folder, tmp_path / "out.ckpt")
 
 

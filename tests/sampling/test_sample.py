@@ -78,7 +78,7 @@ def test_first_frames_of_another_size_are_refused(model: GeneratorModule) -> Non
 
 
 def test_more_frames_than_the_model_can_do_are_refused(model: GeneratorModule) -> None:
-    with pytest.raises(UserError, match="cannot go beyond its training length"):
+    with pytest.raises(UserError, match="cannot exceed its training length"):
         draw(model, num_frames=21)
 
 

@@ -136,7 +136,7 @@ def _nameless(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Non
         (_rename, ["Did you mean 'magvit_fsq'"]),
         (
             _foreign,
-            ["torch.nn.Linear", "no tokenizer that arvid or an installed package registers"],
+            ["torch.nn.Linear", "not a tokenizer that arvid or an installed package registers"],
         ),
         (_option, ["depth"]),
         (_format, ["not a tokenizer file"]),

@@ -192,9 +192,8 @@ def _tiles(chunks: Iterable[Tensor], size: int, dim: int) -> Iterator[Tensor]:
         kept = chunk if kept is None else torch.cat([kept, chunk], dim)
         while kept.shape[dim] >= size:
             yield kept.narrow(dim, 0, size)
-            kept = kept.narrow(
-                dim, size - 1, kept.shape[dim] - size + 1
-            )  # from the shared entry on
+            # The last entry of this tile is the first of the next one.
+            kept = kept.narrow(dim, size - 1, kept.shape[dim] - size + 1)
             count += 1
     if kept is not None:
         _check_tiles(count * (size - 1) + kept.shape[dim], size)

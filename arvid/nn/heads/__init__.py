@@ -16,24 +16,24 @@ HEADS: Mapping[TokenType, type[TokenHead]] = {
     "discrete": CategoricalHead,
     "continuous": DiffusionHead,
 }
-"""The heads that `build_head` builds: `Paradigm.heads` of a paradigm that uses it for both token types."""
+"""The heads of `build_head`. A paradigm that uses it for both token types has these as its `heads`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions:
-    """The diffusion head's options that its size does not say. Raises UserError for values outside their ranges."""
+    """Options of the diffusion head besides its size. Raises UserError for values outside their ranges."""
 
     process: Process = "ddpm"
-    """Squared-cosine DDPM that predicts the noise (NOVA's video model), or flow matching."""
+    """ddpm: squared-cosine DDPM that predicts the noise (NOVA's video model). flow: flow matching."""
     shift: float = 1.0
-    """How far flow matching's times move towards noise (see DiffusionHead); 1 as released."""
+    """Shift of flow matching's times towards noise (see DiffusionHead); 1 in the release."""
     repeats: int = 4
-    """Times and noises drawn per token and training step."""
+    """Number of (time, noise) samples per token and training step."""
     rounded_noise: bool = False
-    """Whether noise levels are rounded to the model's precision, as in NOVA's released code: in bf16 the smallest ones
-    are then 0."""
+    """Round noise levels to the model's precision, as NOVA's released code does. In bf16 the smallest levels are then
+    0."""
     form: Form = "nova"
-    """Network and loss: NOVA's, or "mar": MAR's, with a learned variance (`ddpm` only)."""
+    """Network and loss: "nova", or "mar" with a learned variance (`ddpm` only)."""
 
     def __post_init__(self) -> None:
         above(0).require("diffusion.", shift=self.shift)
@@ -49,9 +49,14 @@ def build_head(
     num_other_ids: int = 0,
     label_smoothing: float = 0.0,
 ) -> TokenHead:
-    """The head for a kind of tokens. A token may be a patch x patch square of latents, not of ids.
+    """The head for a token type.
 
-    `num_other_ids` and `label_smoothing` are of the categorical head.
+    Args:
+        spec: format of the tokens.
+        size: width and depth of the head.
+        diffusion: options of the diffusion head.
+        patch: side of a square of latents that is predicted as one token; must be 1 for ids.
+        num_other_ids, label_smoothing: see `CategoricalHead`.
     """
     if spec.type == "continuous" and diffusion.form == "mar":
         if diffusion.process != "ddpm" or diffusion.rounded_noise:

@@ -1,7 +1,7 @@
-"""Softmax over the vocabulary, with temperature, top-k and top-p filters.
+"""Categorical head: softmax over the vocabulary, with temperature, top-k and top-p filters.
 
-GPUs sort all rows and never wait for the host. CPUs would sort a long row for milliseconds, so there each is drawn from
-without sorting it. B batch, N tokens of it, V vocabulary, R = B·N rows of logits.
+GPUs sort all rows, without synchronisation with the host. CPUs would need milliseconds to sort a long row, so there
+each row is sampled without sorting. B batch, N tokens of a clip, V vocabulary, R = B·N rows of logits.
 """
 
 from __future__ import annotations
@@ -24,38 +24,39 @@ from arvid.options import option
 from arvid.ranges import SHARE, above, at_least
 
 SORTED_ROWS = 256
-"""Rows that are sorted at once: 64,000 logits of each with ids and masses are 330 MB."""
+"""Rows that are sorted at once. With 64,000 logits per row, logits, ids and masses take 330 MB."""
 SAMPLE_STRIDE = 31
-"""No multiple of a number of levels: ids of scalar quantisation are digits of their channels' levels."""
+"""Stride of the subsample in `_kth_largest`. It is coprime to usual numbers of FSQ levels, the digits of ids, so all
+levels are in the subsample."""
 LONG_ROW = 4096
-"""Shorter rows are sorted sooner than looked at one by one."""
+"""Minimum vocabulary for sampling without sorting; shorter rows are faster to sort."""
 ROUNDING = 1e-4
-"""Where the mass before an id is so close to p, float32 sums in falling order decide, as in NBP's filter."""
+"""If the mass before an id is this close to p, `_draw_of_row` decides by NBP's exact filter (see `candidates`)."""
 
 Row = np.ndarray[tuple[int], np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CategoricalSampling(SamplingOptions):
-    """Sampling options of discrete tokens. Temperature comes first, then top-k, then top-p."""
+    """Sampling options of discrete tokens, applied in the order temperature, top-k, top-p."""
 
     temperature: float = option(1.0, at_least(0))
-    """Discrete tokens: what logits are divided by; 0 is greedy."""
+    """Discrete tokens: divisor of the logits; 0 is greedy."""
     top_k: int | None = option(None, at_least(1))
-    """Discrete tokens: keep the k likeliest ones."""
+    """Discrete tokens: keep the k most likely tokens."""
     top_p: float | None = option(None, above(0, at_most=1))
-    """Discrete tokens: of these keep the smallest set whose probability mass before each token is at most p."""
+    """Discrete tokens: then keep a token if the total probability of all more likely ones is at most p."""
 
 
 class CategoricalHead(TokenHead):
-    """Hidden states (B, N, D) -> logits (B, N, V), without bias (as NBP has it).
+    """Hidden states (B, N, D) -> logits (B, N, V), without bias as in NBP.
 
     Args:
-        dim: D.
-        vocab_size: V.
-        num_other_ids: ids behind these that the softmax runs over too but that are never targets nor drawn: the text
-            and special ids of NBP's text models. Its released code may draw them, and decodes them as id 0.
-        label_smoothing: share of the target distribution that is spread evenly over all ids (1e-4 in MAGVIT).
+        dim: model width D.
+        vocab_size: vocabulary size V.
+        num_other_ids: additional ids in the softmax of the training loss that are never targets and never sampled: the
+            text and special ids of NBP's text models. NBP's released code may sample them, and decodes them as id 0.
+        label_smoothing: share of the target distribution that is uniform over all ids (1e-4 in MAGVIT).
     """
 
     options_class: ClassVar[type[SamplingOptions]] = CategoricalSampling
@@ -70,7 +71,7 @@ class CategoricalHead(TokenHead):
         self.label_smoothing = label_smoothing
         self.logits = nn.Linear(dim, vocab_size + num_other_ids, bias=False)
         self._packed: Tensor | None = None
-        self._faults: list[Tensor] = []  # at most one; copies share the list
+        self._faults: list[Tensor] = []  # at most one entry; copies of the head share the list
 
     def loss(
         self,
@@ -109,25 +110,28 @@ class CategoricalHead(TokenHead):
         null_hidden: Float[Tensor, "b n d"] | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """Ids and the logarithm of each one's probability, before the filters and at temperature 1."""
+        """Sampled ids, and their log-probabilities at temperature 1 without filters."""
         options = CategoricalSampling.of(options)
         logits = self._sound(self._guided(hidden, null_hidden, options))
         ids = draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
-        drawn = logits.gather(-1, ids[..., None])[..., 0]
-        return ids, drawn - logits.logsumexp(-1)
+        chosen = logits.gather(-1, ids[..., None])[..., 0]
+        return ids, chosen - logits.logsumexp(-1)
 
     def take_fault(self) -> bool:
-        """Whether ids were drawn from logits that are not finite since this was last asked. Waits for the device.
+        """Whether ids were sampled from non-finite logits since the last call. Waits for the device.
 
-        On CPUs `draw` raises an error at once.
+        On CPUs `draw` raises an error immediately instead.
         """
         found = any(map(bool, self._faults))
         self._faults.clear()
         return found
 
     def packed(self) -> CategoricalHead:
-        """The same for sampling, while weights do not change: on CPUs with a copy of them in the order in which a
-        product with a few rows reads them, which halves its time. (Otherwise each product begins with such a copy.)"""
+        """A copy of the head for sampling with constant weights.
+
+        On CPUs it has a second copy of the weights in oneDNN's blocked layout, which halves the time of a product with
+        a few rows. (Otherwise each product reorders the weights first.)
+        """
         weight = self.logits.weight.detach()[: self.vocab_size]
         twin = copy.copy(self)
         if _can_pack(weight):
@@ -137,7 +141,7 @@ class CategoricalHead(TokenHead):
     def _guided(
         self, hidden: Tensor, null_hidden: Tensor | None, options: SamplingOptions
     ) -> Tensor:
-        """Logits of the ids that may be drawn, in float32."""
+        """Logits of the ids that may be sampled, with classifier-free guidance, in float32."""
         logits = self._product(hidden).float()
         if null_hidden is None:
             return logits
@@ -145,11 +149,11 @@ class CategoricalHead(TokenHead):
         return null + options.guidance * (logits - null)
 
     def _sound(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
-        """On GPUs, which must not be waited for here: rows that are not finite become uniform, and are noted."""
+        """On GPUs, replace non-finite rows by uniform ones and remember the fault, without waiting for the device."""
         return logits if logits.device.type == "cpu" else self._note_faults(logits)
 
     def _note_faults(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
-        bad = ~logits.amax(-1, keepdim=True).isfinite()
+        bad = ~logits.amax(-1, keepdim=True).isfinite()  # amax propagates NaN
         self._faults[:] = [bad.any() | before for before in self._faults] or [bad.any()]
         return logits.masked_fill(bad, 0.0)
 
@@ -173,14 +177,14 @@ def draw(
     options: CategoricalSampling,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " r"]:
-    """An id for each row: temperature, then top-k, then top-p (see `candidates`), then one of those that are left.
+    """Sample an id for each row, after temperature, top-k and top-p (see `candidates`).
 
-    Raises UserError for logits that are not finite, on CPUs: GPUs would have to be waited for (see `take_fault`).
+    On CPUs, raises UserError for non-finite logits. On GPUs the check would wait for the device: see `take_fault`.
     """
     logits = logits.detach()
     if logits.device.type == "cpu" and not np.isfinite(logits.numpy().max(-1)).all():
         raise UserError(
-            "The network's logits are not finite. Compute in a wider type, or look at its training."
+            "The network's logits are not finite. Use a wider floating-point type, or check its training."
         )
     long_on_cpu = logits.device.type == "cpu" and logits.shape[-1] > LONG_ROW
     if options.temperature == 0:  # torch's argmax takes ten times as long on CPUs
@@ -188,54 +192,59 @@ def draw(
     if options.temperature != 1:
         logits = logits / options.temperature
     if long_on_cpu:
+        # One number of torch's generator seeds numpy's, so results still follow from `generator`.
         seed = int(torch.randint(2**62, (), generator=generator))
         uniform = np.random.Generator(np.random.SFC64(seed)).random
         ids = [_draw_of_row(r, options.top_k, options.top_p, uniform) for r in logits.numpy()]
         return torch.tensor(ids)
     if options.top_k is None and options.top_p is None:
         mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-        return _place(mass, mass[:, -1:], generator)
+        return _sample_index(mass, mass[:, -1:], generator)
     parts = logits.split(SORTED_ROWS)
     return torch.cat([_draw_of_sorted(part, options, generator) for part in parts])
 
 
-def _place(
+def _sample_index(
     mass: Float[Tensor, "r v"], total: Float[Tensor, "r 1"], generator: torch.Generator | None
 ) -> Int[Tensor, " r"]:
-    """Where a uniform share of the total, itself one of the cumulated masses, is reached."""
+    """Sample indices by inverse CDF: the first index whose cumulated mass reaches a uniform share of `total`.
+
+    `total` is one of the cumulated masses, so later indices have probability 0.
+    """
     uniform = torch.rand(total.shape, dtype=mass.dtype, device=mass.device, generator=generator)
     return torch.searchsorted(mass, uniform * total)[:, 0]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What top-k and top-p leave of each row."""
+    """The ids of each row that remain after top-k and top-p."""
 
     ids: Int[Tensor, "r v"]
-    """All ids, the likeliest first; equal ones in any order."""
+    """All ids, most likely first; ids of equal logits in any order."""
     mass: Float[Tensor, "r v"]
-    """Cumulated probabilities among the top k, in float64."""
+    """Cumulated probabilities, normalised over the top k, in float64."""
     num_kept: Int[Tensor, " r"]
-    """How many of the first ids may be drawn."""
+    """Number of first ids that remain."""
 
 
 def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | None) -> Candidates:
-    """The ids not below the k-th logit, and of these each whose likelier ones hold at most mass p.
+    """Top-k: the ids whose logit is at least the k-th largest. Top-p: of these, ids with mass at most p before them.
 
-    The arithmetic is that of NBP's filter, which rounds cumulated mass to float32, so the set is the same to the last
-    id. Several ids may share the k-th logit: all of them stay.
+    The arithmetic is that of NBP's filter, which rounds the cumulated mass to float32, so the sets are exactly equal.
+    If several ids share the k-th logit, all of them stay.
     """
     values, ids = _sorted(logits)
     kth = values[:, min(top_k or values.shape[-1], values.shape[-1]) - 1, None]
     kept = values >= kth
     mass = values.where(kept, -math.inf).softmax(-1).cumsum(-1, dtype=torch.float64)
     if top_p is not None and top_p < 1:
+        # Shifted by one: an id is kept by the mass before it, so the first id always stays.
         kept[:, 1:] &= mass[:, :-1].float() <= top_p
     return Candidates(ids, mass, kept.sum(-1))
 
 
 def _sorted(logits: Float[Tensor, "r v"]) -> tuple[Float[Tensor, "r v"], Int[Tensor, "r v"]]:
-    """Falling logits and their ids. On CPUs numpy sorts with vector instructions, in a third of torch's time."""
+    """Logits in decreasing order, and their ids. On CPUs numpy's vectorised sort takes a third of torch's time."""
     if logits.device.type != "cpu":
         values, ids = logits.sort(dim=-1, descending=True)
     else:
@@ -249,45 +258,54 @@ def _draw_of_sorted(
 ) -> Tensor:
     kept = candidates(logits, options.top_k, options.top_p)
     most = kept.mass.gather(-1, kept.num_kept[:, None] - 1)
-    rank = _place(kept.mass, most, generator)
+    rank = _sample_index(kept.mass, most, generator)
     return kept.ids.gather(-1, rank[:, None])[:, 0]
 
 
 def _draw_of_row(
     row: Row, top_k: int | None, top_p: float | None, uniform: Callable[[], float]
 ) -> int:
-    """Draws from the top k until what comes out is in the nucleus too: one of `candidates`, without sorting.
+    """Sample one of `candidates` of a row without sorting it.
 
-    Of equal logits the first count as likelier.
+    Rejection sampling: draw from the top k until the id is also in the nucleus (top p). This gives the same
+    distribution as to filter first, because the nucleus is a subset of the top k. Whether an id is in the nucleus
+    follows from the mass of all larger logits, which needs a sum, but no order. Of equal logits, earlier ids count as
+    more likely.
     """
-    values = row
+    values = row  # logits of the top k, in the order of ids
     if top_k is not None and top_k < len(row):
-        values = np.compress(
-            row >= _kth_largest(row, top_k), row
-        )  # a mask as index: four times as long
-    weights = np.exp(values - values.max()).astype(np.float64)
-    mass = torch.from_numpy(weights).cumsum(0).numpy()  # numpy's takes three times as long
+        # np.compress takes a quarter of the time of indexing by a mask.
+        values = np.compress(row >= _kth_largest(row, top_k), row)
+    weights = np.exp(values - values.max()).astype(np.float64)  # unnormalised probabilities
+    mass = torch.from_numpy(weights).cumsum(0).numpy()  # numpy's cumsum takes three times as long
     while True:
-        place = np.searchsorted(mass, uniform() * mass[-1])
-        value = values[place]
-        number = np.count_nonzero(values[:place] == value)
-        # A product would go to BLAS, whose threads and torch's wait for each other.
-        above = np.compress(values > value, weights).sum()
-        before = (above + number * weights[place]) / mass[-1]
+        index = np.searchsorted(mass, uniform() * mass[-1])  # inverse CDF
+        value = values[index]
+        num_equal_before = np.count_nonzero(values[:index] == value)
+        # Not a dot product with the mask: it would use BLAS, whose threads and torch's wait for each other.
+        larger = np.compress(values > value, weights).sum()
+        # Probability of all more likely ids: those with larger logits, and earlier ones with an equal logit.
+        before = (larger + num_equal_before * weights[index]) / mass[-1]
         inside = top_p is None or before <= top_p
         if top_p is not None and abs(before - top_p) < ROUNDING:
-            rank = np.count_nonzero(row > value) + number
+            # Too close for this sum, which has another rounding than NBP's filter: sort, and compare ranks.
+            rank = np.count_nonzero(row > value) + num_equal_before
             inside = rank < int(candidates(torch.from_numpy(row)[None], top_k, top_p).num_kept)
         if inside:
-            return int(np.flatnonzero(row == value)[number])
+            # `index` counts within the top k; find the id in the whole row by value and order among equals.
+            return int(np.flatnonzero(row == value)[num_equal_before])
 
 
 def _kth_largest(row: Row, k: int) -> np.floating[Any]:
-    """By numpy's vector instructions on x86. Elsewhere that takes four times as long as to look only between two values
-    that a sample of the row suggests, or at the whole row if it is not there."""
+    """The k-th largest value of a row.
+
+    On x86 numpy's vectorised partition is fastest. Elsewhere it takes four times as long as this: take bounds from a
+    subsample of the row, and partition only the values between them.
+    """
     if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return np.partition(row, len(row) - k)[len(row) - k]
     sample = row[::SAMPLE_STRIDE]
+    # The value has the quantile `share`. In a sample its rank has a binomial distribution: take 3 standard deviations.
     share = 1 - k / len(row)
     margin = 3 * math.sqrt(share * (1 - share) * len(sample)) + 1
     low = max(int(share * len(sample) - margin), 0)
@@ -296,6 +314,6 @@ def _kth_largest(row: Row, k: int) -> np.floating[Any]:
     above = np.count_nonzero(row > bounds[high])
     between = np.compress((row >= bounds[low]) & (row <= bounds[high]), row)
     rank = k - int(above)
-    if not 1 <= rank <= len(between):
+    if not 1 <= rank <= len(between):  # rarely, the value is outside the bounds
         between, rank = row, k
     return np.partition(between, len(between) - rank)[len(between) - rank]

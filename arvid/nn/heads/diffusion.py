@@ -1,14 +1,13 @@
 """Diffusion head: a small MLP that denoises one continuous token given its hidden state.
 
-After MAR (arXiv 2406.11838) in NOVA's form (arXiv 2412.14169, released code): adaptive norms, one more affine
-LayerNorm before gate and residual, a two-layer MLP on the condition, nothing initialised to zero, no learned
-variance. Training adds noise with its own time for every token and repeat.
+After MAR (arXiv 2406.11838), in the form of NOVA's released code (arXiv 2412.14169): adaptive norms, one more affine
+LayerNorm before gate and residual, a two-layer MLP on the condition, no zero initialisation, no learned variance. In
+training, every token and repeat has its own time and noise.
 
-What does not change is computed once: in training the condition for all repeats, and the embedding of each of the
-1000 times for all tokens; in sampling the condition for all denoising steps, and the modulations of many steps in one
-matrix product.
+Shared parts are computed once. Training: the condition for all repeats, and the embedding of each of the 1000 times for
+all tokens. Sampling: the condition for all denoising steps, and the modulations of many steps in one matrix product.
 
-R repeats, P passes of guidance (given, null, ...), C numbers of a token, M width of the MLP.
+R repeats, P passes of guidance (conditional, null, ...), C numbers of a token, M width of the MLP.
 """
 
 from __future__ import annotations
@@ -40,20 +39,20 @@ from arvid.nn.positions import SCALAR_CODE_DIM, scalar_code
 Form = Literal["nova", "mar"]
 """Whose network: NOVA's, or MAR's with a learned variance (see `arvid.nn.heads.learned_variance`)."""
 MAX_ROWS = 4096
-"""Modulations are made for so many tokens at once, over as many denoising steps as that allows."""
+"""Maximum rows (tokens x denoising steps) of modulations that one matrix product computes."""
 
 
 @dataclass(frozen=True)
 class WholeFrame:
-    """Noise drawn for a whole frame where only some of its tokens are wanted, as the released code does.
+    """Draw noise for a whole frame although only some of its tokens are sampled, as the released code does.
 
-    Costs more than drawing what is needed; for numbers equal to that code's.
+    It is slower, but needed for numbers equal to that code's.
     """
 
     ids: Int[Tensor, "b n"]
-    """Which tokens of the frame are wanted."""
+    """Indices of the sampled tokens in the frame."""
     noise: Callable[[], Float[Tensor, "b l c"]]
-    """Draws noise for all of them."""
+    """Draws noise for all L tokens of the frame."""
 
 
 def _mlp(dim_in: int, dim: int) -> nn.Sequential:
@@ -61,7 +60,7 @@ def _mlp(dim_in: int, dim: int) -> nn.Sequential:
 
 
 class _AdaptiveBlock(nn.Module):
-    """x + gate · LN(MLP(LN(x) · (1 + scale) + shift)); scale, shift and gate come from the condition.
+    """x + gate · LN(MLP(LN(x) · (1 + scale) + shift)), where scale, shift and gate depend on the condition.
 
     MAR's has no norm on the MLP's output, and the first one is affine.
     """
@@ -74,7 +73,7 @@ class _AdaptiveBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width) if form == "nova" else nn.Identity()
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
-        """`scale` has the 1 added."""
+        """`scale` already includes the 1."""
         x_hat = torch.addcmul(shift, self.norm1(x), scale)
         return torch.addcmul(x, gate, self.norm2(self.mlp(x_hat)))
 
@@ -102,8 +101,10 @@ class DiffusionMLP(nn.Module):
         return out
 
     def modulations(self, embedded: Tensor) -> list[Tensor]:
-        """Of the sum of embedded time and condition (..., M): 1 + scale, shift and gate (..., M) for each block, and
-        1 + scale and shift for the last norm."""
+        """Modulations (..., M) from the sum of embedded time and condition (..., M).
+
+        They are 1 + scale, shift and gate for each block, then 1 + scale and shift for the last norm.
+        """
         activated = F.silu(embedded)
         found = []
         for part in (*self.blocks, self):
@@ -124,14 +125,14 @@ class DiffusionMLP(nn.Module):
 class DiffusionHead(TokenHead):
     """Denoises tokens of `channels` numbers given hidden states of width `dim`.
 
-    `ddpm`: 1000 steps, squared-cosine, predicts the noise, ancestral sampling with leading spacing.
-    `flow`: x = σ·noise + (1-σ)·token, predicts noise - token, Euler sampling; training times are
-    logit-normal. `shift` s moves them and the sampler's towards noise: σ becomes sσ / (1 + (s-1)σ). At 1 hardly one
-    training time in a hundred has σ > 0.9, where a token must come from the hidden state alone, so that a short
-    training hardly learns to use it.
+    `ddpm`: 1000 steps, squared-cosine schedule, predicts the noise; ancestral sampling with leading spacing.
+    `flow`: x = σ·noise + (1-σ)·token, predicts noise - token; Euler sampling, logit-normal training times. `shift` s
+    moves times of training and sampling towards noise: σ becomes sσ / (1 + (s-1)σ). With s = 1, only about 1 % of
+    training times have σ > 0.9. There a token must be predicted from the hidden state alone, so a short training hardly
+    learns to use the hidden state.
 
-    With `rounded_noise` the noise level is rounded to the model's precision before its amplitude is taken, as the
-    released code does: in bf16 tokens then get no noise at all at the 21 smallest times of `ddpm`.
+    `rounded_noise` rounds the noise level to the model's precision before the amplitude is computed, as the released
+    code does. In bf16, tokens then get no noise at the 21 smallest times of `ddpm`.
     """
 
     options_class: ClassVar[type[SamplingOptions]] = DiffusionSampling
@@ -161,18 +162,18 @@ class DiffusionHead(TokenHead):
         self.rounded_noise = rounded_noise
         self.net = DiffusionMLP(dim, channels, width, depth, self.form)
         times, levels = training_table(process, shift)
-        # Bits of float32: a network that is moved to bf16 takes buffers of floats along, and ᾱ must not be rounded.
+        # Stored as the bits of float32: `.to(bfloat16)` would also convert float buffers, and ᾱ must not be rounded.
         self.register_buffer("_times", times.view(torch.int32), persistent=False)
         self.register_buffer("_levels", levels.view(torch.int32), persistent=False)
 
     @property
     def train_times(self) -> Float[Tensor, " steps"]:
-        """The time of each training step, as the network is told."""
+        """The time of each training step, as the network's input."""
         return self._times.view(torch.float32)
 
     @property
     def train_levels(self) -> Float[Tensor, " steps"]:
-        """The noise level of each training step, in float32 whatever the network's precision."""
+        """The noise level of each training step; float32 for any precision of the network."""
         return self._levels.view(torch.float32)
 
     # Training
@@ -184,7 +185,7 @@ class DiffusionHead(TokenHead):
         weight: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n"]:
         """Squared error of each token's prediction, averaged over its numbers and the repeats."""
-        condition = self.net.condition(hidden)  # the same for all repeats
+        condition = self.net.condition(hidden)  # shared by all repeats
         target = target.float().expand(self.repeats, *target.shape)  # (R, B, N, C)
         index = self._draw_times(target.shape[:-1], target.device)
         noisy, goal = self._corrupt(target, randn_like(target, axis=1), index, hidden.dtype)
@@ -207,21 +208,21 @@ class DiffusionHead(TokenHead):
     def _corrupt(
         self, tokens: Tensor, noise: Tensor, index: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Noisy tokens and what is to be predicted, in float32."""
+        """Noisy tokens and the prediction target, in float32."""
         level = self.train_levels
         if self.rounded_noise:
             level = level.to(_autocast_dtype(tokens.device, dtype))
-        if self.process == "ddpm":  # level is the signal's share of the variance
+        if self.process == "ddpm":  # level is ᾱ: x = √ᾱ token + √(1-ᾱ) noise
             signal, amplitude = level.sqrt(), (1 - level).sqrt()
             goal = noise
-        else:  # level is σ
+        else:  # level is σ: x = (1-σ) token + σ noise
             signal, amplitude = 1 - level, level
             goal = noise - tokens
         signal, amplitude = signal.float()[index][..., None], amplitude.float()[index][..., None]
         return signal * tokens + amplitude * noise, goal
 
     def _embed_times(self, index: Tensor) -> Tensor:
-        """Embedded times (..., M): all of the table's once and looked up, where there are more tokens than times."""
+        """Embedded times (..., M). For more tokens than times, the whole table is embedded once, then looked up."""
         if index.numel() < NUM_TRAIN_STEPS:
             return self.net.embed_time(self.train_times[index])
         return F.embedding(index, self.net.embed_time(self.train_times))
@@ -240,18 +241,25 @@ class DiffusionHead(TokenHead):
         generator: torch.Generator | None = None,
         frame: WholeFrame | None = None,
     ) -> Float[Tensor, "b n c"]:
-        """Draw a token per hidden state.
+        """Sample a token for each hidden state.
 
-        `image_hidden` is computed from the frames without the text, and `image_guidance` is the scale of guidance by
-        it. With `frame` the noise is drawn for all tokens of a frame, of which the hidden states are some.
+        Args:
+            hidden: conditional hidden states.
+            options: sampling options.
+            null_hidden: hidden states of the negative context, for guidance.
+            image_hidden: hidden states from the frames without the text, for image guidance.
+            image_guidance: scale of image guidance.
+            generator: source of random numbers.
+            frame: draw noise for all tokens of a frame, of which the hidden states are a subset.
         """
         options = DiffusionSampling.of(options)
         batch, num, _ = hidden.shape
-        given = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
-        condition = self.net.condition(torch.cat(given)).unflatten(0, (len(given), batch))
+        present = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
+        condition = self.net.condition(torch.cat(present)).unflatten(0, (len(present), batch))
         shape = (batch, num, self.channels)
 
-        def draw() -> Tensor:  # float32: the sampler's arithmetic is cheap beside the network
+        def draw() -> Tensor:
+            # float32: the sampler's arithmetic is cheap compared with the network
             if frame is not None:
                 return frame.noise()
             return torch.randn(shape, device=hidden.device, generator=generator)
@@ -259,8 +267,8 @@ class DiffusionHead(TokenHead):
         x = draw()
         steps = self._steps(options)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
-        alone = steps[len(guided) :]
-        for part, passes in ((guided, condition), (alone, condition[:1])):
+        unguided = steps[len(guided) :]  # times decrease, so these are the last steps
+        for part, passes in ((guided, condition), (unguided, condition[:1])):
             for step, modulations in self._modulated(part, passes):
                 predicted = self._predict(x, modulations, frame)
                 deviation = options.noise_temperature * self._deviation(step, predicted)
@@ -280,7 +288,7 @@ class DiffusionHead(TokenHead):
     def _modulated(
         self, steps: Sequence[Step], condition: Float[Tensor, "p b n m"]
     ) -> Iterator[tuple[Step, list[Tensor]]]:
-        """Each step with its modulations (P, B, N, ...), made for several steps at a time."""
+        """Each step with its modulations (P, B, N, ...), computed for several steps at a time."""
         num_together = max(MAX_ROWS // condition[..., 0].numel(), 1)
         for i in range(0, len(steps), num_together):
             together = steps[i : i + num_together]
@@ -292,7 +300,7 @@ class DiffusionHead(TokenHead):
     def _predict(
         self, x: Tensor, modulations: Sequence[Tensor], frame: WholeFrame | None
     ) -> Float[Tensor, "p b n c"]:
-        """The network's predictions in float32; tokens of a frame that are not wanted stand for themselves."""
+        """The network's predictions in float32. For other tokens of a `frame`, the prediction is the token itself."""
         rows = x if frame is None else gather_rows(x, frame.ids)
         predicted = self.net(rows.to(modulations[0].dtype), modulations).float()
         if frame is None:
@@ -302,7 +310,7 @@ class DiffusionHead(TokenHead):
 
 
 def _autocast_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The precision that matrix products have on a device, for activations of a dtype."""
+    """The type of matrix products on a device: autocast's, or else `dtype`."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype

@@ -1,7 +1,7 @@
-"""How noise comes into tokens and goes out again: training tables, the sampler's steps, guidance.
+"""Noise schedules of the diffusion head: training tables, steps of the samplers, guidance.
 
-The schedules are those of diffusers' schedulers. Their steps are linear in the noisy token, the prediction and fresh
-noise, so a step here is three numbers, and no tensor of a schedule is read while a model samples.
+The schedules are those of diffusers' schedulers. A step is linear in the noisy token, the prediction and new noise, so
+here it is three numbers, and sampling reads no tensors of a schedule.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ class DiffusionSampling(SamplingOptions):
     diffusion_steps: int = option(25, between(1, NUM_TRAIN_STEPS))
     """Continuous tokens: denoising steps for each set of tokens."""
     guidance_trunc: float = option(0.0, at_least(0))
-    """Continuous tokens: no guidance at diffusion times (1000 to 0) below this one."""
+    """Continuous tokens: no guidance at diffusion times (1000 to 0) below this value."""
     guidance_renorm: float = option(1.0, SHARE)
-    """Continuous tokens: guided predictions are shrunk towards the norm of the conditional ones, at most by this
-    factor. The norms are of the tokens that are drawn. In the published code they count the noise at the other
-    positions too, so that it shrinks less; NOVA's `whole_noise` does the same."""
+    """Continuous tokens: scale guided predictions down to the norm of conditional ones, by this factor at the lowest.
+    The norms are over the sampled tokens. In NOVA's published code, and with `whole_noise`, they include the noise at
+    other positions, so the effect is weaker."""
     noise_temperature: float = option(1.0, at_least(0))
-    """Continuous tokens, DDPM: factor of the noise that each denoising step adds. Below 1 tokens vary less."""
+    """Continuous tokens, DDPM: factor of the noise that each denoising step adds. Below 1, tokens vary less."""
     flow_shift: float | None = option(None, above(0))
-    """Continuous tokens, flow matching: how far the sampler's times are shifted towards noise; by default as in
-    training."""
+    """Continuous tokens, flow matching: shift of the sampler's times towards noise; by default as in training."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,17 @@ class Step:
     """One denoising step: x becomes keep · x + output · prediction + noise · N(0, 1)."""
 
     time: float
-    """0 to 1000, as the network is told."""
+    """0 to 1000, as the network's input."""
     keep: float
+    """Factor of x."""
     output: float
+    """Factor of the prediction."""
     noise: float
+    """Standard deviation of new noise."""
 
 
 def training_table(process: Process, shift: float) -> tuple[Tensor, Tensor]:
-    """Time and noise level of each training step (1000,) in float32: ᾱ for `ddpm`, σ for `flow` (falling)."""
+    """Time and noise level of each training step, (1000,) in float32: ᾱ for `ddpm`, decreasing σ for `flow`."""
     if process == "ddpm":
         levels = _ddpm().alphas_cumprod
         return torch.arange(NUM_TRAIN_STEPS, dtype=torch.float32), levels
@@ -69,11 +71,12 @@ def sampling_steps(
     """The denoising steps from noise to token.
 
     Args:
-        num_steps: how many. `ddpm` takes every (1000 // num_steps)-th of its steps, so a divisor of 1000 is best.
-        shift: of the flow process in training.
-        new_shift: another one for sampling.
+        process: `ddpm` or `flow`.
+        num_steps: number of steps. `ddpm` takes every (1000 // num_steps)-th time, so a divisor of 1000 is best.
+        shift: shift of the flow process in training.
+        new_shift: another shift for sampling.
 
-    Raises UserError for `ddpm` with so many steps that they would not begin with noise, or with a new shift.
+    Raises UserError for `ddpm` with more than 500 steps or with a new shift.
     """
     if process == "ddpm" and new_shift is not None:
         raise UserError("flow_shift is for the flow process; this model's is ddpm, which has none.")
@@ -81,8 +84,8 @@ def sampling_steps(
 
 
 def _ddpm_steps(num_steps: int) -> tuple[Step, ...]:
-    """Ancestral sampling (arXiv 2006.11239, formulas 7 and 15) with the posterior's variance."""
-    if num_steps > NUM_TRAIN_STEPS // 2:  # k would be 1, and the first of the steps not noise
+    """Ancestral sampling (arXiv 2006.11239, equations 7 and 15) with the posterior variance."""
+    if num_steps > NUM_TRAIN_STEPS // 2:  # k would be 1: the first time would not be pure noise
         raise UserError(
             f"DDPM takes every k-th of {NUM_TRAIN_STEPS} times, so at most {NUM_TRAIN_STEPS // 2} diffusion steps, "
             f"not {num_steps}."
@@ -96,9 +99,11 @@ def _ddpm_steps(num_steps: int) -> tuple[Step, ...]:
         alpha = alphas[time]
         next_alpha = 1.0 if after is None else alphas[after]
         ratio = alpha / next_alpha
+        # Equation 7: posterior mean = of_token · x0 + of_noisy · x.
         of_token = math.sqrt(next_alpha) * (1 - ratio) / (1 - alpha)
         of_noisy = math.sqrt(ratio) * (1 - next_alpha) / (1 - alpha)
         variance = (1 - next_alpha) / (1 - alpha) * (1 - ratio)
+        # Equation 15 gives x0 from the predicted noise: x0 = (x - √(1-ᾱ) ε) / √ᾱ. Collect the factors of x and ε.
         steps.append(
             Step(
                 time=float(time),
@@ -128,10 +133,10 @@ def _flow_steps(num_steps: int, shift: float, new_shift: float | None) -> tuple[
 def guide(
     predictions: Float[Tensor, "p b n c"], options: DiffusionSampling, image_guidance: float = 0.0
 ) -> Tensor:
-    """One prediction (B, N, C) of those with the condition, with the null one, and with the frames alone.
+    """Combine the predictions of P passes by guidance, as in NOVA's released code (arXiv 2412.14169).
 
-    Any leading part of the three may be given; `image_guidance` is the scale of the third. After the released code of
-    NOVA (arXiv 2412.14169).
+    The passes are: with the condition, with the negative context, with the frames but without text. The last or the
+    last two may be absent. `image_guidance` is the scale of image guidance, which needs all three.
     """
     if len(predictions) == 1:
         return predictions[0]
@@ -145,7 +150,7 @@ def guide(
 
 
 def _renormed(guided: Tensor, given: Tensor, least: float) -> Tensor:
-    """Guided predictions, shrunk towards the norm of the conditional ones, at most by the factor `least`."""
+    """Scale guided predictions (B, N, C) down to the norm of the conditional ones, by a factor of at least `least`."""
     if least >= 1:
         return guided
     ratio = given.flatten(1).norm(dim=1) / guided.flatten(1).norm(dim=1)
@@ -153,7 +158,7 @@ def _renormed(guided: Tensor, given: Tensor, least: float) -> Tensor:
 
 
 def diffusers_scheduler(process: Process, shift: float) -> Any:
-    """The scheduler of diffusers that a process is defined by."""
+    """The diffusers scheduler that defines a process."""
     return _ddpm() if process == "ddpm" else _flow(shift)
 
 
