@@ -145,12 +145,12 @@ class BatchLoader(DataLoader[Any]):
 
 def load(examples: Dataset[Example], *, tally: Tally | None = None, **options: Any) -> BatchLoader:
     """Batches of examples; the options are those of `DataLoader`."""
-    loader = BatchLoader(_Polite(examples), collate_fn=_collate, **options)
+    loader = BatchLoader(_WithErrors(examples), collate_fn=_collate, **options)
     loader.tally = tally
     return loader
 
 
-class _Polite(Dataset[Example | UserError]):
+class _WithErrors(Dataset[Example | UserError]):
     """Returns UserErrors instead of raising them, because a worker process would wrap them into its traceback."""
 
     def __init__(self, examples: Dataset[Example]) -> None:

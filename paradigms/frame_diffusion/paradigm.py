@@ -56,7 +56,7 @@ from arvid.nn.noise_levels import (
 )
 from arvid.nn.tokens import unpatchify
 from arvid.paradigms.frame_diffusion.sampling import (
-    Draw,
+    ClipSampler,
     FrameDiffusionSampling,
     clip_windows,
     num_steps,
@@ -314,7 +314,7 @@ class FrameDiffusion(Paradigm):
             warn_once("Guidance has no effect: this model has no conditions.")
         if request.prefix is not None:
             yield request.prefix
-        yield from Draw(self, options, request).pieces()
+        yield from ClipSampler(self, options, request).pieces()
 
     def sampling_levels(self, options: SamplingOptions) -> list[float]:
         """The noise level for each number of steps that are left, from 0 on."""

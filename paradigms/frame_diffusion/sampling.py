@@ -52,7 +52,7 @@ class FrameDiffusionSampling(SamplingOptions):
     frame's last step."""
 
 
-class Draw:
+class ClipSampler:
     """What a generation has in common over its windows.
 
     Its passes are, in order: with the condition, without it (guidance), and with it but without history (guidance by
@@ -85,7 +85,7 @@ class Draw:
         finished = [] if request.prefix is None else [request.prefix]
         for window in clip_windows(self.model, request.grid.t, request.prefix_frames, self.options):
             history = torch.cat(finished, dim=1)[:, window.start :] if finished else None
-            for piece in WindowDraw(self, window, history).pieces():
+            for piece in WindowSampler(self, window, history).pieces():
                 finished.append(piece)
                 yield piece
 
@@ -109,20 +109,20 @@ class Draw:
         return out
 
 
-class WindowDraw:
+class WindowSampler:
     """Generates the frames of a window after its finished ones.
 
     Args:
-        draw: what is asked for.
+        sampler: the clips' sampler.
         window: which frames.
         history: (B, k, h, w[, C]) the finished ones.
     """
 
-    def __init__(self, draw: Draw, window: Window, history: Tokens | None) -> None:
-        self.draw, self.window = draw, window
-        self.model, self.process = draw.model, draw.model.process
-        model, request = self.model, draw.request
-        device = draw.context.device
+    def __init__(self, sampler: ClipSampler, window: Window, history: Tokens | None) -> None:
+        self.sampler, self.window = sampler, window
+        self.model, self.process = sampler.model, sampler.model.process
+        model, request = self.model, sampler.request
+        device = sampler.context.device
         shape = (request.batch_size, window.num_frames, model.grid.h, model.grid.w)
         self.noise = self.process.draw(shape, device, request.generator)
         self.tokens = self.process.corrupt(
@@ -130,24 +130,26 @@ class WindowDraw:
         )
         if history is not None:
             self.tokens[:, : window.known] = history
-        self.num_steps = num_steps(draw.options)
-        self.levels = torch.tensor(model.sampling_levels(draw.options), device=device)  # (S + 1,)
+        self.num_steps = num_steps(sampler.options)
+        self.levels = torch.tensor(
+            model.sampling_levels(sampler.options), device=device
+        )  # (S + 1,)
         self.cached = 0  # frames in the caches
         self.fed = False  # the context is in the caches
         self.caches = None
-        if draw.options.use_cache and model.causal and not model.replaces_history:
+        if sampler.options.use_cache and model.causal and not model.replaces_history:
             self.caches = model.network.new_caches(window.num_frames)
 
     def pieces(self) -> Iterator[Tokens]:
         """Frames as soon as they are finished."""
-        rows = window_schedule(self.model, self.window, self.draw.options)
+        rows = window_schedule(self.model, self.window, self.sampler.options)
         for now, then in pairwise(rows):
             first = now.count(0)
             last = len(now)
             if self.model.causal:
                 last = sum(steps_left < self.num_steps for steps_left in then)
             self._step(now, then, first, last)
-            self.draw.request.on_step()
+            self.sampler.request.on_step()
             finished = then.count(0)
             if finished > first:
                 yield self.tokens[:, first:finished].clone()
@@ -159,11 +161,11 @@ class WindowDraw:
         times = (1000 * level).repeat_interleave(hidden.shape[3])
         noisy, shape = self.tokens[:, first:last], hidden.shape[2:4]
         if isinstance(self.process, GaussianNoise):
-            predicted = self.draw.combined(self.model.head(hidden).flatten(2, 3).float(), times)
+            predicted = self.sampler.combined(self.model.head(hidden).flatten(2, 3).float(), times)
             predicted = self.model.to_frames(predicted.unflatten(1, shape))
             stepped = self.process.step(noisy, predicted, level, next_level)
         else:
-            joint = self.draw.combined(hidden.flatten(2, 3).float(), times)
+            joint = self.sampler.combined(hidden.flatten(2, 3).float(), times)
             left = torch.tensor(then[first:last], device=level.device) / self.num_steps
             stepped = self._step_of_ids(self.process, noisy, joint, level, next_level, left)
         self.tokens[:, first:last] = stepped
@@ -178,7 +180,11 @@ class WindowDraw:
         left: Float[Tensor, " n"],
     ) -> Tensor:
         """Ids drawn from the combined hidden states. (Logits are linear in these, so guidance may be applied here.)"""
-        options, generator, head = self.draw.options, self.draw.request.generator, self.model.head
+        options, generator, head = (
+            self.sampler.options,
+            self.sampler.request.generator,
+            self.model.head,
+        )
         assert isinstance(head, CategoricalHead)
         hidden = hidden.to(head.logits.weight.dtype)
         drawn, confidence = head.sample_with_confidence(
@@ -196,7 +202,7 @@ class WindowDraw:
         """Hidden states of the frames first..last-1, in every pass of guidance. Those before are history."""
         start = self.cached
         frames, times = self._inputs(start, first, last, level)
-        context = self.draw.context
+        context = self.sampler.context
         hidden = self.model.network(
             context.flatten(0, 1),
             frames.flatten(0, 1),
@@ -215,18 +221,18 @@ class WindowDraw:
 
     def _frame_conditions(self, start: int, last: int) -> Float[Tensor, "pb k d"] | None:
         """Those of the frames start..last-1 of the window, in every pass."""
-        given, offset = self.draw.frame_conditions, self.window.start
+        given, offset = self.sampler.frame_conditions, self.window.start
         return None if given is None else given[:, :, offset + start : offset + last].flatten(0, 1)
 
     def _inputs(
         self, start: int, first: int, last: int, level: Float[Tensor, " n"]
     ) -> tuple[Tensor, Float[Tensor, "p b k"]]:
         """Frames (P, B, k, h, w[, C]) start..last-1 and their times, history as each pass sees it."""
-        batch, num = len(self.tokens), self.draw.num_passes
+        batch, num = len(self.tokens), self.sampler.num_passes
         own = self.tokens[:, first:last]
         history, noise = self.tokens[:, start:first], self.noise[:, start:first]
         shown = [self._history_level(level[0])] * num  # of each pass
-        if self.draw.by_history:
+        if self.sampler.by_history:
             one = torch.ones_like(level[0])
             shown[-1] = one, 1000 * one
         frames, times = [], []
@@ -241,8 +247,8 @@ class WindowDraw:
         """Level at which finished frames are shown, and their time; `level` is that of the first frame at work."""
         if self.model.replaces_history:
             return level, 1000 * level
-        shown = level.new_tensor(self.draw.options.context_noise)
-        clean = self.model.sees_clean and not self.draw.options.context_noise
+        shown = level.new_tensor(self.sampler.options.context_noise)
+        clean = self.model.sees_clean and not self.sampler.options.context_noise
         return shown, torch.full_like(shown, CLEAN_TIME) if clean else 1000 * shown
 
     def _mask(self, start: int, last: int) -> Bool[Tensor, "n m"] | None:

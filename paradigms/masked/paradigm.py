@@ -42,7 +42,7 @@ from arvid.nn.initialise import initialise_linear
 from arvid.nn.masking import given_first, random_orders, read_tokens
 from arvid.nn.tokens import empty_tokens, from_sequence, require_prefix, to_sequence
 from arvid.paradigms.masked.network import MaskedNetwork
-from arvid.paradigms.masked.sampling import Draw, MaskedSampling
+from arvid.paradigms.masked.sampling import ClipSampler, MaskedSampling
 from arvid.paradigms.masked.schedule import Masking, draw_num_masked, masked_after
 from arvid.ranges import SHARE, Range, at_least
 
@@ -212,5 +212,5 @@ class Masked(Paradigm):
         of_frames = self.frame_conditions.guided(request.condition, batch, grid.t, passes)
         tokens = to_sequence(clips, self.spec, self.patch)
         given = request.prefix_frames * self.tokens_per_frame
-        drawn = Draw(self, context, of_frames, own, request).fill(tokens, given)
+        drawn = ClipSampler(self, context, of_frames, own, request).fill(tokens, given)
         return from_sequence(drawn, self.spec, self.patch, grid)

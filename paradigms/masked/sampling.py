@@ -47,7 +47,7 @@ class MaskedSampling(SamplingOptions):
 
 
 @dataclass(frozen=True)
-class Draw:
+class ClipSampler:
     """One generation."""
 
     model: Masked

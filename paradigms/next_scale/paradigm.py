@@ -43,7 +43,7 @@ from arvid.nn.initialise import initialise_linear
 from arvid.nn.positions import Rotation, rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_scale.resize import centres, enlarge, shrink
-from arvid.paradigms.next_scale.sampling import Draw, NextScaleSampling
+from arvid.paradigms.next_scale.sampling import ClipSampler, NextScaleSampling
 from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
 from arvid.ranges import SHARE
 
@@ -266,7 +266,7 @@ class NextScale(Paradigm):
             given = list(request.prefix.unbind(1))
         context = self._contexts(request.condition, request.batch_size, options)
         of_frames = self._frame_conditions(request, len(context) // request.batch_size)
-        new = Draw(self, context, of_frames, options, request).frames(given)
+        new = ClipSampler(self, context, of_frames, options, request).frames(given)
         if request.prefix is not None:
             yield request.prefix
         for frame in new:

@@ -51,7 +51,7 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class Draw:
+class ClipSampler:
     """One generation."""
 
     model: NextScale
@@ -105,12 +105,12 @@ class Draw:
 class _Sequence:
     """The frames of a window, which the network sees from its first place on: with a cache, or anew from everything."""
 
-    def __init__(self, draw: Draw) -> None:
-        self.model = draw.model
-        self.context = draw.context
-        self.batch = draw.request.batch_size
-        self.use_cache = draw.options.use_cache
-        self.frame_conditions = draw.frame_conditions
+    def __init__(self, sampler: ClipSampler) -> None:
+        self.model = sampler.model
+        self.context = sampler.context
+        self.batch = sampler.request.batch_size
+        self.use_cache = sampler.options.use_cache
+        self.frame_conditions = sampler.frame_conditions
         self.begin([], 0)
 
     def begin(self, finished: list[Tensor], start: int) -> None:

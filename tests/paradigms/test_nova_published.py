@@ -566,7 +566,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        ({"_class_name": "PNDMScheduler"}, "'PNDMScheduler'; known are DDPMScheduler and"),
+        ({"_class_name": "PNDMScheduler"}, "'PNDMScheduler'; supported are DDPMScheduler and"),
         ({**DDPM, "beta_schedule": "linear"}, "beta_schedule is 'linear'"),
         ({**DDPM, "clip_sample": True}, "clip_sample is True"),
         ({**FLOW, "use_dynamic_shifting": True}, "use_dynamic_shifting is True"),
