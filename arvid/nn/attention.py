@@ -15,7 +15,7 @@ from arvid.contracts import UserError
 from arvid.nn.attend import BlockCausal, attend
 from arvid.nn.draws import Dropout
 from arvid.nn.linear import Linear, linear
-from arvid.nn.positions import Rotation, rotate
+from arvid.nn.positions import Rotation, rotate, rotation_of
 
 NormPlacement = Literal["pre", "branch", "post"]
 Mask = Tensor | BlockCausal
@@ -85,6 +85,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         queries: Float[Tensor, "b k d"] | None = None,
         rotation: Rotation | None = None,
+        query_rotation: Rotation | None = None,
     ) -> Float[Tensor, "b k d"]:
         """Attention output of all positions, or of `queries` only.
 
@@ -94,6 +95,7 @@ class Attention(nn.Module):
             cache: stores the new keys and values, and provides earlier ones.
             queries: the rows of `x` whose output is needed; None: all.
             rotation: rotary embeddings of the new positions.
+            query_rotation: those of the `queries`, if they are not all positions.
         """
         q, k, v = self._project(x, queries)
         if self.qk_norm:  # in the type of its weights, which autocast leaves in float32
@@ -101,7 +103,7 @@ class Attention(nn.Module):
             q = self.norm_q(q.to(dtype)).to(v.dtype)
             k = self.norm_k(k.to(dtype)).to(v.dtype)
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(q, query_rotation or rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(k, v)
         y = attend(q, k, v, mask)
@@ -186,14 +188,19 @@ class TransformerBlock(nn.Module):
         """(B, N, D) -> (B, N, D), or (B, K, D) for only the `wanted` (B, K) positions."""
         rows = None if wanted is None else gather_rows(x, wanted)
         residual = x if rows is None else rows
+        turns = rotation if rotation is None or wanted is None else rotation_of(rotation, wanted)
         if self.norm == "pre":
             queries = None if rows is None else self.norm1(rows)
-            x = residual + self.dropout(self.attn(self.norm1(x), mask, cache, queries, rotation))
+            x = residual + self.dropout(
+                self.attn(self.norm1(x), mask, cache, queries, rotation, turns)
+            )
             return x + self.dropout(self.mlp(self.norm2(x)))
         if self.norm == "branch":
-            x = residual + self.dropout(self.norm1(self.attn(x, mask, cache, rows, rotation)))
+            x = residual + self.dropout(
+                self.norm1(self.attn(x, mask, cache, rows, rotation, turns))
+            )
             return x + self.dropout(self.norm2(self.mlp(x)))
-        x = self.norm1(residual + self.dropout(self.attn(x, mask, cache, rows, rotation)))
+        x = self.norm1(residual + self.dropout(self.attn(x, mask, cache, rows, rotation, turns)))
         out: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
         return out
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from arvid.contracts import UserError
+from arvid.contracts import TokenGrid, UserError
 
 SCALAR_CODE_DIM = 256
-Rotation = tuple[Float[Tensor, "n e"], Float[Tensor, "n e"]]
-"""Cosines and sines of the rotary angles of N positions, for head dimension E."""
+Rotation = tuple[Float[Tensor, "... _n e"], Float[Tensor, "... _n e"]]
+"""Cosines and sines of the rotary angles of N positions, for head dimension E; (B, 1, N, E) if they differ by clip."""
 
 
 def frequencies(num: int, device: torch.device | None = None) -> Float[Tensor, " num"]:
@@ -57,6 +57,32 @@ def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
     ]
     angle = torch.cat([*angles, *angles], dim=-1)  # (N, E)
     return angle.cos(), angle.sin()
+
+
+class RotaryGrid(nn.Module):
+    """Rotary embeddings of a sequence of context tokens, at the times -S..-1, and of a grid of tokens (t, h, w)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, num_context: int, grid: TokenGrid, head_dim: int) -> None:
+        super().__init__()
+        context = torch.zeros(num_context, 3, dtype=torch.long, device="cpu")
+        context[:, 0] = torch.arange(-num_context, 0, device="cpu")
+        axes = [torch.arange(size, device="cpu") for size in (grid.t, grid.h, grid.w)]
+        cos, sin = rotation(torch.cat([context, torch.cartesian_prod(*axes)]), head_dim)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, length: int) -> Rotation:
+        """Of the first positions."""
+        return self.cos[:length], self.sin[:length]
+
+
+def rotation_of(all_positions: Rotation, ids: Int[Tensor, "b k"]) -> Rotation:
+    """Rotary embeddings (B, 1, K, E) of different positions in each clip, out of those of all positions (N, E)."""
+    cos, sin = all_positions
+    return cos[ids][:, None], sin[ids][:, None]
 
 
 def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:

@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from arvid.contracts import Size, TokenSpec
+from arvid.contracts import Size, TokenGrid, TokenSpec
 from arvid.nn.attention import NormPlacement, Transformer
+from arvid.nn.masking import given_first
+from arvid.nn.positions import RotaryGrid, Rotation, rotation_of
 from arvid.nn.tokens import TokenEmbedding
 
 NORM_EPS = 1e-6  # as in MAR; 1e-12 in MAGVIT
@@ -37,39 +39,36 @@ class Encoder(nn.Module):
         self.project = nn.Linear(dim, dim)
 
     def forward(
-        self,
-        context: Float[Tensor, "b s d"],
-        tokens: Float[Tensor, "b k d"],
-        known: Int[Tensor, "b k"],
-    ) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b k d"]]:
-        num = context.shape[1]
-        tokens = tokens + self.positions[num:][known]
-        x = torch.cat([context + self.positions[:num], tokens], dim=1)
-        x = self.project(self.norm_out(self.layers(self.norm_in(x))))
-        return x[:, :num], x[:, num:]
+        self, x: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], rotation: Rotation | None
+    ) -> Float[Tensor, "b k d"]:
+        """`ids` are the positions of context and known tokens, of which `rotation` are the rotary embeddings."""
+        x = self.norm_in(x + self.positions[ids])
+        out: Tensor = self.project(self.norm_out(self.layers(x, rotation=rotation)))
+        return out
 
 
 class MaskedNetwork(nn.Module):
     """Known tokens and the context -> hidden states at the wanted positions.
 
-    `num_context` is S, and `num_tokens` N of the longest clip. Of the layers of `size`, `encoder_depth` are the
-    encoder's; 0 for no encoder. Other arguments are those of `Masked`.
+    `grid` is that of the longest clip, in patches, and `num_context` S. Of the layers of `size`, `encoder_depth` are
+    the encoder's; 0 for no encoder. Other arguments are those of `Masked`.
     """
 
     def __init__(
         self,
         spec: TokenSpec,
+        grid: TokenGrid,
         size: Size,
         *,
         num_context: int,
-        num_tokens: int,
         encoder_depth: int,
         patch: int,
+        rotary: bool,
         norm: NormPlacement,
         dropout: float,
     ) -> None:
         super().__init__()
-        dim, num_positions = size.dim, num_context + num_tokens
+        dim, num_positions = size.dim, num_context + grid.num_tokens
         if spec.type == "continuous":
             spec = dataclasses.replace(spec, size=spec.size * patch**2)
         self.embed = TokenEmbedding(spec, dim)
@@ -86,12 +85,13 @@ class MaskedNetwork(nn.Module):
         self.norm_in: nn.Module = nn.Identity()
         if encoder_depth:
             self.encoder = Encoder(layers(encoder_depth), dim, num_positions)
-            self.head_positions = _positions(num_tokens, dim)
+            self.head_positions = _positions(grid.num_tokens, dim)
         else:
             self.norm_in = nn.LayerNorm(dim, eps=NORM_EPS)
         self.positions = _positions(num_positions, dim)
         self.layers = layers(size.depth - encoder_depth)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.rotary = RotaryGrid(num_context, grid, dim // size.num_heads) if rotary else None
 
     def forward(
         self,
@@ -113,18 +113,21 @@ class MaskedNetwork(nn.Module):
             frame_conditions: embedded conditions per frame, which all tokens of a frame get.
         """
         num, passes = context.shape[1], len(context) // len(known)
-        known, wanted = known.repeat(passes, 1), wanted.repeat(passes, 1)
-        x = self.embed(tokens).repeat(passes, 1, 1)
+        known, wanted = known.repeat(passes, 1), num + wanted.repeat(passes, 1)
+        ids = given_first(known, num)
+        x = torch.cat([context, self.embed(tokens).repeat(passes, 1, 1)], dim=1)
+        length = num + num_tokens
+        turns = None if self.rotary is None else self.rotary(length)
         if self.encoder is not None:
-            context, x = self.encoder(context, x, known)
-        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), num_tokens, -1)
-        clip = mask_tokens.scatter(1, known[..., None].expand_as(x), x)
+            x = self.encoder(x, ids, None if turns is None else rotation_of(turns, ids))
+        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), length, -1)
+        x = mask_tokens.scatter(1, ids[..., None].expand_as(x), x) + self.positions[:length]
         if frame_conditions is not None:
             per_frame = num_tokens // frame_conditions.shape[1]
-            clip = clip + frame_conditions.repeat_interleave(per_frame, dim=1)
-        x = torch.cat([context.to(x.dtype), clip], dim=1) + self.positions[: num + num_tokens]
-        x = self.norm(self.layers(self.norm_in(x), wanted=wanted + num))
-        return x if self.encoder is None else x + self.head_positions[wanted]
+            of_tokens = frame_conditions.repeat_interleave(per_frame, dim=1)
+            x = torch.cat([x[:, :num], x[:, num:] + of_tokens], dim=1)
+        x = self.norm(self.layers(self.norm_in(x), wanted=wanted, rotation=turns))
+        return x if self.encoder is None else x + self.head_positions[wanted - num]
 
 
 def _positions(num: int, dim: int) -> nn.Parameter:

@@ -62,6 +62,7 @@ class Masked(Paradigm):
         prefix_share: share of the training steps in which clips continue given latent frames, whose number is drawn
             uniformly. MAGVIT trains a model for either task.
         context_copies: how often the context is repeated in front of the tokens: 64 in MAR.
+        rotary: whether attention has rotary position embeddings of (t, h, w), besides the learned ones (neither has).
         norm: where the transformers' norms sit: "post" in MAGVIT, "pre" in MAR.
         dropout: on the transformers' residual branches: 0.1 in both.
         condition_dropout: probability that a clip's condition is dropped in training.
@@ -90,6 +91,7 @@ class Masked(Paradigm):
         label_smoothing: float = 0.0,
         prefix_share: float = 0.0,
         context_copies: int = 1,
+        rotary: bool = False,
         norm: NormPlacement = "pre",
         dropout: float = 0.0,
         condition_dropout: float = 0.1,
@@ -118,11 +120,12 @@ class Masked(Paradigm):
         self.start = None if context.num_tokens else nn.Parameter(start)
         self.network = MaskedNetwork(
             spec,
+            TokenGrid(grid.t, grid.h // patch, grid.w // patch),
             size,
             num_context=max(context.num_tokens, 1) * context_copies,
-            num_tokens=grid.t * self.tokens_per_frame,
             encoder_depth=round(encoder_share * size.depth),
             patch=patch,
+            rotary=rotary,
             norm=norm,
             dropout=dropout,
         )
@@ -191,17 +194,13 @@ class Masked(Paradigm):
     @torch.no_grad()
     def generate(self, request: Request) -> Tokens:
         """As `Paradigm.generate`. Raises UserError for clips that are longer than trained, and for a prefix of another
-        shape or without a frame to generate."""
+        shape."""
         grid, batch = request.grid, request.batch_size
         own = self.own_options(request.options, MaskedSampling)
         if grid.t > self.grid.t:
             raise UserError(
                 f"{grid.t} latent frames were asked of a model with positions for {self.grid.t}: "
                 "it cannot go beyond its training length."
-            )
-        if request.prefix_frames >= grid.t:
-            raise UserError(
-                f"{request.prefix_frames} given latent frames leave nothing to generate in a clip of {grid.t}."
             )
         context = self._copies(self.context.guided(request.condition, batch, own.guidance))
         clips = empty_tokens(self.spec, grid, batch, context.device)
