@@ -213,7 +213,7 @@ class NextScale(Paradigm):
         """Targets of all scales in one sequence (N, P[, C]), each scale of continuous tokens divided by its spread."""
         if self.spread is not None:
             if self.training:
-                self.spread.measure(targets)
+                self.spread.measure(targets, self.start._version)
             pairs = zip(targets, self.spread.values.float(), strict=True)
             targets = [target / spread for target, spread in pairs]
         return torch.cat([target.flatten(1, 2) for target in targets], dim=1)
@@ -223,7 +223,8 @@ class NextScale(Paradigm):
         uniform = partial(torch.rand, device=tokens.device)
         share = self.corruption * draw(uniform, [len(tokens), 1, 1])
         if self.spread is not None:
-            return tokens + share[..., None] * self.spread.values[k].float() * randn_like(tokens)
+            noise = randn_like(tokens.contiguous())  # filled in the order of memory
+            return tokens + share[..., None] * self.spread.values[k].float() * noise
         wrong = draw(uniform, tokens.shape) < share
         ids = (draw(uniform, tokens.shape) * self.spec.size).long().clamp_max(self.spec.size - 1)
         return torch.where(wrong, ids, tokens)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from arvid.contracts import TokenGrid, TokenSpec, UserError
+from arvid.nn.draws import counted_clips
 from arvid.paradigms.next_scale.resize import Side, centres, enlarge, shrink
 
 Corrupt = Callable[[Tensor, int], Tensor]
@@ -125,28 +126,43 @@ class ScaleSpread(torch.nn.Module):
     """Root mean square of each scale's continuous tokens, measured over the first training steps and then fixed.
 
     Residuals shrink from scale to scale. Divided by these numbers all have about unit variance, which the diffusion
-    head expects. Before training all are 1.
+    head expects. They are all 1 in the first step, and change between steps only: so neither the number of processes
+    nor that of the batches of a step matters.
     """
 
     STEPS = 100
     """Training steps that are measured."""
     values: Tensor
     num_steps: Tensor
+    sums: Tensor
 
     def __init__(self, num_scales: int) -> None:
         super().__init__()
         self.register_buffer("values", torch.ones(num_scales))
         self.register_buffer("num_steps", torch.zeros(()))
+        self.register_buffer(
+            "sums", torch.zeros(num_scales + 1)
+        )  # of the step's squares and frames
+        self._weights_version: int | None = None
 
     @torch.no_grad()
-    def measure(self, targets: Sequence[Tensor]) -> None:
-        """Take in a batch, of which each process may hold a part."""
-        done = self.num_steps.float()
-        found = torch.stack([target.float().square().mean() for target in targets])
+    def measure(self, targets: Sequence[Tensor], version: int) -> None:
+        """Take in a batch, of which each process may hold a part. Another `version` of the weights is a new step."""
+        if version != self._weights_version:
+            self._end_step()
+            self._weights_version = version
+        squares = torch.stack([target.float().square().mean() for target in targets])
+        weight = counted_clips(len(targets[0]))
+        sums = torch.cat([squares * weight, squares.new_tensor([weight])])
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(found)
-            found /= torch.distributed.get_world_size()
+            torch.distributed.all_reduce(sums)
+        self.sums.add_(sums)
+
+    def _end_step(self) -> None:
+        done, count = self.num_steps.float(), self.sums[-1].float()
+        found = self.sums[:-1].float() / count.clamp_min(1)
         mean = (self.values.float().square() * done + found) / (done + 1)
-        go_on = done < self.STEPS
-        self.values.copy_(torch.where(go_on, mean.sqrt(), self.values.float()).clamp_min(1e-4))
-        self.num_steps.copy_(torch.where(go_on, done + 1, done))
+        measured = (done < self.STEPS) & (count > 0)
+        self.values.copy_(torch.where(measured, mean.sqrt().clamp_min(1e-4), self.values.float()))
+        self.num_steps.copy_(done + measured)
+        self.sums.zero_()

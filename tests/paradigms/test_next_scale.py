@@ -180,9 +180,13 @@ def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.Mo
     monkeypatch.setattr(ScaleSpread, "STEPS", 2)
     net = model(VALUES, scales=tuple(SIDES)).train()
     clips = [3 * clip(VALUES, seed=i) for i in range(3)]
-    for tokens in clips:
-        net.loss(tokens, LABEL)
     assert net.spread is not None
+    for tokens in clips:  # a step of two batches each
+        net.loss(tokens[:1], Condition())
+        net.loss(tokens[1:], Condition())
+        with torch.no_grad():
+            net.start.add_(0)  # what an optimiser does
+    assert net.spread.num_steps == 2
     squares = [
         torch.stack([t.square().mean() for t in net.scales.split(c.flatten(0, 1)).targets])
         for c in clips[:2]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,13 @@ def test_srun_starts_ranks_that_train_together(tmp_path: Path, together: Any) ->
     assert len(logged(tmp_path / "run", "train_loss")) == 2
 
 
-@pytest.mark.parametrize("paradigm", ["nova", "next_block", "next_token"])
-@pytest.mark.parametrize("token_type", ["continuous", "discrete"])
+@pytest.mark.parametrize(
+    ("paradigm", "token_type"),
+    [
+        *product(["nova", "next_block", "next_token"], ["continuous", "discrete"]),
+        ("next_scale", "continuous"),  # measures its targets over all processes
+    ],
+)
 def test_any_number_of_processes_computes_the_same_losses(
     paradigm: str, token_type: str, tmp_path: Path, together: Any
 ) -> None:
