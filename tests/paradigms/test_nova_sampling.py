@@ -18,7 +18,7 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.paradigms.nova import NOVA, sampling
+from arvid.paradigms.nova import NOVA, paradigm
 from arvid.paradigms.nova.context import DEFAULT_MOTION, PublishedContext
 from arvid.paradigms.nova.sampling import NovaSampling
 
@@ -87,13 +87,13 @@ def test_continuation_is_straight_generation_with_the_same_noise(
     options = OPTIONS if type_ == "continuous" else SamplingOptions(guidance=2.0)
     cond, generator = condition(), seeded()
     orders = [torch.stack([torch.randperm(net.num_positions) for _ in range(2)]) for _ in range(4)]
-    monkeypatch.setattr(sampling, "random_orders", OneOrder(orders))
+    monkeypatch.setattr(paradigm, "random_orders", OneOrder(orders))
     stream = net.stream(Request(cond, GRID, options=options, generator=generator))
     frames = [next(stream) for _ in range(given)]
     state = generator.get_state()
     straight = torch.cat([*frames, *stream], dim=1)
     monkeypatch.setattr(
-        sampling, "random_orders", OneOrder(orders if order == "video" else orders[given:])
+        paradigm, "random_orders", OneOrder(orders if order == "video" else orders[given:])
     )
     generator.set_state(state)
     prefix = straight[:, :given]
@@ -132,16 +132,16 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     forward, step = TemporalLayers.forward, TemporalLayers.step
 
     def spied_forward(
-        self: TemporalLayers, context: Tensor, frames: Tensor | None, n: int, c: object
+        self: TemporalLayers, context: Tensor, frames: Tensor | None, n: int, *rest: object
     ) -> Tensor:
         calls.append((0 if frames is None else frames.shape[1], n))
-        return forward(self, context, frames, n, c)  # type: ignore[arg-type]
+        return forward(self, context, frames, n, *rest)  # type: ignore[arg-type]
 
     def spied_step(
-        self: TemporalLayers, passes: int, frame: Tensor, i: int, n: int, c: object
+        self: TemporalLayers, passes: int, frame: Tensor, i: int, n: int, *rest: object
     ) -> Tensor:
         calls.append((i, n))
-        return step(self, passes, frame, i, n, c)  # type: ignore[arg-type]
+        return step(self, passes, frame, i, n, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TemporalLayers, "forward", spied_forward)
     monkeypatch.setattr(TemporalLayers, "step", spied_step)

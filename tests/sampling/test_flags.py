@@ -62,7 +62,7 @@ def test_help_lists_the_options_of_the_model(
     assert "--rounds" not in plain
     assert "--checkpoint RUN --help" in plain
     assert "--rounds N Evaluations for each block; 1 as published." in own
-    assert "mass before each token is at most p. (default: 0.9)" in own
+    assert "of all more likely ones is at most p. (default: 0.9)" in own
     assert "--num-sets" not in own
 
 
