@@ -101,6 +101,7 @@ def test_the_command_line_reads_names_numbers_vectors_and_files(tmp_path: Path) 
     assert parsed("actions", "stay,left,4") == [0, list(KEYS).index("left"), 4]
     assert parsed("action_vectors", "0,0;1,0;0,-1") == [[0, 0], [1, 0], [0, -1]]
     assert parsed("label", "3") == 3
+    assert len(parsed("actions", ",".join(["left"] * 900), num_frames=900)) == 900
     rows = tmp_path / "rows.txt"
     rows.write_text("stay\nup\n\ndown\n")
     assert parsed("actions", str(rows)) == [0, 3, 4]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -46,6 +47,8 @@ class ConditionType(ABC):
     """Whether each frame has a value. Frame i's value describes the step from frame i-1 to frame i."""
     help: ClassVar[str]
     """Help text of the flag."""
+    separator: ClassVar[str] = ","
+    """Separates the values of frames in the argument of the flag."""
     ignorable: ClassVar[bool] = False
     """Whether models without this condition accept the flag, because the command has another use for it."""
     dtype: ClassVar[type[np.generic]]
@@ -62,9 +65,9 @@ class ConditionType(ABC):
         return np.asarray(self.unknown if value is None else value, self.dtype)
 
     def cut(self, value: Array, start: int, num_frames: int) -> Array:
-        """The values of `num_frames` frames from `start` on; frames after the clip's end are unknown.
+        """The values (num_frames, ...) from frame `start` on; frames after the clip's end are unknown.
 
-        Values per clip are returned unchanged.
+        A value per clip is returned unchanged.
         """
         if not self.per_frame:
             return value
@@ -130,11 +133,9 @@ class ConditionType(ABC):
         """
         if not self.per_frame:
             return self.parse_one(text)
-        path = Path(text)
-        rows = path.read_text().splitlines() if path.is_file() else text.split(self.separator)
+        is_file = os.path.isfile(text)  # unlike Path.is_file it takes long texts
+        rows = Path(text).read_text().splitlines() if is_file else text.split(self.separator)
         return [self.parse_one(row.strip()) for row in rows if row.strip()]
-
-    separator: ClassVar[str] = ","
 
     @abstractmethod
     def parse_one(self, text: str) -> Any:
