@@ -98,10 +98,6 @@ class Attention(nn.Module):
             query_rotation: those of the `queries`, if they are not all positions.
         """
         q, k, v = self._project(x, queries)
-        if self.qk_norm:  # in the type of its weights, which autocast leaves in float32
-            dtype = self.norm_q.weight.dtype
-            q = self.norm_q(q.to(dtype)).to(v.dtype)
-            k = self.norm_k(k.to(dtype)).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, query_rotation or rotation), rotate(k, rotation)
         if cache is not None:
@@ -111,7 +107,7 @@ class Attention(nn.Module):
         return out
 
     def _project(self, x: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, heads, N or K, head dim)."""
+        """Queries, keys and values (B, heads, N or K, head dim), normed but not rotated."""
         if queries is None:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         else:
@@ -120,6 +116,10 @@ class Attention(nn.Module):
             first, others = (None, None) if bias is None else (bias[:dim], bias[dim:])
             q = linear(queries, weight[:dim], first).unflatten(-1, (self.num_heads, -1))
             k, v = linear(x, weight[dim:], others).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        if self.qk_norm:  # in the type of its weights, which autocast leaves in float32
+            dtype = self.norm_q.weight.dtype
+            q = self.norm_q(q.to(dtype)).to(v.dtype)
+            k = self.norm_k(k.to(dtype)).to(v.dtype)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 

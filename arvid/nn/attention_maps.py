@@ -42,7 +42,7 @@ def recording(transformer: Transformer) -> Iterator[list[Float[Tensor, "n n"]]]:
     maps: list[Tensor] = []
 
     def record(attention: Any, given: tuple[Any, ...]) -> None:
-        x, mask, cache, queries, rotation = given
+        x, mask, cache, queries, rotation, _ = given
         whole = cache is None and queries is None
         assert whole, "only calls for whole sequences are recorded"
         maps.append(attention_weights(attention, x, mask, rotation).mean((0, 1)).cpu())

