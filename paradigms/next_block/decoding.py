@@ -37,6 +37,9 @@ class NextBlockSampling(SamplingOptions):
     rounds: int = option(1, at_least(1))
     """Evaluations for each block; 1 as published. Each evaluation keeps the most likely tokens of the block as input of
     the next one. Needs a model that was trained with `reveal`."""
+    overlap: int | None = option(None, at_least(1))
+    """Clips longer than trained: generate them in windows of the trained length that begin with this number of finished
+    latent frames. By default such clips are refused, as published."""
     compiled: bool = False
     """On GPUs: compile the step. This takes a minute, and makes each step shorter."""
 

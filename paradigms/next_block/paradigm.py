@@ -42,9 +42,11 @@ from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
+from arvid.nn.windows import Window
 from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, sample_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
 from arvid.paradigms.next_block.layout import Layout, Start
+from arvid.paradigms.next_block.long_clips import clip_windows, stream_windows
 from arvid.paradigms.next_block.order import Block, Spacing, block_order
 from arvid.paradigms.next_block.positions import (
     LearnedPositions,
@@ -256,7 +258,7 @@ class NextBlock(Paradigm):
         if num_frames > self.grid.t:
             raise UserError(
                 f"{num_frames} latent frames were requested, but this model has positions for "
-                f"{self.grid.t}: it cannot exceed its training length."
+                f"{self.grid.t}: it cannot exceed its training length without an overlap of windows (--overlap)."
             )
         return num_frames * self.grid.tokens_per_frame
 
@@ -365,10 +367,14 @@ class NextBlock(Paradigm):
         options: SamplingOptions = SamplingOptions(),
     ) -> dict[str, int]:
         own = self.own_options(options, NextBlockSampling)
-        layout = self.clip_layout(grid.t)
-        known = self._whole_blocks(prefix_frames)
-        counts = [layout.num_predicted(k) for k in layout.steps(known)]
-        steps = sum(own.rounds if count > 1 else 1 for count in counts)
+        parts = [Window(0, prefix_frames, grid.t)]
+        if own.overlap and grid.t > self.grid.t:
+            parts = clip_windows(self, grid.t, prefix_frames, own.overlap)
+        steps = 0
+        for part in parts:
+            layout = self.clip_layout(part.num_frames)
+            counts = map(layout.num_predicted, layout.steps(self._whole_blocks(part.known)))
+            steps += sum(own.rounds if count > 1 else 1 for count in counts)
         if not isinstance(own, DiffusionSampling):
             return {"transformer": steps}
         return {"transformer": steps, "diffusion head": steps * own.diffusion_steps}
@@ -380,6 +386,9 @@ class NextBlock(Paradigm):
         the prefix is missing or shorter than a block."""
         condition, grid, batch = request.condition, request.grid, request.batch_size
         options = self.own_options(request.options, NextBlockSampling)
+        if options.overlap and grid.t > self.grid.t:
+            yield from stream_windows(self, request, options.overlap)
+            return
         layout = self.clip_layout(grid.t)
         tokens, given = self._given(request.prefix, layout, batch)  # (B, N[, C]), block by block
         if options.guided and not self.condition_dropout and condition.negative_text is None:

@@ -100,7 +100,13 @@ def test_a_source_is_parsed_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_of_arvid_it_covers_what_makes_and_measures_clips() -> None:
     found = source_hashes(Path(arvid.__file__).parent, ENTRIES)
-    for part in ("sampling.sample", "nn.attention", "evaluation.harness", "data.video", "contracts"):
+    for part in (
+        "sampling.sample",
+        "nn.attention",
+        "evaluation.harness",
+        "data.video",
+        "contracts",
+    ):
         assert f"arvid.{part}" in found
     assert "arvid.metrics.paired" not in found  # the scores in use add their metrics
     scores = source_hashes(Path(arvid.__file__).parent, ["arvid.evaluation.scores.paired"])

@@ -352,6 +352,53 @@ def test_going_beyond_the_learned_positions_is_refused() -> None:
         model(block=(1, 1, 4)).generate(Request(Condition(), TokenGrid(5, 4, 4)))
 
 
+@pytest.mark.parametrize("given", [0, 1, 5])
+@pytest.mark.parametrize("cls", [NextBlock, NextToken])
+def test_longer_clips_are_made_in_windows(cls: type[NextBlock], given: int) -> None:
+    """Each window is what the model makes of its first frames, with the noise that follows."""
+    torch.manual_seed(0)
+    grid = TokenGrid(4, 2, 2)
+    options: dict[str, Any] = {} if cls is NextToken else {"block": (1, 1, 2)}
+    net = cls(SPEC, grid, ACTIONS, SIZE, **options).eval()
+    actions = torch.randint(5, (2, 12, 4))
+    condition = Condition(values={"actions": actions})
+    own = NextBlockSampling(overlap=2)
+    prefix = torch.randint(7, (2, given, 2, 2)) if given else None
+    steps: list[int] = []
+    request = Request(
+        condition,
+        grid.with_frames(12),
+        prefix=prefix,
+        options=own,
+        generator=torch.Generator().manual_seed(1),
+        on_step=lambda: steps.append(1),
+    )
+    clip = torch.cat(list(net.stream(request)), dim=1)
+    assert clip.shape == (2, 12, 2, 2)
+    counted = net.num_evaluations(grid.with_frames(12), prefix_frames=given, options=own)
+    assert counted == {"transformer": len(steps)}
+    generator = torch.Generator().manual_seed(1)
+    expected = torch.zeros(2, 0, 2, 2, dtype=torch.long) if prefix is None else prefix
+    start = 0 if given < 4 else given - 2
+    while expected.shape[1] < 12:
+        stop = min(start + 4, 12)
+        part = Request(
+            Condition(values={"actions": actions[:, start:stop]}),
+            grid.with_frames(stop - start),
+            prefix=expected[:, start:] if expected.shape[1] > start else None,
+            generator=generator,
+        )
+        expected = torch.cat([expected[:, :start], net.generate(part)], dim=1)
+        start = stop - 2
+    assert torch.equal(clip, expected)
+
+
+def test_an_overlap_is_a_whole_number_of_blocks() -> None:
+    request = Request(Condition(), TokenGrid(8, 4, 4), options=NextBlockSampling(overlap=1))
+    with pytest.raises(UserError, match="not a whole number of blocks of 2"):
+        model(block=(2, 4, 4)).generate(request)
+
+
 def test_a_prefix_may_end_within_blocks() -> None:
     """Given tokens stay, and blocks after them see them."""
     torch.manual_seed(0)

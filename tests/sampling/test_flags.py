@@ -72,7 +72,7 @@ def test_an_option_that_the_model_lacks_is_refused_with_those_that_it_has(
     given = ("sample", f"--checkpoint={trained_run}")
     message = fails(capsys, *given, "--diffusion-steps", "3")
     assert "unrecognized arguments: --diffusion-steps 3. The sampling options are " in message
-    assert "--temperature, --top-k, --top-p, --last-temperature, --rounds, --compiled" in message
+    assert "--temperature, --top-k, --top-p, --last-temperature, --rounds, --overlap" in message
     assert "Did you mean --temperature? " in fails(capsys, *given, "--tempreature=1")
     assert "Did you mean --count? " in fails(capsys, *given, "--cuont=1")
     assert "--top-k: must be at least 1, not 0" in fails(capsys, *given, "--top-k=0")
