@@ -15,11 +15,7 @@ class MarImporter(Importer):
     suffix = ".ckpt"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--tokenizer",
-            required=True,
-            help="its autoencoder, KL-16: pretrained:FOLDER of diffusers",
-        )
+        parser.add_argument("--tokenizer", required=True, help="KL-16, as pretrained:FOLDER")
 
     def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
         return published.import_file(file, out, tokenizer=options.tokenizer)
