@@ -366,9 +366,8 @@ class TokenHead(_Checked, nn.Module, ABC):
         self,
         hidden: Float[Tensor, "b n d"],
         target: Tensor,
-        weight: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n"]:
-        """Loss of each token, times its weight: (B, N). Target is (B, N) ids or (B, N, C) values."""
+        """Loss of each token (B, N). Target is (B, N) ids or (B, N, C) values."""
 
     @abstractmethod
     def sample(

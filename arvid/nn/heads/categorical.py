@@ -77,9 +77,8 @@ class CategoricalHead(TokenHead):
         self,
         hidden: Float[Tensor, "b n d"],
         target: Int[Tensor, "b n"],
-        weight: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n"]:
-        """Cross-entropy in nats of each token, times its weight."""
+        """Cross-entropy in nats of each token."""
         logits = self.logits(hidden).float()
         loss = F.cross_entropy(
             logits.flatten(0, 1),
@@ -87,8 +86,7 @@ class CategoricalHead(TokenHead):
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        loss = loss.view(target.shape)
-        return loss if weight is None else loss * weight
+        return loss.view(target.shape)
 
     def sample(
         self,

@@ -182,7 +182,6 @@ class DiffusionHead(TokenHead):
         self,
         hidden: Float[Tensor, "b n d"],
         target: Float[Tensor, "b n c"],
-        weight: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n"]:
         """Squared error of each token's prediction, averaged over its numbers and the repeats."""
         condition = self.net.condition(hidden)  # shared by all repeats
@@ -191,8 +190,7 @@ class DiffusionHead(TokenHead):
         noisy, goal = self._corrupt(target, randn_like(target, axis=1), index, hidden.dtype)
         modulations = self.net.modulations(self._embed_times(index) + condition)
         predicted = self.net(noisy.to(condition.dtype), modulations)
-        loss = self._errors(predicted.float(), goal, target, index).mean((0, -1))  # (B, N)
-        return loss if weight is None else loss * weight
+        return self._errors(predicted.float(), goal, target, index).mean((0, -1))  # (B, N)
 
     def _errors(self, predicted: Tensor, goal: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """Loss of each number (R, B, N, C) of the tokens, at training times with these indices (R, B, N)."""
