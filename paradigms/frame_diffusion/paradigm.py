@@ -78,17 +78,17 @@ class FrameDiffusion(Paradigm):
         attention: "causal": a frame sees itself and the frames before it. "full": all see each other.
         levels: noise levels of the frames in training: "common" to all frames of a clip, "independent", or independent
             and then sorted: "non-decreasing".
-        history: what a frame sees of those before it in training: the "noisy" frames themselves, or a "clean copy" of
-            them, which doubles the sequence. The latter needs causal attention and `clean_share` 0.
-        clean_share: probability that a frame is shown clean in training. Such frames are told a time of their own,
-            and are not part of the loss.
+        history: earlier frames as a frame sees them in training: "noisy", or as a "clean copy", which doubles the
+            sequence. A clean copy needs causal attention and `clean_share` 0.
+        clean_share: probability that a frame has no noise in training. Clean frames have a time code of their own, and
+            are not part of the loss.
         level_draw: distribution of the levels; by default "logit-normal" for continuous tokens, "cosine" for masks and
             "uniform" for random ids.
-        shift: how far levels move towards noise, in training and sampling (`arvid.nn.noise.shifted`); 1: not at all.
+        shift: shift of the levels towards noise, in training and sampling (`arvid.nn.noise.shifted`); 1: no shift.
         continuous_noise, discrete_noise: the process for either token type, see `arvid.nn.noise`.
         loss_weight: "uniform", or "fused snr" (DFoT; continuous noise "v" only).
-        stagger: denoising steps between the starts of neighbouring frames in sampling. By default 0 with common levels,
-            else so many that frames follow one another.
+        stagger: denoising steps between the starts of neighbouring frames in sampling. By default 0 with common levels;
+            otherwise a frame starts when the previous one is finished.
         patch: side of the square of latents that is one token; 1 for ids.
         conditioning: whether conditions are context "tokens" in front of the frames, or, averaged, part of the
             "modulation", as FAR has it for classes.

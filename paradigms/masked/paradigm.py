@@ -4,9 +4,9 @@ Training masks a random part of the clip and predicts it from the rest; sampling
 draws a few tokens more with each evaluation. All tokens see each other, so nothing can be cached, and no frame is
 finished before the last set. Given frames are never masked.
 
-The defaults are MAGVIT's where they are of the order: cosine schedule, no encoder, 12 sets. Different from it: norms
-before the branches, loss on masked tokens only, an untied output without bias, and the context in the place of one
-class token. `configs/paradigms/magvit.yaml` and `mar.yaml` have the published options.
+The defaults follow MAGVIT: cosine schedule, no encoder, 12 sets. Differences from MAGVIT: pre-norm, loss on masked
+tokens only, output weights that are not tied to the embedding, no output bias, and context tokens instead of one class
+token. `configs/paradigms/magvit.yaml` and `mar.yaml` have the published options.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class Masked(Paradigm):
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
         patch: side of the square of latents that is one token (continuous tokens only; ids are predicted singly).
         num_sets: sets a clip is generated in: 12 in MAGVIT, 64 or 256 in MAR.
-        encoder_share: share of the layers that see the known tokens alone: 0 in MAGVIT, 0.5 in MAR.
-        masking: how training draws the share of masked tokens: "cosine" in MAGVIT, "truncated" in MAR. All clips of a
-            batch have as many.
+        encoder_share: share of the layers that see only the known tokens: 0 in MAGVIT, 0.5 in MAR.
+        masking: distribution of the masked share in training: "cosine" in MAGVIT, "truncated" in MAR. All clips of a
+            batch have the same number of masked tokens.
         loss_on: "masked" tokens (MaskGIT, MAR), or "all" (MAGVIT).
         label_smoothing: of the cross-entropy (discrete tokens only): 1e-4 in MAGVIT.
-        prefix_share: share of the training steps in which clips continue given latent frames, whose number is drawn
-            uniformly. MAGVIT trains a model for either task.
-        context_copies: how often the context is repeated in front of the tokens: 64 in MAR.
-        rotary: whether attention has rotary position embeddings of (t, h, w), besides the learned ones (neither has).
-        norm: where the transformers' norms sit: "post" in MAGVIT, "pre" in MAR.
-        dropout: on the transformers' residual branches: 0.1 in both.
+        prefix_share: share of the training steps that train continuation. The number of given latent frames is drawn
+            uniformly. MAGVIT trains separate models for generation and continuation.
+        context_copies: repetitions of the context in front of the tokens: 64 in MAR.
+        rotary: add rotary positional embeddings over (t, h, w) to the learned ones. Neither published system has them.
+        norm: position of the transformers' norms: "post" in MAGVIT, "pre" in MAR.
+        dropout: dropout on residual branches of the transformers: 0.1 in both.
         condition_dropout: probability that a clip's condition is dropped in training.
         diffusion: the diffusion head's process (continuous tokens only).
 

@@ -1,13 +1,13 @@
 """Next-scale prediction of video: frames in order, and the scales of each frame from coarse to fine.
 
-After VAR (arXiv 2404.02905): one evaluation of the network draws all tokens of a scale at once, from everything drawn
-before it. Different from it: scales are made from the tokens of a one-grid tokenizer (see `scales`), so any tokenizer
-serves and both token types do; scales of continuous tokens are drawn by a diffusion head; places have rotary codes over
-(t, h, w) besides learned vectors; the context stands in front of the sequence instead of modulating the norms.
+After VAR (arXiv 2404.02905): one evaluation of the network samples all tokens of a scale, given all earlier scales and
+frames. Differences from VAR: the scales are made from the tokens of an ordinary tokenizer (see `scales`), so every
+tokenizer and both token types work; a diffusion head samples the scales of continuous tokens; positional embeddings are
+learned and also rotary over (t, h, w); the context is in front of the sequence and does not modulate the norms.
 
-Every scale is shown the frame before, reduced to its own size. So the last scale sees all of it, place by place.
+The input of every scale includes the previous frame, reduced to that scale.
 
-B clips, t latent frames, K scales, P places of a frame over all scales, S context tokens.
+B clips, t latent frames, K scales, P positions of a frame over all scales, S context tokens.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class NextScale(Paradigm):
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
         scales: (rows, columns) of each scale, the last being the token grid's. By default the grid's sides are halved
             until one of them is 1. VAR has ten for 16x16: 1, 2, 3, 4, 5, 6, 8, 10, 13, 16.
-        corruption: self-correction (arXiv 2412.04431): in training the network is shown earlier scales of a frame with
-            errors, and learns to mend them. A share, drawn from 0 to this for each scale, of the ids is random;
-            continuous tokens get noise with that share of their spread. 0: it sees them as they are.
-        dropout: on the transformer's residual branches.
+        corruption: self-correction (arXiv 2412.04431): training adds errors to the earlier scales of a frame, and the
+            network learns to correct them. For each scale a share is drawn between 0 and this value. This share of
+            the ids is random; continuous tokens get noise with this share of their standard deviation. 0: no errors.
+        dropout: dropout on residual branches of the transformer.
         condition_dropout: probability that a clip's condition is dropped in training.
-        diffusion: the diffusion head's process (continuous tokens only).
+        diffusion: options of the diffusion head (continuous tokens only).
 
     Raises UserError for values outside their ranges, and for scales that do not grow to the grid.
     """

@@ -1,4 +1,4 @@
-"""How next-scale prediction draws a clip: frame after frame, scale after scale, all tokens of a scale at once.
+"""Sampling of next-scale prediction: frame after frame, scale after scale, all tokens of a scale at once.
 
 B clips, P passes of guidance, K scales.
 """
@@ -31,7 +31,7 @@ class NextScaleSampling(SamplingOptions):
     """Guidance of a frame's first scale (1 in VAR). It rises linearly to `guidance` at the last scale. By default it is
     constant."""
     overlap: int | None = option(None, at_least(1))
-    """Clips longer than trained: a window of the trained length moves along, and starts again with so many finished
+    """Clips longer than trained: generate them in windows of the trained length that begin with this number of finished
     latent frames. By default half of the trained length."""
 
     @property

@@ -1,12 +1,12 @@
 """Scales of a latent frame, made from the frame's own tokens: no multi-scale tokenizer is needed.
 
-Continuous tokens: scale k holds what is still missing after the scales before it, averaged over areas. The sum of all
-scales, each enlarged to the whole grid, is the frame (the residual pyramid of VAR, arXiv 2404.02905, without its
-codebook and convolutions).
+Continuous tokens: scale k is the residual after the earlier scales, averaged over areas. The frame is the sum of all
+scales, each enlarged to the whole grid. (This is the residual pyramid of VAR, arXiv 2404.02905, without its codebook
+and convolutions.)
 
-Ids: scale k is the frame itself, reduced. Where the tokenizer shows its codes, the vectors are averaged over areas, and
-each mean becomes the nearest id. Where it does not, the id at the centre of the area stands for it. The last scale is
-the frame, so that earlier ones are hints, not summands.
+Ids: scale k is the reduced frame. If the tokenizer has code vectors, they are averaged over areas, and each mean
+becomes the nearest id. Otherwise the id at the centre of each area is used. The last scale is the frame itself, so the
+earlier scales are only hints.
 
 N frames, K scales, (h_k, w_k) tokens of scale k, (h, w) of the last one.
 """
@@ -25,7 +25,7 @@ from arvid.nn.draws import counted_clips
 from arvid.paradigms.next_scale.resize import Side, centres, enlarge, shrink
 
 Corrupt = Callable[[Tensor, int], Tensor]
-"""Of the tokens of a scale and its index: what later scales are shown in their place."""
+"""From the tokens of a scale and the scale's index: the tokens that later scales see instead."""
 
 
 def default_sides(grid: TokenGrid) -> list[Side]:
