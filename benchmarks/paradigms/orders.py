@@ -24,7 +24,7 @@ from arvid.contracts import TokenGrid
 from arvid.files import atomic_write
 from arvid.nn.noise_levels import schedule
 from arvid.paradigms.masked.schedule import masked_after
-from arvid.paradigms.next_block.order import Block, block_order
+from arvid.paradigms.next_block.order import Block, Spacing, block_order
 from arvid.paradigms.next_scale.scales import default_sides
 from arvid.paradigms.nova.schedule import set_sizes
 
@@ -49,9 +49,9 @@ class Order:
     """Whether a token of latent frame i is denoised together with the tokens of frame j."""
 
 
-def blocks(block: Block) -> Steps:
+def blocks(block: Block, spacing: Spacing = "adjacent") -> Steps:
     """Next-block prediction; next-token prediction is block 1x1x1."""
-    order = block_order(GRID, block).numpy()
+    order = block_order(GRID, block, spacing).numpy()
     steps = np.empty(GRID.num_tokens, np.int64)
     steps[order] = 1 + np.arange(GRID.num_tokens) // int(np.prod(block))
     return steps.reshape(GRID.t, GRID.h, GRID.w)
@@ -94,6 +94,7 @@ ORDERS = (
     Order("next token", lambda: blocks((1, 1, 1))),
     Order("next block (1x1x4: a row)", lambda: blocks((1, 1, 4))),
     Order("next block (1x4x4: a frame)", lambda: blocks((1, 4, 4))),
+    Order("next block, strided 1x2x2", lambda: blocks((1, 2, 2), "strided")),
     Order("NOVA: sets of a frame", nova),
     Order("masked: sets of the clip", masked),
     Order("next scale", next_scale),
