@@ -23,12 +23,15 @@ from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
     GeneratorModule,
     checkpoint_path,
-    differing,
     load_generator,
 )
 from arvid.training.instantiate import build
 from arvid.training.keys import LAST_CHECKPOINT
+from arvid.training.resuming import differences
 from arvid.trust import trusting
+
+OF_A_TRAINING = ("seed", "data.seed", "trainer.max_steps")
+"""Keys of a setting that change trained rows only."""
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +148,16 @@ def _given(real: VideoDataset | None, protocol: Protocol) -> VideoDataset:
 
 
 def _require_one_setting(models: Mapping[Path, GeneratorModule]) -> None:
+    """Reference rows depend on data and tokenizers, but not on a training's seed and length."""
     for (first, a), (run, b) in pairwise(models.items()):
-        if found := differing(b.description, a.description, ("setting",)):
-            raise UserError(f"{run} has another setting than {first}: {'; '.join(found)}.")
+        found = differences(b.description, a.description, "setting")
+        lines = [
+            f"{key}: {there} there, {here} here"
+            for key, (there, here) in found.items()
+            if key not in OF_A_TRAINING
+        ]
+        if lines:
+            raise UserError(f"{run} has another setting than {first}: {'; '.join(lines)}.")
 
 
 def _real_row(dataset: VideoDataset, protocol: Protocol) -> list[Row]:

@@ -1,7 +1,7 @@
 """Runs several independent `arvid` commands in parallel, each in its own process with its own cores.
 
-On a CPU this uses all cores: a small model trains as fast on one core as on two. On a GPU jobs run one after another,
-since one job uses the whole GPU.
+On a CPU this uses all cores: a small model trains as fast on one core as on two. On GPUs each job has one GPU for
+itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from arvid.contracts import UserError
+from arvid.files import atomic_write
 from arvid.parent import child_environment
 
 TAIL_BYTES = 4096
@@ -41,30 +42,79 @@ class Job:
     Args:
         name: used in progress reports and as the name of the log file.
         arguments: arguments of `arvid`, e.g. ["evaluate", "runs/nova"].
+        marker: file that gets the command when it has ended well. A job whose marker holds its command is not run.
     """
 
     name: str
     arguments: Sequence[str]
+    marker: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """The command line."""
+        return shlex.join(["arvid", *self.arguments])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether an earlier run of this job ended well."""
+        marker = self.marker
+        return marker is not None and marker.is_file() and marker.read_text() == self.command
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The share of the machine that one job uses."""
+
+    threads: int
+    gpu: str | None = None
+    """Value of CUDA_VISIBLE_DEVICES; None: unchanged."""
+
+
+def slots(num_jobs: int) -> list[Slot]:
+    """The slots of this machine for a number of jobs: one per GPU, or one per CPU core.
+
+    On a CPU there is one job more than cores if that is all, since three jobs on two cores end earlier together than
+    two and then one.
+    """
+    cores = torch.get_num_threads()
+    if torch.cuda.is_available():
+        gpus = _visible_gpus()[:num_jobs]
+        return [Slot(max(cores // len(gpus), 1), gpu) for gpu in gpus]
+    number = num_jobs if num_jobs <= cores + 1 else cores
+    return [Slot(max(cores // number, 1))] * number
+
+
+def _visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given:
+        return given.split(",")
+    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
-    """Run all jobs, on a CPU in parallel. The output of a job goes to NAME.log in the folder `logs`.
+    """Run all jobs in the slots of this machine. The output of a job goes to NAME.log in the folder `logs`.
 
-    If a command fails, the other jobs are stopped. Raises UserError with the end of its log.
+    Jobs that have ended before are skipped. If a command fails, the other jobs are stopped. Raises UserError with the
+    end of its log.
     """
-    cores = torch.get_num_threads()
-    num_slots = 1 if torch.cuda.is_available() else len(jobs)
+    jobs = [job for job in jobs if not job.has_ended]
+    if not jobs:
+        return
+    free = deque(slots(len(jobs)))
     logs.mkdir(parents=True, exist_ok=True)
     waiting = deque(jobs)
     running: list[_Running] = []
-    reporter = _Reporter()
+    reporter = _Reporter(len(jobs))
     try:
         while waiting or running:
-            while waiting and len(running) < num_slots:
-                running.append(_Running(waiting.popleft(), logs, max(cores // num_slots, 1)))
+            while waiting and free:
+                running.append(_Running(waiting.popleft(), logs, free.popleft()))
             time.sleep(0.2)
-            running = [job for job in running if not job.done()]
-            reporter.show(running)
+            ended = [job for job in running if job.done()]
+            free.extend(job.slot for job in ended)
+            running = [job for job in running if job not in ended]
+            reporter.show(running, waiting=len(waiting))
     finally:
         for job in running:
             job.ask_to_stop()
@@ -76,15 +126,14 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
 class _Running:
     """A running job."""
 
-    def __init__(self, job: Job, logs: Path, threads: int) -> None:
-        self.name = job.name
+    def __init__(self, job: Job, logs: Path, slot: Slot) -> None:
+        self.job, self.name, self.slot = job, job.name, slot
         self.log = logs / f"{job.name}.log"
-        command = ["arvid", *job.arguments]
         with self.log.open("wb") as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.write(f"$ {job.command}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, "-m", "arvid", *job.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -92,7 +141,8 @@ class _Running:
                     **os.environ,
                     **KEEP_MEMORY,
                     **child_environment(),  # the job ends with this process, even if this one is killed
-                    "OMP_NUM_THREADS": str(threads),
+                    "OMP_NUM_THREADS": str(slot.threads),
+                    **({"CUDA_VISIBLE_DEVICES": slot.gpu} if slot.gpu else {}),
                 },
                 process_group=0,  # its data workers and ranks can be stopped with it
             )
@@ -105,6 +155,9 @@ class _Running:
             raise UserError(
                 f"{self.name} failed (exit code {code}). The end of {self.log}:\n{last}"
             )
+        if code == 0 and self.job.marker is not None:
+            with atomic_write(self.job.marker) as temporary:
+                temporary.write_text(self.job.command)
         return code is not None
 
     def ask_to_stop(self) -> None:
@@ -133,15 +186,18 @@ class _Running:
 class _Reporter:
     """Reports the running jobs in one line: overwritten in a terminal, a new line from time to time in a log."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_jobs: int) -> None:
+        self.num_jobs = num_jobs
         self.terminal = sys.stderr.isatty()
         self.next = time.monotonic()
 
-    def show(self, running: Sequence[_Running]) -> None:
+    def show(self, running: Sequence[_Running], *, waiting: int) -> None:
         if not running or time.monotonic() < self.next:
             return
         self.next = time.monotonic() + REPORT_SECONDS[self.terminal]
         line = "   ".join(job.progress() for job in running)
+        if waiting:  # with one slot for every job the line shows all of them
+            line = f"{self.num_jobs - waiting - len(running)} of {self.num_jobs} ended   {line}"
         print(f"\r{line}\x1b[K" if self.terminal else line, end="", file=sys.stderr, flush=True)
         if not self.terminal:
             print(file=sys.stderr)

@@ -33,6 +33,8 @@ from arvid.training.keys import LAST_CHECKPOINT
 
 MIN_TIMES, MIN_SECONDS = 3, 2.0
 """Smallest number of timings of a clip, and smallest total time. The fastest is used: it was disturbed least."""
+FINISHED = "finished"
+"""File in a run folder that holds the command whose training is finished."""
 REFERENCES = "references"
 """Folder of the reference rows, beside the variants' folders."""
 
@@ -56,7 +58,7 @@ class Variant:
 def fit_job(name: str, configs: Sequence[str], run: Path, options: Sequence[str] = ()) -> Job:
     """`arvid fit` as a job."""
     named = [argument for config in configs for argument in ("--config", config)]
-    return Job(name, ["fit", *named, "--run", str(run), *options])
+    return Job(name, ["fit", *named, "--run", str(run), *options], marker=run / FINISHED)
 
 
 def train(variants: Sequence[Variant], out: Path, options: Sequence[str] = ()) -> None:
@@ -96,7 +98,7 @@ def score(
     out: Path,
     *,
     real: Mapping[str, VideoDataset] | None = None,
-    one_setting: bool = True,
+    references: Sequence[Variant] | None = None,
 ) -> list[ResultRecord]:
     """Score all variants and the reference rows under each protocol, one at a time so that speeds are comparable.
 
@@ -105,19 +107,19 @@ def score(
         protocols: the protocols.
         out: records go to OUT/NAME and below OUT/references.
         real: protocol name -> real clips, for protocols with a `clip` (see `real_clips`).
-        one_setting: whether all variants were trained under one setting. If False, the reference rows are those of the
-            first variant.
+        references: the variants whose tokenizers and first untrained model are reference rows; all by default. If
+            empty, there are no reference rows.
 
-    Raises UserError if `one_setting` is True and settings differ.
+    Raises UserError if the settings of `references` differ.
     """
     records = []
+    references = variants if references is None else references
     for protocol in protocols:
         print(f"\nScoring under {protocol.name}: {protocol.summary}", flush=True)
         dataset = (real or {}).get(protocol.name)
-        own = dict.fromkeys(model_path(variant, out) for variant in variants)
-        models = list(own) if one_setting else list(own)[:1]
-        runs = [run_folder(path) for path in models]
-        records += evaluate_references(runs, protocol, out / REFERENCES, dataset)
+        runs = [run_folder(p) for p in dict.fromkeys(model_path(v, out) for v in references)]
+        if runs:
+            records += evaluate_references(runs, protocol, out / REFERENCES, dataset)
         records += [_score_variant(variant, protocol, out, dataset) for variant in variants]
     return records
 

@@ -28,6 +28,9 @@ class Gallery:
 
     heading: str
     rows: Sequence[Row]
+    lanes: Sequence[Sequence[Row]]
+    """Rows that are shown side by side. If the trained rows are a matrix of methods and token types, one lane per token
+    type, with the same methods below each other; else one lane with all rows."""
     strips: Sequence[Strip]
     num_left_out: int
     """Number of prompts with clips that the page does not show."""
@@ -43,9 +46,27 @@ def galleries(comparison: Comparison, max_prompts: int) -> list[Gallery]:
         strips = [strip for group in shown if (strip := _strip(group)).clips]
         if strips:
             left_out = len(groups) - len(shown)
-            gallery = Gallery(heading=heading, rows=rows, strips=strips, num_left_out=left_out)
-            found.append(gallery)
+            found.append(
+                Gallery(
+                    heading=heading,
+                    rows=rows,
+                    lanes=_lanes(rows),
+                    strips=strips,
+                    num_left_out=left_out,
+                )
+            )
     return found
+
+
+def _lanes(rows: Sequence[Row]) -> list[list[Row]]:
+    references = [row for row in rows if row.is_reference]
+    by_type: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row.is_reference:
+            by_type.setdefault(row.factors.get("token_type", ""), []).append(row)
+    methods = [[row.name.replace(kind, "") for row in of_type] for kind, of_type in by_type.items()]
+    is_matrix = len(methods) > 1 and len(methods[0]) > 1 and all(m == methods[0] for m in methods)
+    return [lane for lane in (references, *by_type.values()) if lane] if is_matrix else [list(rows)]
 
 
 _Member = tuple[ResultRecord, ClipEntry]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from arvid.files import atomic_write
 from arvid.report.cells import Row
 
-_TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
+TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
 _REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
 _INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
 DASHED = (0, (4, 3))
@@ -65,7 +65,7 @@ class Plot:
 def colours(rows: Sequence[Row]) -> dict[str, str]:
     """The colour of each row, by name."""
     found = {}
-    for palette, reference in ((_REFERENCE, True), (_TRAINED, False)):
+    for palette, reference in ((_REFERENCE, True), (TRAINED, False)):
         names = [row.name for row in rows if row.is_reference == reference]
         found.update({name: palette[i % len(palette)] for i, name in enumerate(names)})
     return found
@@ -78,22 +78,28 @@ def panel(name: str, draw: Callable[[Axes], None]) -> str:
     return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
 
 
-def write_png(
-    path: Path, draws: Sequence[Callable[[Axes], None]], *, columns: int | None = None
+def write_figure(
+    path: Path,
+    draws: Sequence[Callable[[Axes], None]],
+    *,
+    columns: int | None = None,
+    size: tuple[float, float] = (4.8, 3.6),
 ) -> None:
-    """Write panels as a PNG file, in rows of `columns` panels (None: one row)."""
+    """Write panels of `size` inches as PATH.png and PATH.svg, in rows of `columns` panels (None: one row)."""
     columns = columns or len(draws)
     rows = -(-len(draws) // columns)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout="constrained")
+    salt = {"svg.hashsalt": path.name}  # equal drawings give equal files
+    with mpl.rc_context({**_STYLE, **salt}):
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, draw in zip(axes, draws, strict=False):
             axis.tick_params(length=0)
             draw(axis)
         for axis in axes[len(draws) :]:
             axis.remove()
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=160)
+        for kind, metadata in (("png", None), ("svg", {"Date": None})):
+            with atomic_write(path.with_name(f"{path.name}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
 
 
 def _render(salt: str, draw: Callable[[Axes], None]) -> str:

@@ -66,7 +66,7 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
             axis.set_yscale("log")
             plain_ticks(axis.yaxis)
         axis.margins(x=0.3, y=0.12)
-        _spread_labels(axis)
+        spread_labels(axis)
 
     better = "upper" if quality.higher_is_better else "lower"
     return Plot(
@@ -157,7 +157,7 @@ def _draw_point(
     axis.text(x, y, row.name, color=colour, weight=weight)
 
 
-def _spread_labels(axis: Axes) -> None:
+def spread_labels(axis: Axes) -> None:
     """Move the labels of points apart. A line leads from a label that is far from its point."""
     lines = [text for text in axis.texts if isinstance(text, Annotation)]
     points = [text for text in axis.texts if text not in lines]

@@ -279,11 +279,8 @@ def encode_clips(
     configs: Sequence[str], *, out: Path | None = None, share: tuple[int, int] = (0, 1)
 ) -> dict[Path, int]:
     """Encode the clips of a `fit` configuration with its tokenizer; see `VideoDataModule.encode`."""
-    cli = _build(configs)
-    if not isinstance(cli.model, GeneratorModule):
-        raise UserError("Only a generator's configuration has a tokenizer to encode clips with.")
-    data: VideoDataModule = cli.datamodule
-    return data.encode(cli.model, out=out, share=share, device=best_device())
+    model, data = build_generator_and_data(configs)
+    return data.encode(model, out=out, share=share, device=best_device())
 
 
 def check_data(configs: Sequence[str]) -> list[Findings]:
@@ -292,9 +289,23 @@ def check_data(configs: Sequence[str]) -> list[Findings]:
     return look_at_data(cli.model.to(best_device()), cli.datamodule, encode=True)
 
 
-def _build(configs: Sequence[str]) -> ArvidCLI:
+def build_generator_and_data(
+    configs: Sequence[str], options: Sequence[str] = ()
+) -> tuple[GeneratorModule, VideoDataModule]:
+    """The untrained generator and the data of a `fit` configuration. `options` are those of the command line.
+
+    Raises UserError for a configuration of something else.
+    """
+    cli = _build(configs, options)
+    if not isinstance(cli.model, GeneratorModule):
+        raise UserError(f"{' '.join(configs)}: this is not the configuration of a generator.")
+    return cli.model, cli.datamodule
+
+
+def _build(configs: Sequence[str], options: Sequence[str] = ()) -> ArvidCLI:
     """Model and data of a `fit` configuration, without training."""
-    return _lightning_cli([part for name in configs for part in ("--config", name)], run=False)
+    named = [part for name in configs for part in ("--config", name)]
+    return _lightning_cli([*named, *options], run=False)
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:

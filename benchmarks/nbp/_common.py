@@ -355,7 +355,13 @@ def scored(
     out = out or options.out
     one_setting = not given(options, tasks[0])
     found = scoring(options, tasks, also=also)
-    records = score(rows, found.protocols, out, real=found.real, one_setting=one_setting)
+    records = score(
+        rows,
+        found.protocols,
+        out,
+        real=found.real,
+        references=rows if one_setting else rows[:1],
+    )
     comparison = write_report(
         folders(records), out, title=title, allow_different_settings=not one_setting
     )

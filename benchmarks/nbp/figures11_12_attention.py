@@ -21,7 +21,7 @@ from arvid.contracts import Clip
 from arvid.experiments.paper import table, write_page
 from arvid.experiments.variants import Variant, load_variant, scored_clips
 from arvid.paradigms.next_block.maps import Maps, attention_maps
-from arvid.report.panels import write_png
+from arvid.report.panels import write_figure
 from arvid.training.generator_module import GeneratorModule
 
 TASK: nbp.Task = "class and frame"
@@ -43,9 +43,9 @@ def main() -> None:
     maps = {row.name: attention_maps(*model_and_clips(row, options)) for row in rows}
     layers = {name: shown_layers(found) for name, found in maps.items()}
     pairs = [(name, layer) for name in maps for layer in layers[name]]
-    for file, draw in (("figure11.png", draw_all), ("figure12.png", draw_query)):
+    for file, draw in (("figure11", draw_all), ("figure12", draw_query)):
         draws = [partial(draw, name=name, found=maps[name], layer=layer) for name, layer in pairs]
-        write_png(options.out / file, draws, columns=len(pairs) // len(maps))
+        write_figure(options.out / file, draws, columns=len(pairs) // len(maps))
     shares = {name: found.shares() for name, found in maps.items()}
     lines = ["## Where the weights of the second frame's queries go", ""]
     lines += table(

@@ -44,7 +44,7 @@ from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.paradigms.next_block.order import Block
 from arvid.ranges import at_least
 from arvid.report import tables
-from arvid.report.panels import colours, write_png
+from arvid.report.panels import colours, write_figure
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
 """The task of figure 9, and generation from the condition only, which depends more on the model."""
@@ -230,7 +230,7 @@ def draw_figure8(
 
     panels = (("per_token", "all targets"), ("common", "common tokens"))
     draws = [partial(draw, part=part, title=title) for part, title in panels]
-    write_png(options.out / "figure8.png", draws)
+    write_figure(options.out / "figure8", draws)
 
 
 def draw_figure9(
@@ -263,7 +263,7 @@ def draw_figure9(
         draws.append(partial(draw, values=values, label=label, title=first.protocol["summary"]))
     pace = {name: speeds[name].frames_per_second for name in sizes}
     draws.append(partial(draw, values=pace, label="frames per second ↑", title="One clip alone"))
-    write_png(options.out / "figure9.png", draws)
+    write_figure(options.out / "figure9", draws)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from arvid.experiments.paper import (
 )
 from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.report import tables
-from arvid.report.panels import colours, write_png
+from arvid.report.panels import colours, write_figure
 
 PUBLISHED = (
     ("700M", "NTP", "38.5", "768", "0.80"),
@@ -65,7 +65,7 @@ def main() -> None:
     losses = {row.name: read_curve(run_folder(model_path(row, options.out))) for row in rows}
     losses = {name: curve for name, curve in losses.items() if curve}
     palette = colours(found.comparison.rows)
-    write_png(options.out / "figure5.png", [lambda axis: draw_losses(axis, losses, palette)])
+    write_figure(options.out / "figure5", [lambda axis: draw_losses(axis, losses, palette)])
     lines = [*our_table(found.records, speeds), "", "## As published", ""]
     lines += table(("size", "method", "FVD ↓", "steps", "frames / s ↑"), PUBLISHED)
     lines += ["", tables.markdown(found.comparison)]

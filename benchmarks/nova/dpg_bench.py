@@ -24,7 +24,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.records import EVALUATION_FOLDER, load
 from arvid.experiments.paper import script_parser, write_page
 from arvid.experiments.variants import named_paths
-from arvid.report.panels import write_png
+from arvid.report.panels import write_figure
 
 COLUMNS = {
     "dpg": "overall",
@@ -43,7 +43,7 @@ def main() -> None:
     options = parse_arguments()
     ours = {name: scores(row) for name, row in named_paths(options.row).items()}
     published = nova.read_published(PUBLISHED)
-    draw(options.out / "dpg.png", published, ours)
+    draw(options.out / "dpg", published, ours)
     rows = {n: {k: f"{v:.2f}" for k, v in found.items()} for n, found in ours.items()}
     lines = nova.published_table(PUBLISHED, COLUMNS, rows)
     results = {"published": published, "ours": ours}
@@ -90,7 +90,7 @@ def draw(
         axis.legend(frameon=False, fontsize=7)
         axis.set(ylabel="DPG-Bench", title="By category")
 
-    write_png(path, [panel])
+    write_figure(path, [panel])
 
 
 if __name__ == "__main__":

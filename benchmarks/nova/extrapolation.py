@@ -46,7 +46,7 @@ from arvid.experiments.variants import Variant, folders, score, usable
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import DASHED, colours, write_png
+from arvid.report.panels import DASHED, colours, write_figure
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
 from arvid.training.instantiate import build, instantiate
@@ -72,7 +72,7 @@ def main() -> None:
     rows = ways(model, run, options)
     records = score(rows, [protocol], options.out, real={protocol.name: real})
     comparison = write_report(folders(records), options.out, title="Extrapolation of NOVA")
-    draw_curves(options.out / "figure3.png", records, model, colours(comparison.rows))
+    draw_curves(options.out / "figure3", records, model, colours(comparison.rows))
     draw_clips(options.out / "figure4.png", records, protocol, real)
     steps = {r.name: {k: dataclasses.asdict(c) for k, c in r.rollout.items()} for r in records}
     results = {
@@ -231,7 +231,7 @@ def draw_curves(
         panel(axis, next(iter(metrics)))
         axis.legend(frameon=False, fontsize=7)
 
-    write_png(path, [first, *(partial(panel, metric=name) for name in list(metrics)[1:])])
+    write_figure(path, [first, *(partial(panel, metric=name) for name in list(metrics)[1:])])
 
 
 def draw_clips(

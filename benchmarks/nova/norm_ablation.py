@@ -30,7 +30,7 @@ from arvid.experiments.paper import Cell, headings, metric_cells, plain_records,
 from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import colours, write_png
+from arvid.report.panels import colours, write_figure
 from arvid.report.plots import plain_ticks
 from arvid.training.activations import FP16_MAX, LARGEST, VARIANCE, block_names
 
@@ -71,7 +71,7 @@ def main() -> None:
     palette |= {
         name: colour for name, colour in colours(comparison.rows).items() if name in palette
     }
-    draw(options.out / "figure8b.png", watched, palette)
+    draw(options.out / "figure8b", watched, palette)
     lines = [*our_table(records, watched, failed), "", tables.markdown(comparison)]
     results = {
         "scale": options.scale,
@@ -172,7 +172,7 @@ def draw(
         plain_ticks(axis.yaxis)
 
     variance = partial(over_training, part=VARIANCE, title="Variance, largest of all blocks")
-    write_png(path, [variance, peaks, over_depth])
+    write_figure(path, [variance, peaks, over_depth])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import colours, write_png
+from arvid.report.panels import colours, write_figure
 from arvid.sampling.contact_sheet import write_sheet
 
 RANKS = (8, 24)
@@ -73,7 +73,7 @@ def main() -> None:
         row.name: {part: list(read_curve(options.out / row.name, part)) for part in PARTS}
         for row in rows
     }
-    draw(options.out / "figure8a.png", losses, colours(comparison.rows))
+    draw(options.out / "figure8a", losses, colours(comparison.rows))
     trained = [record for record in records if record.row == "trained"]
     write_sheet(options.out / "figure9.png", nova.generated_clips(trained, 4))
     lines = [*our_table(records, losses), "", tables.markdown(comparison)]
@@ -124,7 +124,7 @@ def draw(path: Path, losses: Losses, palette: Mapping[str, str]) -> None:
         axis.set(ylabel="last validation loss", title="By rank")
         axis.legend(frameon=False)
 
-    write_png(path, [*(partial(curves, part=part) for part in PARTS), ends])
+    write_figure(path, [*(partial(curves, part=part) for part in PARTS), ends])
 
 
 if __name__ == "__main__":

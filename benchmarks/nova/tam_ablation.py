@@ -47,7 +47,7 @@ from arvid.experiments.variants import (
 )
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import write_png
+from arvid.report.panels import write_figure
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.sampling.sample import Conditions, sample
 from arvid.suites.vbench.record import Layout
@@ -73,7 +73,7 @@ def main() -> None:
     records = score(rows, [protocol], options.out)
     seconds = time_rows(rows, options.out)
     comparison = write_report(folders(records), options.out, title="NOVA without TAM")
-    draw(options.out / "tam.png", seconds)
+    draw(options.out / "tam", seconds)
     shown = [r for name in ("real", WITH, WITHOUT) for r in records if r.name == name]
     write_sheet(options.out / "clips.png", nova.generated_clips(shown, 4))
     results = {
@@ -157,7 +157,7 @@ def draw(path: Path, seconds: Seconds) -> None:
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
 
-    write_png(path, [panel])
+    write_figure(path, [panel])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arvid.contracts import UserError
-from arvid.experiments.side_by_side import Job, run_side_by_side
+from arvid.experiments.side_by_side import Job, Slot, run_side_by_side, slots
 
 
 def test_each_job_has_a_log_that_begins_with_its_command(tmp_path: Path) -> None:
@@ -33,6 +33,43 @@ def test_a_failure_is_shown_and_stops_the_other_jobs(
     with pytest.raises(UserError, match=r"broken failed \(exit code 2\)[^$]*\$ arvid evaluate"):
         run_side_by_side(jobs, tmp_path)
     assert _processes_of(tmp_path) == []
+
+
+def test_a_job_that_has_ended_is_not_run_again_unless_its_command_changes(tmp_path: Path) -> None:
+    marker = tmp_path / "finished"
+    run_side_by_side([Job("a", ["compare", "--help"], marker)], tmp_path)
+    log = tmp_path / "a.log"
+    log.unlink()
+    run_side_by_side([Job("a", ["compare", "--help"], marker)], tmp_path)
+    assert not log.exists()
+    run_side_by_side([Job("a", ["evaluate", "--help"], marker)], tmp_path)
+    assert "usage: arvid evaluate" in log.read_text()
+
+
+def test_a_failed_job_has_no_marker(tmp_path: Path) -> None:
+    job = Job("a", ["evaluate", "nowhere", "--protocol=x"], tmp_path / "finished")
+    with pytest.raises(UserError, match="a failed"):
+        run_side_by_side([job], tmp_path)
+    assert not job.has_ended
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"),
+    [
+        (3, [], [Slot(1), Slot(1), Slot(1)]),
+        (30, [], [Slot(1), Slot(1)]),
+        (1, [], [Slot(2)]),
+        (30, ["4", "6"], [Slot(1, "4"), Slot(1, "6")]),
+        (1, ["4", "6"], [Slot(2, "4")]),
+    ],
+)
+def test_slots_share_cores_or_gpus(
+    monkeypatch: pytest.MonkeyPatch, jobs: int, gpus: list[str], expected: list[Slot]
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(gpus))
+    assert slots(jobs) == expected
 
 
 def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:

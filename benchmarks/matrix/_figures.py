@@ -1,0 +1,235 @@
+"""The figures of the matrix. Colour: order of prediction. Filled marks: continuous tokens; hollow: discrete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from arvid.benchmarks.matrix._values import Cell, Metric
+from arvid.experiments.scaling import PowerLaw
+from arvid.report.panels import DASHED, TRAINED, write_figure
+from arvid.report.plots import plain_ticks, spread_labels
+
+Draw = Callable[[Axes], None]
+FILL = {"continuous": "full", "discrete": "none"}
+LINES = {"continuous": "solid", "discrete": (0, (2, 1.5))}
+OFFSET = {"continuous": 0.13, "discrete": -0.13}
+REFERENCES = {"first frame repeated": "repeated frame", "untrained": "untrained"}
+"""Beginning of a reference row's name -> its label in figures. Tokenizers have the type's fill."""
+SOURCES = {"order": "#0072B2", "token type": "#D55E00", "interaction": "#009E73", "seed": "#8a8a8a"}
+
+
+def order_colours(orders: Sequence[str]) -> dict[str, str]:
+    """The colour of each order."""
+    return {order: TRAINED[i % len(TRAINED)] for i, order in enumerate(orders)}
+
+
+def draw_matrix(path: Path, metrics: Sequence[Metric], orders: Sequence[str]) -> None:
+    """One panel per metric: orders from top to bottom, both token types with standard errors, reference rows."""
+    draws = [partial(_matrix_panel, metric=metric, orders=orders) for metric in metrics]
+    write_figure(path, draws, columns=2, size=(5.2, 0.9 + 0.42 * len(orders)))
+
+
+def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str]) -> None:
+    colours = order_colours(orders)
+    for (order, kind), _ in metric.cells.items():
+        axis.errorbar(
+            metric.mean((order, kind)),
+            len(orders) - 1 - orders.index(order) + OFFSET[kind],
+            xerr=1.96 * metric.standard_error((order, kind)),
+            fmt="o",
+            ms=6,
+            color=colours[order],
+            fillstyle=FILL[kind],
+            capsize=2,
+            lw=1.2,
+        )
+    for name, value in metric.references.items():
+        label = next((text for start, text in REFERENCES.items() if name.startswith(start)), None)
+        if label:
+            axis.axvline(value, color="#8a8a8a", ls=DASHED, lw=1)
+            axis.annotate(
+                label,
+                (value, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 2),
+                textcoords="offset points",
+                fontsize=7.5,
+                color="#66727d",
+                rotation=0,
+            )
+    axis.set_yticks(range(len(orders)), list(reversed(orders)))
+    axis.set_ylim(-0.6, len(orders) - 0.4)
+    axis.set_title(metric.title, pad=14)
+    axis.legend(handles=_fills(), frameon=False, fontsize=8, loc="best")
+
+
+def _fills() -> list[Line2D]:
+    return [
+        Line2D([], [], marker="o", ls="", color="#22303c", fillstyle=fill, label=f"{kind} tokens")
+        for kind, fill in FILL.items()
+    ]
+
+
+def draw_effects(path: Path, metrics: Sequence[Metric]) -> None:
+    """Share of the variance by source for each metric, with 95 % intervals."""
+    write_figure(path, [partial(_effects_panel, metrics=metrics)], size=(7.6, 3.6))
+
+
+def _effects_panel(axis: Axes, metrics: Sequence[Metric]) -> None:
+    analysed = [(metric, metric.effects) for metric in metrics]
+    sources = [name for name in SOURCES if any(name in e.shares for _, e in analysed if e)]
+    for i, name in enumerate(sources):
+        for j, (_, effects) in enumerate(analysed):
+            if effects is None:
+                continue
+            share = effects.shares[name]
+            ends = [
+                [share.value - min(share.low, share.value)],
+                [max(share.high, share.value) - share.value],
+            ]
+            axis.bar(
+                j + (i - (len(sources) - 1) / 2) * 0.2,
+                100 * share.value,
+                0.18,
+                yerr=100 * np.array(ends),
+                color=SOURCES[name],
+                label=name if j == 0 else None,
+                capsize=2,
+                error_kw={"lw": 1, "ecolor": "#22303c"},
+            )
+    axis.set_xticks(range(len(metrics)), [metric.label for metric in metrics])
+    axis.set(ylabel="share of the variance (%)", title="What the quality is due to", ylim=(0, 105))
+    axis.grid(visible=False, axis="x")
+    axis.legend(frameon=False, ncols=len(sources), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def draw_costs(
+    path: Path,
+    metric: Metric,
+    costs: Mapping[str, Mapping[Cell, float]],
+    orders: Sequence[str],
+) -> None:
+    """A metric against the costs, with the Pareto front: no other row is both better and cheaper."""
+    wanted = ("training FLOPs", "seconds per clip", "evaluations")
+    draws = [
+        partial(_cost_panel, metric=metric, costs=costs[name], name=name, orders=orders)
+        for name in wanted
+        if name in costs
+    ]
+    write_figure(path, draws, size=(5.2, 4.0))
+
+
+def _cost_panel(
+    axis: Axes, metric: Metric, costs: Mapping[Cell, float], name: str, orders: Sequence[str]
+) -> None:
+    colours = order_colours(orders)
+    for cell, cost in costs.items():
+        order, kind = cell
+        axis.errorbar(
+            cost,
+            metric.mean(cell),
+            yerr=1.96 * metric.standard_error(cell),
+            fmt="o",
+            ms=6,
+            color=colours[order],
+            fillstyle=FILL[kind],
+            capsize=2,
+            lw=1.2,
+        )
+        axis.text(cost, metric.mean(cell), order, color=colours[order], fontsize=8)
+    front = pareto_front({cell: (cost, metric.mean(cell)) for cell, cost in costs.items()}, metric)
+    points = [(costs[cell], metric.mean(cell)) for cell in front]
+    axis.plot(*zip(*points, strict=True), color="#b9bfc4", lw=1.2, zorder=0, drawstyle="steps-post")
+    axis.set(xlabel=name, ylabel=metric.title, xscale="log", title=f"Against {name}")
+    plain_ticks(axis.xaxis)
+    axis.margins(x=0.2, y=0.12)
+    axis.legend(handles=_fills(), frameon=False, fontsize=8, loc="best")
+    spread_labels(axis)
+
+
+def pareto_front(points: Mapping[Cell, tuple[float, float]], metric: Metric) -> list[Cell]:
+    """The cells that no other cell beats in both cost and quality, from the cheapest on."""
+    sign = 1 if metric.higher_is_better else -1
+    front: list[Cell] = []
+    for cell in sorted(points, key=lambda c: (points[c][0], -sign * points[c][1])):
+        if not front or sign * points[cell][1] > sign * points[front[-1]][1]:
+            front.append(cell)
+    return front
+
+
+def draw_drift(
+    path: Path, curves: Mapping[str, Mapping[Cell, Sequence[float | None]]], orders: Sequence[str]
+) -> None:
+    """A metric at each frame: one panel per curve title."""
+    draws = [partial(_drift_panel, title=t, lines=c, orders=orders) for t, c in curves.items()]
+    write_figure(path, draws, columns=min(len(draws), 2), size=(5.2, 3.8))
+
+
+def _drift_panel(
+    axis: Axes,
+    title: str,
+    lines: Mapping[Cell, Sequence[float | None]],
+    orders: Sequence[str],
+) -> None:
+    colours = order_colours(orders)
+    for (order, kind), values in lines.items():
+        points = [(i, value) for i, value in enumerate(values) if value is not None]
+        axis.plot(
+            *zip(*points, strict=True),
+            color=colours[order],
+            ls=LINES[kind],
+            marker="o",
+            ms=3.5,
+            fillstyle=FILL[kind],
+            label=f"{order}, {kind}",
+        )
+    axis.set(xlabel="frame", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def draw_scaling(
+    path: Path,
+    title: str,
+    points: Mapping[Cell, Mapping[float, Sequence[float]]],
+    laws: Mapping[Cell, PowerLaw],
+    orders: Sequence[str],
+) -> None:
+    """A value against training FLOPs for every cell, with the fitted power laws: one panel per token type."""
+    kinds = list(dict.fromkeys(kind for _, kind in points))
+    draws = [
+        partial(_scaling_panel, title=title, points=points, laws=laws, kind=kind, orders=orders)
+        for kind in kinds
+    ]
+    write_figure(path, draws, size=(5.4, 4.0))
+
+
+def _scaling_panel(
+    axis: Axes,
+    title: str,
+    points: Mapping[Cell, Mapping[float, Sequence[float]]],
+    laws: Mapping[Cell, PowerLaw],
+    kind: str,
+    orders: Sequence[str],
+) -> None:
+    colours = order_colours(orders)
+    for (order, of), found in points.items():
+        if of != kind:
+            continue
+        law, colour = laws[order, kind], colours[order]
+        x = [flops for flops, values in found.items() for _ in values]
+        axis.plot(x, [v for values in found.values() for v in values], "o", ms=5, color=colour)
+        ends = np.array([min(x), max(x)])
+        label = f"{order}: exponent {law.exponent.value:.2f} ({law.exponent.low:.2f} to {law.exponent.high:.2f})"
+        axis.plot(ends, [law.at(end) for end in ends], color=colour, label=label)
+    axis.set(xlabel="training FLOPs", ylabel=title, xscale="log", yscale="log")
+    axis.set_title(f"{kind} tokens")
+    plain_ticks(axis.yaxis)
+    axis.legend(frameon=False, fontsize=7.5)
