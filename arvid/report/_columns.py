@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from arvid.evaluation.records import Budget, MetricValue, ResultRecord
-from arvid.report import _numbers as numbers
+from arvid.report import numbers
 from arvid.report._reading import protocol_headings
 from arvid.report._seeds import OF_SEEDS
 from arvid.report.cells import Cell, Column, Row, identity

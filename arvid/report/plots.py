@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arvid.report.cells import Column, Row
 from arvid.report.comparison import Comparison
+from arvid.report.numbers import short
 from arvid.report.panels import DASHED, Plot, colours, panel
 from arvid.report.rollout import rollouts
 
@@ -185,7 +186,7 @@ def _draw_frames(
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Set ticks of a logarithmic axis to 1, 2 and 5 times powers of ten, as plain numbers."""
+    """Set ticks of a logarithmic axis to 1, 2 and 5 times powers of ten, as plain numbers or with an SI prefix."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_locator(NullLocator())

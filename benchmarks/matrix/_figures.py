@@ -32,11 +32,14 @@ def order_colours(orders: Sequence[str]) -> dict[str, str]:
 
 def draw_matrix(path: Path, metrics: Sequence[Metric], orders: Sequence[str]) -> None:
     """One panel per metric: orders from top to bottom, both token types with standard errors, reference rows."""
-    draws = [partial(_matrix_panel, metric=metric, orders=orders) for metric in metrics]
-    write_figure(path, draws, columns=2, size=(5.2, 0.9 + 0.42 * len(orders)))
+    draws = [
+        partial(_matrix_panel, metric=metric, orders=orders, legend=i == 1)
+        for i, metric in enumerate(metrics)
+    ]
+    write_figure(path, draws, columns=2, size=(5.4, 1.1 + 0.42 * len(orders)))
 
 
-def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str]) -> None:
+def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str], *, legend: bool) -> None:
     colours = order_colours(orders)
     for (order, kind), _ in metric.cells.items():
         axis.errorbar(
@@ -62,12 +65,24 @@ def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str]) -> None:
                 textcoords="offset points",
                 fontsize=7.5,
                 color="#66727d",
-                rotation=0,
             )
     axis.set_yticks(range(len(orders)), list(reversed(orders)))
     axis.set_ylim(-0.6, len(orders) - 0.4)
-    axis.set_title(metric.title, pad=14)
-    axis.legend(handles=_fills(), frameon=False, fontsize=8, loc="best")
+    axis.set_title(f"{metric.title}\n{metric.protocol}", pad=16)
+    if legend:
+        _add_legend(axis)
+
+
+def _add_legend(axis: Axes) -> None:
+    """The marks of the token types, above the axes on the right."""
+    axis.legend(
+        handles=_fills(),
+        frameon=False,
+        fontsize=8,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.06),
+        borderpad=0,
+    )
 
 
 def _fills() -> list[Line2D]:
@@ -104,10 +119,14 @@ def _effects_panel(axis: Axes, metrics: Sequence[Metric]) -> None:
                 capsize=2,
                 error_kw={"lw": 1, "ecolor": "#22303c"},
             )
-    axis.set_xticks(range(len(metrics)), [metric.label for metric in metrics])
+    axis.set_xticks(range(len(metrics)), [_two_lines(metric) for metric in metrics])
     axis.set(ylabel="share of the variance (%)", title="What the quality is due to", ylim=(0, 105))
     axis.grid(visible=False, axis="x")
-    axis.legend(frameon=False, ncols=len(sources), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axis.legend(frameon=False, ncols=len(sources), loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
+def _two_lines(metric: Metric) -> str:
+    return f"{metric.label}\n{metric.protocol}"
 
 
 def draw_costs(
@@ -150,7 +169,7 @@ def _cost_panel(
     axis.set(xlabel=name, ylabel=metric.title, xscale="log", title=f"Against {name}")
     plain_ticks(axis.xaxis)
     axis.margins(x=0.2, y=0.12)
-    axis.legend(handles=_fills(), frameon=False, fontsize=8, loc="best")
+    _add_legend(axis)
     spread_labels(axis)
 
 
@@ -231,5 +250,6 @@ def _scaling_panel(
         axis.plot(ends, [law.at(end) for end in ends], color=colour, label=label)
     axis.set(xlabel="training FLOPs", ylabel=title, xscale="log", yscale="log")
     axis.set_title(f"{kind} tokens")
+    plain_ticks(axis.xaxis)
     plain_ticks(axis.yaxis)
     axis.legend(frameon=False, fontsize=7.5)

@@ -19,8 +19,10 @@ from arvid.experiments.paper import table, validation_losses, write_page
 from arvid.experiments.scaling import PowerLaw, fit_power_law
 from arvid.experiments.variants import folders
 from arvid.report import tables
+from arvid.report.numbers import decimals_for, fixed, with_uncertainty
 from arvid.report.page import write_report
 
+MAX_DECIMALS = 3
 SCALING_SIZES = 3
 """Fewest sizes for a power law."""
 
@@ -108,16 +110,17 @@ def matrix_table(metric: Metric, options: argparse.Namespace) -> list[str]:
     """Orders as rows, token types as columns, and the reference rows below."""
     sign = 1 if metric.higher_is_better else -1
     best = max(metric.cells, key=lambda cell: sign * metric.mean(cell))
+    decimals = min(decimals_for([metric.mean(cell) for cell in metric.cells]), MAX_DECIMALS)
     made = []
     for order in options.orders:
         texts = []
         for kind in options.token_types:
             cell = (order, kind)
-            text = f"{metric.mean(cell):.3g} ± {metric.standard_error(cell):.2g}"
+            text = with_uncertainty(metric.mean(cell), metric.standard_error(cell), decimals)
             texts.append(f"**{text}**" if is_near(metric, cell, best) else text)
         made.append([order, *texts])
     for name, value in metric.references.items():
-        made.append([f"*{name}*", f"{value:.3g}", *[""] * (len(options.token_types) - 1)])
+        made.append([f"*{name}*", fixed(value, decimals), *[""] * (len(options.token_types) - 1)])
     return table(("", *(f"{kind} tokens" for kind in options.token_types)), made)
 
 

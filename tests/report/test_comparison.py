@@ -10,7 +10,7 @@ import pytest
 
 from arvid.contracts import UserError
 from arvid.evaluation.records import ResultRecord
-from arvid.report import _numbers as numbers
+from arvid.report import numbers
 from arvid.report.comparison import Comparison
 
 MakeRecords = Callable[..., list[ResultRecord]]

@@ -37,6 +37,12 @@ def prefixed(value: float) -> str:
     return _three_digits(value)
 
 
+def short(value: float) -> str:
+    """As few digits as possible, and an SI prefix from ten thousand on: 200000 is `200k`."""
+    size, prefix = next(((s, p) for s, p in _PREFIXES if value >= max(s, 1e4)), (1.0, ""))
+    return f"{value / size:g}{prefix}"
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)
