@@ -8,14 +8,15 @@ conditions `actions` and `action_vectors` of `arvid.nn.conditions`), so that a g
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arvid.contracts import Clip, VideoDataset
-from arvid.data.sprites import COLOURS, SHAPES, Sprite, paint
+from arvid.contracts import Clip
+from arvid.data.sprites import COLOURS, SHAPES, RenderedClips, Sprite, paint
 from arvid.files import sha256_json
-from arvid.ranges import SHARE, at_least
+from arvid.ranges import SHARE
 
 KEYS = {"stay": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """What each key does: steps to the right and down."""
@@ -33,18 +34,17 @@ _FIRST, _LAST = 3, CELLS - 3
 _VERSION = 1  # of the rendering: part of the fingerprint
 
 
-class KeyboardSprites(VideoDataset):
-    """Clips of one small shape on a plain background, uint8 (num_frames, size, size, 3).
+class KeyboardSprites(RenderedClips):
+    """Clips of one small shape on a plain background.
 
     Action i moves the shape from its place at frame i - 1 to that at frame i; the first action is "stay". No action
     leads out of the frame: keys that would are not pressed.
 
     Args:
-        num_clips: how many clips the set holds; indices beyond it raise IndexError.
-        seed: sets with different seeds share no clip.
+        num_clips: number of clips; higher indices raise IndexError.
         num_frames: frames per clip.
-        size: height and width in pixels.
         change: probability that another key is drawn at a frame. Otherwise the last one stays pressed.
+        options: see `arvid.data.sprites.RenderedClips`.
 
     Raises UserError for values outside their ranges.
     """
@@ -55,29 +55,16 @@ class KeyboardSprites(VideoDataset):
         self,
         num_clips: int = 10_000,
         *,
-        seed: int = 0,
         num_frames: int = 9,
-        size: int = 32,
         change: float = 0.25,
+        **options: Any,
     ) -> None:
-        at_least(1).require(num_clips=num_clips)
-        at_least(0).require(seed=seed)
-        at_least(2).require(num_frames=num_frames)
-        at_least(8).require(size=size)
+        super().__init__(num_clips, num_frames=num_frames, **options)
         SHARE.require(change=change)
-        self.num_clips = num_clips
-        self.seed = seed
-        self.num_frames = num_frames
-        self.size = size
         self.change = change
 
-    def __len__(self) -> int:
-        return self.num_clips
-
     def __getitem__(self, index: int) -> Clip:
-        if not 0 <= index < self.num_clips:
-            raise IndexError(f"clip {index} of {self.num_clips}")
-        rng = np.random.default_rng([self.seed, index])
+        rng = self._generator(index)
         shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
         start = rng.integers(_FIRST, _LAST + 1, 2)
         actions = self._draw_actions(rng, start)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
+from arvid.nn.heads import DiffusionOptions
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.decoding import NextBlockSampling
 from arvid.paradigms.next_block.layout import Layout, Start
 from arvid.paradigms.next_block.order import block_order, raster_block
 from arvid.paradigms.next_token import NextToken
+from arvid.training.instantiate import bind, parameters
 
 PUBLISHED = [(1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16)]
 """The paper's blocks of 5 x 16 x 16 tokens: runs of 1, 16, 64 and 256 in raster order."""
@@ -495,3 +497,16 @@ def test_a_mask_made_in_a_validation_serves_training() -> None:
         mask = model(block=(1, 1, 4)).mask(9)
         flex = mask.flex()
     assert not flex.kv_indices.is_inference()
+
+
+def test_next_token_has_the_options_that_a_block_of_one_token_can_have() -> None:
+    own, all_of_them = parameters(NextToken), parameters(NextBlock)
+    assert own.keys() == all_of_them.keys() - {"block", "spacing", "positions", "reveal"}
+    for name, parameter in own.items():
+        assert parameter.default is all_of_them[name].default
+        assert parameter.annotation == all_of_them[name].annotation
+    with pytest.raises(UserError, match="block"):
+        bind(NextToken, {"block": [1, 2, 2]}, what="The paradigm", positional=4)
+    options = {"style": "llama", "diffusion": {"shift": 2.0}}
+    bound = bind(NextToken, options, what="The paradigm", positional=4)
+    assert bound.keywords["diffusion"] == DiffusionOptions(shift=2.0)
