@@ -38,7 +38,7 @@ from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
-from arvid.nn.initialise import initialise_linear
+from arvid.nn.linear import initialise_linear
 from arvid.nn.masking import given_first, random_orders, read_tokens
 from arvid.nn.tokens import empty_tokens, from_sequence, require_prefix, to_sequence
 from arvid.paradigms.masked.network import MaskedNetwork

@@ -45,9 +45,8 @@ from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.nn.windows import Window
 from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, sample_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
-from arvid.paradigms.next_block.layout import Layout, Start
+from arvid.paradigms.next_block.layout import Block, Layout, Spacing, Start, block_order
 from arvid.paradigms.next_block.long_clips import clip_windows, stream_windows
-from arvid.paradigms.next_block.order import Block, Spacing, block_order
 from arvid.paradigms.next_block.positions import (
     LearnedPositions,
     PositionOrder,

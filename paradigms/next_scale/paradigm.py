@@ -39,7 +39,7 @@ from arvid.nn.draws import draw, randn_like
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
-from arvid.nn.initialise import initialise_linear
+from arvid.nn.linear import initialise_linear
 from arvid.nn.positions import Rotation, rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_scale.resize import centres, enlarge, shrink

@@ -13,8 +13,7 @@ from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, To
 from arvid.nn.heads import DiffusionOptions
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.decoding import NextBlockSampling
-from arvid.paradigms.next_block.layout import Layout, Start
-from arvid.paradigms.next_block.order import block_order, raster_block
+from arvid.paradigms.next_block.layout import Layout, Start, block_order, raster_block
 from arvid.paradigms.next_token import NextToken
 from arvid.training.instantiate import bind, parameters
 
