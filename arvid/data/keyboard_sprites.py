@@ -1,8 +1,8 @@
-"""Keyboard sprites: a coloured shape that goes where a key says, at each frame. The embedded dataset of actions.
+"""Keyboard sprites: a coloured shape that a key moves at each frame. The embedded dataset of actions.
 
-As `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each has its actions as ids and as vectors (the
-conditions `actions` and `action_vectors` of `arvid.nn.conditions`), so that a generated clip can be held to them (see
-`arvid.metrics.actions`).
+As in `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each clip has its actions as ids and as vectors
+(the conditions `actions` and `action_vectors` of `arvid.nn.conditions`). So `arvid.metrics.actions` can check whether a
+generated clip follows them.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from arvid.files import sha256_json
 from arvid.ranges import SHARE
 
 KEYS = {"stay": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-"""What each key does: steps to the right and down."""
+"""Displacement of each key: steps to the right and down."""
 CELLS = 16
-"""Places along each side of the frame, from one of which to the next a key leads."""
+"""Number of positions along each side of the frame; a key moves the shape by one position."""
 STEP = 1 / CELLS
 """A step as a fraction of the frame: 2 pixels of 32."""
 RADIUS = 0.17
-"""Of the shape, as a fraction of the frame."""
+"""Radius of the shape, as a fraction of the frame."""
 GREY = 40.0
 """Level of the background."""
 MOVES: NDArray[np.int64] = np.array(list(KEYS.values()))
 _FIRST, _LAST = 3, CELLS - 3
-"""Places at which the whole shape lies inside the frame."""
+"""First and last position at which the whole shape lies inside the frame."""
 _VERSION = 1  # of the rendering: part of the fingerprint
 
 
 class KeyboardSprites(RenderedClips):
     """Clips of one small shape on a plain background.
 
-    Action i moves the shape from its place at frame i - 1 to that at frame i; the first action is "stay". No action
-    leads out of the frame: keys that would are not pressed.
+    Action i moves the shape from frame i - 1 to frame i; the first action is "stay". Keys that would move the shape out
+    of the frame are not drawn.
 
     Args:
         num_clips: number of clips; higher indices raise IndexError.
@@ -91,7 +91,7 @@ class KeyboardSprites(RenderedClips):
     def _draw_actions(
         self, rng: np.random.Generator, start: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Ids of the keys (num_frames,), each of which keeps the shape inside the frame."""
+        """Ids of the keys (num_frames,). All of them keep the shape inside the frame."""
         actions = np.zeros(self.num_frames, np.int64)
         place = start
         for i in range(1, self.num_frames):

@@ -131,8 +131,10 @@ def block_order(grid: TokenGrid, block: Block, spacing: Spacing = "adjacent") ->
     (bt, bh, bw), (t, h, w) = block, sizes
     index = torch.arange(grid.num_tokens, device="cpu")
     if spacing == "strided":
+        # bh x bw regions of h/bh x w/bw places: the place varies slowly, the region inside a block fast.
         regions = index.view(t // bt, bt, bh, h // bh, bw, w // bw)
         return regions.permute(0, 3, 5, 1, 2, 4).flatten()
+    # t/bt x h/bh x w/bw blocks of bt x bh x bw tokens: the block varies slowly, the token inside it fast.
     blocks = index.view(t // bt, bt, h // bh, bh, w // bw, bw)
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten()
 
@@ -143,6 +145,7 @@ def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
     Raises UserError if no such block tiles the grid.
     """
     row, frame = grid.w, grid.tokens_per_frame
+    # A part of a row, whole rows of a frame, or whole frames. `num` units must divide the `count` of the grid.
     for sides, unit, count in (
         ((1, 1, num_tokens), 1, row),
         ((1, num_tokens // row, row), row, grid.h),

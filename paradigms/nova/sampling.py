@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Indicators = Callable[[Tensor, Tensor], Tensor]
 """(tokens so far, indices of known tokens) -> indicators (P, B, L', D)."""
 Order = Literal["video", "frame", "raster", "fixed"]
-"""Drawn for each video or frame, or the same for all."""
+"""Order of the tokens: drawn for each video or each frame, or the same for all frames (raster, fixed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,15 +215,15 @@ class _Window:
 
 
 def set_sizes(num_tokens: int, num_sets: int) -> list[int]:
-    """Tokens per set: cosine schedule, few at first; empty sets are left out."""
+    """Tokens per set by the cosine schedule: few tokens in the first sets. Empty sets are left out."""
+    # cos(π i / 2S) of the tokens are still unknown after set i of S.
     left = [round(math.cos(math.pi * i / (2 * num_sets)) * num_tokens) for i in range(num_sets + 1)]
     sizes = [before - after for before, after in pairwise(left)]
     return [size for size in sizes if size > 0]
 
 
 def same_order(order: Order, num_tokens: int) -> Int[Tensor, " l"] | None:
-    """The order that all frames have in common: raster order, or a random permutation that is always the same. None
-    where each video or frame has another."""
+    """The common order of all frames: raster order or a fixed random permutation. None if the order is drawn."""
     if order == "raster":
         return torch.arange(num_tokens, device="cpu")
     if order == "fixed":
