@@ -44,7 +44,7 @@ from arvid.nn.positions import Rotation, rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_scale.resize import centres, enlarge, shrink
 from arvid.paradigms.next_scale.sampling import ClipSampler, NextScaleSampling
-from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
+from arvid.paradigms.next_scale.scales import ScaleRms, Scales, check_sides, default_sides
 from arvid.ranges import SHARE
 
 
@@ -102,10 +102,11 @@ class NextScale(Paradigm):
         )
         self.norm = nn.LayerNorm(size.dim)
         self.head: TokenHead = build_head(spec, size, diffusion)
-        self.spread = ScaleSpread(len(sides)) if spec.type == "continuous" else None
-        places = self._coordinates()
-        cos, sin = rotation(places[:, 1:], size.dim // size.num_heads)
-        self.register_buffer("blocks", places[:, 0], persistent=False)
+        # The attribute's name is part of the names in checkpoints (`spread.values`).
+        self.spread = ScaleRms(len(sides)) if spec.type == "continuous" else None
+        coordinates = self._coordinates()
+        cos, sin = rotation(coordinates[:, 1:], size.dim // size.num_heads)
+        self.register_buffer("blocks", coordinates[:, 0], persistent=False)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._masks: dict[tuple[int, torch.device], BlockCausal] = {}
@@ -114,7 +115,7 @@ class NextScale(Paradigm):
     @property
     def frame_length(self) -> int:
         """P, the number of positions of a frame."""
-        return sum(self.scales.num_places)
+        return sum(self.scales.num_positions)
 
     def _coordinates(self) -> Tensor:
         """Attention block, time, row and column (L, 4) of each position of the longest sequence.
@@ -122,8 +123,8 @@ class NextScale(Paradigm):
         A token of a coarse scale has the row and column of its area's centre. Context tokens have times before 0.
         """
         context = [(0, i, 0, 0) for i in range(-self.context.spec.num_tokens, 0)]
-        place = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
-        parts, whole = [place], (self.grid.h, self.grid.w)
+        first = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
+        parts, whole = [first], (self.grid.h, self.grid.w)
         for t in range(self.grid.t):
             for k, side in enumerate(self.scales.sides):
                 rows, columns = (centres(n, new) for n, new in zip(whole, side, strict=True))
@@ -150,7 +151,7 @@ class NextScale(Paradigm):
             if k:
                 x = x + self._embed_shown(shown[k - 1], k)
             parts.append(x.flatten(1, 2))
-        length = sum(self.scales.num_places[: len(shown) + 1])
+        length = sum(self.scales.num_positions[: len(shown) + 1])
         x = torch.cat(parts, dim=1)
         return x + self.positions[length - x.shape[1] : length]
 
@@ -215,7 +216,7 @@ class NextScale(Paradigm):
             if self.training:
                 self.spread.measure(targets, self.start._version)
             pairs = zip(targets, self.spread.values.float(), strict=True)
-            targets = [target / spread for target, spread in pairs]
+            targets = [target / rms for target, rms in pairs]
         return torch.cat([target.flatten(1, 2) for target in targets], dim=1)
 
     def _corrupt(self, tokens: Tensor, k: int) -> Tensor:
@@ -232,7 +233,7 @@ class NextScale(Paradigm):
 
     def _means(self, losses: Float[Tensor, "b t p"]) -> dict[str, Tensor]:
         num_frames = losses.shape[1]
-        by_scale = losses.detach().split(self.scales.num_places, dim=2)
+        by_scale = losses.detach().split(self.scales.num_positions, dim=2)
         index = torch.arange(num_frames, device=losses.device)[None, :, None]
         frames = index.expand_as(by_scale[-1]).flatten(1)
         return {

@@ -122,7 +122,7 @@ class _Sequence:
             0,
             0,
         )  # in the cache: number of whole frames, and number of scales of the next frame
-        self.places = 0  # number of positions in the cache
+        self.num_cached = 0  # number of positions in the cache
         self.caches: list[KVCache] | None = None
         if self.use_cache:
             self.caches = self.model.transformer.new_caches(len(self.model.blocks))
@@ -145,7 +145,7 @@ class _Sequence:
     def hidden(self) -> Float[Tensor, "pb n d"]:
         """Normed hidden states that predict the next scale of the last frame."""
         model, passes = self.model, len(self.context) // self.batch
-        start = self.places if self.caches else 0
+        start = self.num_cached if self.caches else 0
         fed, known_scales = self.fed if self.caches else (0, 0)
         parts = [] if start else [self.context]
         for i, frame in enumerate(self.frames[fed:]):
@@ -157,12 +157,12 @@ class _Sequence:
         # After a cache hit the new positions are one block, which sees everything: no mask is needed.
         mask = model.mask(end).dense() if not start else None
         x = model.transformer(x, mask, self.caches, rotation=model.rotation(start, end))
-        num = model.scales.num_places[len(self.frames[-1].shown)]
+        num = model.scales.num_positions[len(self.frames[-1].shown)]
         self._remember(end)
         hidden: Tensor = model.norm(x[:, -num:])
         return hidden
 
     def _remember(self, end: int) -> None:
-        self.places, known = end, len(self.frames[-1].shown) + 1
+        self.num_cached, known = end, len(self.frames[-1].shown) + 1
         whole = known == len(self.model.scales.sides)
         self.fed = (len(self.frames), 0) if whole else (len(self.frames) - 1, known)

@@ -72,7 +72,7 @@ class Scales:
     sides: list[Side]
 
     @property
-    def num_places(self) -> list[int]:
+    def num_positions(self) -> list[int]:
         """Tokens of each scale."""
         return [rows * columns for rows, columns in self.sides]
 
@@ -122,7 +122,7 @@ class Scales:
         return ids[:, rows[:, None], columns]
 
 
-class ScaleSpread(torch.nn.Module):
+class ScaleRms(torch.nn.Module):
     """Root mean square of each scale's continuous tokens, measured over the first training steps and then fixed.
 
     Residuals shrink from scale to scale. Divided by these numbers, all scales have about unit variance, which the

@@ -14,7 +14,7 @@ from arvid.codes import Codes, ScalarCodes
 from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
 from arvid.paradigms.next_scale import NextScale
 from arvid.paradigms.next_scale.resize import enlarge, shrink
-from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
+from arvid.paradigms.next_scale.scales import ScaleRms, Scales, check_sides, default_sides
 
 SIZE = Size(dim=32, depth=2, num_heads=2, head_dim=32, head_depth=1)
 GRID = TokenGrid(3, 4, 6)
@@ -177,7 +177,7 @@ def test_the_loss_is_of_all_scales_and_per_token_of_the_last() -> None:
 
 
 def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ScaleSpread, "STEPS", 2)
+    monkeypatch.setattr(ScaleRms, "STEPS", 2)
     net = model(VALUES, scales=tuple(SIDES)).train()
     clips = [3 * clip(VALUES, seed=i) for i in range(3)]
     assert net.spread is not None
