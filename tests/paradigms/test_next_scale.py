@@ -1,4 +1,4 @@
-"""Next-scale prediction: scales of a frame, who sees whom, losses, windows; against formulas written anew here."""
+"""Next-scale prediction: scales, attention mask, losses and windows, against independent code in this file."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_frame_depends_on_those_before_it_alone(spec: TokenSpec) -> None:
 
 @pytest.mark.parametrize("spec", [IDS, VALUES], ids=["ids", "values"])
 def test_a_scale_is_not_shown_itself(spec: TokenSpec) -> None:
-    """Inputs of scale k change with the frame's scales before k and with nothing else of it."""
+    """Inputs of scale k depend on the frame's scales before k, and on no other scale of the frame."""
     net, frames = model(spec, scales=tuple(SIDES)), clip(spec)[:, 0]
     shown = net.scales.split(frames).shown
     before = net.before(None, 2)[:, 0]
@@ -196,7 +196,7 @@ def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.Mo
 
 
 def test_shown_errors_are_to_be_mended() -> None:
-    """Later residuals follow what was shown, and the sum of shown and last tokens is the frame again."""
+    """Targets are residuals to the corrupted canvas, so canvas plus last tokens gives the frame again."""
     frames, error = clip(VALUES)[0], torch.randn(3, 1, 2, 3)
 
     def corrupt(tokens: Tensor, k: int) -> Tensor:
@@ -263,7 +263,7 @@ def test_longer_clips_go_on_in_windows(spec: TokenSpec, overlap: int | None) -> 
 
 
 def test_a_window_begins_with_its_overlap_alone() -> None:
-    """With one frame of overlap the frame after it depends on no earlier one."""
+    """With an overlap of one frame, the next frame depends on no earlier frame."""
     net, grid = model(), GRID.with_frames(4)
     drawn = []
     for seed in (0, 1):
