@@ -20,7 +20,7 @@ from typing import NoReturn
 from arvid.commands._sampling import CommandParser
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
-from arvid.parent import end_with_parent
+from arvid.processes import end_with_parent
 from arvid.trust import trusting
 
 COMMANDS = {

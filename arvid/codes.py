@@ -1,7 +1,7 @@
-"""Vectors behind the ids of a discrete tokenizer, where it shows them: `TokenSpec.codes`.
+"""Code vectors of the ids of a discrete tokenizer, if it provides them: `TokenSpec.codes`.
 
 Ids alone cannot be averaged or compared. With the vectors a paradigm can reduce a frame of ids to a smaller one, or
-move from an id to a similar one. V ids, d numbers of a vector.
+replace an id by a similar one. V ids, d numbers of a vector.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Codes(ABC):
 class ScalarCodes(Codes):
     """Codes of finite scalar quantisation (FSQ, arXiv 2309.15505): all points of a grid in [-1, 1]^d.
 
-    An id has one digit for each of the d numbers, the first being the fastest. Digit i of a number with L levels
-    stands for (i - L // 2) / (L // 2).
+    An id has one digit for each of the d numbers; the first digit has place value 1. Digit i of a number with L levels
+    means the value (i - L // 2) / (L // 2).
 
     Args:
-        levels: of each number, two or more.
+        levels: number of levels of each of the d numbers, two or more.
     """
 
     def __init__(self, levels: Sequence[int]) -> None:
@@ -57,7 +57,7 @@ class ScalarCodes(Codes):
         return (digits.clamp_min(0).minimum(levels - 1) * basis).sum(-1)
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each number (d,): its levels, half of them, and what its digit counts."""
+        """For each number (d,): its levels, half of its levels, and the place value of its digit."""
         levels = torch.tensor(self.levels, device=device)
         basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
         return levels, levels // 2, torch.tensor(basis, device=device)

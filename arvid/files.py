@@ -1,4 +1,7 @@
-"""Atomic writes (by a temporary file in the same folder), and hashes. All of arvid's files are written this way."""
+"""Atomic writes of files, hashes, and the cache folder.
+
+An atomic write goes to a temporary file in the same folder first. All of arvid's files are written this way.
+"""
 
 from __future__ import annotations
 
@@ -73,3 +76,11 @@ def sha256_file(path: str | Path) -> str:
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def cache_dir() -> Path:
+    """The folder of results that can be computed again: ARVID_CACHE, by default `~/.cache/arvid`.
+
+    It may not exist yet. Deleting it is always safe.
+    """
+    return Path(os.environ.get("ARVID_CACHE") or "~/.cache/arvid").expanduser()

@@ -22,7 +22,7 @@ from arvid.ranges import FINITE, Range
 
 T = TypeVar("T")
 RANGE = "range"
-"""Key of a field's metadata."""
+"""Key of the range in a field's metadata."""
 
 
 def option(default: T, allowed: Range) -> T:
@@ -106,7 +106,7 @@ def compose(*owners: type[SamplingOptions]) -> type[SamplingOptions]:
 
 @lru_cache
 def _composed(owners: tuple[type[SamplingOptions], ...]) -> type[SamplingOptions]:
-    # Drop base classes of other owners: Python refuses bases in an order that contradicts their own MRO.
+    # Leave out owners that are base classes of other owners: Python refuses bases whose order contradicts an MRO.
     needed = [a for a in dict.fromkeys(owners) if not _covered(a, owners)]
     if len(needed) == 1:
         return needed[0]

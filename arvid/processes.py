@@ -1,11 +1,17 @@
-"""Processes that share an evaluation or a sampling, and the device of each.
+"""Processes that share an evaluation or a sampling, the device of each, and child processes.
 
-torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) starts them.
+torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) starts the processes that
+share work. Child processes are those that arvid starts. A killed process cannot stop its children. So each child checks
+every second whether its parent still exists. If not, it ends itself, and its process group if it leads one (its data
+workers and ranks). This module imports nothing slow, so a child starts to check before it imports torch.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +28,9 @@ START_MINUTES = 10.0
 """Limit of waiting for other processes at the start."""
 INTERACTIVE = ("bash", "interactive")
 """Names of interactive SLURM jobs, in which srun has not started the command (Lightning's rule)."""
+PARENT_VARIABLE = "ARVID_PARENT"
+PARENT_SECONDS = 1.0
+"""Seconds between two checks of the parent."""
 
 
 class Launch(NamedTuple):
@@ -176,3 +185,24 @@ def _explained() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def child_environment() -> dict[str, str]:
+    """Environment variables for a child that runs arvid and must end with this process."""
+    return {PARENT_VARIABLE: str(os.getpid())}
+
+
+def end_with_parent() -> None:
+    """Watch the parent in a thread, if the parent started this process with `child_environment`."""
+    # Removed, because it is not meant for this process's own children.
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:  # an orphan gets another parent
+        time.sleep(PARENT_SECONDS)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,11 +1,15 @@
-"""Sealed safetensors files: loading verifies a checksum."""
+"""Sealed safetensors files, whose loading verifies a checksum, and the hash of tensors."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -35,3 +39,14 @@ def load_tensors(path: Path, *, sealed: bool = True) -> tuple[dict[str, Tensor],
             return tensors, dict(file.metadata())
     except (SafetensorError, ValueError) as error:  # mmap refuses an empty file with a ValueError
         raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
+
+
+def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, types, shapes and values, independent of order and device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        values: NDArray[np.uint8] = value.flatten().view(torch.uint8).numpy()
+        digest.update(values.data)
+    return digest.hexdigest()

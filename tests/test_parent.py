@@ -13,16 +13,16 @@ import pytest
 
 CHILD = """
 import os, time
-from arvid.parent import VARIABLE, end_with_parent
+from arvid.processes import PARENT_VARIABLE, end_with_parent
 end_with_parent()
-assert VARIABLE not in os.environ  # or its own children would look for another parent
+assert PARENT_VARIABLE not in os.environ  # or its own children would look for another parent
 if os.fork():
     print(os.getpid(), flush=True)
 time.sleep(600)
 """
 PARENT = f"""
 import os, subprocess, sys, time
-from arvid.parent import child_environment
+from arvid.processes import child_environment
 subprocess.Popen(
     [sys.executable, "-c", {CHILD!r}], env=os.environ | child_environment(), process_group=0
 )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from arvid.ranges import FINITE, FPS, LIMIT, SHARE, Range, above, at_least, betw
 from arvid.training.adversarial import Adversarial
 from arvid.training.averaging import EMAWeightAveraging
 from arvid.training.callbacks import SampleVideos
+from arvid.training.instantiate import parameters
 from arvid.training.losses import Perceptual, Reconstruction
 from arvid.training.optimizer import OptimizerConfig
 from arvid.training.tokenizer_module import Images
@@ -162,9 +162,8 @@ def numeric_options() -> list[tuple[str, str, Any]]:
     found = []
     for owner, make in OWNERS.items():
         cls: Any = make.__wrapped__  # type: ignore[attr-defined]
-        hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-        for name in inspect.signature(cls).parameters:
-            hint = _number_in(hints.get(name))
+        for name, parameter in parameters(cls).items():
+            hint = _number_in(parameter.annotation)
             if hint is not None and (owner, name) not in SKIPPED:
                 found.append((owner, name, hint))
     return found

@@ -213,7 +213,7 @@ def check_links() -> Iterator[Row]:
 
 def check_folders() -> Iterator[Row]:
     """Whether the cache folder is writable."""
-    from arvid.cache_dir import cache_dir
+    from arvid.files import cache_dir
 
     folder = cache_dir()
     advice = "Set ARVID_CACHE to a folder that can be written."

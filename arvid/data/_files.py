@@ -43,18 +43,33 @@ MANY = 100_000
 _NAMED = 5  # names listed in a message about many files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """Options of a dataset of files. The constructors of the datasets explain each."""
+    """Options that all datasets of files have. Their constructors take these fields as `**options`.
+
+    Args:
+        clip: how clips are cut.
+        split: "train", "val" or "all"; decided by a hash of each video's name (its path in a list). In class folders,
+            clips of one recording (v_*_g01_c01, v_*_g01_c02) stay together.
+        val_fraction: share of the videos (in class folders, of the recordings) that belong to "val".
+        clips_per_video: clips cut from each video, at evenly spaced times.
+        seed: seed of the random windows.
+        mirror: swap left and right in a random half of the clips. For training only.
+        motion: measure each clip's motion score.
+        strict: raise an error for broken or missing files; by default they are reported and skipped.
+        max_pixels: files with larger frames count as broken. 8K by default.
+
+    Raises UserError for values outside their ranges.
+    """
 
     clip: ClipSpec
-    split: Split
-    val_fraction: float
-    clips_per_video: int
-    seed: int
-    mirror: bool
-    motion: bool
-    strict: bool
+    split: Split = "all"
+    val_fraction: float = 0.1
+    clips_per_video: int = 1
+    seed: int = 0
+    mirror: bool = False
+    motion: bool = False
+    strict: bool = False
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:

@@ -23,12 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 
-from arvid.cache_dir import cache_dir
 from arvid.data._columns import SCHEMA, Labels, LabelsError, Meanings
 from arvid.data._entries import Entries, map_table
 from arvid.data._tables import TableReader
 from arvid.errors import UserError
-from arvid.files import atomic_write, sha256_json, write_json
+from arvid.files import atomic_write, cache_dir, sha256_json, write_json
 
 logger = logging.getLogger(__name__)
 

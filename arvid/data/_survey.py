@@ -19,12 +19,12 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from arvid.cache_dir import cache_dir
 from arvid.data._decoding import MAX_PIXELS, VideoError
 from arvid.data._layout import Probe
 from arvid.data._ledger import Ledger
 from arvid.data._probing import probe_video
 from arvid.data.pictures import frame_files, is_pictures, probe_pictures
+from arvid.files import cache_dir
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,9 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from arvid.cache_dir import cache_dir
 from arvid.data._kept_tables import TableFile
 from arvid.errors import UserError
-from arvid.files import sha256_json
+from arvid.files import cache_dir, sha256_json
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from arvid.contracts import UserError
 from arvid.data._entries import Entries, Entry
-from arvid.data._files import FileDataset, FileOptions, Split, named
+from arvid.data._files import FileDataset, FileOptions, named
 from arvid.data._walk import Content, LeftOut, look_into, walk
 from arvid.data.clips import ClipSpec
-from arvid.data.video import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +32,10 @@ class VideoFolder(FileDataset):
     Args:
         root: the folder that holds the class folders.
         clip: how clips are cut (17 frames of 64x64 by default).
-        split: "train", "val" or "all"; decided by a hash of each video's name. Clips of one recording
-            (v_*_g01_c01, v_*_g01_c02) stay together.
-        val_fraction: share of the recordings that belong to "val".
         split_list: file that lists the videos to take, one per line: UCF-101's own ("Class/v_x.avi 1" or without a
             number) or NBP's ("path<TAB>label"). Paths are compared by their last two parts, ignoring case. The numbers
             in the list are not used. `split` then divides the listed videos.
-        clips_per_video: clips cut from each video, at evenly spaced times.
-        seed: seed of the random windows.
-        mirror: swap left and right in a random half of the clips. For training only.
-        motion: measure each clip's motion score.
-        strict: raise an error for broken or missing files; by default they are reported and skipped.
-        max_pixels: files with larger frames count as broken. 8K by default.
+        options: see `arvid.data._files.FileOptions`.
 
     Raises:
         UserError: the folder or list does not exist, or no video is left.
@@ -54,34 +46,15 @@ class VideoFolder(FileDataset):
         root: str | Path,
         clip: ClipSpec | None = None,
         *,
-        split: Split = "all",
-        val_fraction: float = 0.1,
         split_list: str | Path | None = None,
-        clips_per_video: int = 1,
-        seed: int = 0,
-        mirror: bool = False,
-        motion: bool = False,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        **options: Any,
     ) -> None:
-        options = FileOptions(
-            clip=clip or ClipSpec(),
-            split=split,
-            val_fraction=val_fraction,
-            clips_per_video=clips_per_video,
-            seed=seed,
-            mirror=mirror,
-            motion=motion,
-            strict=strict,
-            max_pixels=max_pixels,
-        )
+        common = FileOptions(clip=clip or ClipSpec(), **options)
         entries = find_videos(Path(root))
         missing: list[str] = []
         if split_list is not None:
             entries, missing = take_listed(entries, read_split_list(split_list))
-        super().__init__(
-            entries, options, where=str(root), classes=entries.classes, missing=missing
-        )
+        super().__init__(entries, common, where=str(root), classes=entries.classes, missing=missing)
 
 
 def find_videos(root: Path) -> Entries:

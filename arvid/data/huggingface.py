@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from arvid.data._files import FileDataset, FileOptions, Split
+from arvid.data._files import FileDataset, FileOptions
 from arvid.data._kept_tables import TableFile, read_entries
 from arvid.data._unpacked import Sample, unpack
 from arvid.data._walk import LeftOut, contents
@@ -33,13 +33,7 @@ class HuggingFaceVideos(FileDataset):
         clip: how clips are cut (17 frames of 64x64 by default).
         part: one of the dataset's own splits, e.g. "train": files and folders of that name. All by default.
         columns: columns with other names, as meaning: column, e.g. {caption: title}. Null: do not read one.
-        split: "train", "val" or "all"; decided by a hash of each video's path.
-        val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, at evenly spaced times.
-        seed: seed of the random windows.
-        mirror: swap left and right in a random half of the clips. For training only.
-        motion: measure each clip's motion score.
-        strict: raise an error for broken or missing files; by default they are reported and skipped.
+        options: see `arvid.data._files.FileOptions`.
 
     Raises:
         UserError: the folder holds no table of videos, a table has a bad line, or no video is left.
@@ -52,26 +46,11 @@ class HuggingFaceVideos(FileDataset):
         *,
         part: str = "",
         columns: dict[str, str | None] | None = None,
-        split: Split = "all",
-        val_fraction: float = 0.1,
-        clips_per_video: int = 1,
-        seed: int = 0,
-        mirror: bool = False,
-        motion: bool = False,
-        strict: bool = False,
+        **options: Any,
     ) -> None:
-        options = FileOptions(
-            clip=clip or ClipSpec(),
-            split=split,
-            val_fraction=val_fraction,
-            clips_per_video=clips_per_video,
-            seed=seed,
-            mirror=mirror,
-            motion=motion,
-            strict=strict,
-        )
+        common = FileOptions(clip=clip or ClipSpec(), **options)
         entries = read_entries(find_tables(Path(path), part), Path(path), columns)
-        super().__init__(entries, options, where=str(path), classes=entries.classes)
+        super().__init__(entries, common, where=str(path), classes=entries.classes)
 
 
 def find_tables(root: Path, part: str = "") -> list[TableFile]:

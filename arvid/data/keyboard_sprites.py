@@ -1,50 +1,50 @@
-"""Keyboard sprites: a coloured shape that goes where a key says, at each frame. The embedded dataset of actions.
+"""Keyboard sprites: a coloured shape that a key moves at each frame. The embedded dataset of actions.
 
-As `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each has its actions as ids and as vectors (the
-conditions `actions` and `action_vectors` of `arvid.nn.conditions`), so that a generated clip can be held to them (see
-`arvid.metrics.actions`).
+As in `arvid.data.sprites`, clips are rendered from (seed, index) alone. Each clip has its actions as ids and as vectors
+(the conditions `actions` and `action_vectors` of `arvid.nn.conditions`). So `arvid.metrics.actions` can check whether a
+generated clip follows them.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arvid.contracts import Clip, VideoDataset
-from arvid.data.sprites import COLOURS, SHAPES, Sprite, paint
+from arvid.contracts import Clip
+from arvid.data.sprites import COLOURS, SHAPES, RenderedClips, Sprite, paint
 from arvid.files import sha256_json
-from arvid.ranges import SHARE, at_least
+from arvid.ranges import SHARE
 
 KEYS = {"stay": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-"""What each key does: steps to the right and down."""
+"""Displacement of each key: steps to the right and down."""
 CELLS = 16
-"""Places along each side of the frame, from one of which to the next a key leads."""
+"""Number of positions along each side of the frame; a key moves the shape by one position."""
 STEP = 1 / CELLS
 """A step as a fraction of the frame: 2 pixels of 32."""
 RADIUS = 0.17
-"""Of the shape, as a fraction of the frame."""
+"""Radius of the shape, as a fraction of the frame."""
 GREY = 40.0
 """Level of the background."""
 MOVES: NDArray[np.int64] = np.array(list(KEYS.values()))
 _FIRST, _LAST = 3, CELLS - 3
-"""Places at which the whole shape lies inside the frame."""
+"""First and last position at which the whole shape lies inside the frame."""
 _VERSION = 1  # of the rendering: part of the fingerprint
 
 
-class KeyboardSprites(VideoDataset):
-    """Clips of one small shape on a plain background, uint8 (num_frames, size, size, 3).
+class KeyboardSprites(RenderedClips):
+    """Clips of one small shape on a plain background.
 
-    Action i moves the shape from its place at frame i - 1 to that at frame i; the first action is "stay". No action
-    leads out of the frame: keys that would are not pressed.
+    Action i moves the shape from frame i - 1 to frame i; the first action is "stay". Keys that would move the shape out
+    of the frame are not drawn.
 
     Args:
-        num_clips: how many clips the set holds; indices beyond it raise IndexError.
-        seed: sets with different seeds share no clip.
+        num_clips: number of clips; higher indices raise IndexError.
         num_frames: frames per clip.
-        size: height and width in pixels.
         change: probability that another key is drawn at a frame. Otherwise the last one stays pressed.
+        options: see `arvid.data.sprites.RenderedClips`.
 
     Raises UserError for values outside their ranges.
     """
@@ -55,29 +55,16 @@ class KeyboardSprites(VideoDataset):
         self,
         num_clips: int = 10_000,
         *,
-        seed: int = 0,
         num_frames: int = 9,
-        size: int = 32,
         change: float = 0.25,
+        **options: Any,
     ) -> None:
-        at_least(1).require(num_clips=num_clips)
-        at_least(0).require(seed=seed)
-        at_least(2).require(num_frames=num_frames)
-        at_least(8).require(size=size)
+        super().__init__(num_clips, num_frames=num_frames, **options)
         SHARE.require(change=change)
-        self.num_clips = num_clips
-        self.seed = seed
-        self.num_frames = num_frames
-        self.size = size
         self.change = change
 
-    def __len__(self) -> int:
-        return self.num_clips
-
     def __getitem__(self, index: int) -> Clip:
-        if not 0 <= index < self.num_clips:
-            raise IndexError(f"clip {index} of {self.num_clips}")
-        rng = np.random.default_rng([self.seed, index])
+        rng = self._generator(index)
         shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
         start = rng.integers(_FIRST, _LAST + 1, 2)
         actions = self._draw_actions(rng, start)
@@ -104,7 +91,7 @@ class KeyboardSprites(VideoDataset):
     def _draw_actions(
         self, rng: np.random.Generator, start: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Ids of the keys (num_frames,), each of which keeps the shape inside the frame."""
+        """Ids of the keys (num_frames,). All of them keep the shape inside the frame."""
         actions = np.zeros(self.num_frames, np.int64)
         place = start
         for i in range(1, self.num_frames):

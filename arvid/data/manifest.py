@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from arvid.data._entries import Entries
-from arvid.data._files import FileDataset, FileOptions, Split
+from arvid.data._files import FileDataset, FileOptions
 from arvid.data._kept_tables import TableFile, read_entries
 from arvid.data.clips import ClipSpec
-from arvid.data.video import MAX_PIXELS
 
 
 class VideoManifest(FileDataset):
@@ -33,14 +33,7 @@ class VideoManifest(FileDataset):
         clip: how clips are cut (17 frames of 64x64 by default).
         video_root: folder that the paths are relative to; the manifest's folder by default.
         columns: columns with other names, as meaning: column, e.g. {caption: title}. Null: do not read one.
-        split: "train", "val" or "all"; decided by a hash of each video's path in the manifest.
-        val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, at evenly spaced times.
-        seed: seed of the random windows.
-        mirror: swap left and right in a random half of the clips. For training only.
-        motion: measure each clip's motion score.
-        strict: raise an error for broken or missing files; by default they are reported and skipped.
-        max_pixels: files with larger frames count as broken. 8K by default.
+        options: see `arvid.data._files.FileOptions`.
 
     Raises:
         UserError: the manifest is missing, has another ending or a bad line (with its number), or no video is left.
@@ -53,30 +46,13 @@ class VideoManifest(FileDataset):
         *,
         video_root: str | Path | None = None,
         columns: dict[str, str | None] | None = None,
-        split: Split = "all",
-        val_fraction: float = 0.1,
-        clips_per_video: int = 1,
-        seed: int = 0,
-        mirror: bool = False,
-        motion: bool = False,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        **options: Any,
     ) -> None:
-        options = FileOptions(
-            clip=clip or ClipSpec(),
-            split=split,
-            val_fraction=val_fraction,
-            clips_per_video=clips_per_video,
-            seed=seed,
-            mirror=mirror,
-            motion=motion,
-            strict=strict,
-            max_pixels=max_pixels,
-        )
+        common = FileOptions(clip=clip or ClipSpec(), **options)
         entries = read_manifest(
             Path(path), root=None if video_root is None else Path(video_root), columns=columns
         )
-        super().__init__(entries, options, where=str(path), classes=entries.classes)
+        super().__init__(entries, common, where=str(path), classes=entries.classes)
 
 
 def read_manifest(

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from arvid.cache_dir import cache_dir
 from arvid.data._ledger import Ledger
+from arvid.files import cache_dir
 
 Gray = NDArray[np.uint8]
 

@@ -68,18 +68,50 @@ class Sprite:
         return f"a {self.size} {self.colour} {self.shape} {self.motion}"
 
 
-class Sprites(VideoDataset):
-    """Clips of one or two moving shapes, uint8 (num_frames, size, size, 3).
+class RenderedClips(VideoDataset):
+    """Base class of datasets that render clip i from (seed, i), uint8 (num_frames, size, size, 3).
 
     Args:
         num_clips: number of clips; higher indices raise IndexError.
         seed: seed of the clips. Sets with different seeds share no clip.
         num_frames: frames per clip.
         size: height and width in pixels.
+
+    Raises UserError for values outside their ranges.
+    """
+
+    def __init__(
+        self, num_clips: int = 10_000, *, seed: int = 0, num_frames: int = 17, size: int = 32
+    ) -> None:
+        at_least(1).require(num_clips=num_clips)
+        at_least(0).require(seed=seed)
+        at_least(2).require(num_frames=num_frames)
+        at_least(8).require(size=size)
+        self.num_clips = num_clips
+        self.seed = seed
+        self.num_frames = num_frames
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def _generator(self, index: int) -> np.random.Generator:
+        """Random generator of a clip. Raises IndexError if there is no clip of this index."""
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f"clip {index} of {self.num_clips}")
+        return np.random.default_rng([self.seed, index])
+
+
+class Sprites(RenderedClips):
+    """Clips of one or two moving shapes.
+
+    Args:
+        num_clips: number of clips; higher indices raise IndexError.
         sizes: sizes of the shapes: "small", "large" or both.
         second: probability of a second, small shape behind the first one. The caption then names both, the first one
             first; label and attributes are those of the first one.
         textured: probability of a striped background instead of a plain one.
+        options: see `RenderedClips`.
 
     Raises UserError for values outside their ranges.
     """
@@ -90,39 +122,25 @@ class Sprites(VideoDataset):
         self,
         num_clips: int = 10_000,
         *,
-        seed: int = 0,
-        num_frames: int = 17,
-        size: int = 32,
         sizes: tuple[str, ...] = tuple(SIZES),
         second: float = 0.25,
         textured: float = 0.5,
+        **options: Any,
     ) -> None:
-        at_least(1).require(num_clips=num_clips)
-        at_least(0).require(seed=seed)
-        at_least(2).require(num_frames=num_frames)
-        at_least(8).require(size=size)
+        super().__init__(num_clips, **options)
         SHARE.require(second=second, textured=textured)
         unknown = sorted(set(sizes) - set(SIZES))
         if unknown or not sizes:
             raise UserError(
                 f"Sprites' sizes are {' and '.join(SIZES)}, got {', '.join(unknown) or 'none'}."
             )
-        self.num_clips = num_clips
-        self.seed = seed
-        self.num_frames = num_frames
-        self.size = size
         self.sizes = tuple(sizes)
         self.second = second
         self.textured = textured
 
-    def __len__(self) -> int:
-        return self.num_clips
-
     def __getitem__(self, index: int) -> Clip:
-        if not 0 <= index < self.num_clips:
-            raise IndexError(f"clip {index} of {self.num_clips}")
         # The order of all random draws below is part of the dataset: another order gives other clips.
-        rng = np.random.default_rng([self.seed, index])
+        rng = self._generator(index)
         sprites = self._draw_sprites(rng)
         canvas = _background(rng, self.num_frames, self.size, self.textured)
         for sprite in reversed(sprites):  # painted last, so the first one is in front

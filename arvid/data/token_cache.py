@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
-from arvid.cache_dir import cache_dir
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
@@ -31,7 +30,7 @@ from arvid.data.shard_files import (
     write_shard,
 )
 from arvid.data.stand_ins import Tally, read_clip
-from arvid.files import sha256_json
+from arvid.files import cache_dir, sha256_json
 from arvid.nn.conditions import of_clip
 from arvid.nn.finite import require_finite_weights
 

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from arvid.cache_dir import cache_dir
 from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.data.collate import OTHERS, Example
 from arvid.data.shard_files import (
@@ -28,7 +27,7 @@ from arvid.data.shard_files import (
     read_manifest,
     shard_name,
 )
-from arvid.files import atomic_write, sha256_json
+from arvid.files import atomic_write, cache_dir, sha256_json
 from arvid.sealed import verify_tensors
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arvid.data._files import FileDataset, FileOptions, Split
+from arvid.data._files import FileDataset, FileOptions
 from arvid.data._kept_tables import read_entries
 from arvid.data._unpacked import Sample, unpack
 from arvid.data._walk import SUFFIXES
@@ -31,13 +31,7 @@ class WebDataset(FileDataset):
         path: an archive, a folder of archives, or a pattern: shards/{000..127}.tar, shards/*.tar.
         clip: how clips are cut (17 frames of 64x64 by default).
         columns: keys of the .json files with other names than a manifest's columns, as meaning: key.
-        split: "train", "val" or "all"; decided by a hash of each video's name.
-        val_fraction: share of the videos that belong to "val".
-        clips_per_video: clips cut from each video, at evenly spaced times.
-        seed: seed of the random windows.
-        mirror: swap left and right in a random half of the clips. For training only.
-        motion: measure each clip's motion score.
-        strict: raise an error for broken files; by default they are reported and skipped.
+        options: see `arvid.data._files.FileOptions`.
 
     Raises:
         UserError: an archive does not exist or cannot be read, or no video is left.
@@ -49,26 +43,11 @@ class WebDataset(FileDataset):
         clip: ClipSpec | None = None,
         *,
         columns: dict[str, str | None] | None = None,
-        split: Split = "all",
-        val_fraction: float = 0.1,
-        clips_per_video: int = 1,
-        seed: int = 0,
-        mirror: bool = False,
-        motion: bool = False,
-        strict: bool = False,
+        **options: Any,
     ) -> None:
-        options = FileOptions(
-            clip=clip or ClipSpec(),
-            split=split,
-            val_fraction=val_fraction,
-            clips_per_video=clips_per_video,
-            seed=seed,
-            mirror=mirror,
-            motion=motion,
-            strict=strict,
-        )
+        common = FileOptions(clip=clip or ClipSpec(), **options)
         entries = read_entries(unpack(find_archives(str(path)), read_archive), Path(), columns)
-        super().__init__(entries, options, where=str(path), classes=entries.classes)
+        super().__init__(entries, common, where=str(path), classes=entries.classes)
 
 
 def find_archives(pattern: str) -> list[Path]:

@@ -16,9 +16,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import arvid
-from arvid.cache_dir import cache_dir
 from arvid.data._ledger import Ledger
-from arvid.files import sha256_file, sha256_json
+from arvid.files import cache_dir, sha256_file, sha256_json
 from arvid.registry import KINDS, TABLES
 
 PACKAGE = "arvid"

@@ -36,16 +36,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
     missing: list[str] = []
     if split_list is not None:
         entries, missing = take_listed(entries, read_split_list(split_list))
-    options = FileOptions(
-        clip=protocol.clip,
-        split="all",
-        val_fraction=0.0,
-        clips_per_video=1,
-        seed=protocol.seed,
-        mirror=False,
-        motion=False,
-        strict=False,
-    )
+    options = FileOptions(clip=protocol.clip, seed=protocol.seed)
     return FileDataset(entries, options, where=str(where), classes=entries.classes, missing=missing)
 
 

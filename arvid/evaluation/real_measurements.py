@@ -22,10 +22,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from arvid.cache_dir import cache_dir
 from arvid.contracts import VideoDataset
 from arvid.evaluation.scores import Measured, Score
-from arvid.files import sha256_json
+from arvid.files import cache_dir, sha256_json
 from arvid.hardware import hardware, instruction_set
 from arvid.sealed import Damaged
 from arvid.tensor_files import load_tensors, save_tensors

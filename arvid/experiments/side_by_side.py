@@ -23,7 +23,7 @@ import torch
 
 from arvid.contracts import UserError
 from arvid.files import atomic_write
-from arvid.parent import child_environment
+from arvid.processes import child_environment
 
 TAIL_BYTES = 4096
 STOP_SECONDS = 60.0

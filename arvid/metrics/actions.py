@@ -1,8 +1,8 @@
-"""Action accuracy: does the shape of a generated keyboard-sprites clip go where the actions say?
+"""Action accuracy: does the shape of a generated keyboard-sprites clip move as the actions say?
 
-No network judges: the shape is what differs from the background, and its centroid's displacement from frame to frame
-is held against that of each key. Real clips reach 100 %. A clip that stands still reaches the share of "stay" among the
-actions, which is little above guessing (20 %).
+It needs no network. The shape is the set of pixels that differ from the background. The displacement of its centroid
+from frame to frame is compared with the displacement of each key. Real clips reach 100 %. A clip that stands still
+reaches the share of "stay" among the actions, a little above chance (20 %).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from arvid.data.keyboard_sprites import MOVES, STEP
 from arvid.metrics.videos import check_videos
 
 CONTRAST = 40.0
-"""Levels by which a pixel must differ from the background to belong to the shape, in its most different colour."""
+"""Minimum difference in levels between a pixel of the shape and the background, in the channel that differs most."""
 MIN_SHARE = 0.01
-"""Share of the frame that a shape has at least; less of it is none."""
+"""Minimum share of the frame's pixels that counts as a shape."""
 
 
 def centroids(videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b t 2"]:
-    """Centre (x, y) of the shape in each frame, as fractions of the frame; NaN where a frame shows none.
+    """Centroid (x, y) of the shape in each frame, as fractions of the frame; NaN for a frame without a shape.
 
-    The background is the median colour. Pixels count by how much they differ from it, so that the soft edge of a
-    shape moves its centre by parts of a pixel.
+    The background is the median colour. A pixel's weight is its difference from the background beyond CONTRAST, so the
+    antialiased edge gives the centroid a precision below one pixel.
     """
     frames = videos.float()
     height, width = frames.shape[2:4]
@@ -40,7 +40,7 @@ def centroids(videos: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b t 2"]:
 
 
 def actions_shown(videos: UInt8[Tensor, "b t h w 3"]) -> Int[Tensor, "b t1"]:
-    """The action between each two frames whose displacement is nearest to the shape's; -1 where there is no shape.
+    """Id of the action with the displacement nearest to the shape's, for each pair of successive frames; -1: no shape.
 
     Raises ValueError for videos of another shape or type.
     """

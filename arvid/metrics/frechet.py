@@ -202,6 +202,7 @@ def frechet_distance_from_moments(
 
 def _distance(mean_a: Tensor, factor_a: Tensor, mean_b: Tensor, factor_b: Tensor) -> Tensor:
     """Distance of two Gaussians from factors F (k, d) of their covariances: F'F = S."""
+    # tr (S_a S_b)^(1/2): the eigenvalues of S_a S_b are the squared singular values of F_a F_b'.
     trace = factor_a.square().sum() + factor_b.square().sum()  # tr F'F
     cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()  # nuclear norm: tr (S_a S_b)^(1/2)
     # Rounding may give a negative value.

@@ -117,12 +117,13 @@ class BlockCausal:
 
 
 class CleanCopy(BlockCausal):
-    """Blocks that are there twice, clean and noisy. A clean one sees as `BlockCausal` does, but nothing noisy. A noisy
-    one sees itself and the clean ones before it.
+    """Block-causal mask of a sequence that contains each block twice: a clean copy and a noisy copy.
+
+    A clean block sees itself and earlier clean blocks. A noisy block sees itself and earlier clean blocks.
 
     Args:
-        blocks: block of each position.
-        noisy: True where a position is of the noisy copy.
+        blocks: block index of each position.
+        noisy: True at positions of the noisy copy.
     """
 
     def __init__(self, blocks: Int[Tensor, " n"], noisy: Bool[Tensor, " n"]) -> None:
@@ -167,8 +168,9 @@ def _is_short_bf16(q: Tensor, k: Tensor) -> bool:
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention by two batched products and a softmax, all in the type of the inputs."""
     batch, heads, num, dim = q.shape
+    # Additive mask: 0 where a query sees a key, -inf elsewhere.
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -math.inf)
-    if mask.ndim == 4:
+    if mask.ndim == 4:  # (B, 1, N, M) -> (B * heads, N, M), as baddbmm takes it
         bias = bias.expand(batch, heads, -1, -1).flatten(0, 1)
     queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     with torch.autocast("cpu", enabled=False):  # autocast would compute the softmax in float32

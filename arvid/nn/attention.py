@@ -19,7 +19,7 @@ from arvid.nn.positions import Rotation, rotate, rotation_of
 
 NormPlacement = Literal["pre", "branch", "post"]
 Mask = Tensor | BlockCausal
-"""The keys that a query may see: a tensor (N, M) or (B, 1, N or 1, M), True where it may; or blocks."""
+"""Attention mask: a tensor (N, M) or (B, 1, N or 1, M), True where a query may see a key; or blocks."""
 
 
 BlockStyle = Literal["gpt", "llama"]
@@ -186,6 +186,7 @@ class TransformerBlock(nn.Module):
         rotation: Rotation | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D), or (B, K, D) for only the `wanted` (B, K) positions."""
+        # Only the wanted positions are queries, but all positions give keys and values.
         rows = None if wanted is None else gather_rows(x, wanted)
         residual = x if rows is None else rows
         turns = rotation if rotation is None or wanted is None else rotation_of(rotation, wanted)

@@ -1,4 +1,4 @@
-"""Losses by latent frame, for curves."""
+"""Mean loss of each latent frame, for training curves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def losses_by_frame(
     """Mean loss of the tokens of each latent frame: `frame_0`, `frame_1`, ... without gradients.
 
     Args:
-        losses: of the predicted tokens.
-        frames: index of each one's latent frame.
-        num_frames: of the clips; clips of one latent frame get no losses by frame.
-        weight: of each token in the means, or whether it counts; by default all weigh the same.
+        losses: loss of each predicted token.
+        frames: latent frame of each predicted token.
+        num_frames: latent frames of the clips. With one frame the result is empty.
+        weight: weight of each token in the means (a bool mask works); by default 1.
 
-    A frame that no token of the batch belongs to gets the mean of all tokens, since curves hold no gaps.
+    A frame without tokens in the batch gets the mean of all tokens, so that curves have no gaps.
     """
     if num_frames == 1:
         return {}

@@ -101,17 +101,17 @@ PUBLISHED = Backbone()
 
 
 class StreamState:
-    """What the layers of one encoder or decoder keep between the chunks of one clip."""
+    """State of one encoder or decoder between the chunks of one clip."""
 
     def __init__(self) -> None:
         self.frames: dict[nn.Module, Tensor] = {}
-        """For each convolution, the last of its padded inputs, which its next outputs see too."""
+        """For each convolution, the last padded input frames, which the outputs of the next chunk see too."""
         self.started = False
-        """Whether a chunk has gone through."""
+        """Whether a chunk has been processed."""
         self._size: tuple[int, int, int] | None = None
 
     def check(self, chunk: Tensor) -> None:
-        """Raises UserError for a chunk (B, C, T, H, W) that is not of the first one's batch and frame size."""
+        """Raise UserError for a chunk (B, C, T, H, W) with another batch or frame size than the first chunk."""
         size = (chunk.shape[0], chunk.shape[3], chunk.shape[4])
         self._size = self._size or size
         if size != self._size:
@@ -122,9 +122,9 @@ class StreamState:
 
 
 class CausalConv3d(nn.Module):
-    """Convolution that sees no later frame: (B, C, T, H, W) -> (B, C', ceil(T/st), ceil(H/sh), ceil(W/sw)).
+    """Convolution without access to later frames: (B, C, T, H, W) -> (B, C', ceil(T/st), ceil(H/sh), ceil(W/sw)).
 
-    Time is padded on the left with kernel - 1 copies of the first frame, space on both sides with the border.
+    Padding repeats the border: in time kernel - 1 copies of the first frame, in space kernel // 2 pixels on each side.
     """
 
     def __init__(
@@ -149,7 +149,8 @@ class CausalConv3d(nn.Module):
         return y
 
     def _seen_again(self, x: Tensor) -> Tensor:
-        """A copy of the last padded frames, from which the first output of the next chunk starts."""
+        """A copy of the last padded frames, where the first output of the next chunk begins."""
+        # With a stride, output n begins at padded frame n * stride: earlier frames are not needed again.
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         num_outputs = (x.shape[2] - kernel) // stride + 1
         return x[:, :, num_outputs * stride :].clone()  # a view would keep the whole chunk
@@ -172,7 +173,7 @@ class PointwiseConv3d(nn.Module):
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm whose statistics never cross frames: (B, C, T, H, W) -> same."""
+    """Group norm with the statistics of each frame alone: (B, C, T, H, W) -> same."""
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.transpose(1, 2)  # (B, T, C, H, W)
@@ -192,7 +193,7 @@ class Swish(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two times norm, swish, convolution, beside a skip connection that is a 1³ convolution where widths differ."""
+    """Twice norm, swish, convolution, and a skip connection. It is a 1x1x1 convolution if the widths differ."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_groups: int) -> None:
         super().__init__()
@@ -218,8 +219,8 @@ class ResidualUnit(nn.Module):
 class DepthToSpace(nn.Module):
     """Spread channels over a finer grid: (B, rt·rh·rw·C, T, H, W) -> (B, C, T·rt - rt + 1, H·rh, W·rw).
 
-    The first rt - 1 frames of a clip are dropped: they would lie before the first frame, which stands for itself
-    alone. Later chunks of a stream keep all of theirs.
+    The first rt - 1 frames of a clip are dropped, because the first latent frame of a causal tokenizer is a single
+    frame. Later chunks of a stream keep all frames.
     """
 
     def __init__(self, factors: Triple) -> None:
@@ -234,23 +235,23 @@ class DepthToSpace(nn.Module):
 
 
 def _apply(layer: nn.Module, x: Tensor, state: StreamState | None) -> Tensor:
-    """One layer; those that see or make more than one frame at a time are given the state."""
+    """Apply one layer. Layers that mix frames or change their number get the state."""
     timed = isinstance(layer, (CausalConv3d, ResidualUnit, DepthToSpace))
     y: Tensor = layer(x, state) if timed else layer(x)
     return y
 
 
 class CausalStack(nn.Module):
-    """Layers one after another, none of which looks ahead: what encoder and decoder have in common."""
+    """A sequence of causal layers: the common base of encoder and decoder."""
 
     layers: nn.Sequential
     gradient_checkpointing: bool = False
-    """Whether training keeps each layer's input alone and computes the rest once more going backward."""
+    """Whether training stores only each layer's input, and recomputes the layer in the backward pass."""
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """The whole clip (B, C, T, H, W) without a state; with one, the next chunk of the clip that it is of.
+        """Process a whole clip (B, C, T, H, W), or with a state the next chunk of the state's clip.
 
-        Computed in the dtype of the weights. A state is for inference: it does not go with gradient checkpointing.
+        Computed in the dtype of the weights. A state is for inference: gradient checkpointing ignores it.
         """
         if state is not None:
             state.check(x)
@@ -267,13 +268,13 @@ class CausalStack(nn.Module):
 
 
 def _units(channels: list[int], num_groups: int) -> list[nn.Module]:
-    """Residual units that lead through a list of widths."""
+    """Residual units with these widths: unit i maps channels[i] to channels[i + 1]."""
     return [ResidualUnit(a, b, num_groups=num_groups) for a, b in pairwise(channels)]
 
 
 @torch.no_grad()
 def _initialise(network: nn.Module) -> None:
-    """Start near a linear network that keeps the variance: a short training learns far faster from there.
+    """Initialise near a linear network that keeps the variance, which makes short trainings far faster.
 
     | parameter | start |
     |---|---|
@@ -314,7 +315,7 @@ class CausalEncoder(CausalStack):
 
     @torch.no_grad()
     def start_at(self, output: Float[Tensor, " c"]) -> None:
-        """Make an untrained encoder's outputs vary around these values instead of 0."""
+        """Make the mean of an untrained encoder's outputs these values instead of 0."""
         head = self.layers[-1]
         assert isinstance(head, PointwiseConv3d)
         assert head.conv.bias is not None

@@ -133,7 +133,9 @@ class ConditionType(ABC):
         """
         if not self.per_frame:
             return self.parse_one(text)
-        is_file = os.path.isfile(text)  # unlike Path.is_file it takes long texts
+        is_file = os.path.isfile(
+            text
+        )  # Path.is_file raises an error for texts longer than a path may be
         rows = Path(text).read_text().splitlines() if is_file else text.split(self.separator)
         return [self.parse_one(row.strip()) for row in rows if row.strip()]
 
@@ -334,7 +336,7 @@ def all_conditions() -> list[ConditionType]:
 
 
 def of_clip(clip: Clip) -> dict[str, Array]:
-    """The values of a clip by condition: always of its fields, and of all entries of `Clip.conditions`."""
+    """The values of a clip by condition: those with a field in `Clip`, and all entries of `Clip.conditions`."""
     return {name: condition(name).of_clip(clip) for name in (*FIELDS, *sorted(clip.conditions))}
 
 

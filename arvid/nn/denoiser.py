@@ -1,8 +1,8 @@
 """The denoiser: a transformer over context and latent frames, modulated by each frame's noise level (adaLN).
 
 After DiT (arXiv 2212.09748) in FAR's form (arXiv 2503.19325): norms without parameters, RMS-normed queries and keys,
-rotary positions over (t, h, w), tanh GELU. Different: shift, scale and gate are computed once per frame and broadcast
-over its tokens; conditions are context tokens in front of the frames, unless they are to be part of the modulation.
+rotary embeddings over (t, h, w), tanh GELU. Different: shift, scale and gate are computed once per frame and broadcast
+over its tokens; conditions are context tokens in front of the frames, or optionally part of the modulation.
 
 B clips, P passes of guidance, S context tokens, k frames of L tokens, G = k groups or, with context, k + 1.
 """
@@ -21,7 +21,7 @@ from arvid.nn.positions import Rotation, ScalarEmbedding, rotation
 from arvid.nn.tokens import PatchEmbedding
 
 CLEAN_TIME = -1.0
-"""The time of clean frames and of the context. Noise levels are told as 0 to 1000."""
+"""The time of clean frames and of the context, as the network's input. Noise levels 0 to 1 are times 0 to 1000."""
 
 
 class DenoisingBlock(nn.Module):
@@ -45,7 +45,7 @@ class DenoisingBlock(nn.Module):
         cache: KVCache | None,
         rotation: Rotation,
     ) -> Float[Tensor, "b n d"]:
-        """`code` is the activated embedding of the level of each group of tokens: the context, then each frame."""
+        """`code` is the activated embedding of each group's noise level. Groups are the context, then each frame."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(code).chunk(6, dim=-1)
         y = affine(self.norm(x), 1 + scale1, shift1, num_context)
         y = self.attn(y, mask, cache, rotation=rotation)
@@ -60,7 +60,7 @@ def affine(
     shift: Float[Tensor, "#b g d"] | None,
     num_context: int,
 ) -> Float[Tensor, "b n d"]:
-    """x · scale + shift with one scale and shift for each group, the first of which are the S context tokens."""
+    """x · scale + shift, with one scale and shift per group. The S context tokens are the first group."""
     if num_context:
         context, frames = x[:, :num_context], x[:, num_context:]
         first, others = (None, None) if shift is None else (shift[:, :1], shift[:, 1:])
@@ -75,10 +75,10 @@ def affine(
 
 
 class Denoiser(nn.Module):
-    """Noisy frames -> normed hidden states, of which a linear map or a softmax makes the prediction.
+    """Noisy frames -> normed hidden states, the input of a linear output layer or a categorical head.
 
     Args:
-        spec: of the tokens that go in: its size counts MASK.
+        spec: format of the input tokens; its size includes MASK.
         grid: the largest grid of training.
         size: width, depth and heads.
         patch: side of the square of latents that is one token.
@@ -124,16 +124,16 @@ class Denoiser(nn.Module):
         return torch.cat([context, tokens])
 
     def length(self, num_frames: int) -> int:
-        """Tokens of the context and so many frames."""
+        """Number of tokens of the context and `num_frames` frames."""
         return self.num_context + num_frames * self.frame_len
 
     def block_index(self, frames: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
-        """For block-causal attention: 0 for the tokens of the context, i + 1 for those of frame i."""
+        """Block of each token in block-causal attention: 0 for the context, i + 1 for frame i."""
         of_frames = (frames + 1).repeat_interleave(self.frame_len)
         return torch.cat([of_frames.new_zeros(self.num_context), of_frames])
 
     def new_caches(self, num_frames: int) -> list[KVCache]:
-        """An empty cache for each block, with room for the context and so many frames."""
+        """An empty cache for each block, with room for the context and `num_frames` frames."""
         return [KVCache(self.length(num_frames)) for _ in self.blocks]
 
     def forward(
@@ -153,12 +153,12 @@ class Denoiser(nn.Module):
         Args:
             context: context tokens.
             frames: (B, k, h, w[, C]) noisy tokens.
-            times: level of each frame, 0 to 1000, or CLEAN_TIME.
-            index: which frame of the clip each one is.
-            mask: over the tokens that go in and those in the caches.
-            caches: keys and values of what was fed before; those of all that goes in now are added.
+            times: time of each frame, 0 to 1000, or CLEAN_TIME.
+            index: index of each frame in the clip.
+            mask: attention mask (new tokens, cached and new tokens).
+            caches: keys and values of earlier calls; those of the new tokens are added.
             fed: whether the context is in the caches already.
-            frame_conditions: embedded conditions per frame, which are added to the tokens of their frame.
+            frame_conditions: embedded conditions per frame, added to all tokens of the frame.
         """
         num_context = 0 if fed else self.num_context
         x = self.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, k, L, D)
@@ -180,7 +180,7 @@ class Denoiser(nn.Module):
         return out.unflatten(1, (len(index), -1))
 
     def _rotation(self, index: Int[Tensor, " k"], num_context: int) -> Rotation:
-        """Rotary codes of the context, if it goes in, and of the tokens of frames."""
+        """Rotary embeddings of the context (the first `num_context` positions) and of the tokens of frames."""
 
         def of(table: Tensor) -> Tensor:
             frames = table[self.num_context :].unflatten(0, (-1, self.frame_len))[index]
@@ -190,14 +190,14 @@ class Denoiser(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights at the start, after DiT, but nothing is 0 that would leave a parameter without a gradient.
+    """Initial weights after DiT, except that no weight matrix is 0, so that every parameter gets a gradient.
 
     | parameter | value |
     |---|---|
     | weights of linear maps | Xavier's uniform distribution |
-    | of modulations, the embedding of levels, and the output | N(0, 0.02²) |
+    | weights of modulations, time embedding and output | N(0, 0.02²) |
     | biases | 0 |
-    | tables of ids, conditions, norms | torch's default, or as their classes have it |
+    | embedding tables, conditions, norms | as their classes initialise them |
     """
     small = ("modulation", "time.project", "time.mlp.1", "head", "head.logits")
     for name, child in module.named_modules():

@@ -1,8 +1,8 @@
 """Random numbers for a batch that may be divided over several processes.
 
-With one process `draw(sample, shape)` is `sample(shape)`. If processes hold parts of a batch, each draws the numbers of
-the whole batch from the same stream and keeps those of its own clips. So losses do not depend on the number of
-processes. Code that calls torch's functions directly gets different numbers in each process.
+With one process `draw(sample, shape)` is `sample(shape)`. If processes hold parts of a batch, each process draws the
+numbers of the whole batch from the same stream and keeps the numbers of its own clips. So losses do not depend on the
+number of processes. Code that calls torch's functions directly gets different numbers in each process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Part:
     total: int
     """Clips of the whole batch."""
     counted: bool = True
-    """False for a copy of another process's clip, in a process without own clips: it must draw too, but not count."""
+    """Whether the clips count in means. False in a process without own clips: it draws for a copy of another's clip."""
 
 
 def part_of(total: int, index: int, num_parts: int) -> Part:
@@ -42,8 +42,9 @@ def part_of(total: int, index: int, num_parts: int) -> Part:
 
 
 class SharedStream:
-    """The random stream of divided batches. It starts as a copy of torch's generators, which must be in the same state
-    in all processes.
+    """The random stream of divided batches, which starts as a copy of torch's generators.
+
+    These generators must have the same state in all processes.
 
     Args:
         device: device of the numbers, besides the CPU.
@@ -73,7 +74,7 @@ _stream: SharedStream | None = None
 
 
 def share(stream: SharedStream | None, part: Part | None = None) -> None:
-    """Make `draw` use a stream for a batch of which this process has a `part`. None: back to torch's generator."""
+    """Make `draw` use a stream; `part` is this process's part of the batch. None: back to torch's generator."""
     global _stream
     _stream = stream
     if stream is not None:
@@ -81,7 +82,7 @@ def share(stream: SharedStream | None, part: Part | None = None) -> None:
 
 
 def counted_clips(num: int) -> int:
-    """Clips of a batch that count in this process: `num`, or 0 if they are copies of another process's clips."""
+    """Number of clips that count in means: `num`, or 0 if they are copies of another process's clips."""
     return num if _stream is None or _part().counted else 0
 
 

@@ -30,7 +30,7 @@ def group_frames(value: Tensor, tokens: TokenSpec, unknown: int | float) -> Tens
 
 
 class FrameIds(nn.Module):
-    """Embeds class ids of frames: a separate table of `size` vectors for each position in the group; the sum of all."""
+    """Embeds class ids of frames: the sum of F vectors, from a separate table for each position in the group."""
 
     def __init__(self, size: int, num_frames: int, dim: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class FrameIds(nn.Module):
     def forward(
         self, ids: Int[Tensor, "b t f"], known: Bool[Tensor, "b t f"]
     ) -> Float[Tensor, "b t d"]:
-        # One table holds those of all positions, one after another.
+        # One table holds the rows of all F positions, one after another: position i starts at row i * size.
         first_rows = self.size * torch.arange(ids.shape[2], device=ids.device)
         return (self.table(ids + first_rows) * known[..., None]).sum(2)
 
@@ -99,7 +99,7 @@ class FrameEmbedder(nn.Module):
     def guided(
         self, given: Condition, batch_size: int, num_frames: int, passes: int
     ) -> Float[Tensor, "pb t d"] | None:
-        """The vectors for each pass of guidance, one after another: given in the first, null in the others."""
+        """The vectors of each guidance pass, one after another: given ones in the first pass, null in the others."""
         vectors: Tensor | None = self(given, batch_size, num_frames)
         if vectors is None or passes == 1:
             return vectors
@@ -108,6 +108,7 @@ class FrameEmbedder(nn.Module):
 
     def _embed(self, name: str, value: Tensor, null: Tensor, drop: Tensor | None) -> Tensor:
         known = condition(name).known(value)  # (B, t, F)
+        # A vector condition has an axis more than its mask.
         expanded = known[(...,) + (None,) * (value.ndim - known.ndim)]  # (B, t, F[, 1])
         filled = torch.where(expanded, value, torch.zeros_like(value))
         vectors = self.get_submodule(name)(filled, known)

@@ -1,4 +1,4 @@
-"""A linear map by the kernel that is fastest for the number of rows.
+"""Linear maps: the kernel that is fastest for the number of rows, and the initial weights.
 
 On CPUs, a product of one or two rows with a large matrix is limited by reading the matrix. F.linear takes twice that
 time (MKL, with AVX2 and AVX512). If the matrix is split into parts and the product is a batch of matrix-vector
@@ -51,3 +51,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Draw the weights of linear maps and embeddings from N(0, 0.02²) and set biases to 0, as GPT-2 does.
+
+    A diffusion head (`head.net`) keeps torch's defaults.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | nn.Embedding) and not name.startswith("head.net"):
+            nn.init.normal_(child.weight, std=0.02)
+            if isinstance(child, nn.Linear) and child.bias is not None:
+                nn.init.zeros_(child.bias)

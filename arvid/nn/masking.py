@@ -1,6 +1,6 @@
-"""Random sets of tokens: which are masked in training, and in what order they are drawn.
+"""Masks and orders of tokens: random masks in training, the order of sampling.
 
-B frames or clips, L tokens of each, K of them at once.
+B frames or clips, L tokens of each, K tokens of a set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from arvid.nn.draws import draw
 
 def draw_mask_ratio(generator: torch.Generator | None = None) -> float:
     """A masking ratio from the normal distribution N(1, 0.25²) truncated to [0.7, 1] (MAR's choice)."""
-    low = 0.5 * (1 + math.erf((0.7 - 1) / 0.25 / math.sqrt(2)))  # its cumulative mass at 0.7
+    # Inverse CDF: a uniform number between the normal distribution's mass at 0.7 (`low`) and at its mean 1 (0.5).
+    low = 0.5 * (1 + math.erf((0.7 - 1) / 0.25 / math.sqrt(2)))
     uniform = low + (0.5 - low) * torch.rand((), generator=generator, dtype=torch.float64)
     ratio = 1 + 0.25 * math.sqrt(2) * torch.erfinv(2 * uniform - 1).item()
     return min(max(ratio, 0.7), 1.0)
@@ -34,7 +35,7 @@ def random_orders(
 
 
 def given_first(orders: Int[Tensor, "b m"], num_given: int) -> Int[Tensor, "b l"]:
-    """Positions of `num_given` tokens that come first, and of the others in their orders."""
+    """Positions in order: first the `num_given` given tokens, then the others in their own orders."""
     first = torch.arange(num_given, device=orders.device).expand(len(orders), -1)
     return torch.cat([first, num_given + orders], dim=1)
 
@@ -42,19 +43,20 @@ def given_first(orders: Int[Tensor, "b m"], num_given: int) -> Int[Tensor, "b l"
 def rank_by_confidence(
     confidence: Float[Tensor, "b k"], noise: float, generator: torch.Generator | None = None
 ) -> Int[Tensor, "b k"]:
-    """Indices of the tokens, the surest first. `noise` is the scale of Gumbel noise on the confidence; 0 for none."""
+    """Indices of the tokens by falling confidence. `noise`: scale of Gumbel noise on the confidence; 0 for none."""
     if noise:
+        # -log of an exponential variable is a Gumbel variable.
         gumbel = -torch.empty_like(confidence).exponential_(generator=generator).log()
         confidence = confidence + noise * gumbel
     return confidence.argsort(dim=1, descending=True, stable=True)
 
 
 def read_tokens(tokens: Tensor, ids: Int[Tensor, "b k"]) -> Tensor:
-    """Of the tokens (B, L[, C]) of frames or clips those at the positions `ids`."""
+    """The tokens at the positions `ids`, from all tokens (B, L[, C]) of frames or clips."""
     return tokens.gather(1, ids) if tokens.ndim == 2 else gather_rows(tokens, ids)
 
 
 def write_tokens(tokens: Tensor, ids: Int[Tensor, "b k"], values: Tensor) -> Tensor:
-    """The tokens (B, L[, C]) with values put at the positions `ids`."""
+    """A copy of the tokens (B, L[, C]) with `values` at the positions `ids`."""
     index = ids if tokens.ndim == 2 else ids[..., None].expand_as(values)
     return tokens.scatter(1, index, values)

@@ -1,19 +1,19 @@
-"""Noise processes over token grids: how clean tokens become noise, frame by frame, and how they are got back.
+"""Noise processes over token grids: forward process (clean tokens to noise) and denoising steps.
 
-A level is 0 for clean tokens and 1 for pure noise. Each latent frame of a clip may have another one, so that one
-network learns to denoise whole clips, to generate frame by frame, and what lies between (diffusion forcing, arXiv
+A noise level is 0 for clean tokens and 1 for pure noise. Each latent frame of a clip may have its own level. So one
+network learns to denoise whole clips, to generate frame by frame, and everything between (diffusion forcing, arXiv
 2407.01392).
 
-| process | tokens | at level σ | prediction |
+| process | tokens | at level σ | prediction target |
 |---|---|---|---|
 | flow | continuous | (1 - σ)·x + σ·ε | ε - x |
 | v | continuous | cos(πσ/2)·x + sin(πσ/2)·ε | cos(πσ/2)·ε - sin(πσ/2)·x |
 | mask | ids | each token is MASK with probability σ | the clean id |
-| tube | ids | the same, at the same places in all frames of a clip (Lumos-1) | the clean id |
+| tube | ids | like mask, with the same positions in all frames of a clip (Lumos-1) | the clean id |
 | uniform | ids | each token is a random id with probability σ | the clean id |
 
-Levels and the arithmetic of the continuous processes are in float32, whatever the network's precision: in bf16 the
-smallest levels would be 0. B clips, t latent frames, C channels, K random numbers of a token.
+Levels and the arithmetic of the continuous processes are in float32 for any precision of the network, because in bf16
+the smallest levels would be 0. B clips, t latent frames, C channels, K random numbers of a token.
 """
 
 from __future__ import annotations
@@ -38,27 +38,30 @@ Level = TypeVar("Level", float, Tensor)
 
 
 class NoiseProcess(ABC):
-    """Corrupts tokens at a level per frame, and takes a step from one level to the next."""
+    """A noise process: corrupts tokens to a noise level per frame, and defines the levels of sampling."""
 
     @abstractmethod
     def draw(
         self, shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b t h w k"]:
-        """The random numbers that `corrupt` takes for tokens of a shape (B, t, h, w)."""
+        """Random numbers for `corrupt`, for tokens of shape (B, t, h, w)."""
 
     @abstractmethod
     def corrupt(
         self, tokens: Tokens, noise: Float[Tensor, "b t h w k"], level: Float[Tensor, "b t"]
     ) -> Tokens:
-        """The tokens at the level of each frame. At level 1 they are pure noise, whatever the tokens are."""
+        """The noisy tokens at the level of each frame. At level 1 they do not depend on `tokens`."""
 
     @abstractmethod
     def levels(self, num_steps: int, shift: float, new_shift: float | None = None) -> list[float]:
-        """The levels that sampling goes through, from 0 to 1, for so many steps.
+        """The num_steps + 1 levels of sampling, in increasing order from 0 to 1.
 
         Args:
-            shift: that the model was trained with, see `shifted`.
-            new_shift: another one for sampling. Raises UserError where a process cannot have it.
+            num_steps: number of denoising steps.
+            shift: shift of the levels in training, see `shifted`.
+            new_shift: another shift for sampling.
+
+        Raises UserError for a `new_shift` if the process has none.
         """
 
 
@@ -84,7 +87,7 @@ class GaussianNoise(NoiseProcess):
         return signal * tokens.float() + amplitude * noise
 
     def amplitudes(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the token and of the noise."""
+        """Factors of the token and of the noise at a level."""
         if self.kind == "flow":
             return 1 - level, level
         return (level * (math.pi / 2)).cos(), (level * (math.pi / 2)).sin()
@@ -92,7 +95,7 @@ class GaussianNoise(NoiseProcess):
     def target(
         self, tokens: Tokens, noise: Float[Tensor, "b t h w k"], level: Float[Tensor, "b t"]
     ) -> Float[Tensor, "b t h w c"]:
-        """What is to be predicted."""
+        """Prediction target: the velocity of the process."""
         if self.kind == "flow":
             return noise - tokens.float()
         signal, amplitude = self.amplitudes(_as_tokens(level))
@@ -105,12 +108,13 @@ class GaussianNoise(NoiseProcess):
         level: Float[Tensor, " n"],
         next_level: Float[Tensor, " n"],
     ) -> Float[Tensor, "b n h w c"]:
-        """The tokens at the next level: an Euler step (`flow`), or one of DDIM without fresh noise (`v`)."""
+        """The tokens at the next level: an Euler step (`flow`), or a deterministic DDIM step (`v`)."""
         now, then = _as_tokens(level[None]), _as_tokens(next_level[None])
         if self.kind == "flow":
             return noisy + (then - now) * prediction
         signal, amplitude = self.amplitudes(now)
         next_signal, next_amplitude = self.amplitudes(then)
+        # Invert x = s·x0 + a·ε, v = s·ε - a·x0, where s² + a² = 1.
         token = signal * noisy - amplitude * prediction
         noise = amplitude * noisy + signal * prediction
         return next_signal * token + next_amplitude * noise
@@ -125,11 +129,11 @@ class GaussianNoise(NoiseProcess):
 
 
 class TokenNoise(NoiseProcess):
-    """Ids of which each is replaced, with the level as probability, by MASK or by a random id.
+    """Noise on ids: each is replaced by MASK or by a random id, with the level as probability.
 
     Args:
-        num_ids: size of the vocabulary. MASK is the id behind them.
-        kind: see the module.
+        num_ids: size of the vocabulary. MASK has the id `num_ids`.
+        kind: "mask", "tube" or "uniform", see the table above.
     """
 
     def __init__(self, num_ids: int, kind: DiscreteNoise) -> None:
@@ -138,13 +142,13 @@ class TokenNoise(NoiseProcess):
 
     @property
     def num_states(self) -> int:
-        """How many ids the network must know, MASK included."""
+        """Number of input ids of the network, MASK included."""
         return self.num_ids if self.kind == "uniform" else self.num_ids + 1
 
     def draw(
         self, shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b t h w k"]:
-        """Uniform numbers: one decides whether a token is replaced, and the other of `uniform` by which id."""
+        """Uniform numbers. The first decides whether a token is replaced; `uniform` has a second, for the new id."""
         batch, frames, *grid = shape
         if self.kind == "uniform":
             return _random(torch.rand, [batch, frames, *grid, 2], device, generator)
@@ -162,7 +166,7 @@ class TokenNoise(NoiseProcess):
         return torch.where(replaced, ids, tokens)
 
     def is_masked(self, noisy: Int[Tensor, "b t h w"]) -> Tensor:
-        """True where a token is still to be drawn: everywhere, where no MASK tells."""
+        """True at tokens that are not final: MASK tokens, or all tokens for `uniform`."""
         return torch.ones_like(noisy) == 1 if self.kind == "uniform" else noisy == self.num_ids
 
     def step(
@@ -174,27 +178,30 @@ class TokenNoise(NoiseProcess):
         next_level: Float[Tensor, " n"],
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "b n h w"]:
-        """The tokens at the next level, where `drawn` are clean ids drawn from the network's prediction.
+        """The tokens at the next level. `drawn` are clean ids sampled from the network's prediction.
 
-        Masks: of the ids drawn at masked places those of the highest `score` stay, and a share of `next_level` of each
-        frame stays masked, but at least one token less than before (MaskGIT, arXiv 2202.04200). `uniform`: each token
-        becomes the drawn one with probability 1 - next_level / level, which is the reverse of the process.
+        `mask` and `tube`: a share of `next_level` of each frame stays masked, but at least one token is filled. The
+        masked positions with the highest `score` are filled (MaskGIT, arXiv 2202.04200). `uniform`: each token becomes
+        the drawn one with probability 1 - next_level / level, which reverses the process.
         """
         if self.kind == "uniform":
             jump = (1 - next_level / level.clamp_min(1e-9))[:, None, None]
             uniform = torch.rand(noisy.shape, device=noisy.device, generator=generator)
             return torch.where(uniform < jump, drawn, noisy)
         masked = self.is_masked(noisy).flatten(2)  # (B, n, L)
+        # At least one token stays masked until the last step, where next_level is 0.
         wanted = (next_level * masked.shape[-1]).floor().clamp_min((next_level > 0).float())
         left = torch.minimum(wanted.long(), masked.sum(-1) - 1)  # (B, n)
         score = score.flatten(2).masked_fill(~masked, math.inf)
-        rank = score.argsort(dim=-1).argsort(dim=-1)
+        rank = score.argsort(dim=-1).argsort(
+            dim=-1
+        )  # argsort of argsort: rank of each score, 0 is the lowest
         stays = masked & (rank < left[..., None])
         filled = torch.where(masked, drawn.flatten(2), noisy.flatten(2))
         return filled.masked_fill(stays, self.num_ids).view_as(noisy)
 
     def levels(self, num_steps: int, shift: float, new_shift: float | None = None) -> list[float]:
-        """Masks: the cosine schedule, few tokens at first; `uniform`: even steps."""
+        """`mask`, `tube`: cosine schedule, which fills few tokens at first. `uniform`: even steps."""
         shares = [k / num_steps for k in range(num_steps + 1)]
         if self.kind != "uniform":
             shares = [math.sin(math.pi / 2 * share) for share in shares]
@@ -204,7 +211,7 @@ class TokenNoise(NoiseProcess):
 def build_noise(
     spec: TokenSpec, continuous: ContinuousNoise, discrete: DiscreteNoise
 ) -> GaussianNoise | TokenNoise:
-    """The process for a kind of tokens."""
+    """The noise process for a token type."""
     if spec.type == "continuous":
         return GaussianNoise(spec.size, continuous)
     return TokenNoise(spec.size, discrete)
@@ -216,7 +223,8 @@ def shifted(level: Level, shift: float) -> Level:
 
 
 def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Numbers of Gumbel's distribution in the shape of `x`."""
+    """Samples of the standard Gumbel distribution in the shape of `x`."""
+    # -log(-log u); the clamps keep both logarithms finite.
     uniform = torch.rand(x.shape, device=x.device, generator=generator)
     return -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
 
@@ -227,11 +235,11 @@ def _random(
     device: torch.device,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """With a generator its numbers, else those of `arvid.nn.draws`."""
+    """Random numbers from `generator`, or by `arvid.nn.draws` without one."""
     sample = partial(function, device=device, generator=generator)
     return sample(shape) if generator else draw(sample, shape)
 
 
 def _as_tokens(level: Float[Tensor, "b t"]) -> Float[Tensor, "b t 1 1 1"]:
-    """Levels of frames, to be broadcast over the numbers of continuous tokens."""
+    """Levels of frames in float32, with axes to broadcast over continuous tokens."""
     return level.float()[..., None, None, None]

@@ -1,4 +1,4 @@
-"""The noise level of each latent frame: drawn in training, and step by step in sampling.
+"""Noise levels of latent frames: random levels in training, a schedule of levels in sampling.
 
 B clips, t latent frames, S denoising steps. A level is 0 for clean tokens and 1 for pure noise.
 """
@@ -18,7 +18,7 @@ from arvid.nn.draws import draw
 from arvid.nn.noise import shifted
 
 Levels = Literal["common", "independent", "non-decreasing"]
-"""Whether the frames of a clip share one level, have each their own, or have own ones in rising order."""
+"""Levels of the frames of a clip: one for all, one for each, or one for each in rising order."""
 LevelDraw = Literal["logit-normal", "uniform", "cosine"]
 """Distribution of a level: sigmoid(n) with normal n, u, or cos(πu/2) with uniform u (MaskGIT's masking ratio)."""
 
@@ -33,10 +33,10 @@ def draw_levels(
     clean_share: float,
     device: torch.device,
 ) -> tuple[Float[Tensor, "b t"], Bool[Tensor, "b t"]]:
-    """Levels of a training batch, and which frames are shown clean (these have level 0).
+    """Noise levels of a training batch, and a mask of its clean frames (level 0).
 
-    Each frame is clean with probability `clean_share`, on its own. With `non-decreasing` levels the clean frames are
-    put in front. `shift` moves the levels towards noise, see `arvid.nn.noise.shifted`.
+    Each frame is clean with probability `clean_share`, independently of the others. With `non-decreasing` levels the
+    clean frames come first. `shift` moves the levels towards noise, see `arvid.nn.noise.shifted`.
     """
     num = 1 if levels == "common" else frames
     sample = torch.randn if distribution == "logit-normal" else torch.rand
@@ -47,6 +47,7 @@ def draw_levels(
         level = (level * (math.pi / 2)).cos()
     level = shifted(level, shift).expand(-1, frames)
     clean = draw(partial(torch.rand, device=device), [batch, frames]) < clean_share
+    # -1 marks clean frames: it sorts before all levels, and a drawn level of exactly 0 is not confused with it.
     level = level.masked_fill(clean, -1.0)
     if levels == "non-decreasing":
         level = level.sort(dim=1).values
@@ -56,11 +57,11 @@ def draw_levels(
 def schedule(
     num_frames: int, given: int, num_steps: int, stagger: float | int | None
 ) -> list[list[int]]:
-    """Steps that are left for each frame, before the first step and after each: rows of S…0.
+    """Remaining denoising steps (S to 0) of each frame: one row before the first step, and one after each step.
 
-    Frame i begins `stagger` steps after the frame before it (the pyramid of diffusion forcing, arXiv 2407.01392):
-    0 denoises all frames together; S or more, or None, one after another. `given` first frames are finished from the
-    start, and rows in which nothing happens are left out.
+    Frame i begins `stagger` steps after frame i - 1 (the pyramid of diffusion forcing, arXiv 2407.01392). With 0, all
+    frames are denoised together. With S or more, or None, one frame is denoised after another. The first `given` frames
+    are finished from the start. Rows without a change are left out.
     """
     stagger = num_steps if stagger is None else min(stagger, num_steps)
     rows: list[list[int]] = []
@@ -76,9 +77,11 @@ def fused_snr_weight(
 ) -> Float[Tensor, "b t"]:
     """Weight of each frame's v-prediction loss: fused min-SNR (DFoT, arXiv 2502.06764).
 
-    Min-SNR with a clip, where the signal-to-noise ratio of a frame is raised by what its neighbours show already: the
-    running mean of the frames before it or, where attention is not causal, half the sum of those of both sides.
+    Min-SNR clips the weight at a signal-to-noise ratio of `clip`. Fused: the ratio of a frame is first combined with
+    that of its neighbours, because they show a part of the frame already. With causal attention these are the frames
+    before it, as a running mean. Otherwise it is the mean of the running means from both sides.
     """
+    # In units of the clip: `ratio` is S / clip, and `clipped` is min(S, clip) / clip.
     ratio = snr / clip
     clipped = ratio.clamp_max(1.0)
     shown = _running_mean(clipped, decay)
@@ -87,13 +90,12 @@ def fused_snr_weight(
     unknown = 1 - decay * shown
     fused = clip * (1 - unknown * (1 - ratio))
     fused_clipped = clip * (1 - unknown * (1 - clipped))
-    return fused_clipped / (
-        fused + 1
-    )  # (clipped / fused) for noise, times fused / (fused + 1) for v
+    # min-SNR of noise prediction, clipped / fused, times the factor fused / (fused + 1) of v-prediction.
+    return fused_clipped / (fused + 1)
 
 
 def _running_mean(values: Float[Tensor, "b t"], decay: float) -> Float[Tensor, "b t"]:
-    """Of the frames before each one; 0 for the first."""
+    """Exponential running mean over the frames before each frame; 0 for the first frame."""
     means = [torch.zeros_like(values[:, 0])]
     for i in range(values.shape[1] - 1):
         before = values[:, 0] if i == 0 else means[-1]

@@ -55,6 +55,7 @@ def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int) -> Rotation:
         coordinates[:, axis, None].float() * frequencies(num, coordinates.device)
         for axis, num in enumerate(sizes)
     ]
+    # The angle of pair i stands at dimensions i and i + E/2, as `rotate` needs it.
     angle = torch.cat([*angles, *angles], dim=-1)  # (N, E)
     return angle.cos(), angle.sin()
 
@@ -75,7 +76,7 @@ class RotaryGrid(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, length: int) -> Rotation:
-        """Of the first positions."""
+        """Rotary embeddings of the first `length` positions."""
         return self.cos[:length], self.sin[:length]
 
 
@@ -88,6 +89,7 @@ def rotation_of(all_positions: Rotation, ids: Int[Tensor, "b k"]) -> Rotation:
 def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:
     """Rotate queries or keys by their positions' rotary embeddings."""
     cos, sin = by
+    # Each pair (a, b) becomes (a cos - b sin, b cos + a sin).
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 

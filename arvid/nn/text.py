@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from arvid.cache_dir import cache_dir
 from arvid.contracts import UserError
-from arvid.files import sha256_json
+from arvid.files import cache_dir, sha256_json
 from arvid.nn.attention import Transformer
 from arvid.ranges import at_least
 from arvid.sealed import Damaged

@@ -1,4 +1,4 @@
-"""Clips longer than trained: a window of the trained length moves along, and begins with finished latent frames."""
+"""Sliding windows of the trained length, for clips longer than trained. A window begins with finished latent frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arvid.contracts import UserError
 
 @dataclass(frozen=True)
 class Window:
-    """Latent frames `start` to `stop` - 1 of a clip, of which the first `known` are finished when it begins."""
+    """Latent frames `start` to `stop` - 1 of a clip. The first `known` of them are finished when the window begins."""
 
     start: int
     known: int
@@ -23,14 +23,14 @@ class Window:
 def windows(num_frames: int, given: int, length: int, overlap: int) -> list[Window]:
     """The windows in which a clip is generated, in order.
 
-    A clip of up to `length` latent frames is one window. The windows of a longer one have `length` frames, the last one
-    perhaps fewer, and begin with the last `overlap` finished ones.
+    A clip of up to `length` latent frames is one window. A longer clip has several windows of `length` frames; the last
+    may be shorter. Each window after the first begins with the last `overlap` finished frames.
 
     Args:
         num_frames: latent frames of the clip.
-        given: first ones that are finished from the start; fewer than all.
-        length: of a window.
-        overlap: see above.
+        given: number of given (prefix) frames; fewer than `num_frames`.
+        length: latent frames of a window.
+        overlap: finished frames at the start of a window.
 
     Raises UserError if an overlap leaves nothing to draw in a window.
     """

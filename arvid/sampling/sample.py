@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,37 @@ from jaxtyping import UInt8
 from torch import nn
 from tqdm import tqdm
 
-from arvid.contracts import Clip, Condition, Request, SamplingOptions, TokenGrid, Tokens, UserError
+from arvid.contracts import (
+    Clip,
+    Condition,
+    Paradigm,
+    Request,
+    SamplingOptions,
+    TokenGrid,
+    Tokens,
+    UserError,
+    VideoTokenizer,
+)
 from arvid.data.collate import normalise, to_uint8
+from arvid.nn.conditioner import Conditioner
 from arvid.nn.conditions import condition, of_clips
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
-from arvid.sampling.generator import Generator
+
+
+class Generator(Protocol):
+    """A tokenizer with its conditioner and paradigm, such as `arvid.training.generator_module.GeneratorModule`."""
+
+    tokenizer: VideoTokenizer
+    conditioner: Conditioner
+    paradigm: Paradigm
+    clip_shape: tuple[int, int, int]
+    """Frames, height and width of the training clips."""
+    sampling: SamplingOptions
+    """Default sampling options."""
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True, kw_only=True)

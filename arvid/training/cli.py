@@ -42,8 +42,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.guard import Findings
-from arvid.parent import child_environment
-from arvid.processes import best_device, launch
+from arvid.processes import best_device, child_environment, launch
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.checkpoint_io import read_checkpoint, verifying

@@ -13,12 +13,22 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from jsonargparse._common import parsing_settings
+from jsonargparse._parameter_resolvers import ParamData, get_signature_parameters
 
 from arvid import registry
 from arvid.contracts import UserError
 from arvid.training._explain import explain
 
 T = TypeVar("T")
+
+
+def parameters(cls: type[Any]) -> dict[str, ParamData]:
+    """The parameters of a constructor by name, with default and annotation, as YAML files and `--help` know them.
+
+    Where the constructor passes `**options` to another one, they include the parameters of that one, except those that
+    the call gives. (`inspect.signature` would show `**options` only.)
+    """
+    return {parameter.name: parameter for parameter in get_signature_parameters(cls)}
 
 
 def instantiate(

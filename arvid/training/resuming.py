@@ -13,11 +13,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from arvid.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse._parameter_resolvers import ParamData
 
 logger = logging.getLogger(__name__)
 
@@ -242,18 +245,22 @@ def _value(owner: Any, name: str) -> Any:
     """Default of a constructor's parameter, or the value of a dataclass instance's field."""
     if not callable(owner):
         return vars(owner)[name]
-    default = inspect.signature(owner).parameters[name].default
+    default = _parameter(owner, name).default
     if default is inspect.Parameter.empty:
         raise KeyError(name)
     return default
 
 
+def _parameter(owner: Any, name: str) -> ParamData:
+    from arvid.training.instantiate import parameters
+
+    return parameters(owner)[name]
+
+
 def _dataclass(owner: Any, name: str) -> type:
     """The dataclass in a parameter's annotation, which may be `... | None`."""
-    hints = get_type_hints(owner if dataclasses.is_dataclass(owner) else owner.__init__)
-    kinds = [
-        kind for kind in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(kind)
-    ]
+    hint = _parameter(owner, name).annotation
+    kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
     if not kinds:
         raise KeyError(name)
     return cast("type", kinds[0])

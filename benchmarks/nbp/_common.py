@@ -33,7 +33,7 @@ from arvid.experiments.variants import (
     train,
     usable,
 )
-from arvid.paradigms.next_block.order import Block
+from arvid.paradigms.next_block.layout import Block
 from arvid.ranges import at_least
 from arvid.report.comparison import Comparison
 from arvid.report.page import write_report

@@ -41,7 +41,7 @@ from arvid.experiments.paper import (
     write_page,
 )
 from arvid.experiments.variants import Speed, Variant, model_path, run_folder
-from arvid.paradigms.next_block.order import Block
+from arvid.paradigms.next_block.layout import Block
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.panels import colours, write_figure

@@ -24,9 +24,9 @@ from arvid.contracts import TokenGrid
 from arvid.files import atomic_write
 from arvid.nn.noise_levels import schedule
 from arvid.paradigms.masked.schedule import masked_after
-from arvid.paradigms.next_block.order import Block, Spacing, block_order
+from arvid.paradigms.next_block.layout import Block, Spacing, block_order
 from arvid.paradigms.next_scale.scales import default_sides
-from arvid.paradigms.nova.schedule import set_sizes
+from arvid.paradigms.nova.sampling import set_sizes
 
 GRID = TokenGrid(3, 4, 4)
 SETS = 4

@@ -58,7 +58,7 @@ from arvid.hardware import cpu_summary
 from arvid.nn.heads import categorical
 from arvid.nn.heads.categorical import CategoricalSampling
 from arvid.paradigms.next_block import NextBlock
-from arvid.paradigms.next_block.order import Block
+from arvid.paradigms.next_block.layout import Block
 from arvid.ranges import at_least
 
 Result = dict[str, Any]

@@ -1,6 +1,6 @@
-"""Frame diffusion: latent frames are denoised by one network, each at a noise level of its own.
+"""Frame diffusion: one network denoises the latent frames of a clip, each frame at its own noise level.
 
-One axis of options spans the family. Defaults are FAR's (arXiv 2503.19325).
+The options cover a family of published systems. Defaults are FAR's (arXiv 2503.19325).
 
 | options | system |
 |---|---|
@@ -66,7 +66,7 @@ from arvid.paradigms.frame_diffusion.sampling import (
 from arvid.ranges import SHARE, above, at_least
 
 EPSILON = 1e-9
-"""Added to the number of tokens that a clip's loss is the mean of, which may be 0."""
+"""Added to the number of tokens in a clip's mean loss, which may be 0."""
 
 
 class FrameDiffusion(Paradigm):
@@ -78,9 +78,9 @@ class FrameDiffusion(Paradigm):
         attention: "causal": a frame sees itself and the frames before it. "full": all see each other.
         levels: noise levels of the frames in training: "common" to all frames of a clip, "independent", or independent
             and then sorted: "non-decreasing".
-        history: earlier frames as a frame sees them in training: "noisy", or as a "clean copy", which doubles the
-            sequence. A clean copy needs causal attention and `clean_share` 0.
-        clean_share: probability that a frame has no noise in training. Clean frames have a time code of their own, and
+        history: earlier frames that a frame sees in training: the "noisy" ones, or a "clean copy" of them, which
+            doubles the sequence. A clean copy needs causal attention and `clean_share` 0.
+        clean_share: probability that a frame has no noise in training. Clean frames have their own time embedding, and
             are not part of the loss.
         level_draw: distribution of the levels; by default "logit-normal" for continuous tokens, "cosine" for masks and
             "uniform" for random ids.
@@ -164,13 +164,13 @@ class FrameDiffusion(Paradigm):
         return "uniform" if discrete_noise == "uniform" else "cosine"
 
     def _input_spec(self) -> TokenSpec:
-        """Of the tokens that go into the network, MASK included."""
+        """Format of the network's input tokens, MASK included."""
         if isinstance(self.process, GaussianNoise):
             return self.spec
         return dataclasses.replace(self.spec, size=self.process.num_states)
 
     def _check(self) -> None:
-        """Raises UserError for options that exclude each other."""
+        """Raise UserError for options that exclude each other."""
         grid, patch = self.grid, self.patch
         if grid.h % patch or grid.w % patch:
             raise UserError(f"Patches of {patch} do not tile a token grid of {grid.h}x{grid.w}.")
@@ -188,22 +188,22 @@ class FrameDiffusion(Paradigm):
 
     @property
     def sees_clean(self) -> bool:
-        """Whether training shows clean frames, with a time of their own."""
+        """Whether training shows clean frames, with their own time embedding."""
         return self.history == "clean copy" or self.clean_share > 0
 
     @property
     def replaces_history(self) -> bool:
-        """Whether finished frames are shown at the level of those at work: the model knows no other ones."""
+        """Whether sampling shows finished frames at the level of the active frames, as in training."""
         return self.levels == "common" and not self.sees_clean
 
     # Training
 
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Mean over clips of each clip's loss: the mean over its tokens that are to be predicted.
+        """Mean over clips of each clip's loss, which is the mean over its predicted tokens.
 
-        Continuous: squared error of the tokens of noisy frames. Ids: cross-entropy of the masked ones, or of all in
-        noisy frames where ids are replaced. `per_token` is the mean over all these tokens of the batch, unweighted, and
-        `frame_i` over those of each latent frame.
+        Predicted tokens: the tokens of noisy frames, or only the masked ones with `mask` and `tube` noise. The loss is
+        the squared error (continuous) or the cross-entropy (ids). `per_token` is the unweighted mean over the predicted
+        tokens of the batch, `frame_i` over those of latent frame i.
         """
         batch, num_frames = tokens.shape[:2]
         drop = self._dropped(batch, tokens.device)
@@ -236,7 +236,7 @@ class FrameDiffusion(Paradigm):
         return {"loss": clip_mean(losses, counted), "per_token": per_token.detach(), **by_frame}
 
     def _dropped(self, batch: int, device: torch.device) -> Bool[Tensor, " b"] | None:
-        """Clips whose condition is dropped."""
+        """True for clips whose condition is dropped; None outside training."""
         drawn = draw(partial(torch.rand, device=device), [batch]) < self.condition_dropout
         return drawn if self.training else None
 
@@ -248,7 +248,7 @@ class FrameDiffusion(Paradigm):
         times: Float[Tensor, "b t"],
         frame_conditions: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b t l d"]:
-        """Hidden states of the noisy frames of whole clips, which see the clean `tokens` if the history is a copy."""
+        """Hidden states of the noisy frames of whole clips. With a clean copy of the history they see `tokens`."""
         num = noisy.shape[1]
         index = torch.arange(num, device=noisy.device)
         if self.history == "clean copy":
@@ -270,7 +270,7 @@ class FrameDiffusion(Paradigm):
     def _losses(
         self, hidden: Float[Tensor, "b t l d"], tokens: Tokens, noise: Tensor, level: Tensor
     ) -> Float[Tensor, "b t h w"]:
-        """Loss of each token, as if all were to be predicted."""
+        """Loss of each token, predicted or not."""
         if isinstance(self.head, CategoricalHead):
             return self.head.loss(hidden.flatten(1, 2), tokens.flatten(1)).view(tokens.shape)
         assert isinstance(self.process, GaussianNoise)
@@ -278,7 +278,7 @@ class FrameDiffusion(Paradigm):
         return (self.to_frames(self.head(hidden).float()) - target).square().mean(-1)
 
     def _mask(self, num_frames: int, index: Tensor) -> BlockCausal | None:
-        """Kept, because the next step wants the same."""
+        """Attention mask of a training step. The last one is kept for the next step."""
         if not self.causal:
             return None
         key = (num_frames, index.device)
@@ -317,20 +317,20 @@ class FrameDiffusion(Paradigm):
         yield from ClipSampler(self, options, request).pieces()
 
     def sampling_levels(self, options: SamplingOptions) -> list[float]:
-        """The noise level for each number of steps that are left, from 0 on."""
+        """Noise level by number of remaining steps: entry k is the level with k steps left."""
         new_shift = options.flow_shift if isinstance(options, DiffusionSampling) else None
         return self.process.levels(num_steps(options), self.shift, new_shift)
 
     # Tokens of frames
 
     def empty_tokens(self, shape: Sequence[int], device: torch.device) -> Tokens:
-        """Tokens of a shape (B, t, h, w), to be corrupted."""
+        """Placeholder tokens of shape (B, t, h, w), for `corrupt` at level 1."""
         if self.spec.type == "discrete":
             return torch.zeros(*shape, dtype=torch.long, device=device)
         return torch.zeros(*shape, self.spec.size, device=device)
 
     def to_frames(self, values: Float[Tensor, "b k l e"]) -> Float[Tensor, "b k h w c"]:
-        """Continuous tokens of frames out of patches."""
+        """Continuous tokens of frames from patches."""
         frames = unpatchify(values.flatten(0, 1), self.patch, self.grid.h)
         return frames.unflatten(0, values.shape[:2])
 
@@ -338,6 +338,6 @@ class FrameDiffusion(Paradigm):
 def clip_mean(
     losses: Float[Tensor, "b t h w"], counted: Bool[Tensor, "b t h w"]
 ) -> Float[Tensor, ""]:
-    """Mean over clips of the mean over the tokens of a clip that count; a clip without any has loss 0."""
+    """Mean over clips of the mean over a clip's counted tokens. A clip without counted tokens has loss 0."""
     num = counted.sum((1, 2, 3))
     return ((losses * counted).sum((1, 2, 3)) / (num + EPSILON)).mean()

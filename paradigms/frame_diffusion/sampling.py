@@ -1,7 +1,7 @@
-"""How frame diffusion draws a clip: all frames together, one after another, or staggered.
+"""Sampling of frame diffusion: all frames together, one after another, or staggered.
 
-One loop serves all three: in each evaluation the frames that are at work take a step, and those that are finished are
-history. With causal attention, frames that have not begun are not computed, and finished ones are read from a cache.
+One loop does all three. In each evaluation the active frames take a denoising step, and the finished frames are
+history. With causal attention, frames that have not begun are not computed, and finished frames are cached.
 B clips, P passes of guidance, k frames of L tokens, S denoising steps.
 """
 
@@ -36,27 +36,27 @@ class FrameDiffusionSampling(SamplingOptions):
 
     stagger: float | None = option(None, at_least(0))
     """Denoising steps between the start of a latent frame and the start of the next one. 0 denoises all frames
-    together; as many as there are steps, or more, denoise one after another. By default as the model was built."""
+    together. The number of steps (or more) denoises one frame after another. By default that of the model."""
     overlap: int | None = option(None, at_least(1))
-    """Clips longer than trained: a window of the trained length moves along, and starts again with so many finished
+    """Clips longer than trained: generate them in windows of the trained length that begin with this number of finished
     latent frames. By default half of the trained length."""
     history_guidance: float = option(1.0, FINITE)
-    """Scale w of the guidance by finished frames: without history + w · (with - without), where history is replaced by
-    pure noise. 1 switches it off."""
+    """Scale w of history guidance: without + w · (with - without). "Without" is the prediction with pure noise instead
+    of the finished frames. 1 switches it off."""
     context_noise: float = option(0.0, SHARE)
-    """Noise level, 0 to 1, at which finished frames are shown."""
+    """Noise level, 0 to 1, of the finished frames in the network's input."""
     discrete_steps: int = option(16, at_least(1))
     """Discrete tokens: denoising steps of a frame."""
     choice_temperature: float = option(4.5, at_least(0))
-    """Discrete tokens with masks: scale of the Gumbel noise in the choice of the tokens that stay. It falls to 0 at a
-    frame's last step."""
+    """Discrete tokens with mask noise: scale of the Gumbel noise on the scores that decide which tokens stay. It falls
+    to 0 at a frame's last step."""
 
 
 class ClipSampler:
-    """What a generation has in common over its windows.
+    """Generates one batch of clips, window by window.
 
-    Its passes are, in order: with the condition, without it (guidance), and with it but without history (guidance by
-    history).
+    The passes of guidance are, in order: with the condition; without it (classifier-free guidance); with the condition
+    but without history (history guidance). The last two are optional.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ClipSampler:
             self.frame_conditions = torch.stack([of_frames for _, of_frames in passes])
 
     def pieces(self) -> Iterator[Tokens]:
-        """Latent frames (B, n, h, w[, C]) after the given ones, as soon as they are finished."""
+        """Yield the latent frames (B, n, h, w[, C]) after the given ones, as soon as they are finished."""
         request = self.request
         finished = [] if request.prefix is None else [request.prefix]
         for window in clip_windows(self.model, request.grid.t, request.prefix_frames, self.options):
@@ -96,7 +96,7 @@ class ClipSampler:
     def combined(
         self, predictions: Float[Tensor, "p b n e"], times: Float[Tensor, " n"]
     ) -> Float[Tensor, "b n e"]:
-        """One prediction of those of all passes; `times` are the tokens'."""
+        """The guided prediction from those of all passes. `times` are the times of the tokens."""
         given = predictions[0]
         out = given
         if self.guided and isinstance(self.options, DiffusionSampling):
@@ -114,8 +114,8 @@ class WindowSampler:
 
     Args:
         sampler: the clips' sampler.
-        window: which frames.
-        history: (B, k, h, w[, C]) the finished ones.
+        window: the frames.
+        history: (B, k, h, w[, C]) the finished frames of the window.
     """
 
     def __init__(self, sampler: ClipSampler, window: Window, history: Tokens | None) -> None:
@@ -141,7 +141,7 @@ class WindowSampler:
             self.caches = model.network.new_caches(window.num_frames)
 
     def pieces(self) -> Iterator[Tokens]:
-        """Frames as soon as they are finished."""
+        """Yield frames as soon as they are finished."""
         rows = window_schedule(self.model, self.window, self.sampler.options)
         for now, then in pairwise(rows):
             first = now.count(0)
@@ -155,7 +155,7 @@ class WindowSampler:
                 yield self.tokens[:, first:finished].clone()
 
     def _step(self, now: list[int], then: list[int], first: int, last: int) -> None:
-        """The frames first..last-1 go to the levels of the steps that are left."""
+        """Denoise the frames first..last-1 from the levels of `now` to those of `then` (remaining steps)."""
         level, next_level = self.levels[now[first:last]], self.levels[then[first:last]]
         hidden = self._hidden(first, last, level)  # (P, B, n, L, D)
         times = (1000 * level).repeat_interleave(hidden.shape[3])
@@ -179,7 +179,7 @@ class WindowSampler:
         next_level: Tensor,
         left: Float[Tensor, " n"],
     ) -> Tensor:
-        """Ids drawn from the combined hidden states. (Logits are linear in these, so guidance may be applied here.)"""
+        """Ids sampled from the guided hidden states. (Logits are linear in them, so this equals guided logits.)"""
         options, generator, head = (
             self.sampler.options,
             self.sampler.request.generator,
@@ -199,7 +199,7 @@ class WindowSampler:
     def _hidden(
         self, first: int, last: int, level: Float[Tensor, " n"]
     ) -> Float[Tensor, "p b n l d"]:
-        """Hidden states of the frames first..last-1, in every pass of guidance. Those before are history."""
+        """Hidden states of the active frames first..last-1, for every guidance pass. Earlier frames are history."""
         start = self.cached
         frames, times = self._inputs(start, first, last, level)
         context = self.sampler.context
@@ -215,19 +215,19 @@ class WindowSampler:
         )
         if self.caches:
             self.fed, self.cached = True, first
-            for cache in self.caches:  # frames at work are fed again
+            for cache in self.caches:  # keep finished frames only: active frames are fed again
                 cache.length = self.model.network.length(first)
         return hidden[:, first - start :].unflatten(0, context.shape[:2])
 
     def _frame_conditions(self, start: int, last: int) -> Float[Tensor, "pb k d"] | None:
-        """Those of the frames start..last-1 of the window, in every pass."""
+        """Embedded conditions of the window's frames start..last-1, for every guidance pass."""
         given, offset = self.sampler.frame_conditions, self.window.start
         return None if given is None else given[:, :, offset + start : offset + last].flatten(0, 1)
 
     def _inputs(
         self, start: int, first: int, last: int, level: Float[Tensor, " n"]
     ) -> tuple[Tensor, Float[Tensor, "p b k"]]:
-        """Frames (P, B, k, h, w[, C]) start..last-1 and their times, history as each pass sees it."""
+        """Frames start..last-1 (P, B, k, h, w[, C]) and their times, with the history that each guidance pass sees."""
         batch, num = len(self.tokens), self.sampler.num_passes
         own = self.tokens[:, first:last]
         history, noise = self.tokens[:, start:first], self.noise[:, start:first]
@@ -244,7 +244,7 @@ class WindowSampler:
         return torch.stack(frames), torch.stack(times)
 
     def _history_level(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Level at which finished frames are shown, and their time; `level` is that of the first frame at work."""
+        """Noise level and time of finished frames. `level` is the level of the first active frame."""
         if self.model.replaces_history:
             return level, 1000 * level
         shown = level.new_tensor(self.sampler.options.context_noise)
@@ -252,7 +252,7 @@ class WindowSampler:
         return shown, torch.full_like(shown, CLEAN_TIME) if clean else 1000 * shown
 
     def _mask(self, start: int, last: int) -> Bool[Tensor, "n m"] | None:
-        """Which of the tokens so far those that go in now see."""
+        """Attention mask (new tokens, all tokens so far); None if every new token sees all."""
         if not self.model.causal:
             return None
         network = self.model.network
@@ -273,7 +273,7 @@ def num_steps(options: SamplingOptions) -> int:
 def clip_windows(
     model: FrameDiffusion, num_frames: int, given: int, options: FrameDiffusionSampling
 ) -> list[Window]:
-    """The windows that a clip is generated in."""
+    """The windows of a clip, in order."""
     length = model.grid.t
     return windows(num_frames, given, length, options.overlap or max(length // 2, 1))
 
@@ -281,13 +281,13 @@ def clip_windows(
 def window_schedule(
     model: FrameDiffusion, window: Window, options: FrameDiffusionSampling
 ) -> list[list[int]]:
-    """Steps left for each frame of a window, before and after each evaluation."""
+    """Remaining steps of each frame of a window: a row before the first evaluation, and one after each."""
     stagger = model.stagger if options.stagger is None else options.stagger
     return schedule(window.num_frames, window.known, num_steps(options), stagger)
 
 
 def require_history_guidance(model: FrameDiffusion) -> None:
-    """Raise UserError where a model cannot do without history: it never saw frames of unequal noise."""
+    """Raise UserError if a model cannot predict without history: it never saw frames of unequal noise in training."""
     if model.history == "clean copy" or model.levels == "common":
         raise UserError(
             "Guidance by history shows finished frames as pure noise, which this model never saw in training: leave "

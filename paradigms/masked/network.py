@@ -1,9 +1,9 @@
-"""The network over a whole clip: every token sees every known token, and nothing is causal.
+"""The bidirectional network over a whole clip: every token sees all known tokens.
 
-Without an encoder it is MAGVIT's: context, known tokens and mask tokens go through all layers. With one it is MAR's:
-the first layers see the context and the known tokens alone, the others the mask tokens too.
+Without an encoder it is MAGVIT's network: context, known tokens and mask tokens pass all layers. With an encoder it is
+MAR's: the first layers see only the context and the known tokens, the other layers also the mask tokens.
 
-B clips, P passes of guidance, S context tokens, K known tokens, M wanted ones, N tokens of a clip.
+B clips, P passes of guidance, S context tokens, K known tokens, M wanted tokens, N tokens of a clip.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], rotation: Rotation | None
     ) -> Float[Tensor, "b k d"]:
-        """`ids` are the positions of context and known tokens, of which `rotation` are the rotary embeddings."""
+        """`ids` are the positions of context and known tokens; `rotation` are their rotary embeddings."""
         x = self.norm_in(x + self.positions[ids])
         out: Tensor = self.project(self.norm_out(self.layers(x, rotation=rotation)))
         return out
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
 class MaskedNetwork(nn.Module):
     """Known tokens and the context -> hidden states at the wanted positions.
 
-    `grid` is that of the longest clip, in patches, and `num_context` S. Of the layers of `size`, `encoder_depth` are
-    the encoder's; 0 for no encoder. Other arguments are those of `Masked`.
+    `grid` is the grid of the longest clip, in patches. `num_context` is S. `encoder_depth` of the `size.depth` layers
+    belong to the encoder; 0: no encoder. For the other arguments see `Masked`.
     """
 
     def __init__(
@@ -105,15 +105,16 @@ class MaskedNetwork(nn.Module):
         """Hidden states at the wanted positions.
 
         Args:
-            context: of each pass of guidance, one after another.
-            tokens: the known ones of each clip (B, K[, C]), the same for all passes; K may be 0.
-            known: their positions in the clip, counted in raster order.
-            wanted: positions whose tokens are to be predicted.
-            num_tokens: N of these clips.
-            frame_conditions: embedded conditions per frame, which all tokens of a frame get.
+            context: context tokens of each guidance pass, one after another.
+            tokens: known tokens of each clip (B, K[, C]), the same for all passes; K may be 0.
+            known: raster indices of the known tokens in the clip.
+            wanted: raster indices of the tokens to predict.
+            num_tokens: N, the number of tokens of these clips.
+            frame_conditions: embedded conditions per frame, added to all tokens of the frame.
         """
         num, passes = context.shape[1], len(context) // len(known)
         known, wanted = known.repeat(passes, 1), num + wanted.repeat(passes, 1)
+        # Positions in the whole sequence: 0..S-1 of the context, then S + index of each known token.
         ids = given_first(known, num)
         x = torch.cat([context, self.embed(tokens).repeat(passes, 1, 1)], dim=1)
         length = num + num_tokens
@@ -121,6 +122,7 @@ class MaskedNetwork(nn.Module):
         if self.encoder is not None:
             x = self.encoder(x, ids, None if turns is None else rotation_of(turns, ids))
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), length, -1)
+        # All positions: mask tokens, replaced by the vectors of context and known tokens.
         x = mask_tokens.scatter(1, ids[..., None].expand_as(x), x) + self.positions[:length]
         if frame_conditions is not None:
             per_frame = num_tokens // frame_conditions.shape[1]

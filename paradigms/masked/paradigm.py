@@ -1,7 +1,7 @@
 """Masked prediction of a whole clip: MAGVIT (arXiv 2212.05199) on ids, MAR (2406.11838) on continuous tokens.
 
-Training masks a random part of the clip and predicts it from the rest; sampling begins with everything masked and
-draws a few tokens more with each evaluation. All tokens see each other, so nothing can be cached, and no frame is
+Training masks a random part of the clip and predicts it from the rest. Sampling begins with a masked clip, and each
+evaluation of the network fills some more tokens. All tokens see each other, so nothing can be cached, and no frame is
 finished before the last set. Given frames are never masked.
 
 The defaults follow MAGVIT: cosine schedule, no encoder, 12 sets. Differences from MAGVIT: pre-norm, loss on masked
@@ -38,7 +38,7 @@ from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
-from arvid.nn.initialise import initialise_linear
+from arvid.nn.linear import initialise_linear
 from arvid.nn.masking import given_first, random_orders, read_tokens
 from arvid.nn.tokens import empty_tokens, from_sequence, require_prefix, to_sequence
 from arvid.paradigms.masked.network import MaskedNetwork
@@ -53,12 +53,12 @@ class Masked(Paradigm):
     Args:
         spec, grid, context, size: see `arvid.contracts.Paradigm`.
         patch: side of the square of latents that is one token (continuous tokens only; ids are predicted singly).
-        num_sets: sets a clip is generated in: 12 in MAGVIT, 64 or 256 in MAR.
+        num_sets: number of sets of tokens in sampling, one evaluation each: 12 in MAGVIT, 64 or 256 in MAR.
         encoder_share: share of the layers that see only the known tokens: 0 in MAGVIT, 0.5 in MAR.
         masking: distribution of the masked share in training: "cosine" in MAGVIT, "truncated" in MAR. All clips of a
             batch have the same number of masked tokens.
         loss_on: "masked" tokens (MaskGIT, MAR), or "all" (MAGVIT).
-        label_smoothing: of the cross-entropy (discrete tokens only): 1e-4 in MAGVIT.
+        label_smoothing: label smoothing of the cross-entropy (discrete tokens only): 1e-4 in MAGVIT.
         prefix_share: share of the training steps that train continuation. The number of given latent frames is drawn
             uniformly. MAGVIT trains separate models for generation and continuation.
         context_copies: repetitions of the context in front of the tokens: 64 in MAR.
@@ -136,13 +136,13 @@ class Masked(Paradigm):
 
     @property
     def tokens_per_frame(self) -> int:
-        """Tokens of a latent frame as the network counts them (patches)."""
+        """Tokens (patches) of a latent frame in the network."""
         return self.grid.tokens_per_frame // self.patch**2
 
     # Training
 
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Mean loss, `per_token` of the masked tokens, and `frame_i` of those of each latent frame."""
+        """Mean loss; `per_token`: mean over the masked tokens; `frame_i`: mean over those of latent frame i."""
         batch, num_frames = tokens.shape[:2]
         share = draw(partial(torch.rand, device=tokens.device), [batch])
         drop = share < self.condition_dropout if self.training else None
@@ -170,7 +170,7 @@ class Masked(Paradigm):
         return frames * self.tokens_per_frame
 
     def _copies(self, context: Float[Tensor, "b s d"]) -> Float[Tensor, "b cs d"]:
-        """The context as often as it is repeated, or the start token where there are no conditions."""
+        """The repeated context. A model without conditions has a learned start token as context."""
         if self.start is not None:
             context = self.start.expand(len(context), 1, -1)
         return context.repeat(1, self.context_copies, 1)
@@ -193,8 +193,7 @@ class Masked(Paradigm):
 
     @torch.no_grad()
     def generate(self, request: Request) -> Tokens:
-        """As `Paradigm.generate`. Raises UserError for clips that are longer than trained, and for a prefix of another
-        shape."""
+        """As `Paradigm.generate`. Raises UserError for clips longer than trained, and for a prefix of another shape."""
         grid, batch = request.grid, request.batch_size
         own = self.own_options(request.options, MaskedSampling)
         if grid.t > self.grid.t:

@@ -1,9 +1,9 @@
-"""How a masked model draws a clip: set by set, in whatever order.
+"""Sampling of masked prediction: set by set, in any order.
 
-Ids (MaskGIT, arXiv 2202.04200): each evaluation draws all unknown tokens, and the surest of them stay. Continuous
-tokens have no probability, so they are drawn in a random order (MAR, arXiv 2406.11838).
+Ids (MaskGIT, arXiv 2202.04200): each evaluation samples all unknown tokens, and keeps those of the highest confidence.
+Continuous tokens have no probability, so they are sampled in a random order (MAR, arXiv 2406.11838).
 
-B clips, N tokens of each, K known ones, M unknown ones.
+B clips, N tokens of each, K known tokens, M unknown tokens.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ class MaskedSampling(SamplingOptions):
     """Sampling options of masked prediction."""
 
     num_sets: int | None = option(None, at_least(1))
-    """Sets of tokens that a clip is generated in; by default as the model was built."""
+    """Number of sets of tokens, one evaluation each; by default that of the model."""
     choice_temperature: float = option(4.5, at_least(0))
-    """Discrete tokens: Gumbel noise on the log-probabilities by which tokens are kept. It falls linearly to 0 at the
-    last set. 0 always keeps the likeliest tokens; a large value makes the order random."""
+    """Discrete tokens: scale of the Gumbel noise on the log-probabilities that decide which tokens stay. It falls
+    linearly to 0 at the last set. 0 always keeps the most likely tokens; a large value makes the order random."""
     guidance_ramp: bool = False
-    """Guidance rises from 1 to `guidance` with the share of tokens that are drawn, as in MAR and Muse. By default it is
+    """Guidance rises from 1 to `guidance` with the share of known tokens, as in MAR and Muse. By default it is
     constant."""
 
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """One generation."""
+    """Generates one batch of clips."""
 
     model: Masked
     context: Float[Tensor, "pb s d"]
-    """Of each pass of guidance, one after another."""
+    """Context tokens of each guidance pass, one after another."""
     frame_conditions: Float[Tensor, "pb t d"] | None
     """Embedded conditions per frame."""
     options: MaskedSampling
     request: Request
 
     def fill(self, tokens: Tensor, num_given: int) -> Tensor:
-        """The tokens (B, N[, C]) of whole clips, of which the first `num_given` are known."""
+        """Sample all tokens (B, N[, C]) of clips after the first `num_given`, which are given."""
         num_unknown = tokens.shape[1] - num_given
         order, known = self._first_order(tokens, num_given), num_given
         masked = masked_after(num_unknown, self.options.num_sets or self.model.num_sets)
@@ -81,7 +81,10 @@ class ClipSampler:
         return tokens
 
     def _first_order(self, tokens: Tensor, num_given: int) -> Int[Tensor, "b n"]:
-        """Positions of the given tokens and then of the others: at random, or as ids lie, which choose their order."""
+        """Positions of the given tokens, then of the others: random for continuous tokens, raster order for ids.
+
+        (`_surest` sorts the positions of ids anew for each set.)
+        """
         batch, num = tokens.shape[:2]
         if isinstance(self.model.head, CategoricalHead):
             return torch.arange(num, device=tokens.device).expand(batch, -1)
@@ -91,7 +94,7 @@ class ClipSampler:
     def _hidden(
         self, tokens: Tensor, known: Int[Tensor, "b k"], wanted: Int[Tensor, "b m"]
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m d"] | None]:
-        """Hidden states at the wanted positions, and the unconditional ones if there is guidance."""
+        """Conditional hidden states at the wanted positions and, with guidance, unconditional ones."""
         seen = read_tokens(tokens, known)
         hidden = self.model.network(
             self.context, seen, known, wanted, tokens.shape[1], self.frame_conditions
@@ -102,7 +105,7 @@ class ClipSampler:
     def _surest(
         self, tokens: Tensor, order: Tensor, known: int, options: MaskedSampling, noise: float
     ) -> tuple[Int[Tensor, "b m"], Int[Tensor, "b n"]]:
-        """Ids for all unknown positions, the surest first, and the order with these positions sorted likewise."""
+        """Ids of all unknown positions by falling confidence, and the order with these positions sorted in this way."""
         head, generator = self.model.head, self.request.generator
         assert isinstance(head, CategoricalHead)
         unknown = order[:, known:]
@@ -114,7 +117,7 @@ class ClipSampler:
         return ids.gather(1, rank), torch.cat([order[:, :known], unknown.gather(1, rank)], dim=1)
 
     def _guided(self, share: float) -> MaskedSampling:
-        """The options with the guidance of a set after which `share` of the tokens is drawn; in MAR never all."""
+        """The options with the guidance of a set, after which a `share` of the tokens is known (in MAR never all)."""
         if not self.options.guidance_ramp:
             return self.options
         return self.options.replace(guidance=1 + (self.options.guidance - 1) * share)

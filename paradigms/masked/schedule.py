@@ -1,4 +1,4 @@
-"""How many tokens of a clip are masked: in training at random, in sampling set by set."""
+"""Numbers of masked tokens of a clip: random in training, a schedule in sampling."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from arvid.nn.draws import draw_once
 from arvid.nn.masking import draw_mask_ratio
 
 Masking = Literal["cosine", "truncated"]
-"""How training draws the share of masked tokens: cos(π/2 · u) of a uniform u (MaskGIT, MAGVIT), or the normal
+"""Distribution of the masked share in training: cos(π/2 · u) with uniform u (MaskGIT, MAGVIT), or the normal
 distribution N(1, 0.25²) truncated to [0.7, 1] (MAR)."""
 
 
 def draw_num_masked(masking: Masking, num_tokens: int) -> int:
-    """Masked tokens of each clip of a batch, out of `num_tokens` that may be masked: at least one.
+    """Number of masked tokens of each clip of a batch, out of `num_tokens` that may be masked; at least 1.
 
-    The share is rounded down by `cosine` and up by `truncated`, as the released codes do.
+    The number is rounded down by `cosine` and up by `truncated`, as the released codes do.
     """
     if masking == "truncated":
         return math.ceil(draw_once(draw_mask_ratio) * num_tokens)
@@ -27,10 +27,10 @@ def draw_num_masked(masking: Masking, num_tokens: int) -> int:
 
 
 def masked_after(num_tokens: int, num_sets: int) -> list[int]:
-    """Tokens that are still masked after each set: floor(cos(π/2 · progress) · N), none after the last.
+    """Number of masked tokens after each set: floor(cos(π/2 · progress) · N); 0 after the last.
 
-    Each set but the last leaves at least one token and draws at least one. So there are fewer sets than asked for where
-    there are fewer tokens. (MAGVIT's release computes this in float32: 511 of 1,024 tokens at a progress of 2/3.)
+    Each set fills at least one token, and each set before the last leaves at least one. So a clip with few tokens has
+    fewer than `num_sets` sets. (MAGVIT's release computes this in float32: 511 of 1,024 tokens at a progress of 2/3.)
     """
     left, found = num_tokens, []
     for i in range(1, num_sets):

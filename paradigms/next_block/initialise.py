@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from arvid.nn.initialise import initialise_linear
+from arvid.nn.linear import initialise_linear
 
 
 def initialise_gpt(module: nn.Module) -> None:

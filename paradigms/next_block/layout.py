@@ -1,4 +1,4 @@
-"""Layout of the sequence: the position of each token, the steps of decoding, and what each position predicts.
+"""Layout of the sequence: the order of the tokens, their positions, the steps of decoding, what a position predicts.
 
 | start | sequence, for blocks of P tokens | in the released code |
 |---|---|---|
@@ -8,6 +8,10 @@
 
 With `hybrid` the first block is predicted token by token. Its last token and the P-1 middle tokens then form the block
 that predicts block 1. S context tokens, N tokens of the clip, K known tokens, L length of the sequence.
+
+Tokens are in block-major order: blocks in raster order, and raster order inside each block. With `spacing` "adjacent"
+the grid is cut into T x H x W blocks. With "strided" a frame is cut into H x W regions. A block then has the token at
+the same place of each region, in T frames (PAR, arXiv 2412.15119).
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from arvid.contracts import UserError
+from arvid.contracts import TokenGrid, UserError
 
 Start = Literal["block", "none", "hybrid"]
+Block = tuple[int, int, int]
+Spacing = Literal["adjacent", "strided"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,45 @@ class Layout:
             ("special", self.num_special - self.lead),
             ("tokens", self.num_tokens - self.block_len),
         ]
+
+
+def block_order(grid: TokenGrid, block: Block, spacing: Spacing = "adjacent") -> Int[Tensor, " n"]:
+    """Raster index of each token in block-major order. The identity for blocks that are raster runs.
+
+    Raises UserError if the block does not tile the grid.
+    """
+    sizes = (grid.t, grid.h, grid.w)
+    if min(block) < 1 or any(size % b for size, b in zip(sizes, block, strict=True)):
+        raise UserError(
+            f"A block of {'x'.join(map(str, block))} tokens does not tile the grid "
+            f"{'x'.join(map(str, sizes))}: each side must divide the grid's."
+        )
+    (bt, bh, bw), (t, h, w) = block, sizes
+    index = torch.arange(grid.num_tokens, device="cpu")
+    if spacing == "strided":
+        # bh x bw regions of h/bh x w/bw places: the place varies slowly, the region inside a block fast.
+        regions = index.view(t // bt, bt, bh, h // bh, bw, w // bw)
+        return regions.permute(0, 3, 5, 1, 2, 4).flatten()
+    # t/bt x h/bh x w/bw blocks of bt x bh x bw tokens: the block varies slowly, the token inside it fast.
+    blocks = index.view(t // bt, bt, h // bh, bh, w // bw, bw)
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten()
+
+
+def raster_block(num_tokens: int, grid: TokenGrid) -> Block:
+    """The block whose tokens are a raster run of `num_tokens`. (The released code only has such blocks.)
+
+    Raises UserError if no such block tiles the grid.
+    """
+    row, frame = grid.w, grid.tokens_per_frame
+    # A part of a row, whole rows of a frame, or whole frames. `num` units must divide the `count` of the grid.
+    for sides, unit, count in (
+        ((1, 1, num_tokens), 1, row),
+        ((1, num_tokens // row, row), row, grid.h),
+        ((num_tokens // frame, grid.h, grid.w), frame, grid.t),
+    ):
+        num = num_tokens // unit
+        if num_tokens % unit == 0 and 0 < num <= count and count % num == 0:
+            return sides
+    raise UserError(
+        f"No block that is a run of {num_tokens} tokens tiles the grid {grid.t}x{grid.h}x{grid.w}."
+    )

@@ -1,4 +1,4 @@
-"""Clips longer than trained: windows of the trained length that begin with finished latent frames."""
+"""Sliding windows of the trained length, for clips longer than trained. A window begins with finished latent frames."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def clip_windows(model: NextBlock, num_frames: int, given: int, overlap: int) ->
 
 
 def stream_windows(model: NextBlock, request: Request, overlap: int) -> Iterator[Tokens]:
-    """As `Paradigm.stream`: the prefix, then the new latent frames of each window.
+    """As `Paradigm.stream`: yields the prefix, then the new latent frames of each window.
 
-    Conditions per frame are cut with the window. All windows draw from the request's generator.
+    Conditions per frame are cut to the window. All windows draw from the request's generator.
     """
     given = request.prefix_frames
     tokens = request.prefix
@@ -49,6 +49,7 @@ def stream_windows(model: NextBlock, request: Request, overlap: int) -> Iterator
 
 
 def _cut(model: NextBlock, condition: Condition, window: Window) -> Condition:
+    """The condition with its values per frame cut to the window."""
     values = {
         name: value[:, window.start : window.stop]
         if name in model.frame_conditions.names

@@ -45,9 +45,8 @@ from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.nn.windows import Window
 from arvid.paradigms.next_block.decoding import Decoder, NextBlockSampling, sample_block
 from arvid.paradigms.next_block.initialise import initialise_gpt
-from arvid.paradigms.next_block.layout import Layout, Start
+from arvid.paradigms.next_block.layout import Block, Layout, Spacing, Start, block_order
 from arvid.paradigms.next_block.long_clips import clip_windows, stream_windows
-from arvid.paradigms.next_block.order import Block, Spacing, block_order
 from arvid.paradigms.next_block.positions import (
     LearnedPositions,
     PositionOrder,
@@ -229,7 +228,7 @@ class NextBlock(Paradigm):
         blocks = self.blocks[:length]
         kept = self._mask
         if kept is None or len(kept.blocks) != length or kept.blocks.device != blocks.device:
-            # Blocks of one token: only the context is a block of several positions.
+            # With blocks of one token, only the context (the first block) has several positions.
             first = self.layout.num_context if self.block_len == 1 else None
             self._mask = kept = BlockCausal(blocks, first=first)
         return kept
@@ -337,7 +336,7 @@ class NextBlock(Paradigm):
         return revealed
 
     def _masked(self, tokens: Tensor) -> Bool[Tensor, "b n"] | None:
-        """The tokens (B, N[, C]) that a corrupted history does not show; None outside training."""
+        """Mask (B, N) of the tokens that a corrupted history hides; None outside training."""
         if self.mask_token is None or not self.training:
             return None
         uniform = partial(torch.rand, device=tokens.device)
@@ -345,6 +344,7 @@ class NextBlock(Paradigm):
         return draw(uniform, tokens.shape[:2]) < share
 
     def _means(self, losses: Tensor, layout: Layout, revealed: Tensor | None) -> dict[str, Tensor]:
+        # Revealed tokens are in the input, so they do not count.
         counted = torch.ones_like(losses) if revealed is None else (~revealed).to(losses.dtype)
         loss = (losses * counted).sum() / counted.sum().clamp_min(1)
         means = {"loss": loss, "per_token": loss.detach()}
@@ -381,9 +381,11 @@ class NextBlock(Paradigm):
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """As `Paradigm.stream`. A block that contains given and other frames is sampled completely; then its given
-        tokens are restored. (Tokens of a block do not depend on each other.) Raises UserError if `start` is "none" and
-        the prefix is missing or shorter than a block."""
+        """As `Paradigm.stream`.
+
+        A block with given and new frames is sampled completely, then its given tokens are restored. (Tokens of a block
+        do not depend on each other.) Raises UserError if `start` is "none" and the prefix is shorter than a block.
+        """
         condition, grid, batch = request.condition, request.grid, request.batch_size
         options = self.own_options(request.options, NextBlockSampling)
         if options.overlap and grid.t > self.grid.t:
@@ -439,7 +441,7 @@ class NextBlock(Paradigm):
         known = self._whole_blocks(prefix.shape[1])
         if known < layout.first_predicted:
             raise UserError(
-                f"This model goes on from a given block of {self.block[0]} latent frames; {prefix.shape[1]} are less."
+                f"This model needs {self.block[0]} given latent frames, but got {prefix.shape[1]}."
             )
         order = self.order[: layout.num_tokens]
         is_given = order < given
@@ -455,6 +457,7 @@ class NextBlock(Paradigm):
         frame = self.grid.tokens_per_frame
         last = known // (frame * self.block[0]) * self.block[0]
         part = slice(first * frame, last * frame)
+        # Inverse of the block-major order: token i of the part goes to its raster index.
         piece = torch.empty_like(tokens[:, part])
         piece[:, self.order[part] - part.start] = tokens[:, part]
         return piece.unflatten(1, (-1, self.grid.h, self.grid.w)), last

@@ -82,6 +82,7 @@ class RotaryPositions(nn.Module):
         special = torch.ones(length, dtype=torch.bool, device="cpu")
         special[: layout.num_context] = False
         special[layout.token_positions()] = False
+        # All remaining positions are special tokens: they get the places of the first block, at time 0.
         of_block = torch.stack(raster, dim=1)[: layout.num_special]
         of_block[:, 0] = 0
         coordinates[special] = of_block

@@ -24,8 +24,7 @@ from torch import Tensor
 from arvid.contracts import TokenGrid, UserError, VideoTokenizer
 from arvid.files import sha256_file
 from arvid.importing import Imported, Move, match, read_checkpoint, strip_prefix
-from arvid.paradigms.next_block.layout import Start
-from arvid.paradigms.next_block.order import raster_block
+from arvid.paradigms.next_block.layout import Start, raster_block
 from arvid.paradigms.next_block.prompt import LlamaPrompt
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_file import save_generator

@@ -39,12 +39,12 @@ from arvid.nn.draws import draw, randn_like
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
 from arvid.nn.heads.diffusion_process import DiffusionSampling
-from arvid.nn.initialise import initialise_linear
+from arvid.nn.linear import initialise_linear
 from arvid.nn.positions import Rotation, rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_scale.resize import centres, enlarge, shrink
 from arvid.paradigms.next_scale.sampling import ClipSampler, NextScaleSampling
-from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
+from arvid.paradigms.next_scale.scales import ScaleRms, Scales, check_sides, default_sides
 from arvid.ranges import SHARE
 
 
@@ -102,10 +102,11 @@ class NextScale(Paradigm):
         )
         self.norm = nn.LayerNorm(size.dim)
         self.head: TokenHead = build_head(spec, size, diffusion)
-        self.spread = ScaleSpread(len(sides)) if spec.type == "continuous" else None
-        places = self._coordinates()
-        cos, sin = rotation(places[:, 1:], size.dim // size.num_heads)
-        self.register_buffer("blocks", places[:, 0], persistent=False)
+        # The attribute's name is part of the names in checkpoints (`spread.values`).
+        self.spread = ScaleRms(len(sides)) if spec.type == "continuous" else None
+        coordinates = self._coordinates()
+        cos, sin = rotation(coordinates[:, 1:], size.dim // size.num_heads)
+        self.register_buffer("blocks", coordinates[:, 0], persistent=False)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._masks: dict[tuple[int, torch.device], BlockCausal] = {}
@@ -113,17 +114,17 @@ class NextScale(Paradigm):
 
     @property
     def frame_length(self) -> int:
-        """P: places of a frame."""
-        return sum(self.scales.num_places)
+        """P, the number of positions of a frame."""
+        return sum(self.scales.num_positions)
 
     def _coordinates(self) -> Tensor:
-        """Block, time, row and column (L, 4) of the places of the longest sequence.
+        """Attention block, time, row and column (L, 4) of each position of the longest sequence.
 
-        A coarse place lies at the centre of its area, and the context at times before the first frame.
+        A token of a coarse scale has the row and column of its area's centre. Context tokens have times before 0.
         """
         context = [(0, i, 0, 0) for i in range(-self.context.spec.num_tokens, 0)]
-        place = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
-        parts, whole = [place], (self.grid.h, self.grid.w)
+        first = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
+        parts, whole = [first], (self.grid.h, self.grid.w)
         for t in range(self.grid.t):
             for k, side in enumerate(self.scales.sides):
                 rows, columns = (centres(n, new) for n, new in zip(whole, side, strict=True))
@@ -140,9 +141,9 @@ class NextScale(Paradigm):
         """Input vectors of the scales `first` to len(shown) of N frames, one scale after another.
 
         Args:
-            shown: what each scale after the first is shown (see `Scales.shown`).
-            before: the frame before each (N, h, w, D), embedded.
-            first: index of the first scale wanted.
+            shown: inputs of the scales after the first (see `Scales.shown`).
+            before: the previous frame of each frame (N, h, w, D), embedded.
+            first: index of the first scale in the result.
         """
         parts = []
         for k in range(first, len(shown) + 1):
@@ -150,7 +151,7 @@ class NextScale(Paradigm):
             if k:
                 x = x + self._embed_shown(shown[k - 1], k)
             parts.append(x.flatten(1, 2))
-        length = sum(self.scales.num_places[: len(shown) + 1])
+        length = sum(self.scales.num_positions[: len(shown) + 1])
         x = torch.cat(parts, dim=1)
         return x + self.positions[length - x.shape[1] : length]
 
@@ -161,8 +162,10 @@ class NextScale(Paradigm):
         return shrink(enlarge(x, self.scales.sides[-1]), self.scales.sides[k])
 
     def before(self, frames: Tokens | None, batch: int) -> Float[Tensor, "b t1 h w d"]:
-        """The frame before each of t + 1 frames, embedded, where `frames` (B, t, h, w[, C]) are the first t of them: a
-        learned vector in the place of all tokens for the first one."""
+        """The embedded previous frame of each of t + 1 frames, from the first t frames (B, t, h, w[, C]).
+
+        The first frame has none: all its vectors are a learned start vector.
+        """
         start = self.start.expand(batch, 1, self.grid.h, self.grid.w, -1)
         if frames is None:
             return start
@@ -170,11 +173,11 @@ class NextScale(Paradigm):
         return torch.cat([start.to(embedded.dtype), embedded], dim=1)
 
     def rotation(self, start: int, end: int) -> Rotation:
-        """Rotary codes of the places start..end-1."""
+        """Rotary embeddings of the positions start..end-1."""
         return self.cos[start:end], self.sin[start:end]
 
     def mask(self, length: int) -> BlockCausal:
-        """Who sees whom among the first places; the same object for the same length."""
+        """Block-causal mask of the first `length` positions. The last one is kept, with its kernels' masks."""
         key = (length, self.blocks.device)
         if key not in self._masks:
             self._masks = {key: BlockCausal(self.blocks[:length])}
@@ -183,12 +186,10 @@ class NextScale(Paradigm):
     # Training
 
     def loss(self, tokens: Tokens, condition: Condition) -> dict[str, Tensor]:
-        """Mean loss over the tokens of all scales, and parts of it.
+        """Mean loss over the tokens of all scales, and means over parts of them.
 
-        `per_token` is of the last scale, whose tokens other paradigms predict too; `scale_k` is of each scale, and
-        `frame_i` of the last scale of each latent frame.
-
-        `per_token` of continuous tokens is of the last residual, scaled to unit variance.
+        `per_token`: the last scale, whose tokens the other paradigms predict too. (For continuous tokens it is the last
+        residual, scaled to unit variance.) `scale_k`: one scale. `frame_i`: the last scale of one latent frame.
         """
         batch, num_frames = tokens.shape[:2]
         drop = None
@@ -210,20 +211,21 @@ class NextScale(Paradigm):
         return self._means(losses.unflatten(1, (num_frames, -1)))
 
     def _normalised(self, targets: list[Tensor]) -> Tensor:
-        """Targets of all scales in one sequence (N, P[, C]), each scale of continuous tokens divided by its spread."""
+        """Targets of all scales in one sequence (N, P[, C]). Continuous tokens are divided by their scale's RMS."""
         if self.spread is not None:
             if self.training:
                 self.spread.measure(targets, self.start._version)
             pairs = zip(targets, self.spread.values.float(), strict=True)
-            targets = [target / spread for target, spread in pairs]
+            targets = [target / rms for target, rms in pairs]
         return torch.cat([target.flatten(1, 2) for target in targets], dim=1)
 
     def _corrupt(self, tokens: Tensor, k: int) -> Tensor:
-        """Tokens of scale k (N, h_k, w_k[, C]) with errors."""
+        """Tokens of scale k (N, h_k, w_k[, C]) with random errors."""
         uniform = partial(torch.rand, device=tokens.device)
         share = self.corruption * draw(uniform, [len(tokens), 1, 1])
         if self.spread is not None:
-            noise = randn_like(tokens.contiguous())  # filled in the order of memory
+            # Random numbers fill memory in order, so a transposed tensor would get them at other tokens.
+            noise = randn_like(tokens.contiguous())
             return tokens + share[..., None] * self.spread.values[k].float() * noise
         wrong = draw(uniform, tokens.shape) < share
         ids = (draw(uniform, tokens.shape) * self.spec.size).long().clamp_max(self.spec.size - 1)
@@ -231,7 +233,7 @@ class NextScale(Paradigm):
 
     def _means(self, losses: Float[Tensor, "b t p"]) -> dict[str, Tensor]:
         num_frames = losses.shape[1]
-        by_scale = losses.detach().split(self.scales.num_places, dim=2)
+        by_scale = losses.detach().split(self.scales.num_positions, dim=2)
         index = torch.arange(num_frames, device=losses.device)[None, :, None]
         frames = index.expand_as(by_scale[-1]).flatten(1)
         return {
@@ -258,8 +260,10 @@ class NextScale(Paradigm):
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
-        """As `Paradigm.stream`. Raises UserError for a prefix of another shape, and for an overlap that leaves nothing
-        to draw."""
+        """As `Paradigm.stream`.
+
+        Raises UserError for a prefix of another shape, and for an overlap that leaves no new frame in a window.
+        """
         options = self.own_options(request.options, NextScaleSampling)
         given: list[Tensor] = []
         if request.prefix is not None:
@@ -276,7 +280,7 @@ class NextScale(Paradigm):
     def _contexts(
         self, condition: Condition, batch: int, options: NextScaleSampling
     ) -> Float[Tensor, "pb s d"]:
-        """Context of each pass of guidance, one after another."""
+        """Context tokens of each guidance pass, one after another."""
         context: Tensor = self.context(condition, batch)
         if not options.guided:
             return context

@@ -18,17 +18,17 @@ Side = tuple[int, int]
 
 
 def shrink(x: Float[Tensor, "n h w c"], side: Side) -> Float[Tensor, "n i j c"]:
-    """Mean over the area behind each vector of a smaller grid. Sides need not be divisors."""
+    """Mean of `x` over each cell of a smaller grid. Its sides need not divide the old ones."""
     return _resize(x, side, "area")
 
 
 def enlarge(x: Float[Tensor, "n i j c"], side: Side) -> Float[Tensor, "n h w c"]:
-    """Bicubic interpolation, as in VAR."""
+    """Bicubic interpolation to a larger grid, as in VAR."""
     return _resize(x, side, "bicubic")
 
 
 def centres(num: int, new: int) -> Int[Tensor, " new"]:
-    """Which of `num` rows lies at the centre of each of `new` areas."""
+    """Row (of `num`) at the centre of each of `new` equal areas: floor((i + 1/2) · num / new)."""
     return (2 * torch.arange(new, device="cpu") + 1) * num // (2 * new)
 
 
@@ -44,7 +44,8 @@ def _resize(x: Tensor, side: Side, mode: str) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _matrix(num: int, new: int, mode: str, device: torch.device) -> Float[Tensor, "new num"]:
-    """Interpolation along one axis: what it makes of each unit vector."""
-    with torch.inference_mode(False):  # sampling may make it, and training saves it
+    """Matrix of an interpolation along one axis: its columns are the interpolated unit vectors."""
+    # Kept for training: a tensor made in inference mode could not be saved for the backward pass.
+    with torch.inference_mode(False):
         units = torch.eye(num, device="cpu")[None, :, :, None]
         return F.interpolate(units, (new, 1), mode=mode)[0, :, :, 0].T.contiguous().to(device)

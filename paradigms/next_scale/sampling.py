@@ -28,8 +28,8 @@ class NextScaleSampling(SamplingOptions):
     """Sampling options of next-scale prediction."""
 
     guidance_min: float | None = option(None, FINITE)
-    """Guidance of a frame's first scale (1 in VAR). It rises linearly to `guidance` at the last scale. By default it is
-    constant."""
+    """Guidance of a frame's first scale (1 in VAR); it changes linearly to `guidance` at the last scale. By default it
+    is constant."""
     overlap: int | None = option(None, at_least(1))
     """Clips longer than trained: generate them in windows of the trained length that begin with this number of finished
     latent frames. By default half of the trained length."""
@@ -41,10 +41,10 @@ class NextScaleSampling(SamplingOptions):
 
 @dataclass
 class _Frame:
-    """A frame of the window: what its scales are shown, as far as they have been drawn."""
+    """A frame of the window: the inputs of its scales so far."""
 
     before: Float[Tensor, "b h w d"]
-    """The frame before it, embedded."""
+    """The previous frame, embedded."""
     condition: Float[Tensor, "pb 1 d"] | None
     """Its embedded conditions per frame."""
     shown: list[Tensor] = field(default_factory=list)
@@ -52,18 +52,18 @@ class _Frame:
 
 @dataclass(frozen=True)
 class ClipSampler:
-    """One generation."""
+    """Generates one batch of clips."""
 
     model: NextScale
     context: Float[Tensor, "pb s d"]
-    """Of each pass of guidance, one after another."""
+    """Context tokens of each guidance pass, one after another."""
     frame_conditions: Float[Tensor, "pb t d"] | None
-    """Embedded conditions per frame of each pass."""
+    """Embedded conditions per frame of each guidance pass."""
     options: NextScaleSampling
     request: Request
 
     def frames(self, given: list[Tensor]) -> Iterator[Tensor]:
-        """The frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
+        """Yield the frames (B, h, w[, C]) after the given ones, each as soon as it is finished."""
         done, sequence, trained = list(given), _Sequence(self), self.model.grid.t
         overlap = max(trained // 2, 1) if self.options.overlap is None else self.options.overlap
         for window in windows(self.request.grid.t, len(given), trained, overlap):
@@ -103,7 +103,7 @@ class ClipSampler:
 
 
 class _Sequence:
-    """The frames of a window, which the network sees from its first place on: with a cache, or anew from everything."""
+    """The sequence of a window's frames: feeds new scales to the network with a cache, or all scales without one."""
 
     def __init__(self, sampler: ClipSampler) -> None:
         self.model = sampler.model
@@ -114,12 +114,15 @@ class _Sequence:
         self.begin([], 0)
 
     def begin(self, finished: list[Tensor], start: int) -> None:
-        """Forget everything, and start with finished frames (B, h, w[, C]), the first being the clip's `start`."""
+        """Begin a new window at frame `start` of the clip, with finished frames (B, h, w[, C])."""
         self.start = start
         self.frames: list[_Frame] = []
         self.last: Tensor | None = None
-        self.fed = (0, 0)  # frames of which all, and scales of the next one that are in the cache
-        self.places = 0  # of the sequence that are in the cache
+        self.fed = (
+            0,
+            0,
+        )  # in the cache: number of whole frames, and number of scales of the next frame
+        self.num_cached = 0  # number of positions in the cache
         self.caches: list[KVCache] | None = None
         if self.use_cache:
             self.caches = self.model.transformer.new_caches(len(self.model.blocks))
@@ -128,7 +131,7 @@ class _Sequence:
             self.finish(frame)
 
     def next_frame(self) -> _Frame:
-        """Append the frame that is drawn next."""
+        """Append the frame that is sampled next."""
         last = None if self.last is None else self.last[:, None]
         i, conditions = self.start + len(self.frames), self.frame_conditions
         condition = None if conditions is None else conditions[:, i : i + 1]
@@ -136,13 +139,13 @@ class _Sequence:
         return self.frames[-1]
 
     def finish(self, frame: Tensor) -> None:
-        """The frame drawn last, which the next one is shown."""
+        """Take the finished frame: it is the previous frame of the next one."""
         self.last = frame
 
     def hidden(self) -> Float[Tensor, "pb n d"]:
-        """Normed hidden states of the last scale of the last frame, as far as it is known."""
+        """Normed hidden states that predict the next scale of the last frame."""
         model, passes = self.model, len(self.context) // self.batch
-        start = self.places if self.caches else 0
+        start = self.num_cached if self.caches else 0
         fed, known_scales = self.fed if self.caches else (0, 0)
         parts = [] if start else [self.context]
         for i, frame in enumerate(self.frames[fed:]):
@@ -151,14 +154,15 @@ class _Sequence:
             parts.append(x if frame.condition is None else x + frame.condition)
         x = torch.cat(parts, dim=1)
         end = start + x.shape[1]
+        # After a cache hit the new positions are one block, which sees everything: no mask is needed.
         mask = model.mask(end).dense() if not start else None
         x = model.transformer(x, mask, self.caches, rotation=model.rotation(start, end))
-        num = model.scales.num_places[len(self.frames[-1].shown)]
+        num = model.scales.num_positions[len(self.frames[-1].shown)]
         self._remember(end)
         hidden: Tensor = model.norm(x[:, -num:])
         return hidden
 
     def _remember(self, end: int) -> None:
-        self.places, known = end, len(self.frames[-1].shown) + 1
+        self.num_cached, known = end, len(self.frames[-1].shown) + 1
         whole = known == len(self.model.scales.sides)
         self.fed = (len(self.frames), 0) if whole else (len(self.frames) - 1, known)

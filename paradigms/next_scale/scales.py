@@ -25,7 +25,7 @@ from arvid.nn.draws import counted_clips
 from arvid.paradigms.next_scale.resize import Side, centres, enlarge, shrink
 
 Corrupt = Callable[[Tensor, int], Tensor]
-"""From the tokens of a scale and the scale's index: the tokens that later scales see instead."""
+"""(tokens of a scale, index of the scale) -> corrupted tokens, which later scales see instead."""
 
 
 def default_sides(grid: TokenGrid) -> list[Side]:
@@ -57,30 +57,30 @@ class Split:
     targets: list[Tensor]
     """Tokens (N, h_k, w_k[, C]) of each scale."""
     shown: list[Tensor]
-    """What is shown to scale 1, 2, ...: see `Scales.shown`."""
+    """Input of scale 1, 2, ...: see `Scales.shown`."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """How frames of a kind of tokens are split into scales, and put together again.
+    """Splits frames of tokens into scales, and joins scales to frames.
 
-    What has been drawn of frames is their canvas: of ids those of the last scale drawn; of continuous tokens the sum
-    of the scales, (N, h, w, C).
+    The canvas of a frame holds what its scales so far give. Ids: the ids of the last scale. Continuous tokens: the sum
+    of the enlarged scales (N, h, w, C).
     """
 
     spec: TokenSpec
     sides: list[Side]
 
     @property
-    def num_places(self) -> list[int]:
+    def num_positions(self) -> list[int]:
         """Tokens of each scale."""
         return [rows * columns for rows, columns in self.sides]
 
     def split(self, frames: Tensor, corrupt: Corrupt | None = None) -> Split:
-        """Targets of all scales of frames (N, h, w[, C]), and what each scale is shown of those before.
+        """Targets of all scales of frames (N, h, w[, C]), and the input of each scale.
 
-        With `corrupt` it is shown corrupted tokens. Targets follow them: later scales of continuous tokens have to mend
-        what earlier ones got wrong.
+        With `corrupt`, the inputs are made from corrupted tokens. The targets of continuous tokens are the residuals to
+        them, so later scales learn to correct errors of earlier ones.
         """
         targets: list[Tensor] = []
         shown: list[Tensor] = []
@@ -101,7 +101,7 @@ class Scales:
         return drawn if canvas is None else canvas + drawn
 
     def shown(self, canvas: Tensor, k: int) -> Tensor:
-        """What scale k > 0 is shown of a canvas: ids of the scale before, or sums (N, h_k, w_k, C)."""
+        """Input of scale k > 0 from a canvas: the ids of scale k - 1, or the reduced sum (N, h_k, w_k, C)."""
         return canvas if self.spec.type == "discrete" else shrink(canvas, self.sides[k])
 
     def _target(self, frames: Tensor, canvas: Tensor | None, k: int) -> Tensor:
@@ -122,16 +122,16 @@ class Scales:
         return ids[:, rows[:, None], columns]
 
 
-class ScaleSpread(torch.nn.Module):
+class ScaleRms(torch.nn.Module):
     """Root mean square of each scale's continuous tokens, measured over the first training steps and then fixed.
 
-    Residuals shrink from scale to scale. Divided by these numbers all have about unit variance, which the diffusion
-    head expects. They are all 1 in the first step, and change between steps only: so neither the number of processes
-    nor that of the batches of a step matters.
+    Residuals shrink from scale to scale. Divided by these numbers, all scales have about unit variance, which the
+    diffusion head expects. The numbers are 1 in the first step. They change only between steps, so they depend neither
+    on the number of processes nor on the number of batches in a step.
     """
 
     STEPS = 100
-    """Training steps that are measured."""
+    """Number of measured training steps."""
     values: Tensor
     num_steps: Tensor
     sums: Tensor
@@ -140,14 +140,16 @@ class ScaleSpread(torch.nn.Module):
         super().__init__()
         self.register_buffer("values", torch.ones(num_scales))
         self.register_buffer("num_steps", torch.zeros(()))
-        self.register_buffer(
-            "sums", torch.zeros(num_scales + 1)
-        )  # of the step's squares and frames
+        # Of the current step: weighted sums of each scale's mean square, then the sum of the weights.
+        self.register_buffer("sums", torch.zeros(num_scales + 1))
         self._weights_version: int | None = None
 
     @torch.no_grad()
     def measure(self, targets: Sequence[Tensor], version: int) -> None:
-        """Take in a batch, of which each process may hold a part. Another `version` of the weights is a new step."""
+        """Add a batch to the current step. A new `version` of the weights begins a new step.
+
+        Each process may hold a part of the batch.
+        """
         if version != self._weights_version:
             self._end_step()
             self._weights_version = version
@@ -161,6 +163,7 @@ class ScaleSpread(torch.nn.Module):
     def _end_step(self) -> None:
         done, count = self.num_steps.float(), self.sums[-1].float()
         found = self.sums[:-1].float() / count.clamp_min(1)
+        # Running mean of squares over the measured steps. No `if`: it would wait for the device.
         mean = (self.values.float().square() * done + found) / (done + 1)
         measured = (done < self.STEPS) & (count > 0)
         self.values.copy_(torch.where(measured, mean.sqrt().clamp_min(1e-4), self.values.float()))

@@ -39,8 +39,7 @@ from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.masking import draw_mask_ratio, random_orders, read_tokens
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
-from arvid.paradigms.nova.sampling import ClipSampler, NovaSampling
-from arvid.paradigms.nova.schedule import Order, same_order, set_sizes
+from arvid.paradigms.nova.sampling import ClipSampler, NovaSampling, Order, same_order, set_sizes
 from arvid.paradigms.nova.spatial import SpatialLayers
 from arvid.paradigms.nova.temporal import ScaleShift, TemporalLayers
 from arvid.ranges import SHARE, at_least

@@ -6,9 +6,11 @@ tokens of an indicator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +22,6 @@ from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
 from arvid.nn.masking import read_tokens, write_tokens
 from arvid.nn.tokens import to_patches
 from arvid.options import option
-from arvid.paradigms.nova.schedule import set_sizes
 from arvid.paradigms.nova.temporal import add_frame_conditions
 from arvid.ranges import FINITE, at_least
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Indicators = Callable[[Tensor, Tensor], Tensor]
 """(tokens so far, indices of known tokens) -> indicators (P, B, L', D)."""
+Order = Literal["video", "frame", "raster", "fixed"]
+"""Order of the tokens: drawn for each video or each frame, or the same for all frames (raster, fixed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,3 +212,21 @@ class _Window:
         if self.use_cache:
             length = self.context.shape[2] + self.length * self.temporal.num_tokens
             self.caches = self.temporal.layers.new_caches(length)
+
+
+def set_sizes(num_tokens: int, num_sets: int) -> list[int]:
+    """Tokens per set by the cosine schedule: few tokens in the first sets. Empty sets are left out."""
+    # cos(π i / 2S) of the tokens are still unknown after set i of S.
+    left = [round(math.cos(math.pi * i / (2 * num_sets)) * num_tokens) for i in range(num_sets + 1)]
+    sizes = [before - after for before, after in pairwise(left)]
+    return [size for size in sizes if size > 0]
+
+
+def same_order(order: Order, num_tokens: int) -> Int[Tensor, " l"] | None:
+    """The common order of all frames: raster order or a fixed random permutation. None if the order is drawn."""
+    if order == "raster":
+        return torch.arange(num_tokens, device="cpu")
+    if order == "fixed":
+        generator = torch.Generator("cpu").manual_seed(0)
+        return torch.randperm(num_tokens, generator=generator, device="cpu")
+    return None

@@ -61,6 +61,7 @@ class SpatialLayers(nn.Module):
         encoded = self.encoder(torch.cat([indicator, tokens.repeat(passes, 1, 1)], dim=1))
         # Decoder input: the indicator, then all L positions, with encoded tokens where known and mask tokens elsewhere.
         masked = (self.mask_token + self.grid_code).to(encoded.dtype)  # (L, D)
+        # scatter takes an index in the shape of the values: (PB, K, D).
         index = visible.repeat(passes, 1)[..., None].expand(-1, -1, encoded.shape[-1])
         x = masked.expand(len(indicator), -1, -1).scatter(1, index, encoded[:, num:])
         x = torch.cat([encoded[:, :num], x], dim=1)

@@ -156,7 +156,7 @@ class TemporalLayers(nn.Module):
     def _patches(
         self, frames: Tensor, known: Bool[Tensor, "b k h w"] | None
     ) -> Float[Tensor, "b k l d"]:
-        """Embedded patches of frames (B, k, h, w[, C]); the BOV vector stands for the unknown share of each."""
+        """Embedded patches of frames (B, k, h, w[, C]). The BOV vector replaces unknown tokens."""
         if known is None:
             return self.patch(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         known = known.flatten(0, 1)  # (Bk, h, w)
@@ -212,5 +212,5 @@ class TemporalLayers(nn.Module):
 def add_frame_conditions(
     blocks: Float[Tensor, "p b k l d"], frame_conditions: Float[Tensor, "p b k d"] | None
 ) -> Float[Tensor, "p b k l d"]:
-    """Blocks with what is given for the frame that each is about."""
+    """The blocks plus the embedded conditions of each block's frame."""
     return blocks if frame_conditions is None else blocks + frame_conditions[:, :, :, None]

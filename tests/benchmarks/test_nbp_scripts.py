@@ -17,7 +17,7 @@ from arvid.benchmarks.nbp.figures8_9_blocks import default_blocks
 from arvid.cli import main
 from arvid.contracts import TokenGrid, UserError
 from arvid.experiments.side_by_side import Job
-from arvid.paradigms.next_block.order import block_order
+from arvid.paradigms.next_block.layout import block_order
 
 TINY = [
     "--num-clips=2",

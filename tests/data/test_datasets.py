@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arvid import registry
 from arvid.contracts import UserError
 from arvid.data import _survey
 from arvid.data._columns import split_fraction
-from arvid.data._files import _of_split
+from arvid.data._files import FileOptions, _of_split
 from arvid.data._ledger import Ledger
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder, class_caption, read_split_list
@@ -25,6 +26,7 @@ from arvid.data.manifest import VideoManifest
 from arvid.data.video import VideoError, probe_video, write_video
 from arvid.data.windows import Windows
 from arvid.files import sha256_json
+from arvid.training.instantiate import build, parameters
 
 CLIP = ClipSpec(num_frames=5, size=16)
 
@@ -488,3 +490,33 @@ def test_odd_files_in_a_folder(shared: Path, tmp_path: Path) -> None:
     assert set(dataset.broken) == {"Odd/empty_0bytes.avi", "Odd/truncated_no_moov.mp4"}
     assert set(dataset.too_short) == {"Odd/short_13frames_40x30.mp4", "Odd/tiny_1x1_1fps.mp4"}
     assert len(list(dataset)) == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["video_folder", "video_manifest", "webdataset", "huggingface_videos"]
+)
+def test_all_datasets_of_files_have_the_common_options(name: str) -> None:
+    common, own = parameters(FileOptions), parameters(registry.get("datasets", name))
+    assert own.keys() >= common.keys()
+    for key in common.keys() - {"clip"}:
+        assert (own[key].annotation, own[key].default) == (
+            common[key].annotation,
+            common[key].default,
+        )
+        assert own[key].doc == common[key].doc
+
+
+def test_common_options_in_a_file(root: Path) -> None:
+    clip = {"num_frames": 5, "size": 16}
+    options = {"root": str(root), "clip": clip, "clips_per_video": 2, "mirror": True}
+    dataset = build(
+        "datasets", {"class_path": "video_folder", "init_args": options}, what="The dataset"
+    )
+    expected = VideoFolder(root, CLIP, clips_per_video=2, mirror=True)
+    assert dataset.fingerprint() == expected.fingerprint()
+    with pytest.raises(UserError, match="miror"):
+        build(
+            "datasets",
+            {"class_path": "video_folder", "init_args": {**options, "miror": True}},
+            what="The dataset",
+        )

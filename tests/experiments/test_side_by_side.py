@@ -1,4 +1,4 @@
-"""Jobs side by side: all run, logs tell what happened, a failure stops the rest."""
+"""Jobs side by side: all run, logs have their output, a failure stops the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions per frame: which latent frame a frame's value belongs to, and the null where none is known."""
+"""Conditions per frame: the latent frame of each value, and the null vector of unknown values."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_steps_are_those_of_the_spaced_process(num_steps: int) -> None:
 
 
 def test_the_best_prediction_draws_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens are N(2, 0.3²) and the noise's expectation is known: mean and spread come back, less when it is colder."""
+    """Tokens are N(2, 0.3²), and the network is the exact expectation: samples have this mean and deviation."""
     net, levels = head(), alphas()
 
     def predict(x: Tensor, modulations: list[Tensor], _: object) -> Tensor:

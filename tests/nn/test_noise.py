@@ -1,4 +1,4 @@
-"""Noise processes: what a level means, and that steps lead back to the tokens."""
+"""Noise processes: the noise at a level, and denoising steps back to the tokens."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_step_keeps_the_highest_scores_and_known_tokens() -> None:
 
 
 def test_steps_of_masks_end_without_any() -> None:
-    """Each step draws one token at least, and as many stay masked as the cosine schedule of MaskGIT says."""
+    """Each step fills at least one token. The number of masked tokens follows MaskGIT's cosine schedule."""
     process = TokenNoise(9, "mask")
     noisy = torch.full((2, 1, 8, 8), 9)
     levels = process.levels(8, 1.0)
@@ -121,7 +121,7 @@ def test_steps_of_masks_end_without_any() -> None:
 
 
 def test_the_reverse_of_uniform_noise_has_its_distribution() -> None:
-    """Drawing the true ids at level 0.8 and going to 0.2 leaves as many random ids as corrupting to 0.2."""
+    """A step from level 0.8 to 0.2 with the true ids leaves as many random ids as corrupting to level 0.2."""
     process = TokenNoise(100, "uniform")
     tokens = torch.full((4, 1, 64, 64), 50)
     noise = process.draw(tokens.shape, CPU)

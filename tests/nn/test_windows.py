@@ -1,4 +1,4 @@
-"""Windows cover a clip once, each beginning with finished frames."""
+"""Windows cover a clip once. Each window after the first begins with finished frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frame diffusion: levels, losses and schedules against formulas written anew, and sampling in every order."""
+"""Frame diffusion: levels, losses and schedules against independent code in this file, and all orders of sampling."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ kinds = pytest.mark.parametrize("kind", ["discrete", "continuous"])
 
 @pytest.fixture
 def build() -> Callable[..., FrameDiffusion]:
-    """A small model in which weights that begin small are not, so that all they reach shows."""
+    """A small model. Weights with a small initialisation get large ones, so that all dependences are visible."""
 
     def _build(kind: str = "continuous", **options: Any) -> FrameDiffusion:
         model = FrameDiffusion(SPECS[kind], GRID, CONTEXT, SIZE, **options)
@@ -98,8 +98,10 @@ def generate(
 
 
 def test_the_loss_is_far_s(build: Any) -> None:
-    """Levels of sigmoid(N(0, 1)), a tenth of the frames clean with time -1 and out of the loss, mean over the noisy
-    frames of a clip and then over clips."""
+    """FAR's loss: levels of sigmoid(N(0, 1)); a tenth of the frames is clean, with time -1 and without loss.
+
+    The mean is over the noisy frames of a clip, then over clips.
+    """
     model = build(clean_share=0.4)
     tokens, condition = some_tokens(model), some_condition()
     torch.manual_seed(3)
@@ -186,7 +188,7 @@ def test_other_ways_of_drawing_levels() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_fused_weight_is_dfot_s(causal: bool) -> None:
-    """Its formula for one frame at a time: s is the clipped ratio over the clip, c what neighbours show."""
+    """DFoT's formula, one frame at a time. s: clipped ratio in units of the clip; c: the ratio of the neighbours."""
     snr = torch.rand(2, 4, dtype=torch.float64) * 9
     d, clip = 0.9, 5.0
 
@@ -224,7 +226,7 @@ def test_every_system_trains_and_continues(build: Any, kind: str, system: str) -
 
 
 def test_a_noisy_frame_sees_the_clean_copy_of_those_before_it(build: Any) -> None:
-    """Teacher forcing in one pass gives what each frame gets alone, after its clean history."""
+    """Teacher forcing in one pass equals one pass for each frame after its clean history."""
     model = build(history="clean copy", clean_share=0.0)
     tokens, noisy = some_tokens(model), some_tokens(model)
     times = 1000 * torch.rand(BATCH, GRID.t)
@@ -272,7 +274,7 @@ def test_a_stagger_beyond_the_steps_is_one_frame_after_another() -> None:
 
 
 def denoised(model: FrameDiffusion, x: Tensor, level: Tensor, i: int, j: int) -> Tensor:
-    """The predictions of frames i..j-1 of the clip, from all frames at their levels; clean ones are told so."""
+    """Predictions of the clip's frames i..j-1 from all frames at their levels; clean frames have time -1."""
     context = model.context(some_condition(), BATCH)
     times = torch.where(level == 0, CLEAN_TIME if model.sees_clean else 0.0, 1000 * level)
     hidden = model.denoise(context, x, x, times.expand(BATCH, -1))
@@ -285,7 +287,7 @@ def denoised(model: FrameDiffusion, x: Tensor, level: Tensor, i: int, j: int) ->
 def test_stagger_s_is_frame_by_frame_and_0_the_whole_clip(
     build: Any, attention: str, noise: str
 ) -> None:
-    """Against loops written for one order each, from the same noise."""
+    """Equal to separate loops for each order, from the same noise."""
     model = build(attention=attention, continuous_noise=noise)
     process = model.process
     assert isinstance(process, GaussianNoise)

@@ -1,4 +1,4 @@
-"""Masked prediction: schedules, kept tokens, losses, and what its network may see."""
+"""Masked prediction: schedules, kept tokens, losses, and the visibility of tokens in its network."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_masked_tokens_follow_the_cosine(num_tokens: int, num_sets: int) -> None
 
 
 def test_magvits_schedule() -> None:
-    """Of 1,024 tokens in 12 steps: written down from the formula."""
+    """1,024 tokens in 12 steps. The expected numbers were computed by hand from the formula."""
     counts = [1015, 989, 946, 886, 812, 724, 623, 512, 391, 265, 133, 0]
     assert masked_after(1024, 12) == counts
 
@@ -109,7 +109,7 @@ def test_shares_of_masked_tokens_are_mars(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Scripted:
-    """Stands for network and head: at each set the ids and confidences of all positions are known beforehand."""
+    """A fake network and head, with fixed ids and confidences of all positions for each set."""
 
     def __init__(self, net: Masked, ids: Tensor, confidence: Tensor) -> None:
         self.ids, self.confidence = ids, confidence  # (sets, B, N)
@@ -134,7 +134,7 @@ class Scripted:
 def reference_decoding(
     ids: np.ndarray, confidence: np.ndarray, given: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """MaskGIT's decoding in numpy: what is masked before each step, and the result of one clip."""
+    """MaskGIT's decoding in numpy: the mask before each step, and the result, for one clip."""
     num_sets, num = ids.shape
     unknown = np.arange(num) >= given
     tokens, masks = np.full(num, -1), []
@@ -170,7 +170,7 @@ def test_the_surest_tokens_are_kept(given: int) -> None:
 
 
 def test_kept_tokens_are_drawn_by_gumbel_noise() -> None:
-    """Noise of temperature 1 on log p keeps tokens as if drawn one after another without replacement from p."""
+    """Gumbel noise of scale 1 on log p keeps tokens as sampling from p without replacement does."""
     batch, net = 4000, model()
     p = torch.tensor([0.5, 0.3, 0.15, 0.05]).repeat(NUM // 4)[:4]
     confidence = torch.full((2, batch, NUM), -1e9)
@@ -320,7 +320,7 @@ def test_known_tokens_may_come_in_any_order(encoder_share: float, rotary: bool) 
 
 
 def test_rotary_attention_sees_differences_of_positions() -> None:
-    """One layer without position vectors: moving known and wanted tokens together changes nothing else."""
+    """One layer without positional embeddings: shifting known and wanted tokens together changes nothing."""
     net = model("continuous", rotary=True).network
     net.layers.blocks = net.layers.blocks[:1]
     with torch.no_grad():
@@ -343,7 +343,7 @@ def test_rotary_attention_sees_differences_of_positions() -> None:
 
 
 def test_the_network_with_an_encoder_is_mars() -> None:
-    """Position codes and norms where MAR has them, computed here from the parameters for one clip."""
+    """MAR's places of positional embeddings and norms, computed here from the parameters for one clip."""
     net = model("continuous", encoder_share=0.5, context_copies=2).network
     encoder = net.encoder
     assert encoder is not None

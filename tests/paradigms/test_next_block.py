@@ -1,4 +1,4 @@
-"""Next-block prediction: order of tokens, sequences, who sees whom, losses; 1 x 1 x 1 is next-token prediction."""
+"""Next-block prediction: order of tokens, sequences, attention mask, losses; 1 x 1 x 1 is next-token prediction."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
+from arvid.nn.heads import DiffusionOptions
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.next_block.decoding import NextBlockSampling
-from arvid.paradigms.next_block.layout import Layout, Start
-from arvid.paradigms.next_block.order import block_order, raster_block
+from arvid.paradigms.next_block.layout import Layout, Start, block_order, raster_block
 from arvid.paradigms.next_token import NextToken
+from arvid.training.instantiate import bind, parameters
 
 PUBLISHED = [(1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16)]
 """The paper's blocks of 5 x 16 x 16 tokens: runs of 1, 16, 64 and 256 in raster order."""
@@ -27,7 +28,7 @@ WORDS = ContextSpec(text_dim=0, text_len=8, text_vocab=20)
 
 
 def model(context: ContextSpec = CLASSES, grid: TokenGrid = GRID, **options: Any) -> NextBlock:
-    """A small one whose positions are not all 0, as they are before training."""
+    """A small model with random positional embeddings. (They are 0 before training.)"""
     net = NextBlock(SPEC, grid, context, SIZE, dropout=0.0, **options).eval()
     for name, parameter in net.named_parameters():
         if name.endswith("positions"):
@@ -59,7 +60,7 @@ ACTIONS = ContextSpec(frame_conditions={"actions": 5}, frames_per_latent=4)
 def test_actions_are_added_where_their_frame_is_predicted(
     block: tuple[int, int, int], start: Start
 ) -> None:
-    """The input at each place depends on the actions of the frame that it predicts, and on no others."""
+    """The input at each position depends on the actions of its predicted frame, and on no others."""
     net = model(ACTIONS, block=block, start=start)
     tokens = torch.randint(7, (1, 4, 4, 4)).flatten(1)[:, net.order]
     frames = torch.zeros(1, 4, SIZE.dim, requires_grad=True)
@@ -263,7 +264,7 @@ def test_positions_of_the_grid_are_those_of_raster_order() -> None:
 
 
 def test_rotary_positions_are_relative_ones_of_the_grid() -> None:
-    """A token's code depends on where it lies in (t, h, w), not on the order of the blocks."""
+    """A token's rotary embedding depends on its (t, h, w), not on the order of the blocks."""
     row, square = (model(block=b, start="none", style="llama") for b in ((1, 1, 4), (1, 2, 2)))
     of_row, of_square = row.places(1, 61), square.places(1, 61)
     assert torch.equal(of_square[0][: 4 * 15], row.places.cos[1:][square.order[:60]])
@@ -298,7 +299,7 @@ def test_untrained_loss_is_near_that_of_guessing(start: str, style: str) -> None
 def test_common_tokens_are_those_after_the_first_frame(
     start: str, block: tuple[int, int, int]
 ) -> None:
-    """`common` is over the same tokens whatever the block, `per_token` over all that are predicted."""
+    """`common` is over the same tokens for every block, `per_token` over all predicted tokens."""
     net = model(block=block, start=start)
     tokens = torch.randint(7, (2, 4, 4, 4))
     parts = net.loss(tokens, Condition())
@@ -355,7 +356,7 @@ def test_going_beyond_the_learned_positions_is_refused() -> None:
 @pytest.mark.parametrize("given", [0, 1, 5])
 @pytest.mark.parametrize("cls", [NextBlock, NextToken])
 def test_longer_clips_are_made_in_windows(cls: type[NextBlock], given: int) -> None:
-    """Each window is what the model makes of its first frames, with the noise that follows."""
+    """Each window equals a separate generation from its given frames with the next random numbers."""
     torch.manual_seed(0)
     grid = TokenGrid(4, 2, 2)
     options: dict[str, Any] = {} if cls is NextToken else {"block": (1, 1, 2)}
@@ -424,7 +425,7 @@ def test_a_prefix_may_end_within_blocks() -> None:
 
 def test_without_a_start_a_whole_block_must_be_given() -> None:
     net = model(block=(2, 2, 2), start="none")
-    with pytest.raises(UserError, match="given block of 2 latent frames; 1 are less"):
+    with pytest.raises(UserError, match="needs 2 given latent frames, but got 1"):
         net.generate(Request(Condition(), GRID, prefix=torch.zeros(1, 1, 4, 4, dtype=torch.long)))
 
 
@@ -495,3 +496,16 @@ def test_a_mask_made_in_a_validation_serves_training() -> None:
         mask = model(block=(1, 1, 4)).mask(9)
         flex = mask.flex()
     assert not flex.kv_indices.is_inference()
+
+
+def test_next_token_has_the_options_that_a_block_of_one_token_can_have() -> None:
+    own, all_of_them = parameters(NextToken), parameters(NextBlock)
+    assert own.keys() == all_of_them.keys() - {"block", "spacing", "positions", "reveal"}
+    for name, parameter in own.items():
+        assert parameter.default is all_of_them[name].default
+        assert parameter.annotation == all_of_them[name].annotation
+    with pytest.raises(UserError, match="block"):
+        bind(NextToken, {"block": [1, 2, 2]}, what="The paradigm", positional=4)
+    options = {"style": "llama", "diffusion": {"shift": 2.0}}
+    bound = bind(NextToken, options, what="The paradigm", positional=4)
+    assert bound.keywords["diffusion"] == DiffusionOptions(shift=2.0)

@@ -1,4 +1,4 @@
-"""Next-scale prediction: scales of a frame, who sees whom, losses, windows; against formulas written anew here."""
+"""Next-scale prediction: scales, attention mask, losses and windows, against independent code in this file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arvid.codes import Codes, ScalarCodes
 from arvid.contracts import Condition, ContextSpec, Request, Size, TokenGrid, TokenSpec, UserError
 from arvid.paradigms.next_scale import NextScale
 from arvid.paradigms.next_scale.resize import enlarge, shrink
-from arvid.paradigms.next_scale.scales import Scales, ScaleSpread, check_sides, default_sides
+from arvid.paradigms.next_scale.scales import ScaleRms, Scales, check_sides, default_sides
 
 SIZE = Size(dim=32, depth=2, num_heads=2, head_dim=32, head_depth=1)
 GRID = TokenGrid(3, 4, 6)
@@ -148,7 +148,7 @@ def test_a_frame_depends_on_those_before_it_alone(spec: TokenSpec) -> None:
 
 @pytest.mark.parametrize("spec", [IDS, VALUES], ids=["ids", "values"])
 def test_a_scale_is_not_shown_itself(spec: TokenSpec) -> None:
-    """Inputs of scale k change with the frame's scales before k and with nothing else of it."""
+    """Inputs of scale k depend on the frame's scales before k, and on no other scale of the frame."""
     net, frames = model(spec, scales=tuple(SIDES)), clip(spec)[:, 0]
     shown = net.scales.split(frames).shown
     before = net.before(None, 2)[:, 0]
@@ -177,7 +177,7 @@ def test_the_loss_is_of_all_scales_and_per_token_of_the_last() -> None:
 
 
 def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ScaleSpread, "STEPS", 2)
+    monkeypatch.setattr(ScaleRms, "STEPS", 2)
     net = model(VALUES, scales=tuple(SIDES)).train()
     clips = [3 * clip(VALUES, seed=i) for i in range(3)]
     assert net.spread is not None
@@ -196,7 +196,7 @@ def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.Mo
 
 
 def test_shown_errors_are_to_be_mended() -> None:
-    """Later residuals follow what was shown, and the sum of shown and last tokens is the frame again."""
+    """Targets are residuals to the corrupted canvas, so canvas plus last tokens gives the frame again."""
     frames, error = clip(VALUES)[0], torch.randn(3, 1, 2, 3)
 
     def corrupt(tokens: Tensor, k: int) -> Tensor:
@@ -263,7 +263,7 @@ def test_longer_clips_go_on_in_windows(spec: TokenSpec, overlap: int | None) -> 
 
 
 def test_a_window_begins_with_its_overlap_alone() -> None:
-    """With one frame of overlap the frame after it depends on no earlier one."""
+    """With an overlap of one frame, the next frame depends on no earlier frame."""
     net, grid = model(), GRID.with_frames(4)
     drawn = []
     for seed in (0, 1):

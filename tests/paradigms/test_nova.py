@@ -24,8 +24,7 @@ from arvid.nn.heads.diffusion_process import DiffusionSampling, Process
 from arvid.nn.masking import draw_mask_ratio, random_orders
 from arvid.paradigms.nova import NOVA
 from arvid.paradigms.nova.paradigm import Part
-from arvid.paradigms.nova.sampling import NovaSampling
-from arvid.paradigms.nova.schedule import Order, same_order, set_sizes
+from arvid.paradigms.nova.sampling import NovaSampling, Order, same_order, set_sizes
 from arvid.paradigms.nova.temporal import ScalingShift
 
 SPEC = TokenSpec("continuous", 4, (4, 8, 8), True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from arvid import registry
 from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED
+from arvid.training.instantiate import parameters
 from arvid.training.keys import SETTING_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.resuming import check_resume, differing, union_of, with_defaults
@@ -94,16 +94,15 @@ def test_a_default_of_a_group_that_the_older_run_lacks_as_a_whole() -> None:
     }
 
 
-def test_options_of_a_paradigm_are_at_their_defaults() -> None:
+@pytest.mark.parametrize("paradigm", registry.names("paradigms"))
+def test_options_of_a_paradigm_are_at_their_defaults(paradigm: str) -> None:
     """The table of paradigms says which class takes them."""
     name, parameter = next(
         (name, parameter)
-        for name, parameter in inspect.signature(
-            registry.get("paradigms", "nova")
-        ).parameters.items()
+        for name, parameter in parameters(registry.get("paradigms", paradigm)).items()
         if isinstance(parameter.default, int | float | str)
     )
-    old = {"factors": {"paradigm": "nova"}, "options": {"size.dim": "64"}}
+    old = {"factors": {"paradigm": paradigm}, "options": {"size.dim": "64"}}
     more = {f"paradigm.{name}": str(parameter.default), "size.head_dim": "256"}
     new = {**old, "options": {**old["options"], **more}}
     assert differing(old, new, ("options",)) == []

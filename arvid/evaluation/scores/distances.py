@@ -22,7 +22,6 @@ from arvid.metrics.bootstrap import (
 )
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features
-from arvid.metrics.hashing import sha256_tensors
 from arvid.metrics.inference import full_precision
 from arvid.metrics.jedi import jedi_features
 from arvid.metrics.kernel_distance import jedi_distance, kernel_video_distance
@@ -31,6 +30,7 @@ from arvid.metrics.sample_count import sample_count_curve
 from arvid.metrics.sprites_net import load_sprites_net
 from arvid.metrics.videomae import videomae_features
 from arvid.processes import best_device
+from arvid.tensor_files import sha256_tensors
 
 if TYPE_CHECKING:
     from arvid.evaluation.protocols import Protocol

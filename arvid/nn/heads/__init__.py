@@ -16,7 +16,7 @@ HEADS: Mapping[TokenType, type[TokenHead]] = {
     "discrete": CategoricalHead,
     "continuous": DiffusionHead,
 }
-"""The heads of `build_head`. A paradigm that uses it for both token types has these as its `heads`."""
+"""Token type -> head of `build_head`. A paradigm that calls `build_head` declares this as its `heads`."""
 
 
 @dataclass(frozen=True, kw_only=True)

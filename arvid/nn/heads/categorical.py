@@ -144,6 +144,7 @@ class CategoricalHead(TokenHead):
         if null_hidden is None:
             return logits
         null = self._product(null_hidden).float()
+        # With log-probabilities instead of logits, the result would differ by a constant per row only.
         return null + options.guidance * (logits - null)
 
     def _sound(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
@@ -157,6 +158,7 @@ class CategoricalHead(TokenHead):
 
     def _product(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
         weight = self.logits.weight[: self.vocab_size]
+        # For one or two rows `linear` is faster. Under autocast the product must have autocast's type.
         few = x.numel() <= FEW_ROWS * x.shape[-1]
         if few or self._packed is None or not _can_pack(x) or torch.is_autocast_enabled("cpu"):
             return linear(x, weight)
@@ -236,7 +238,7 @@ def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | N
     kept = values >= kth
     mass = values.where(kept, -math.inf).softmax(-1).cumsum(-1, dtype=torch.float64)
     if top_p is not None and top_p < 1:
-        # Shifted by one: an id is kept by the mass before it, so the first id always stays.
+        # Shifted by one: whether an id stays depends on the mass before it, so the first id always stays.
         kept[:, 1:] &= mass[:, :-1].float() <= top_p
     return Candidates(ids, mass, kept.sum(-1))
 
@@ -255,6 +257,7 @@ def _draw_of_sorted(
     logits: Tensor, options: CategoricalSampling, generator: torch.Generator | None
 ) -> Tensor:
     kept = candidates(logits, options.top_k, options.top_p)
+    # Mass of the last kept id: the inverse CDF over [0, most] never reaches the ids behind it.
     most = kept.mass.gather(-1, kept.num_kept[:, None] - 1)
     rank = _sample_index(kept.mass, most, generator)
     return kept.ids.gather(-1, rank[:, None])[:, 0]

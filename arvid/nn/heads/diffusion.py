@@ -37,7 +37,7 @@ from arvid.nn.heads.diffusion_process import (
 from arvid.nn.positions import SCALAR_CODE_DIM, scalar_code
 
 Form = Literal["nova", "mar"]
-"""Whose network: NOVA's, or MAR's with a learned variance (see `arvid.nn.heads.learned_variance`)."""
+"""Network: NOVA's, or MAR's with a learned variance (see `arvid.nn.heads.learned_variance`)."""
 MAX_ROWS = 4096
 """Maximum rows (tokens x denoising steps) of modulations that one matrix product computes."""
 
@@ -62,7 +62,7 @@ def _mlp(dim_in: int, dim: int) -> nn.Sequential:
 class _AdaptiveBlock(nn.Module):
     """x + gate · LN(MLP(LN(x) · (1 + scale) + shift)), where scale, shift and gate depend on the condition.
 
-    MAR's has no norm on the MLP's output, and the first one is affine.
+    In MAR's form there is no norm on the MLP's output, and the first norm is affine.
     """
 
     def __init__(self, width: int, form: Form) -> None:
@@ -79,8 +79,10 @@ class _AdaptiveBlock(nn.Module):
 
 
 class DiffusionMLP(nn.Module):
-    """Noisy tokens (..., C), times (...) and conditions (..., M) -> predictions (..., C), or (..., 2C) in MAR's form,
-    whose second half is about the variance."""
+    """Noisy tokens (..., C), times (...) and conditions (..., M) -> predictions (..., C).
+
+    MAR's form returns (..., 2C): the second half predicts the variance.
+    """
 
     def __init__(
         self, dim: int, channels: int, width: int, depth: int, form: Form = "nova"
@@ -253,6 +255,7 @@ class DiffusionHead(TokenHead):
         options = DiffusionSampling.of(options)
         batch, num, _ = hidden.shape
         present = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
+        # All P guidance passes are one batch: (P * B, N, D) -> (P, B, N, M).
         condition = self.net.condition(torch.cat(present)).unflatten(0, (len(present), batch))
         shape = (batch, num, self.channels)
 

@@ -141,8 +141,10 @@ def guide(
     if len(predictions) == 1:
         return predictions[0]
     given, null = predictions[:2]
+    # Two passes: classifier-free guidance, null + s · (given - null).
     if len(predictions) == 2:
         return _renormed(null + options.guidance * (given - null), given, options.guidance_renorm)
+    # Three passes: text guidance from the frames-only pass to the conditional one, plus image guidance.
     image = predictions[2]
     guided = null + options.guidance * (given - image)
     guided = _renormed(guided, given, options.guidance_renorm)

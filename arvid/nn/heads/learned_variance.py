@@ -1,9 +1,9 @@
 """MAR's diffusion head (arXiv 2406.11838, released code LTH14/mar): DDPM with a learned variance.
 
-The network predicts the noise and, for each number, where the variance of a step lies between its bounds (arXiv
-2102.09672): v = -1 is the posterior's variance, v = 1 is β, and their logarithms are interpolated. The loss is the
-squared error plus the variational bound in bits, in which the mean has no gradient. Different from the release: gates
-and output are not initialised to zero.
+The network predicts the noise, and for each number a value v that interpolates the logarithm of a step's variance
+between its bounds (arXiv 2102.09672, equation 15): v = -1 is the posterior's variance, v = 1 is β. The loss is the
+squared error of the noise plus the variational bound in bits. The bound gives no gradient to the predicted noise.
+Different from the release: gates and output are not initialised to zero.
 
 R repeats, B clips, N tokens, C numbers of a token.
 """
@@ -26,9 +26,10 @@ from arvid.nn.heads.diffusion import DiffusionHead, Form, WholeFrame
 from arvid.nn.heads.diffusion_process import NUM_TRAIN_STEPS, DiffusionSampling, Step
 
 HALF_LEVEL = 1 / 255
-"""Half the width of a level of an image of 256 levels in [-1, 1], which the bound of the last step is about. Latents
-have no levels: the release keeps the code of pixel models."""
+"""Half the distance of two levels of an 8-bit image in [-1, 1]. The bound of the last step uses it. Latents have no
+levels, but the release keeps this part of pixel models."""
 LEAST_MASS = 1e-12
+"""Smallest probability in a logarithm."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class LearnedVarianceHead(DiffusionHead):
         self.register_buffer("_table", _training_rows().view(torch.int32), persistent=False)
 
     def _rows(self, index: Tensor) -> Tensor:
-        """Of training times: √ᾱ, √(1-ᾱ), the token's coefficient in the posterior's mean, and the logarithms of both
-        variances (5, R, B, N, 1)."""
+        """Coefficients (5, R, B, N, 1) of training times with these indices (R, B, N).
+
+        They are √ᾱ, √(1-ᾱ), the token's coefficient in the posterior's mean, and the logarithms of both variances.
+        """
         return self._table.view(torch.float32)[:, index, None]
 
     def _corrupt(
@@ -71,9 +74,10 @@ class LearnedVarianceHead(DiffusionHead):
     def _errors(self, predicted: Tensor, goal: Tensor, target: Tensor, index: Tensor) -> Tensor:
         noise, v = predicted.chunk(2, dim=-1)
         signal, amplitude, of_token, low, high = self._rows(index)
-        # x₀ - x̂₀: what the noise is predicted wrongly by, at the scale of tokens.
+        # Error of the token, x₀ - x̂₀, from the error of the noise: x₀ = (x - √(1-ᾱ) ε) / √ᾱ.
         error = amplitude / signal * (noise.detach() - goal)
         log_variance = low + (v + 1) / 2 * (high - low)
+        # The posterior's means differ by the token's coefficient times its error, since both have the same x.
         bound = _kl(of_token * error, low, log_variance)
         at_last = _level_loss(target, target - error, log_variance)
         bound = torch.where((index == 0)[..., None], at_last, bound) / math.log(2)
@@ -91,7 +95,7 @@ class LearnedVarianceHead(DiffusionHead):
         generator: torch.Generator | None = None,
         frame: WholeFrame | None = None,
     ) -> Float[Tensor, "b n c"]:
-        """As `DiffusionHead.sample`, but for `frame`: MAR draws the noise of the wanted tokens alone."""
+        """As `DiffusionHead.sample`. Raises UserError for a `frame`: MAR draws noise for the sampled tokens only."""
         if frame is not None:
             raise UserError(
                 "MAR's diffusion head draws no noise for whole frames: leave out whole_noise."
@@ -114,13 +118,15 @@ class LearnedVarianceHead(DiffusionHead):
 
     def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> Tensor:
         assert isinstance(step, LearnedStep)
-        v = predicted[0, ..., self.channels :]  # guidance leaves the variance as it is
+        v = predicted[
+            0, ..., self.channels :
+        ]  # of the conditional pass: the variance is not guided
         return (0.5 * (step.low + (v + 1) / 2 * (step.high - step.low))).exp()
 
 
 @lru_cache
 def learned_steps(num_steps: int) -> tuple[LearnedStep, ...]:
-    """Ancestral sampling over `num_steps` times, evenly spaced from the last to the first one."""
+    """Steps of ancestral sampling at `num_steps` evenly spaced times, from the last time to the first."""
     spacing = (NUM_TRAIN_STEPS - 1) / (num_steps - 1) if num_steps > 1 else 1.0
     times = [round(i * spacing) for i in range(num_steps)]
     levels = [_alphas()[time] for time in times]
@@ -140,7 +146,10 @@ def learned_steps(num_steps: int) -> tuple[LearnedStep, ...]:
 
 @dataclass(frozen=True)
 class _Row:
-    """Coefficients of a step: of x_t = signal · x₀ + amplitude · ε, and of the posterior's mean."""
+    """Coefficients of a step: x_t = signal · x₀ + amplitude · ε, posterior mean = of_token · x₀ + of_noisy · x_t.
+
+    `low` and `high` are the logarithms of the posterior's variance and of β.
+    """
 
     signal: float
     amplitude: float
@@ -151,7 +160,7 @@ class _Row:
 
 
 def _process(levels: list[float]) -> list[_Row]:
-    """The rows of a process with these ᾱ, from the first time on (arXiv 2006.11239, formula 7)."""
+    """The rows of a process with these ᾱ, first time first (arXiv 2006.11239, equation 7)."""
     rows = []
     for before, level in pairwise([1.0, *levels]):
         beta = 1 - level / before
@@ -166,14 +175,16 @@ def _process(levels: list[float]) -> list[_Row]:
                 high=math.log(beta),
             )
         )
-    if len(rows) > 1:  # the posterior of the first time has no variance: it gets that of the second
+    if (
+        len(rows) > 1
+    ):  # the first time's posterior has variance 0, so its logarithm is replaced by the second's
         rows[0] = _Row(**{**vars(rows[0]), "low": rows[1].low})
     return rows
 
 
 @lru_cache
 def _alphas() -> tuple[float, ...]:
-    """ᾱ of the squared-cosine process: β of at most 0.999, in float64, where diffusers has float32."""
+    """ᾱ of the squared-cosine process with β of at most 0.999, in float64. (diffusers computes it in float32.)"""
 
     def level(time: float) -> float:
         return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -193,15 +204,18 @@ def _training_rows() -> Float[Tensor, "5 steps"]:
 
 
 def _kl(difference: Tensor, log_variance: Tensor, other: Tensor) -> Tensor:
-    """Kullback-Leibler divergence in nats from one normal distribution to another, whose means differ by this."""
+    """Kullback-Leibler divergence in nats of two normal distributions, from the difference of their means.
+
+    `log_variance` is of the first distribution, `other` of the second.
+    """
     ratio = log_variance - other
     return 0.5 * (ratio.exp() - 1 - ratio + difference.square() * (-other).exp())
 
 
 def _level_loss(values: Tensor, means: Tensor, log_variance: Tensor) -> Tensor:
-    """Negative logarithm of the mass that a normal distribution has within half a level of the values.
+    """Negative log-likelihood in nats of 8-bit levels: the normal distribution's mass within half a level of a value.
 
-    Values beyond ±0.999 stand for all that is beyond them.
+    The lowest and the highest level (values beyond ±0.999) also get the mass of the tail.
     """
     centred, inverse = values - means, (-0.5 * log_variance).exp()
     above = _cumulative(inverse * (centred + HALF_LEVEL))
@@ -212,5 +226,5 @@ def _level_loss(values: Tensor, means: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def _cumulative(x: Tensor) -> Tensor:
-    """The standard normal distribution function, approximated as GELU's usually is."""
+    """Standard normal CDF, by the tanh approximation that is usual for GELU."""
     return 0.5 * (1 + F.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
