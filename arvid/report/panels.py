@@ -88,8 +88,7 @@ def write_figure(
     """Write panels of `size` inches as PATH.png and PATH.svg, in rows of `columns` panels (None: one row)."""
     columns = columns or len(draws)
     rows = -(-len(draws) // columns)
-    salt = {"svg.hashsalt": path.name}  # equal drawings give equal files
-    with mpl.rc_context({**_STYLE, **salt}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": path.name}):  # equal drawings, equal files
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, draw in zip(axes, draws, strict=False):

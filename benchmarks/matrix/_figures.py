@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from arvid.report.panels import DASHED, TRAINED, write_figure
 from arvid.report.plots import plain_ticks, spread_labels
 
 Draw = Callable[[Axes], None]
-FILL = {"continuous": "full", "discrete": "none"}
+FILL: dict[str, Literal["full", "none"]] = {"continuous": "full", "discrete": "none"}
 LINES = {"continuous": "solid", "discrete": (0, (2, 1.5))}
 OFFSET = {"continuous": 0.13, "discrete": -0.13}
 REFERENCES = {"first frame repeated": "repeated frame", "untrained": "untrained"}

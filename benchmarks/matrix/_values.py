@@ -106,10 +106,10 @@ def costs_of(
 
 def training_flops(record: ResultRecord) -> float | None:
     """FLOPs of a record's whole training."""
-    budget, clips = record.budget, record.setting.get("data.clips_per_step")
-    if None in (budget.flops_per_training_clip, budget.training_steps, clips):
+    flops, steps = record.budget.flops_per_training_clip, record.budget.training_steps
+    if flops is None or steps is None:
         return None
-    return float(budget.flops_per_training_clip or 0) * (budget.training_steps or 0) * float(clips)
+    return flops * steps * float(record.setting["data.clips_per_step"])
 
 
 def _costs(record: ResultRecord) -> dict[str, float]:
