@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -54,24 +54,41 @@ def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str], *, legend: 
             capsize=2,
             lw=1.2,
         )
-    for name, value in metric.references.items():
-        label = next((text for start, text in REFERENCES.items() if name.startswith(start)), None)
-        if label:
-            axis.axvline(value, color="#8a8a8a", ls=DASHED, lw=1)
-            axis.annotate(
-                label,
-                (value, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(2, 2),
-                textcoords="offset points",
-                fontsize=7.5,
-                color="#66727d",
-            )
+    _add_references(axis, metric)
     axis.set_yticks(range(len(orders)), list(reversed(orders)))
     axis.set_ylim(-0.6, len(orders) - 0.4)
     axis.set_title(f"{metric.title}\n{metric.protocol}", pad=16)
     if legend:
         _add_legend(axis)
+
+
+def _add_references(axis: Axes, metric: Metric) -> None:
+    """Lines of the reference rows; an arrow at the edge for those far outside the trained rows' range."""
+    ends = [
+        metric.mean(cell) + side * 1.96 * metric.standard_error(cell)
+        for cell in metric.cells
+        for side in (-1, 1)
+    ]
+    margin = 0.35 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
+    axis.set_xlim(low, high)
+    outside = 0
+    for name, value in metric.references.items():
+        label = next((text for start, text in REFERENCES.items() if name.startswith(start)), None)
+        if label is None:
+            continue
+        style: dict[str, Any] = {"fontsize": 7.5, "color": "#66727d", "textcoords": "offset points"}
+        if low <= value <= high:
+            axis.axvline(value, color="#8a8a8a", ls=DASHED, lw=1)
+            at = {"xycoords": ("data", "axes fraction"), "xytext": (2, 3)}
+            axis.annotate(label, (value, 1), **at, **style)
+            continue
+        text = f"{label} {value:.3g}"
+        left = value < low
+        text = f"\u2190 {text}" if left else f"{text} \u2192"
+        at = {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
+        axis.annotate(text, (0 if left else 1, 0), ha="left" if left else "right", **at, **style)
+        outside += 1
 
 
 def _add_legend(axis: Axes) -> None:
@@ -139,7 +156,14 @@ def draw_costs(
     """A metric against the costs, with the Pareto front: no other row is both better and cheaper."""
     wanted = ("training FLOPs", "seconds per clip", "evaluations")
     draws = [
-        partial(_cost_panel, metric=metric, costs=costs[name], name=name, orders=orders)
+        partial(
+            _cost_panel,
+            metric=metric,
+            costs=costs[name],
+            name=name,
+            orders=orders,
+            legend=name == wanted[-1],
+        )
         for name in wanted
         if name in costs
     ]
@@ -147,7 +171,13 @@ def draw_costs(
 
 
 def _cost_panel(
-    axis: Axes, metric: Metric, costs: Mapping[Cell, float], name: str, orders: Sequence[str]
+    axis: Axes,
+    metric: Metric,
+    costs: Mapping[Cell, float],
+    name: str,
+    orders: Sequence[str],
+    *,
+    legend: bool,
 ) -> None:
     colours = order_colours(orders)
     for cell, cost in costs.items():
@@ -170,7 +200,8 @@ def _cost_panel(
     axis.set(xlabel=name, ylabel=metric.title, xscale="log", title=f"Against {name}")
     plain_ticks(axis.xaxis)
     axis.margins(x=0.2, y=0.12)
-    _add_legend(axis)
+    if legend:
+        _add_legend(axis)
     spread_labels(axis)
 
 
@@ -188,7 +219,10 @@ def draw_drift(
     path: Path, curves: Mapping[str, Mapping[Cell, Sequence[float | None]]], orders: Sequence[str]
 ) -> None:
     """A metric at each frame: one panel per curve title."""
-    draws = [partial(_drift_panel, title=t, lines=c, orders=orders) for t, c in curves.items()]
+    draws = [
+        partial(_drift_panel, title=t, lines=c, orders=orders, legend=i == min(len(curves), 2) - 1)
+        for i, (t, c) in enumerate(curves.items())
+    ]
     write_figure(path, draws, columns=min(len(draws), 2), size=(5.2, 3.8))
 
 
@@ -197,6 +231,8 @@ def _drift_panel(
     title: str,
     lines: Mapping[Cell, Sequence[float | None]],
     orders: Sequence[str],
+    *,
+    legend: bool,
 ) -> None:
     colours = order_colours(orders)
     for (order, kind), values in lines.items():
@@ -212,7 +248,8 @@ def _drift_panel(
         )
     axis.set(xlabel="frame", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if legend:
+        axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_scaling(
