@@ -58,9 +58,7 @@ def grid_code(height: int, width: int, dim: int) -> Float[Tensor, "hw dim"]:
     return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1)
 
 
-def rotation(
-    coordinates: Int[Tensor, "n 3"], head_dim: int, form: CodeForm = "arvid"
-) -> Rotation:
+def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int, form: CodeForm = "arvid") -> Rotation:
     """Rotary embeddings (arXiv 2104.09864) of positions (t, h, w): each axis rotates a third of a head's pairs.
 
     A pair is the dimensions i and i + E/2. In the form "far", h and w rotate three eighths of the pairs each. t gets

@@ -1,9 +1,9 @@
 """Checkpoints of the released FAR (showlab/FAR, commit e59536a) as arvid's: `arvid import far`.
 
 A file, such as FAR_L_UCF101_Cond128-c6f798bf.pth, is a dict of tensors (guyuchao/FAR_Models on the Hugging Face hub).
-Names and shapes tell the configuration, but for the frames of training: 30 for BAIR, 16 for the other models. Q, K and V
-are one matrix here, and so are the modulations of a block. A rotary pair is the channels 2i and 2i + 1 there, and i and
-i + E/2 here. The last modulation is scale, shift there and shift, scale here.
+Names and shapes tell the configuration, but for the frames of training: 30 for BAIR, 16 for the other models. Q, K and
+V are one matrix here, and so are the modulations of a block. A rotary pair is the channels 2i and 2i + 1 there, and i
+and i + E/2 here. The last modulation is scale, shift there and shift, scale here.
 
 The long-context models (FAR_B_Long, FAR_M_Long) have a second patch size for distant frames. arvid has no such network.
 """
@@ -58,7 +58,7 @@ JOINED = {
 """Layers of a block that are several ones in the release, whose rows follow each other here."""
 
 
-def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec, num_frames: int) -> dict[str, Any]:
+def read_config(tensors: Mapping[str, Any], spec: TokenSpec, num_frames: int) -> dict[str, Any]:
     """The arguments of a GeneratorModule as plain data, from the weights' shapes and the tokenizer's tokens.
 
     Raises UserError for weights that lack the tensors which tell them, for those of a long-context model, and for
@@ -72,7 +72,7 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec, num_frames: int)
     try:
         dim, channels = tensors["x_embedder.weight"].shape
         (head,) = tensors["transformer_blocks.0.attn.norm_q.weight"].shape
-        classes = len(tensors[LABELS]) - 1 if LABELS in tensors else None
+        classes = len(tensors[LABELS]) - 1 if LABELS in tensors else 0
         depth = len({name.split(".")[1] for name in tensors if name.startswith(STACK)})
         num_heads = dim // head
     except (LookupError, ValueError, AttributeError, TypeError, ZeroDivisionError) as error:
@@ -89,9 +89,9 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec, num_frames: int)
         "token_type": "continuous",
         "size": {"name": f"d{depth}w{dim}", "dim": dim, "depth": depth, "num_heads": num_heads},
         "clip_shape": [num_frames, SIDE * spec.strides[1], SIDE * spec.strides[2]],
-        "label": classes is not None,
+        "label": classes > 0,
         "num_classes": classes,
-        "sampling": {"guidance": 1.0 if classes is None else 2.0, "diffusion_steps": 50},
+        "sampling": {"guidance": 2.0 if classes else 1.0, "diffusion_steps": 50},
     }
 
 
@@ -103,7 +103,7 @@ def build(config: Mapping[str, Any], spec: TokenSpec) -> FrameDiffusion:
 
 
 def from_published(
-    tensors: Mapping[str, Tensor], net: FrameDiffusion
+    tensors: Mapping[str, Any], net: FrameDiffusion
 ) -> tuple[dict[str, Tensor], list[Move]]:
     """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
 
@@ -113,16 +113,17 @@ def from_published(
     given = dict(tensors)
     if LABELS in given:
         given[LABELS], given[NULL] = given[LABELS][:-1], given[LABELS][-1:]
-    names, parts, pieces = {}, {}, {}
+    parts: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    pieces: dict[str, Tensor] = {}
     for name in (name for name, value in own.items() if value.numel()):
         sources = _sources(name)
         parts[name] = [f"{name}[{i}]" for i in range(len(sources))] if sources[1:] else [name]
         names.update(zip(parts[name], sources, strict=True))
         pieces.update(zip(parts[name], own[name].chunk(len(sources)), strict=True))
     found, moves = match(given, pieces, names)
-    heads = net.network.blocks[0].attn.num_heads
-    for part, value in found.items():
-        found[part] = _converted(part, value, heads)
+    head_dim = len(own["network.blocks.0.attn.norm_q.weight"])
+    found = {part: _converted(part, value, head_dim) for part, value in found.items()}
     state = {name: torch.cat([found[part] for part in parts[name]]) for name in parts}
     empty = {name: torch.empty(value.shape) for name, value in own.items() if name not in state}
     whole = {part: name for name in parts for part in parts[name]}
@@ -136,22 +137,16 @@ def _sources(own: str) -> list[str]:
     return [name] if joined is None else [name.replace(joined, part) for part in JOINED[joined]]
 
 
-def _converted(part: str, value: Tensor, heads: int) -> Tensor:
+def _converted(part: str, value: Tensor, head_dim: int) -> Tensor:
     """A released tensor with its rows or columns in arvid's order. Q, K, V are the parts 0, 1, 2 of qkv."""
-    if ".attn.norm_" in part:
-        return _paired(value[None])[0]
-    if ".attn.qkv." in part and not part.endswith("[2]"):
-        return _paired(value.unflatten(0, (heads, -1))).flatten(0, 1)
+    if ".attn.norm_" in part or (".attn.qkv." in part and not part.endswith("[2]")):
+        heads = value.unflatten(0, (-1, head_dim))
+        return torch.cat([heads[:, ::2], heads[:, 1::2]], dim=1).flatten(0, 1)
     if part.startswith("network.modulation."):
         return value.roll(len(value) // 2, 0)
     if part == "network.time.project.weight":  # of cosines and then sines, here sines first
         return value.roll(value.shape[1] // 2, 1)
     return value
-
-
-def _paired(heads: Tensor) -> Tensor:
-    """(heads, E, ...) with even channels of each head before odd ones."""
-    return torch.cat([heads[:, ::2], heads[:, 1::2]], dim=1)
 
 
 def import_file(file: Path, out: Path, *, tokenizer: str, num_frames: int) -> Imported:
