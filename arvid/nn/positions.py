@@ -80,26 +80,35 @@ def rotation(coordinates: Int[Tensor, "n 3"], head_dim: int, form: CodeForm = "a
     return angle.cos(), angle.sin()
 
 
-class RotaryGrid(nn.Module):
-    """Rotary embeddings of a sequence of context tokens, at the times -S..-1, and of a grid of tokens (t, h, w)."""
+class RotaryTable(nn.Module):
+    """Rotary embeddings of the positions of a sequence; for `coordinates` (N, 3) see `rotation`. They are not saved."""
 
     cos: Tensor
     sin: Tensor
 
     def __init__(
-        self, num_context: int, grid: TokenGrid, head_dim: int, form: CodeForm = "arvid"
+        self, coordinates: Int[Tensor, "n 3"], head_dim: int, form: CodeForm = "arvid"
     ) -> None:
         super().__init__()
-        context = torch.zeros(num_context, 3, dtype=torch.long, device="cpu")
-        context[:, 0] = torch.arange(-num_context, 0, device="cpu")
-        axes = [torch.arange(size, device="cpu") for size in (grid.t, grid.h, grid.w)]
-        cos, sin = rotation(torch.cat([context, torch.cartesian_prod(*axes)]), head_dim, form)
+        cos, sin = rotation(coordinates, head_dim, form)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, length: int) -> Rotation:
-        """Rotary embeddings of the first `length` positions."""
-        return self.cos[:length], self.sin[:length]
+    def forward(self, start: int, end: int) -> Rotation:
+        """Rotary embeddings of the positions start..end-1."""
+        return self.cos[start:end], self.sin[start:end]
+
+
+class RotaryGrid(RotaryTable):
+    """Rotary embeddings of a sequence of context tokens, at the times -S..-1, and of a grid of tokens (t, h, w)."""
+
+    def __init__(
+        self, num_context: int, grid: TokenGrid, head_dim: int, form: CodeForm = "arvid"
+    ) -> None:
+        context = torch.zeros(num_context, 3, dtype=torch.long, device="cpu")
+        context[:, 0] = torch.arange(-num_context, 0, device="cpu")
+        axes = [torch.arange(size, device="cpu") for size in (grid.t, grid.h, grid.w)]
+        super().__init__(torch.cat([context, torch.cartesian_prod(*axes)]), head_dim, form)
 
 
 def rotation_of(all_positions: Rotation, ids: Int[Tensor, "b k"]) -> Rotation:

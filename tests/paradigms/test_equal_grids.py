@@ -42,11 +42,9 @@ def longest_sequence(net: Paradigm) -> int:
         if isinstance(module, Attention):
             module.register_forward_hook(lambda _, given, out: lengths.append(given[0].shape[1]))
     shape = (1, net.grid.t, net.grid.h, net.grid.w)
-    if net.spec.type == "discrete":
-        tokens = torch.randint(net.spec.size, shape)
-    else:
-        tokens = torch.randn(*shape, net.spec.size)
-    net.loss(tokens, Condition())
+    size = net.spec.size
+    ids = net.spec.type == "discrete"
+    net.loss(torch.randint(size, shape) if ids else torch.randn(*shape, size), Condition())
     return max(lengths)
 
 
