@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 
 from arvid import registry
-from arvid.contracts import Condition, ContextSpec, Paradigm, Size, TokenGrid, TokenType
+from arvid.contracts import Condition, ContextSpec, Paradigm, Size, TokenGrid, TokenSpec, TokenType
 from arvid.nn.attention import Attention
 from arvid.training.export import load_tokenizer
 from arvid.training.instantiate import bind
@@ -25,12 +26,17 @@ EQUAL = {"nova": {"patch": 1}}
 """Options that docs/paradigms.md names for equal grids; the other paradigms need none."""
 
 
+@cache
+def spec_of(token_type: TokenType) -> TokenSpec:
+    return load_tokenizer(TOKENIZERS[token_type]).spec
+
+
 def build(name: str, token_type: TokenType, options: dict[str, Any]) -> Paradigm:
     """A paradigm of the comparison, for the clips of the sprites' setting."""
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     given = config["model"]["init_args"]["paradigm"].get("init_args", {})
     cls = registry.get("paradigms", name)
-    spec = load_tokenizer(TOKENIZERS[token_type]).spec
+    spec = spec_of(token_type)
     factory = bind(cls, {**given, **options}, what=name, positional=4)
     return factory(spec, spec.grid(9, 32, 32), ContextSpec(text_dim=8, text_len=12), SIZE)
 
