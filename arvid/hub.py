@@ -79,7 +79,8 @@ def write_model(
     dtype = torch.float16 if half else torch.float32
     write_json(folder / CONFIG, config)
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file({k: v.to("cpu", dtype).contiguous() for k, v in tensors.items()}, temporary)
+        values = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        save_file({k: v.cpu().contiguous() for k, v in values.items()}, temporary)
 
 
 def _new_name(name: str) -> str:

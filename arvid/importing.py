@@ -99,6 +99,23 @@ def strip_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix) if shared else name: value for name, value in tensors.items()}
 
 
+def published_name(
+    own: str, prefixes: Mapping[str, str], layers: Mapping[str, Mapping[str, str]]
+) -> str:
+    """The name in the checkpoint of one of arvid's tensors.
+
+    Args:
+        own: arvid's name.
+        prefixes: how names begin in arvid -> in the checkpoint. The first that matches is used.
+        layers: part of a name in the checkpoint -> replacements in names that have it, arvid's -> the checkpoint's.
+    """
+    prefix = next(p for p in prefixes if own.startswith(p))
+    name = prefixes[prefix] + own.removeprefix(prefix)
+    for old, new in next((found for part, found in layers.items() if part in name), {}).items():
+        name = name.replace(old, new)
+    return name
+
+
 def match(
     tensors: Mapping[str, Any], own: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], list[Move]]:
@@ -110,7 +127,7 @@ def match(
         names: name in arvid -> name in the checkpoint.
 
     Shapes may differ in axes of size 1. Raises UserError with a list of tensors that are missing, left over, of another
-    shape, or not floats.
+    shape, or not floats where arvid's are.
     """
     sources = {names[target]: target for target in own}
     faults = [f"missing {name}" for name in sources.keys() - tensors.keys()]
@@ -124,9 +141,10 @@ def match(
 
 
 def _misfit(name: str, value: Any, own: Tensor) -> list[str]:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    floats = own.is_floating_point()  # the counters of batch norms are integers
+    if not isinstance(value, Tensor) or value.is_floating_point() != floats:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        return [f"{name} is {kind}, not floats"]
+        return [f"{name} is {kind}, not {'floats' if floats else 'integers'}"]
     if _without_ones(value) != _without_ones(own):
         return [f"{name} is {tuple(value.shape)}, not {tuple(own.shape)}"]
     return []

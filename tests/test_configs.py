@@ -17,7 +17,13 @@ from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator
 
 FOLDER = Path(__file__).parents[1] / "configs"
-PUBLISHED = ("magvit", "mar", "nbp-", "nova-")  # the hyper-parameters of others: tests/paradigms
+PUBLISHED = (
+    "far-",
+    "magvit",
+    "mar",
+    "nbp-",
+    "nova-",
+)  # the hyper-parameters of others: tests/paradigms
 
 
 def arvids_own(kind: str) -> list[str]:

@@ -157,7 +157,8 @@ class ResultRecord:
     """Options of the factors, dotted key -> value: an ablation varies one of them."""
     budget: Budget = Budget()
     curve: tuple[dict[str, float | None], ...] = ()
-    """Training curve: points with `step` and losses. A loss not measured at a step is None or missing."""
+    """Training curve: points with `step`, `train_loss`, `val_loss` and, by latent frame, `val_frame_0`, `val_frame_1`,
+    ... A loss not measured at a step is None or missing."""
     steps_curve: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Metric name -> value at each frame; None where it is not finite or not defined."""
     rollout: dict[str, StepCurve] = field(default_factory=dict)

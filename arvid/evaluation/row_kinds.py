@@ -146,7 +146,7 @@ class ModelRow(Row):
         )
 
     def curve(self) -> tuple[dict[str, float | None], ...]:
-        return read_curve(self.run) if self.run else ()
+        return read_curve(self.run, by_frame=True) if self.run else ()
 
 
 class RealRow(Row):

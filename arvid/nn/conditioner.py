@@ -135,10 +135,10 @@ class ContextEmbedder(nn.Module):
             known = known & ~drop[:, None]
         return torch.where(known[..., None], tokens, null)
 
-    def guided(self, given: Condition, batch_size: int, guidance: float) -> Float[Tensor, "gb s d"]:
+    def guided(self, given: Condition, batch_size: int, guided: bool) -> Float[Tensor, "gb s d"]:
         """Context for sampling: (B, S, D); with guidance (2B, S, D), where the second half is the negative context."""
         context: Tensor = self(given, batch_size)
-        if guidance == 1:
+        if not guided:
             return context
         if self.spec.is_empty:
             warn_once("Guidance has no effect: this model has no conditions.")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from arvid.contracts import Size, TokenGrid, TokenSpec
 from arvid.nn.attention import Attention, KVCache, Mask
 from arvid.nn.linear import Linear
-from arvid.nn.positions import Rotation, ScalarEmbedding, rotation
+from arvid.nn.positions import CodeForm, RotaryGrid, Rotation, ScalarEmbedding
 from arvid.nn.tokens import PatchEmbedding
 
 CLEAN_TIME = -1.0
@@ -85,10 +85,8 @@ class Denoiser(nn.Module):
         num_context: S.
         in_modulation: whether the mean of the context tokens is added to the embedding of the level, as FAR does with a
             class, instead of going in front of the frames.
+        form: see `arvid.nn.positions.CodeForm`.
     """
-
-    cos: Tensor
-    sin: Tensor
 
     def __init__(
         self,
@@ -99,29 +97,21 @@ class Denoiser(nn.Module):
         patch: int,
         num_context: int,
         in_modulation: bool,
+        form: CodeForm = "arvid",
     ) -> None:
         super().__init__()
         self.in_modulation = in_modulation
         self.num_context = 0 if in_modulation else num_context
         self.frame_len = grid.tokens_per_frame // patch**2
         self.embed = PatchEmbedding(spec, size.dim, patch)
-        self.time = ScalarEmbedding(size.dim)
+        self.time = ScalarEmbedding(size.dim, form)
         self.blocks = nn.ModuleList(
             DenoisingBlock(size.dim, size.num_heads) for _ in range(size.depth)
         )
         self.modulation = nn.Linear(size.dim, 2 * size.dim)
         self.norm = nn.LayerNorm(size.dim, eps=1e-6, elementwise_affine=False)
-        cos, sin = rotation(self._coordinates(grid, patch), size.dim // size.num_heads)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-
-    def _coordinates(self, grid: TokenGrid, patch: int) -> Int[Tensor, "n 3"]:
-        """Places of the context, at times before the clip, and of all tokens (t, h, w)."""
-        context = torch.zeros(self.num_context, 3, dtype=torch.long)
-        context[:, 0] = torch.arange(-self.num_context, 0)
-        sides = (grid.t, grid.h // patch, grid.w // patch)
-        tokens = torch.cartesian_prod(*(torch.arange(side) for side in sides)).view(-1, 3)
-        return torch.cat([context, tokens])
+        patches = TokenGrid(grid.t, grid.h // patch, grid.w // patch)
+        self.rotary = RotaryGrid(self.num_context, patches, size.dim // size.num_heads, form)
 
     def length(self, num_frames: int) -> int:
         """Number of tokens of the context and `num_frames` frames."""
@@ -186,7 +176,7 @@ class Denoiser(nn.Module):
             frames = table[self.num_context :].unflatten(0, (-1, self.frame_len))[index]
             return torch.cat([table[:num_context], frames.flatten(0, 1)])
 
-        return of(self.cos), of(self.sin)
+        return of(self.rotary.cos), of(self.rotary.sin)
 
 
 def initialise(module: nn.Module) -> None:

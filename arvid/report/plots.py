@@ -1,16 +1,17 @@
-"""The plots of a comparison as SVG: training curves, quality against speed, quality per frame, rollouts."""
+"""The plots of a comparison as SVG: training curves, losses by latent frame, quality against speed and per frame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from arvid.evaluation.curves import FRAME_LOSS
 from arvid.report.cells import Column, Row
 from arvid.report.comparison import Comparison
 from arvid.report.numbers import short
@@ -20,18 +21,18 @@ from arvid.report.rollout import rollouts
 
 def all_plots(comparison: Comparison) -> list[Plot]:
     """The plots for which the records have data."""
-    makers = (quality_against_speed, training_curves, rollouts, quality_per_frame)
+    makers = (
+        quality_against_speed,
+        training_curves,
+        loss_by_latent_frame,
+        rollouts,
+        quality_per_frame,
+    )
     return [plot for maker in makers if (plot := maker(comparison)) is not None]
 
 
 def training_curves(comparison: Comparison) -> Plot | None:
     """Loss over steps, one panel per token type: losses of different types have different units."""
-    panels: dict[str, list[Row]] = {}
-    for row in comparison.rows:
-        if _curve(row):
-            panels.setdefault(row.factors.get("token_type", ""), []).append(row)
-    if not panels:
-        return None
     palette = colours(comparison.rows)
 
     def draw(axis: Axes, token_type: str, rows: Sequence[Row]) -> None:
@@ -39,14 +40,31 @@ def training_curves(comparison: Comparison) -> Plot | None:
             _draw_curve(axis, row, palette[row.name])
         axis.set(xlabel="training step", ylabel="loss", title=f"{token_type} tokens".strip())
 
-    return Plot(
+    return _by_token_type(
+        [row for row in comparison.rows if _curve(row)],
+        draw,
         title="Training curves",
-        caption="Validation loss (dots) and training loss (thin). Losses of different token types "
-        "have different units: compare within a panel only.",
-        panels=tuple(
-            panel("training", partial(draw, token_type=k, rows=v)) for k, v in panels.items()
-        ),
-        rows=tuple(row for rows in panels.values() for row in rows),
+        caption="Validation loss (dots) and training loss (thin).",
+    )
+
+
+def loss_by_latent_frame(comparison: Comparison) -> Plot | None:
+    """The last validation's loss of each latent frame, one panel per token type."""
+    palette = colours(comparison.rows)
+
+    def draw(axis: Axes, token_type: str, rows: Sequence[Row]) -> None:
+        for row in rows:
+            axis.plot(
+                *zip(*_frame_losses(row), strict=True), color=palette[row.name], marker="o", ms=3
+            )
+        axis.set(xlabel="latent frame", ylabel="loss", title=f"{token_type} tokens".strip())
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return _by_token_type(
+        [row for row in comparison.rows if _frame_losses(row)],
+        draw,
+        title="Loss by latent frame",
+        caption="Mean validation loss of the predicted tokens of each latent frame, at the end of the training.",
     )
 
 
@@ -101,6 +119,35 @@ def quality_per_frame(comparison: Comparison) -> Plot | None:
         panels=tuple(panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )
+
+
+def _by_token_type(
+    rows: Sequence[Row], draw: Callable[..., None], *, title: str, caption: str
+) -> Plot | None:
+    """A plot of losses with one panel per token type; None without rows. `draw` takes axis, token type and rows."""
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        panels.setdefault(row.factors.get("token_type", ""), []).append(row)
+    if not panels:
+        return None
+    return Plot(
+        title=title,
+        caption=f"{caption} Losses of different token types have different units: compare within a panel only.",
+        panels=tuple(panel(title, partial(draw, token_type=k, rows=v)) for k, v in panels.items()),
+        rows=tuple(row for shown in panels.values() for row in shown),
+    )
+
+
+def _frame_losses(row: Row) -> list[tuple[int, float]]:
+    """Latent frames and their losses at the last validation; empty for a row without."""
+    for point in reversed(_curve(row)):
+        losses = {
+            k.removeprefix(FRAME_LOSS): v for k, v in point.items() if k.startswith(FRAME_LOSS)
+        }
+        found = sorted((int(k), v) for k, v in losses.items() if k.isdecimal() and v is not None)
+        if found:
+            return found
+    return []
 
 
 def _curve(row: Row) -> Sequence[Mapping[str, float | None]]:

@@ -48,12 +48,8 @@ from arvid.nn.heads import HEADS
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.nn.noise import ContinuousNoise, DiscreteNoise, GaussianNoise, build_noise
-from arvid.nn.noise_levels import (
-    LevelDraw,
-    Levels,
-    draw_levels,
-    fused_snr_weight,
-)
+from arvid.nn.noise_levels import LevelDraw, Levels, draw_levels, fused_snr_weight
+from arvid.nn.positions import CodeForm
 from arvid.nn.tokens import unpatchify
 from arvid.paradigms.frame_diffusion.sampling import (
     ClipSampler,
@@ -92,6 +88,8 @@ class FrameDiffusion(Paradigm):
         patch: side of the square of latents that is one token; 1 for ids.
         conditioning: whether conditions are context "tokens" in front of the frames, or, averaged, part of the
             "modulation", as FAR has it for classes.
+        form: "far": sine-cosine codes of noise levels and positions as in FAR's released models; "arvid": as in the
+            other paradigms.
         condition_dropout: probability that a clip's condition is dropped in training.
 
     Raises UserError for values outside their ranges, options that exclude each other, and a grid that the patches do
@@ -121,6 +119,7 @@ class FrameDiffusion(Paradigm):
         stagger: float | None = None,
         patch: int = 1,
         conditioning: Literal["tokens", "modulation"] = "tokens",
+        form: CodeForm = "arvid",
         condition_dropout: float = 0.1,
     ) -> None:
         super().__init__(spec, grid)
@@ -149,6 +148,7 @@ class FrameDiffusion(Paradigm):
             patch=patch,
             num_context=context.num_tokens,
             in_modulation=conditioning == "modulation",
+            form=form,
         )
         self.head: CategoricalHead | nn.Linear
         if spec.type == "discrete":

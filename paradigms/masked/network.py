@@ -118,7 +118,7 @@ class MaskedNetwork(nn.Module):
         ids = given_first(known, num)
         x = torch.cat([context, self.embed(tokens).repeat(passes, 1, 1)], dim=1)
         length = num + num_tokens
-        turns = None if self.rotary is None else self.rotary(length)
+        turns = None if self.rotary is None else self.rotary(0, length)
         if self.encoder is not None:
             x = self.encoder(x, ids, None if turns is None else rotation_of(turns, ids))
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), length, -1)

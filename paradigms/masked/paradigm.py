@@ -37,7 +37,7 @@ from arvid.nn.conditioner import ContextEmbedder
 from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
-from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.heads.diffusion_process import with_head
 from arvid.nn.linear import initialise_linear
 from arvid.nn.masking import given_first, random_orders, read_tokens
 from arvid.nn.tokens import empty_tokens, from_sequence, require_prefix, to_sequence
@@ -186,10 +186,8 @@ class Masked(Paradigm):
     ) -> dict[str, int]:
         own = self.own_options(options, MaskedSampling)
         unknown = (grid.t - prefix_frames) * self.tokens_per_frame
-        counts = {"transformer": len(masked_after(unknown, own.num_sets or self.num_sets))}
-        if isinstance(own, DiffusionSampling):
-            counts["diffusion head"] = counts["transformer"] * own.diffusion_steps
-        return counts
+        sets = masked_after(unknown, own.num_sets or self.num_sets)
+        return with_head({"transformer": len(sets)}, own)
 
     @torch.no_grad()
     def generate(self, request: Request) -> Tokens:
@@ -201,7 +199,7 @@ class Masked(Paradigm):
                 f"{grid.t} latent frames were asked of a model with positions for {self.grid.t}: "
                 "it cannot go beyond its training length."
             )
-        context = self._copies(self.context.guided(request.condition, batch, own.guidance))
+        context = self._copies(self.context.guided(request.condition, batch, own.guided))
         clips = empty_tokens(self.spec, grid, batch, context.device)
         if request.prefix is not None:
             require_prefix(request.prefix, self.spec, self.grid, batch)

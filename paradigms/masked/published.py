@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
 from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, read_checkpoint, strip_prefix
+from arvid.importing import Imported, Move, match, published_name, read_checkpoint, strip_prefix
 from arvid.paradigms.masked.paradigm import Masked
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_file import save_generator
@@ -54,16 +54,6 @@ LAYERS = {
     "res_blocks.": {".norm1.": ".in_ln.", ".modulation.": ".adaLN_modulation.1."},
 }
 """What layers of blocks are called, where the released name has such a part."""
-
-
-def published_name(own: str) -> str:
-    """The released name of one of arvid's tensors."""
-    prefix = next(p for p in NAMES if own.startswith(p))
-    name = NAMES[prefix] + own.removeprefix(prefix)
-    layers = next((layers for part, layers in LAYERS.items() if part in name), {})
-    for old, new in layers.items():
-        name = name.replace(old, new)
-    return name
 
 
 def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any]:
@@ -123,7 +113,7 @@ def from_published(
     Raises UserError with a list of tensors that do not fit.
     """
     own, p = net.state_dict(), net.patch
-    state, moves = match(tensors, own, {name: published_name(name) for name in own})
+    state, moves = match(tensors, own, {name: published_name(name, NAMES, LAYERS) for name in own})
     for name, value in state.items():
         if name in ("network.embed.project.weight", "head.net.embed.weight"):
             state[name] = rearrange(value, "d (c p q) -> d (p q c)", p=p, q=p)

@@ -39,7 +39,7 @@ from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import Dropout, draw
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
-from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.heads.diffusion_process import with_head
 from arvid.nn.positions import Rotation
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.nn.windows import Window
@@ -375,9 +375,7 @@ class NextBlock(Paradigm):
             layout = self.clip_layout(part.num_frames)
             counts = map(layout.num_predicted, layout.steps(self._whole_blocks(part.known)))
             steps += sum(own.rounds if count > 1 else 1 for count in counts)
-        if not isinstance(own, DiffusionSampling):
-            return {"transformer": steps}
-        return {"transformer": steps, "diffusion head": steps * own.diffusion_steps}
+        return with_head({"transformer": steps}, own)
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
@@ -398,7 +396,7 @@ class NextBlock(Paradigm):
                 "This model has not learned the null condition of guidance: it was trained with condition_dropout 0. "
                 "Give a negative prompt, or guidance 1."
             )
-        context = self.context.guided(condition, batch, options.guidance)
+        context = self.context.guided(condition, batch, options.guided)
         padding = self._padding_of_passes(condition, context)
         passes = len(context) // batch
         frame_conditions = self.frame_conditions.guided(condition, batch, grid.t, passes)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from arvid.contracts import TokenGrid, UserError
-from arvid.nn.positions import Rotation, rotation
+from arvid.nn.positions import RotaryTable
 from arvid.paradigms.next_block.layout import Layout
 
 PositionOrder = Literal["sequence", "grid"]
@@ -59,20 +59,16 @@ class LearnedPositions(nn.Module):
         return self.positions[self.rows[start:end]]
 
 
-class RotaryPositions(nn.Module):
+class RotaryPositions(RotaryTable):
     """Rotary positional embeddings over (t, h, w).
 
     A token has the coordinates (t + 1, h, w). A special token has t = 0 and the rows and columns of the first block.
     Context token i has time i - S, with S context tokens.
     """
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(
         self, layout: Layout, order: Int[Tensor, " n"], grid: TokenGrid, head_dim: int
     ) -> None:
-        super().__init__()
         frame = grid.tokens_per_frame
         raster = [order // frame + 1, order % frame // grid.w, order % grid.w]
         length = layout.length(layout.num_tokens)
@@ -86,10 +82,4 @@ class RotaryPositions(nn.Module):
         of_block = torch.stack(raster, dim=1)[: layout.num_special]
         of_block[:, 0] = 0
         coordinates[special] = of_block
-        cos, sin = rotation(coordinates, head_dim)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-
-    def forward(self, start: int, end: int) -> Rotation:
-        """The rotary embeddings of positions start..end-1."""
-        return self.cos[start:end], self.sin[start:end]
+        super().__init__(coordinates, head_dim)

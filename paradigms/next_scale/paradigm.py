@@ -34,13 +34,13 @@ from arvid.contracts import (
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import Transformer
 from arvid.nn.by_frame import losses_by_frame
-from arvid.nn.conditioner import ContextEmbedder, warn_once
+from arvid.nn.conditioner import ContextEmbedder
 from arvid.nn.draws import draw, randn_like
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
-from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.heads.diffusion_process import with_head
 from arvid.nn.linear import initialise_linear
-from arvid.nn.positions import Rotation, rotation
+from arvid.nn.positions import RotaryTable
 from arvid.nn.tokens import TokenEmbedding, require_prefix
 from arvid.paradigms.next_scale.resize import centres, enlarge, shrink
 from arvid.paradigms.next_scale.sampling import ClipSampler, NextScaleSampling
@@ -105,10 +105,8 @@ class NextScale(Paradigm):
         # The attribute's name is part of the names in checkpoints (`spread.values`).
         self.spread = ScaleRms(len(sides)) if spec.type == "continuous" else None
         coordinates = self._coordinates()
-        cos, sin = rotation(coordinates[:, 1:], size.dim // size.num_heads)
+        self.rotary = RotaryTable(coordinates[:, 1:], size.dim // size.num_heads)
         self.register_buffer("blocks", coordinates[:, 0], persistent=False)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
         self._masks: dict[tuple[int, torch.device], BlockCausal] = {}
         initialise_linear(self)
 
@@ -172,10 +170,6 @@ class NextScale(Paradigm):
         embedded = self.embed_before(frames)
         return torch.cat([start.to(embedded.dtype), embedded], dim=1)
 
-    def rotation(self, start: int, end: int) -> Rotation:
-        """Rotary embeddings of the positions start..end-1."""
-        return self.cos[start:end], self.sin[start:end]
-
     def mask(self, length: int) -> BlockCausal:
         """Block-causal mask of the first `length` positions. The last one is kept, with its kernels' masks."""
         key = (length, self.blocks.device)
@@ -204,7 +198,7 @@ class NextScale(Paradigm):
         if of_frames is not None:
             x = x + of_frames[:, :, None]
         x = torch.cat([context.to(x.dtype), x.flatten(1, 2)], dim=1)
-        x = self.transformer(x, self.mask(x.shape[1]), rotation=self.rotation(0, x.shape[1]))
+        x = self.transformer(x, self.mask(x.shape[1]), rotation=self.rotary(0, x.shape[1]))
         hidden = self.norm(x[:, context.shape[1] :])
         target = self._normalised(split.targets).unflatten(0, (batch, num_frames)).flatten(1, 2)
         losses = self.head.loss(hidden, target)
@@ -254,9 +248,7 @@ class NextScale(Paradigm):
     ) -> dict[str, int]:
         own = self.own_options(options, NextScaleSampling)
         steps = (grid.t - prefix_frames) * len(self.scales.sides)
-        if not isinstance(own, DiffusionSampling):
-            return {"transformer": steps}
-        return {"transformer": steps, "diffusion head": steps * own.diffusion_steps}
+        return with_head({"transformer": steps}, own)
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:
@@ -269,32 +261,12 @@ class NextScale(Paradigm):
         if request.prefix is not None:
             require_prefix(request.prefix, self.spec, self.grid, request.batch_size)
             given = list(request.prefix.unbind(1))
-        context = self._contexts(request.condition, request.batch_size, options)
-        of_frames = self._frame_conditions(request, len(context) // request.batch_size)
+        condition, batch = request.condition, request.batch_size
+        context = self.context.guided(condition, batch, options.guided)
+        passes = len(context) // batch
+        of_frames = self.frame_conditions.guided(condition, batch, request.grid.t, passes)
         new = ClipSampler(self, context, of_frames, options, request).frames(given)
         if request.prefix is not None:
             yield request.prefix
         for frame in new:
             yield frame[:, None]
-
-    def _contexts(
-        self, condition: Condition, batch: int, options: NextScaleSampling
-    ) -> Float[Tensor, "pb s d"]:
-        """Context tokens of each guidance pass, one after another."""
-        context: Tensor = self.context(condition, batch)
-        if not options.guided:
-            return context
-        if self.context.spec.is_empty:
-            warn_once("Guidance has no effect: this model has no conditions.")
-            return context
-        return torch.cat([context, self.context.negative(condition, batch)])
-
-    def _frame_conditions(
-        self, request: Request, num_passes: int
-    ) -> Float[Tensor, "pb t d"] | None:
-        """Embedded conditions per frame of each pass of guidance: given in the first, null in the second."""
-        batch, num_frames = request.batch_size, request.grid.t
-        given = self.frame_conditions(request.condition, batch, num_frames)
-        if given is None or num_passes == 1:
-            return given
-        return torch.cat([given, self.frame_conditions(Condition(), batch, num_frames)])

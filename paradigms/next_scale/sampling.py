@@ -156,7 +156,7 @@ class _Sequence:
         end = start + x.shape[1]
         # After a cache hit the new positions are one block, which sees everything: no mask is needed.
         mask = model.mask(end).dense() if not start else None
-        x = model.transformer(x, mask, self.caches, rotation=model.rotation(start, end))
+        x = model.transformer(x, mask, self.caches, rotation=model.rotary(start, end))
         num = model.scales.num_positions[len(self.frames[-1].shown)]
         self._remember(end)
         hidden: Tensor = model.norm(x[:, -num:])

@@ -35,7 +35,7 @@ from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS, DiffusionOptions, build_head
-from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.heads.diffusion_process import with_head
 from arvid.nn.masking import draw_mask_ratio, random_orders, read_tokens
 from arvid.nn.tokens import from_patches, to_patches
 from arvid.paradigms.nova.context import PublishedContext
@@ -260,9 +260,7 @@ class NOVA(Paradigm):
         frames = grid.t - prefix_frames if self.tam else 1
         sets = frames * len(set_sizes(self.num_positions, own.num_sets or self.num_sets))
         counts = {"spatial layers": sets, "temporal layers": frames if self.tam else sets}
-        if isinstance(own, DiffusionSampling):
-            counts["diffusion head"] = sets * own.diffusion_steps
-        return counts
+        return with_head(counts, own)
 
     @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Tokens]:

@@ -55,3 +55,13 @@ def test_a_real_run_has_both_losses(trained_run: Path) -> None:
     curve = read_curve(trained_run)
     assert [point["step"] for point in curve if "train_loss" in point] == [0, 1, 2]
     assert any("val_loss" in point for point in curve)
+
+
+def test_losses_by_latent_frame_are_those_of_the_validations(tmp_path: Path) -> None:
+    head = "step,train_per_token,val_per_token,train_frame_0,val_frame_0,val_frame_1"
+    write_log(tmp_path, 0, f"{head}\n3,1,,9,,\n3,,2,,2.5,1.5\n")
+    point = {"step": 3.0, "train_loss": 1.0, "val_loss": 2.0}
+    assert read_curve(tmp_path) == (point,)
+    assert read_curve(tmp_path, by_frame=True) == (
+        {**point, "val_frame_0": 2.5, "val_frame_1": 1.5},
+    )

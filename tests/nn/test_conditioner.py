@@ -65,7 +65,7 @@ def test_dropping_gives_the_null_condition() -> None:
 def test_guidance_without_conditions_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
-        assert ContextEmbedder(ContextSpec(), 16).guided(Condition(), 2, 3.0).shape == (2, 0, 16)
+        assert ContextEmbedder(ContextSpec(), 16).guided(Condition(), 2, True).shape == (2, 0, 16)
     assert caplog.text.count("Guidance has no effect") == 1
 
 

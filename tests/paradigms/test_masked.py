@@ -330,7 +330,7 @@ def test_rotary_attention_sees_differences_of_positions() -> None:
     for row in (0, 1):  # of 2 x 4 tokens a frame
         ids = torch.tensor([[4 * row, 8 + 4 * row]])
         x = torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(0))
-        turns = net.rotary(1 + NUM)  # type: ignore[misc]
+        turns = net.rotary(0, 1 + NUM)  # type: ignore[misc]
         q = rotation_of(turns, 1 + ids)
         attn = net.layers.blocks[0].attn  # type: ignore[union-attr]
         moved[row] = attn(x, rotation=q)  # type: ignore[operator]

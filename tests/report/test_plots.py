@@ -1,4 +1,4 @@
-"""Quality against speed: the labels of points that lie close together can be read."""
+"""The plots: the labels of points that lie close together can be read; losses by latent frame."""
 
 from __future__ import annotations
 
@@ -34,6 +34,56 @@ def close(
             save_run(tmp_path / name, [replace(record, name=name, metrics=metrics, budget=budget)])
         )
     return Comparison.from_runs(runs)
+
+
+@pytest.fixture
+def by_frame(
+    make_records: Callable[..., list[ResultRecord]], save_run: Callable[..., Path], tmp_path: Path
+) -> Comparison:
+    """Two rows of continuous tokens, of which one has no losses by latent frame, and two of discrete ones."""
+    losses = {
+        "a": ("continuous", (0.5, 0.4)),
+        "b": ("continuous", ()),
+        "c": ("discrete", (6.0, 5.0, 4.0)),
+        "d": ("discrete", tuple(float(i) for i in range(12))),  # frame 10 comes after frame 2
+    }
+    runs = []
+    for name, (token_type, values) in losses.items():
+        frames = {f"val_frame_{i}": v for i, v in enumerate(values)}
+        earlier = dict.fromkeys(frames, 9.0)
+        curve = (
+            {"step": 1.0, **earlier},
+            {"step": 2.0, **frames},
+            {"step": 3.0, "train_loss": 1.0},
+        )
+        factors = {"paradigm": name, "token_type": token_type}
+        record = replace(make_records("nova")[0], name=name, factors=factors, curve=curve)
+        runs.append(save_run(tmp_path / name, [record]))
+    return Comparison.from_runs(runs)
+
+
+def test_losses_by_latent_frame_are_those_of_the_last_validation(
+    by_frame: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Callable[[Axes], None]] = []
+    monkeypatch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+    plot = plots.loss_by_latent_frame(by_frame)
+    assert plot is not None
+    assert [row.name for row in plot.rows] == ["a", "c", "d"]
+    found = {}
+    for draw in drawn:
+        axis = Figure().subplots()
+        draw(axis)
+        lines = [list(zip(*line.get_data(), strict=True)) for line in axis.lines]
+        found[axis.get_title(loc="left") or axis.get_title()] = lines
+    assert found == {
+        "continuous tokens": [[(0, 0.5), (1, 0.4)]],
+        "discrete tokens": [[(0, 6.0), (1, 5.0), (2, 4.0)], [(i, i) for i in range(12)]],
+    }
+
+
+def test_rows_without_losses_by_latent_frame_have_no_plot(close: Comparison) -> None:
+    assert plots.loss_by_latent_frame(close) is None
 
 
 def overlaps(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> int:

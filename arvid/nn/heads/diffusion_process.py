@@ -41,6 +41,14 @@ class DiffusionSampling(SamplingOptions):
     """Continuous tokens, flow matching: shift of the sampler's times towards noise; by default as in training."""
 
 
+def with_head(evaluations: dict[str, int], options: SamplingOptions) -> dict[str, int]:
+    """Evaluations by network, those of a diffusion head included: it follows each evaluation of the first network."""
+    if not isinstance(options, DiffusionSampling):
+        return evaluations
+    num = next(iter(evaluations.values()))
+    return {**evaluations, "diffusion head": num * options.diffusion_steps}
+
+
 @dataclass(frozen=True)
 class Step:
     """One denoising step: x becomes keep · x + output · prediction + noise · N(0, 1)."""

@@ -1,0 +1,174 @@
+"""Checkpoints of the released FAR (showlab/FAR, commit e59536a) as arvid's: `arvid import far`.
+
+A file, such as FAR_L_UCF101_Cond128-c6f798bf.pth, is a dict of tensors (guyuchao/FAR_Models on the Hugging Face hub).
+Names and shapes tell the configuration, but for the frames of training: 30 for BAIR, 16 for the other models. Q, K and
+V are one matrix here, and so are the modulations of a block. A rotary pair is the channels 2i and 2i + 1 there, and i
+and i + E/2 here. The last modulation is scale, shift there and shift, scale here.
+
+The long-context models (FAR_B_Long, FAR_M_Long) have a second patch size for distant frames. arvid has no such network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
+from arvid.files import sha256_file
+from arvid.importing import Imported, Move, match, published_name, read_checkpoint
+from arvid.paradigms.frame_diffusion.paradigm import FrameDiffusion
+from arvid.training.export import load_tokenizer
+from arvid.training.generator_file import save_generator
+from arvid.training.instantiate import bind
+
+SIDE = 8
+"""Rows and columns of tokens of all released models."""
+OPTIONS = {"form": "far", "conditioning": "modulation"}
+LABELS = "label_embedder.embedding_table.weight"
+NULL = f"{LABELS}[-1]"
+"""Its last row, which is the null class."""
+STACK = "transformer_blocks."
+NAMES = {
+    "context.label.weight": LABELS,
+    "context.null": NULL,
+    "network.embed.proj.": "x_embedder.",
+    "network.time.project.": "timestep_embedder.linear_1.",
+    "network.time.mlp.1.": "timestep_embedder.linear_2.",
+    "network.blocks.": STACK,
+    "network.modulation.": "norm_out.linear.",
+    "head.": "proj_out.",
+}
+LAYERS = {
+    STACK: {
+        ".attn.proj.": ".attn.to_out.0.",
+        ".mlp.0.": ".mlp.net.0.proj.",
+        ".mlp.2.": ".mlp.net.2.",
+    }
+}
+"""Names in arvid -> in the release, as `published_name` takes them."""
+JOINED = {
+    ".attn.qkv.": (".attn.to_q.", ".attn.to_k.", ".attn.to_v."),
+    ".modulation.": (".norm1.linear.", ".norm2.linear."),
+}
+"""Layers of a block that are several ones in the release, whose rows follow each other here."""
+
+
+def read_config(tensors: Mapping[str, Any], spec: TokenSpec, num_frames: int) -> dict[str, Any]:
+    """The arguments of a GeneratorModule as plain data, from the weights' shapes and the tokenizer's tokens.
+
+    Raises UserError for weights that lack the tensors which tell them, for those of a long-context model, and for
+    tokens of another type or width.
+    """
+    if "context_embedder.weight" in tensors:
+        raise UserError(
+            "this is a long-context model, whose distant frames have a patch size of their own. arvid has no such "
+            "network."
+        )
+    try:
+        dim, channels = tensors["x_embedder.weight"].shape
+        (head,) = tensors["transformer_blocks.0.attn.norm_q.weight"].shape
+        classes = len(tensors[LABELS]) - 1 if LABELS in tensors else 0
+        depth = len({name.split(".")[1] for name in tensors if name.startswith(STACK)})
+        num_heads = dim // head
+    except (LookupError, ValueError, AttributeError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"these are not FAR's weights ({error}).") from error
+    if (spec.type, spec.size) != ("continuous", channels):
+        raise UserError(
+            f"its tokens are vectors of {channels} numbers, the tokenizer's are {spec.type} of size {spec.size}."
+        )
+    return {
+        "paradigm": {
+            "class_path": "arvid.paradigms.frame_diffusion.FrameDiffusion",
+            "init_args": OPTIONS,
+        },
+        "token_type": "continuous",
+        "size": {"name": f"d{depth}w{dim}", "dim": dim, "depth": depth, "num_heads": num_heads},
+        "clip_shape": [num_frames, SIDE * spec.strides[1], SIDE * spec.strides[2]],
+        "label": classes > 0,
+        "num_classes": classes,
+        "sampling": {"guidance": 2.0 if classes else 1.0, "diffusion_steps": 50},
+    }
+
+
+def build(config: Mapping[str, Any], spec: TokenSpec) -> FrameDiffusion:
+    """The untrained paradigm of a configuration of `read_config`."""
+    factory = bind(FrameDiffusion, config["paradigm"]["init_args"], what="FAR", positional=4)
+    context = ContextSpec(conditions={"label": config["num_classes"]} if config["label"] else {})
+    return factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
+
+
+def from_published(
+    tensors: Mapping[str, Any], net: FrameDiffusion
+) -> tuple[dict[str, Tensor], list[Move]]:
+    """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
+
+    Raises UserError with a list of tensors that do not fit.
+    """
+    own = net.state_dict()
+    given = dict(tensors)
+    if LABELS in given:
+        given[LABELS], given[NULL] = given[LABELS][:-1], given[LABELS][-1:]
+    parts: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    pieces: dict[str, Tensor] = {}
+    for name in (name for name, value in own.items() if value.numel()):
+        sources = _sources(name)
+        parts[name] = [f"{name}[{i}]" for i in range(len(sources))] if sources[1:] else [name]
+        names.update(zip(parts[name], sources, strict=True))
+        pieces.update(zip(parts[name], own[name].chunk(len(sources)), strict=True))
+    found, moves = match(given, pieces, names)
+    head_dim = len(own["network.blocks.0.attn.norm_q.weight"])
+    found = {part: _converted(part, value, head_dim) for part, value in found.items()}
+    state = {name: torch.cat([found[part] for part in parts[name]]) for name in parts}
+    empty = {name: torch.empty(value.shape) for name, value in own.items() if name not in state}
+    whole = {part: name for name in parts for part in parts[name]}
+    return state | empty, [replace(move, target=whole[move.target]) for move in moves]
+
+
+def _sources(own: str) -> list[str]:
+    """The released tensors of one of arvid's."""
+    name = published_name(own, NAMES, LAYERS)
+    joined = next((part for part in JOINED if part in name), None)
+    return [name] if joined is None else [name.replace(joined, part) for part in JOINED[joined]]
+
+
+def _converted(part: str, value: Tensor, head_dim: int) -> Tensor:
+    """A released tensor with its rows or columns in arvid's order. Q, K, V are the parts 0, 1, 2 of qkv."""
+    if ".attn.norm_" in part or (".attn.qkv." in part and not part.endswith("[2]")):
+        heads = value.unflatten(0, (-1, head_dim))
+        return torch.cat([heads[:, ::2], heads[:, 1::2]], dim=1).flatten(0, 1)
+    if part.startswith("network.modulation."):
+        return value.roll(len(value) // 2, 0)
+    if part == "network.time.project.weight":  # of cosines and then sines, here sines first
+        return value.roll(value.shape[1] // 2, 1)
+    return value
+
+
+def import_file(file: Path, out: Path, *, tokenizer: str, num_frames: int) -> Imported:
+    """Write a released checkpoint as one that `load_generator` reads.
+
+    `tokenizer` is the name or file of its autoencoder, and `num_frames` are those of a training clip. Raises UserError
+    where file or tokenizer do not fit.
+    """
+    tensors = read_checkpoint(file)
+    video = load_tokenizer(tokenizer)
+    try:
+        config = read_config(tensors, video.spec, num_frames)
+        with torch.device("meta"):  # only names and shapes: the weights come from the file
+            net = build(config, video.spec)
+        state, moves = from_published(tensors, net)
+    except UserError as error:
+        raise UserError(f"{file}: no FAR on the tokens of {tokenizer}: {error}") from error
+    save_generator(
+        out,
+        config=config,
+        tensors={f"paradigm.{name}": value for name, value in state.items()},
+        tokenizer=video,
+        record={"imported": "far", "file": file.name, "sha256": sha256_file(file)},
+    )
+    return Imported(moves, unused=[])
