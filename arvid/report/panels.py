@@ -1,6 +1,6 @@
 """Common parts of the plots: style, the colour of each row, panels as SVG.
 
-A row has the same colour in all plots (Okabe and Ito's palette for colour-blind readers; greys for reference rows).
+A row has the same colour in all plots (palettes for colour-blind readers; greys for reference rows).
 Equal records give equal bytes.
 """
 
@@ -21,7 +21,10 @@ from matplotlib.figure import Figure
 from arvid.files import atomic_write
 from arvid.report.cells import Row
 
-TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
+TRAINED = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe and Ito
+    *("#7A5195", "#8C564B", "#117733", "#882255", "#999933", "#44AA99"),  # and Tol's muted colours
+)
 _REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
 _INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
 DASHED = (0, (4, 3))

@@ -18,6 +18,9 @@ from arvid.report.numbers import short
 from arvid.report.panels import DASHED, Plot, colours, panel
 from arvid.report.rollout import rollouts
 
+MAX_NAMED = 6
+"""With more trained rows a plot has a legend instead of names beside the points."""
+
 
 def all_plots(comparison: Comparison) -> list[Plot]:
     """The plots for which the records have data."""
@@ -74,10 +77,12 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
     if pair is None:
         return None
     quality, speed = pair
+    trained = [row for row in comparison.rows if not row.is_reference]
+    named = len(trained) <= MAX_NAMED
 
     def draw(axis: Axes) -> None:
         for row in comparison.rows:
-            _draw_point(axis, comparison, row, quality, speed)
+            _draw_point(axis, comparison, row, quality, speed, named=named or row.is_reference)
         axis.set(xlabel="frames generated per second", ylabel=quality.heading, xscale="log")
         plain_ticks(axis.xaxis)
         values = [v for row in comparison.rows if (v := row.cell(quality).value) is not None]
@@ -93,6 +98,7 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
         caption=f"{quality.label} against speed under {quality.group}; further to the {better} right "
         "is better. Dashed: reference rows that generate nothing.",
         panels=(panel("speed", draw),),
+        rows=() if named else tuple(trained),
     )
 
 
@@ -180,7 +186,7 @@ def _quality_and_speed(comparison: Comparison) -> tuple[Column, Column] | None:
 
 
 def _draw_point(
-    axis: Axes, comparison: Comparison, row: Row, quality: Column, speed: Column
+    axis: Axes, comparison: Comparison, row: Row, quality: Column, speed: Column, *, named: bool
 ) -> None:
     colour = colours(comparison.rows)[row.name]
     y, x = row.cell(quality).value, row.cell(speed).value
@@ -201,8 +207,9 @@ def _draw_point(
     face = "white" if row.is_reference else colour
     spread = row.cell(quality).spread
     axis.errorbar(x, y, yerr=spread, fmt="o", ms=8, color=colour, mfc=face, mew=1.6, capsize=2)
-    weight = "normal" if row.is_reference else "bold"
-    axis.text(x, y, row.name, color=colour, weight=weight)
+    if named:
+        weight = "normal" if row.is_reference else "bold"
+        axis.text(x, y, row.name, color=colour, weight=weight)
 
 
 def spread_labels(axis: Axes) -> None:
