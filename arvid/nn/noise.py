@@ -11,6 +11,7 @@ network learns to denoise whole clips, to generate frame by frame, and everythin
 | mask | ids | each token is MASK with probability σ | the clean id |
 | tube | ids | like mask, with the same positions in all frames of a clip (Lumos-1) | the clean id |
 | uniform | ids | each token is a random id with probability σ | the clean id |
+| metric | ids | a random id, the nearer to the token's code vector the likelier (`arvid.nn.metric_noise`) | the clean id |
 
 Levels and the arithmetic of the continuous processes are in float32 for any precision of the network, because in bf16
 the smallest levels would be 0. B clips, t latent frames, C channels, K random numbers of a token.
@@ -28,12 +29,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arvid.contracts import Tokens, TokenSpec, UserError
+from arvid.contracts import Tokens, UserError
 from arvid.nn.draws import draw
 from arvid.nn.heads.diffusion_process import sampling_steps
 
 ContinuousNoise = Literal["flow", "v"]
-DiscreteNoise = Literal["mask", "tube", "uniform"]
+DiscreteNoise = Literal["mask", "tube", "uniform", "metric"]
 Level = TypeVar("Level", float, Tensor)
 
 
@@ -136,14 +137,19 @@ class TokenNoise(NoiseProcess):
         kind: "mask", "tube" or "uniform", see the table above.
     """
 
-    def __init__(self, num_ids: int, kind: DiscreteNoise) -> None:
+    def __init__(self, num_ids: int, kind: Literal["mask", "tube", "uniform"]) -> None:
         self.num_ids = num_ids
         self.kind = kind
 
     @property
+    def has_mask(self) -> bool:
+        """Whether noise is the MASK id, so that `step` fills the positions with the highest scores."""
+        return self.kind != "uniform"
+
+    @property
     def num_states(self) -> int:
         """Number of input ids of the network, MASK included."""
-        return self.num_ids if self.kind == "uniform" else self.num_ids + 1
+        return self.num_ids + self.has_mask
 
     def draw(
         self, shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None
@@ -166,8 +172,8 @@ class TokenNoise(NoiseProcess):
         return torch.where(replaced, ids, tokens)
 
     def is_masked(self, noisy: Int[Tensor, "b t h w"]) -> Tensor:
-        """True at tokens that are not final: MASK tokens, or all tokens for `uniform`."""
-        return torch.ones_like(noisy) == 1 if self.kind == "uniform" else noisy == self.num_ids
+        """True at tokens that are not final: MASK tokens, or all tokens without MASK."""
+        return noisy == self.num_ids if self.has_mask else torch.ones_like(noisy) == 1
 
     def step(
         self,
@@ -186,8 +192,7 @@ class TokenNoise(NoiseProcess):
         """
         if self.kind == "uniform":
             jump = (1 - next_level / level.clamp_min(1e-9))[:, None, None]
-            uniform = torch.rand(noisy.shape, device=noisy.device, generator=generator)
-            return torch.where(uniform < jump, drawn, noisy)
+            return torch.where(uniform_like(noisy, generator) < jump, drawn, noisy)
         masked = self.is_masked(noisy).flatten(2)  # (B, n, L)
         # At least one token stays masked until the last step, where next_level is 0.
         wanted = (next_level * masked.shape[-1]).floor().clamp_min((next_level > 0).float())
@@ -203,18 +208,9 @@ class TokenNoise(NoiseProcess):
     def levels(self, num_steps: int, shift: float, new_shift: float | None = None) -> list[float]:
         """`mask`, `tube`: cosine schedule, which fills few tokens at first. `uniform`: even steps."""
         shares = [k / num_steps for k in range(num_steps + 1)]
-        if self.kind != "uniform":
+        if self.has_mask:
             shares = [math.sin(math.pi / 2 * share) for share in shares]
         return [shifted(share, shift) for share in shares]
-
-
-def build_noise(
-    spec: TokenSpec, continuous: ContinuousNoise, discrete: DiscreteNoise
-) -> GaussianNoise | TokenNoise:
-    """The noise process for a token type."""
-    if spec.type == "continuous":
-        return GaussianNoise(spec.size, continuous)
-    return TokenNoise(spec.size, discrete)
 
 
 def shifted(level: Level, shift: float) -> Level:
@@ -222,10 +218,15 @@ def shifted(level: Level, shift: float) -> Level:
     return shift * level / (1 + (shift - 1) * level)
 
 
+def uniform_like(x: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, ...]:
+    """Uniform numbers in the shape of `x`."""
+    return torch.rand(x.shape, device=x.device, generator=generator)
+
+
 def gumbel_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Samples of the standard Gumbel distribution in the shape of `x`."""
     # -log(-log u); the clamps keep both logarithms finite.
-    uniform = torch.rand(x.shape, device=x.device, generator=generator)
+    uniform = uniform_like(x, generator)
     return -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
 
 

@@ -47,7 +47,8 @@ from arvid.nn.frame_conditions import FrameEmbedder
 from arvid.nn.heads import HEADS
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion_process import DiffusionSampling
-from arvid.nn.noise import ContinuousNoise, DiscreteNoise, GaussianNoise, build_noise
+from arvid.nn.metric_noise import build_noise
+from arvid.nn.noise import ContinuousNoise, DiscreteNoise, GaussianNoise
 from arvid.nn.noise_levels import LevelDraw, Levels, draw_levels, fused_snr_weight
 from arvid.nn.positions import CodeForm
 from arvid.nn.tokens import unpatchify
@@ -81,7 +82,8 @@ class FrameDiffusion(Paradigm):
         level_draw: distribution of the levels; by default "logit-normal" for continuous tokens, "cosine" for masks and
             "uniform" for random ids.
         shift: shift of the levels towards noise, in training and sampling (`arvid.nn.noise.shifted`); 1: no shift.
-        continuous_noise, discrete_noise: the process for either token type, see `arvid.nn.noise`.
+        continuous_noise, discrete_noise: the process for either token type, see `arvid.nn.noise`. "metric" needs a
+            tokenizer that gives its code vectors.
         loss_weight: "uniform", or "fused snr" (DFoT; continuous noise "v" only).
         stagger: denoising steps between the starts of neighbouring frames in sampling. By default 0 with common levels;
             otherwise a frame starts when the previous one is finished.
@@ -161,7 +163,7 @@ class FrameDiffusion(Paradigm):
     def _usual_draw(self, discrete_noise: DiscreteNoise) -> LevelDraw:
         if self.spec.type == "continuous":
             return "logit-normal"
-        return "uniform" if discrete_noise == "uniform" else "cosine"
+        return "uniform" if discrete_noise in ("uniform", "metric") else "cosine"
 
     def _input_spec(self) -> TokenSpec:
         """Format of the network's input tokens, MASK included."""

@@ -191,7 +191,7 @@ class WindowSampler:
             hidden, options=options, generator=generator
         )
         drawn, score = drawn.view(noisy.shape), confidence.view(noisy.shape)
-        if process.kind != "uniform" and options.choice_temperature:
+        if process.has_mask and options.choice_temperature:
             scale = options.choice_temperature * left[:, None, None]
             score = score + scale * gumbel_like(score, generator)
         return process.step(noisy, drawn, score, level, next_level, generator)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from arvid.codes import ScalarCodes
 from arvid.contracts import (
     Condition,
     ContextSpec,
@@ -29,7 +30,7 @@ from arvid.paradigms.frame_diffusion import FrameDiffusion
 GRID = TokenGrid(3, 2, 4)
 SIZE = Size(dim=32, depth=2, num_heads=2)
 SPECS = {
-    "discrete": TokenSpec("discrete", 11, (4, 8, 8), True),
+    "discrete": TokenSpec("discrete", 12, (4, 8, 8), True, codes=ScalarCodes((4, 3))),
     "continuous": TokenSpec("continuous", 4, (4, 8, 8), True),
 }
 CONTEXT = ContextSpec(conditions={"label": 5})
@@ -44,6 +45,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "modulated": {"conditioning": "modulation"},
     "v": {"continuous_noise": "v", "loss_weight": "fused snr", "discrete_noise": "uniform"},
     "tube": {"discrete_noise": "tube", "patch": 1},
+    "metric": {"discrete_noise": "metric", "attention": "full", "stagger": 0.0},
 }
 systems = pytest.mark.parametrize("system", SYSTEMS)
 kinds = pytest.mark.parametrize("kind", ["discrete", "continuous"])
