@@ -11,7 +11,7 @@ network learns to denoise whole clips, to generate frame by frame, and everythin
 | mask | ids | each token is MASK with probability σ | the clean id |
 | tube | ids | like mask, with the same positions in all frames of a clip (Lumos-1) | the clean id |
 | uniform | ids | each token is a random id with probability σ | the clean id |
-| metric | ids | a random id, the nearer to the token's code vector the likelier (`arvid.nn.metric_noise`) | the clean id |
+| metric | ids | a random id, likelier if its code vector is near (`metric_noise.py`) | the clean id |
 
 Levels and the arithmetic of the continuous processes are in float32 for any precision of the network, because in bf16
 the smallest levels would be 0. B clips, t latent frames, C channels, K random numbers of a token.
