@@ -76,6 +76,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "action-accuracy": "arvid.evaluation.scores.actions:Actions",
         "attributes": "arvid.evaluation.scores.attributes:Attributes",
         "attributes-over-time": "arvid.evaluation.scores.attributes:AttributesOverTime",
+        "fd-efficientnet": "arvid.evaluation.scores.distances:FdEfficientNet",
         "fd-pixels": "arvid.evaluation.scores.distances:FdPixels",
         "fd-sprites": "arvid.evaluation.scores.distances:FdSprites",
         "flicker": "arvid.evaluation.scores.changes:Flicker",

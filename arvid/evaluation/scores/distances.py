@@ -20,6 +20,7 @@ from arvid.metrics.bootstrap import (
     bootstrap_distances,
     bootstrap_interval,
 )
+from arvid.metrics.efficientnet_features import efficientnet_features
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.fvd import fvd_features
 from arvid.metrics.inference import full_precision
@@ -153,6 +154,13 @@ class FdPixels(Frechet):
 
     name, label = "fd-pixels", "FD (pixels)"
     build = PixelFeatures
+
+
+class FdEfficientNet(Frechet):
+    """Fréchet distance over the content of frames and its changes, as an ImageNet network sees them; not FVD."""
+
+    name, label = "fd-efficientnet", "FD (EfficientNet)"
+    build = efficientnet_features
 
 
 class FvdVideoMAE(Frechet):
