@@ -40,7 +40,8 @@ from arvid.evaluation.records import (
     save,
 )
 from arvid.evaluation.row_kinds import Row, Videos
-from arvid.evaluation.scores import Measured, scores_for
+from arvid.evaluation.scores import Measured, Score, optional_scores, scores_for
+from arvid.evaluation.training_clips import TrainingClips
 from arvid.files import atomic_write, sha256_json
 from arvid.hardware import hardware
 from arvid.metrics.rollout import StepCurve, step_curve
@@ -66,6 +67,7 @@ def evaluate(
     folder: Path,
     *,
     description: dict[str, Any],
+    training: VideoDataset | None = None,
     progress: bool = True,
 ) -> ResultRecord:
     """Score a row. Writes its record and a few of its clips into a run folder.
@@ -80,6 +82,7 @@ def evaluate(
         folder: run folder. The record is FOLDER/evaluation/<protocol>.json, with a part of the protocol's hash in the
             name if a record of another protocol with the same name exists.
         description: `setting` and `setting_hash` of the comparison.
+        training: the training set, for metrics that compare with it.
         progress: show a progress bar over the batches.
 
     Raises UserError if there are too few real clips, a metric lacks something (e.g. weights), the folder holds another
@@ -87,18 +90,36 @@ def evaluate(
     """
     started = time.monotonic()
     described = protocol.describe(dataset)
-    measuring = {type(dataset), *(registry.get("metrics", name) for name in protocol.metrics)}
+    optional, notes = optional_scores(protocol, dataset, training)
+    metrics: set[type[Score]] = {registry.get("metrics", name) for name in protocol.metrics}
+    metrics.update(map(type, optional.values()))
+    measuring = {type(dataset), *metrics}
+    if not any(metric.uses_training for metric in metrics):
+        training = None
     code = code_identity(measuring | row.classes())
-    # everything that the values depend on
-    identity = sha256_json([described["hash"], row.identity(), description["setting_hash"], code])
+    identity = sha256_json(
+        [
+            *(described["hash"], row.identity(), description["setting_hash"], code),
+            *([sorted(optional)] if protocol.optional_metrics else []),
+            *([training.fingerprint()] if training is not None else []),
+        ]
+    )  # everything that the values depend on
     path = _record_path(folder / EVALUATION_FOLDER, described, row.name)
     if (found := _readable(path)) is not None and found.identity == identity:
         logger.info("%s is already scored: %s", row.name, path)
         return found
+    scores = {**_required_scores(protocol, dataset, training), **optional}
     kept = RealMeasurements(dataset, protocol.scored, code_identity(measuring))
-    work = _Evaluation(row, protocol, dataset, path, identity, kept)
+    clips = None
+    if training is not None:
+        training_code = code_identity({*measuring, type(training)})
+        clips = TrainingClips(training, protocol, scores, training_code)
+    work = _Evaluation(row, protocol, dataset, scores, path, identity, kept, clips)
     rank, num_processes = rank_and_count()
     work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
+    if clips:
+        names = [name for name in [*clips.batches][rank::num_processes] if name not in work.parts]
+        clips.measure(names, work.parts, progress)
     wait_for_all()  # rank 0 reads the batches of all processes
     if rank == 0:
         record = ResultRecord(
@@ -108,6 +129,7 @@ def evaluate(
             setting=description["setting"],
             setting_hash=description["setting_hash"],
             protocol=described,
+            notes=notes,
             earlier={**description.get("earlier", {}), **_earlier_data(dataset)},
             identity=identity,
             wall_seconds=time.monotonic() - started,
@@ -116,6 +138,16 @@ def evaluate(
         work.parts.remove()
     wait_for_all()  # the record must exist before other ranks load it
     return load(path)
+
+
+def _required_scores(
+    protocol: Protocol, dataset: VideoDataset, training: VideoDataset | None
+) -> dict[str, Score]:
+    scores = scores_for(protocol)
+    for name, score in scores.items():
+        if lack := score.missing(dataset, training):
+            raise UserError(f"Protocol {protocol.name} cannot measure {name}: {lack}.")
+    return scores
 
 
 def _earlier_data(dataset: VideoDataset) -> dict[str, str]:
@@ -170,20 +202,23 @@ class _Evaluation:
         row: Row,
         protocol: Protocol,
         dataset: VideoDataset,
+        scores: dict[str, Score],
         path: Path,
         identity: str,
         kept: RealMeasurements,
+        training: TrainingClips | None,
     ) -> None:
         self.row = row
         self.protocol = protocol
         self.dataset = dataset
         self.folder = path.parent
         self.stem = path.stem
-        self.scores = scores_for(protocol)
+        self.scores = scores
         self.chosen = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
         self.batches = [*self._plan(self.chosen, fold_names=True), *self._plan_real()]
         self.parts = Parts(path.parent, path.stem, identity)
         self.kept = kept
+        self.training = training
 
     def _plan_real(self) -> list[_Batch]:
         real = self.protocol.real(self.dataset)
@@ -259,11 +294,10 @@ class _Evaluation:
         left = NUM_SHOWN - batch.start
         if batch.fold != 0 or left <= 0:
             return
-        fps = (self.protocol.clip.fps if self.protocol.clip else None) or SHOWN_FPS
         shown = self.row.page_videos(clips, videos)
         for i, (clip, video) in enumerate(zip(clips[:left], shown[:left], strict=True)):
             entry = self._entry(batch.start + i, clip)
-            write_video(self.folder / entry.file, video, fps)
+            write_video(self.folder / entry.file, video, self._fps)
             if entry.first_frame:
                 last_given = clip.video[self.protocol.condition_frames - 1]
                 write_png(self.folder / entry.first_frame, last_given)
@@ -273,20 +307,35 @@ class _Evaluation:
         first = f"{name}.png" if self.protocol.condition_frames else None
         return ClipEntry(file=f"{name}.mp4", prompt=clip.caption or clip.name, first_frame=first)
 
-    def _clip_entries(self) -> tuple[ClipEntry, ...]:
-        """The clips written for the page."""
+    def _clip_entries(self, measured: Measurements) -> tuple[ClipEntry, ...]:
+        """The clips written for the page. Writes the nearest training clip of each, for a trained row."""
         shown = enumerate(self.chosen[0][:NUM_SHOWN])
-        return tuple(self._entry(i, self.dataset[index]) for i, index in shown)
+        entries = [self._entry(i, self.dataset[index]) for i, index in shown]
+        if self.training is None or self.row.kind != "trained":
+            return tuple(entries)
+        found = (score.nearest_training(measured[name]) for name, score in self.scores.items())
+        for i, position in enumerate(next(filter(None, found), [])[:NUM_SHOWN]):
+            file = f"{self.stem}/{i:03d}-training.mp4"
+            write_video(self.folder / file, self.training.video(position), self._fps)
+            entries[i] = dataclasses.replace(entries[i], nearest_training=file)
+        return tuple(entries)
+
+    @property
+    def _fps(self) -> float:
+        """Frame rate of the clips written for the page."""
+        return (self.protocol.clip.fps if self.protocol.clip else None) or SHOWN_FPS
 
     def results(self) -> dict[str, Any]:
         """The record's fields that depend on the row and the finished batches."""
         real, _ = self.parts.joined([b.name for b in self.batches if b.fold is None])
+        training, _ = self.parts.joined([*self.training.batches] if self.training else [])
         folds, seconds = [], 0.0
         for fold in range(self.protocol.folds):
             found, took = self.parts.joined([b.name for b in self.batches if b.fold == fold])
             folds.append({n: {**found[n], **real.get(n, {})} for n in self.scores})
             seconds += took
         self._keep(folds)
+        folds = [{n: {**m, **training.get(n, {})} for n, m in fold.items()} for fold in folds]
         name = self.protocol.name
         values = [[v for n, s in self.scores.items() for v in s.values(f[n], name)] for f in folds]
         frames = self._frame_values(folds)
@@ -298,7 +347,7 @@ class _Evaluation:
             "curve": self.row.curve(),
             "steps_curve": self._curves(frames),
             "rollout": self._rollout(frames),
-            "clips": self._clip_entries(),
+            "clips": self._clip_entries(folds[0]),
             "per_clip": self._write_per_clip(folds),
             "checkpoint_sha256": self.row.checkpoint_sha256,
             "seed": self.protocol.seed,

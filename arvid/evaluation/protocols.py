@@ -47,6 +47,9 @@ class Protocol:
     reconstruction: a tokenizer encodes and decodes the clip."""
     metrics: tuple[str, ...]
     """Short names in the registry."""
+    optional_metrics: tuple[str, ...] = ()
+    """Further metrics, used where their weights are present and the data have what they need. Records and tables say
+    which ones are left out, and why."""
 
     num_clips: int | None = None
     """Number of generated clips in each fold. None: the number of real clips."""
@@ -138,8 +141,11 @@ class Protocol:
         """All parameters, the actual number of clips, and the hashes of the data and of the protocol."""
         # through JSON, so that tuples become lists as in a file
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        if self.given_rate == "cut":  # the default is left out: hashes are older than this option
+        # defaults are left out: hashes are older than these options
+        if self.given_rate == "cut":
             del values["given_rate"]
+        if not self.optional_metrics:
+            del values["optional_metrics"]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
@@ -292,4 +298,4 @@ def _with_metrics(protocol: Protocol, metrics: tuple[str, ...]) -> Protocol:
     for metric in metrics:
         registry.get("metrics", metric)
     name = "-".join((protocol.name, *metrics))
-    return dataclasses.replace(protocol, name=name, metrics=metrics)
+    return dataclasses.replace(protocol, name=name, metrics=metrics, optional_metrics=())

@@ -14,7 +14,7 @@ processes and evaluations may share the folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from arvid.contracts import VideoDataset
+from arvid.contracts import Clip, VideoDataset
 from arvid.evaluation.scores import Measured, Score
 from arvid.files import cache_dir, sha256_json
 from arvid.hardware import hardware, instruction_set
@@ -52,20 +52,39 @@ class RealMeasurements:
 
     def measure(self, score: Score, indices: Sequence[int], real: Tensor) -> Measured:
         """Measurements of a metric on the clips `real` (B, T, H, W, 3) with these dataset indices, cached."""
-        identity = score.real_identity()
-        if identity is None:
-            return score.measure_real(real)
-        path = self._path(identity, indices)
-        found = _read(path)
-        if found is None:
-            found = {name: x.cpu().contiguous() for name, x in score.measure_real(real).items()}
-            self._write(path, found)
-        return found
+        return self._kept(score.real_identity(), indices, lambda: score.measure_real(real))
 
     def read(self, score: Score, indices: Sequence[int]) -> Measured | None:
         """Cached measurements of a metric on these clips; None if there are none or the metric is not cached."""
         identity = score.real_identity()
         return None if identity is None else _read(self._path(identity, indices))
+
+    def measure_training(
+        self, score: Score, indices: Sequence[int], videos: Tensor, clips: Sequence[Clip]
+    ) -> Measured:
+        """Measurements of a metric on clips of the training set, cached."""
+        identity = _of_training(score)
+        return self._kept(identity, indices, lambda: score.measure_training(videos, clips))
+
+    def read_training(self, score: Score, indices: Sequence[int]) -> Measured | None:
+        """Like `read`, for clips of the training set."""
+        identity = _of_training(score)
+        return None if identity is None else _read(self._path(identity, indices))
+
+    def _kept(
+        self,
+        identity: Mapping[str, Any] | None,
+        indices: Sequence[int],
+        measure: Callable[[], Measured],
+    ) -> Measured:
+        if identity is None:
+            return measure()
+        path = self._path(identity, indices)
+        found = _read(path)
+        if found is None:
+            found = {name: x.cpu().contiguous() for name, x in measure().items()}
+            self._write(path, found)
+        return found
 
     def _write(self, path: Path, measured: dict[str, Tensor]) -> None:
         try:
@@ -84,6 +103,11 @@ class RealMeasurements:
         # one folder per dataset, code, machine and network; one file per batch of clips
         of_set, of_batch = sha256_json([*self._known, identity]), sha256_json([*indices])
         return cache_dir() / "real" / of_set[:24] / f"{of_batch[:24]}.safetensors"
+
+
+def _of_training(score: Score) -> Mapping[str, Any] | None:
+    identity = score.real_identity()
+    return None if identity is None else {"clips": "training", **identity}
 
 
 def _read(path: Path) -> Measured | None:

@@ -24,9 +24,10 @@ from arvid.evaluation._parsing import ParseError, parse
 from arvid.metrics.rollout import StepCurve
 from arvid.sealed import KEY, Damaged, verify, write_sealed_json
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file format; newer versions are refused. 2 added intervals, folds, identity and per_clip; 3 rollout
-and the deviation of seeds; 4 the checksum."""
+and the deviation of seeds; 4 the checksum; 5 notes and nearest training
+clips."""
 _SEALED_SINCE = 4
 
 EVALUATION_FOLDER = "evaluation"
@@ -59,7 +60,8 @@ class MetricValue:
     """Values of the single folds or training seeds; `value` is their mean. Empty for one fold and one seed."""
     count: int | None = None
     """Number of samples in each fold."""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None: neither."""
     unit: str = ""
     feature_network: str | None = None
     feature_sha256: str | None = None
@@ -131,9 +133,11 @@ class ClipEntry:
     file: str
     prompt: str = ""
     first_frame: str | None = None
+    nearest_training: str | None = None
+    """The most similar training clip, if a metric looked for it."""
 
     def __post_init__(self) -> None:
-        for path in (self.file, self.first_frame):
+        for path in (self.file, self.first_frame, self.nearest_training):
             if path is not None and not _stays_inside(path):
                 raise ValueError(f"{path!r} leads out of the record's folder")
 
@@ -166,6 +170,8 @@ class ResultRecord:
     clips: tuple[ClipEntry, ...] = ()
     per_clip: str | None = None
     """CSV file with values of each clip, relative to the record's folder; None if no metric has them."""
+    notes: tuple[str, ...] = ()
+    """Optional metrics of the protocol that were left out, with the reason."""
     error: str | None = None
     """Why the row failed under this protocol. It then has no metrics, but tables still show it."""
     checkpoint_sha256: str | None = None

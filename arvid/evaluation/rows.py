@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from arvid import registry
 from arvid.contracts import UserError, VideoDataset
+from arvid.data.token_shards import TokenShards
 from arvid.evaluation.external import NO_SETTING, VideosRow
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.pipelines import PipelineRow, check_task, load_pipeline
@@ -66,7 +68,10 @@ def _evaluate_run(
     model = load_generator(path, dtype=dtype)
     row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=sha256_file(path))
     dataset = _given(real, protocol) if protocol.clip else validation_set(model)
-    return evaluate(row, protocol, dataset, folder, description=model.description)
+    training = training_set(model, protocol)
+    return evaluate(
+        row, protocol, dataset, folder, description=model.description, training=training
+    )
 
 
 def evaluate_references(
@@ -82,9 +87,17 @@ def evaluate_references(
     first = next(iter(models.values()), None)
     dataset = _given(real, protocol) if protocol.clip or not first else validation_set(first)
     description = first.description if first else NO_SETTING
+    training = training_set(first, protocol) if first else None
     rows = [*_real_row(dataset, protocol), *_model_rows(models, protocol)]
     return [
-        evaluate(row, protocol, dataset, out / _folder_name(row.name), description=description)
+        evaluate(
+            row,
+            protocol,
+            dataset,
+            out / _folder_name(row.name),
+            description=description,
+            training=training,
+        )
         for row in rows
     ]
 
@@ -137,6 +150,22 @@ def validation_set(model: GeneratorModule) -> VideoDataset:
         )
     dataset: VideoDataset = build("datasets", config, what="The run's validation set")
     return dataset
+
+
+def training_set(model: GeneratorModule, protocol: Protocol) -> VideoDataset | None:
+    """The training set of a run, if a metric of the protocol compares with it.
+
+    None also for a protocol with a `clip` (it cuts clips otherwise than training did), for a run of an older arvid or
+    of another program, and for a training on token shards, which hold no frames. Raises UserError if its files no
+    longer exist.
+    """
+    config = model.description.get("training")
+    names = (*protocol.metrics, *protocol.optional_metrics)
+    is_used = any(registry.get("metrics", name).uses_training for name in names)
+    if config is None or protocol.clip is not None or not is_used:
+        return None
+    dataset: VideoDataset = build("datasets", config, what="The run's training set")
+    return None if isinstance(dataset, TokenShards) else dataset
 
 
 def _given(real: VideoDataset | None, protocol: Protocol) -> VideoDataset:

@@ -64,10 +64,8 @@ def _text(cell: Cell) -> str:
 
 def headings(records: Sequence[ResultRecord], known: Mapping[str, str]) -> dict[str, str]:
     """Metric name -> heading: first those of the paper (`known`, measured or not), then others in the records."""
-    arrows = {True: "↑", False: "↓"}
-    found = {
-        m.name: f"{m.heading} {arrows[m.higher_is_better]}" for r in records for m in r.metrics
-    }
+    arrows = {True: " ↑", False: " ↓", None: ""}
+    found = {m.name: m.heading + arrows[m.higher_is_better] for r in records for m in r.metrics}
     return {**known, **{name: h for name, h in found.items() if name not in known}}
 
 

@@ -24,7 +24,8 @@ from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import ModelRow
-from arvid.evaluation.rows import evaluate_references, validation_set
+from arvid.evaluation.rows import evaluate_references, training_set, validation_set
+from arvid.evaluation.scores import left_out
 from arvid.experiments.side_by_side import Job, run_side_by_side
 from arvid.files import sha256_file
 from arvid.sampling.sample import Conditions, clip_grid
@@ -131,7 +132,14 @@ def _score_variant(
     model = load_variant(variant, out)
     row = ModelRow(model, variant.name, run=run_folder(path), checkpoint_sha256=sha256_file(path))
     dataset = scored_clips(model, protocol, real)
-    return evaluate(row, protocol, dataset, out / variant.name, description=model.description)
+    return evaluate(
+        row,
+        protocol,
+        dataset,
+        out / variant.name,
+        description=model.description,
+        training=training_set(model, protocol),
+    )
 
 
 def scored_clips(
@@ -170,7 +178,7 @@ def usable(protocol: Protocol) -> tuple[Protocol, list[str]]:
             registry.get("metrics", name).for_protocol(protocol)
             kept.append(name)
         except UserError as error:
-            notes.append(f"No {name}: {str(error).split(' Get it from ')[0]}")
+            notes.append(left_out(name, str(error)))
     if not kept:
         raise UserError(f"No metric of the protocol {protocol.name} has its weights: {notes[0]}")
     return dataclasses.replace(protocol, metrics=tuple(kept)), notes

@@ -5,8 +5,8 @@ of them, joined: the mean over frames, and CHANGE_SCALE times the mean absolute 
 lag 2. The mean sees noise, blur and content. The changes see still frames and shuffled frames: a smooth motion changes
 more over two frames than over one, a shuffled one does not. The features are equal for a clip and its reverse.
 
-The sixth stage, the lags and the scale were chosen by benchmarks/fvd/sensitivity.py (docs/results/distance-sensitivity.md).
-A distance over these features is not FVD, which has a network for video.
+The sixth stage, the lags and the scale were chosen by a benchmark (docs/results/distance-sensitivity.md). A distance
+over these features is not FVD, which has a network for video.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from arvid.metrics.frechet import FeatureNetwork
 from arvid.metrics.inference import in_chunks
 from arvid.metrics.videos import check_videos
 
-CHANGE_SCALE = 3.0
+CHANGE_SCALE = 4.0
 """Factor of the changes. Without it the means, which vary more between clips, hide them."""
 FRAME_SIZE = 128
 """Height and width of the network's input. It was trained with 224, which takes five times as long."""

@@ -20,6 +20,8 @@ class Strip:
     first_frame: str | None
     clips: dict[str, str] = field(default_factory=dict)
     """Row name -> clip; rows without a clip or with a missing file are absent."""
+    nearest: dict[str, str] = field(default_factory=dict)
+    """Row name -> the training clip most similar to its clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ def _strip(group: _Group) -> Strip:
     for name, (record, clip) in group.members.items():
         if uri := _data_uri(record, clip.file, "video"):
             strip.clips[name] = uri
+        if uri := _data_uri(record, clip.nearest_training, "video"):
+            strip.nearest[name] = uri
     return strip
 
 

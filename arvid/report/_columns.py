@@ -129,9 +129,9 @@ def _metric(record: ResultRecord, metric: MetricValue, heading: str, ambiguous: 
 
 
 def _metric_detail(record: ResultRecord, metric: MetricValue) -> str:
-    better = "higher" if metric.higher_is_better else "lower"
+    better = {True: "higher is better", False: "lower is better", None: "compare with real clips"}
     parts = [
-        f"{metric.name}: {better} is better",
+        f"{metric.name}: {better[metric.higher_is_better]}",
         f"protocol {record.protocol_name} ({record.protocol_hash[:12]})",
     ]
     if metric.feature_network:

@@ -41,6 +41,8 @@ def ties(rows: Sequence[Row]) -> list[str]:
     found = []
     for (heading, _, _), entries in columns.items():
         metric = entries[0].metric
+        if metric.higher_is_better is None:
+            continue
         entries.sort(key=lambda e: e.metric.value, reverse=metric.higher_is_better)
         how = _tie(*entries[:2]) if len(entries) > 1 else None
         if how:

@@ -140,6 +140,7 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             f"Different protocols have the name {name}; they share no column. " + "; ".join(lines)
         )
+    notes += _left_out(rows)
     for row in rows:
         notes += [f"{row.name} failed under {name}: {why}" for name, why in row.errors.items()]
     measured = [r.hardware for w in rows for r in w.sources if r.budget.frames_per_second]
@@ -147,3 +148,15 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
     if len(machines) > 1:
         notes.append("Speeds were measured on different machines: " + " · ".join(machines))
     return tuple(notes)
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """One note per optional metric that rows lack, with the names of the rows if they are not all."""
+    without: dict[str, list[str]] = {}
+    for row in rows:
+        for note in dict.fromkeys(f"{r.protocol_name}: {n}" for r in row.sources for n in r.notes):
+            without.setdefault(note, []).append(row.name)
+    return [
+        note if len(names) == len(rows) else f"{note} ({', '.join(names)})"
+        for note, names in without.items()
+    ]

@@ -36,8 +36,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """Description of a run as plain data.
 
-    Keys: `setting`, `setting_hash`, `factors`, `options` (of the factors), `config` (of the model), `validation` (its
-    dataset) and `earlier` (values that earlier versions wrote for this setting, so older runs are recognised).
+    Keys: `setting`, `setting_hash`, `factors`, `options` (of the factors), `config` (of the model), `training` and
+    `validation` (its datasets) and `earlier` (values that earlier versions wrote for this setting, so
+    older runs are recognised).
 
     Args:
         config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
@@ -57,6 +58,7 @@ def describe_run(
         "factors": _factors(model),
         "options": _options(model),
         "config": model,
+        "training": config["data"]["train"],
         "validation": config["data"]["val"],
         "earlier": earlier_fingerprints(train, val),
     }
@@ -69,6 +71,7 @@ def unregistered(description: Mapping[str, Any]) -> list[str]:
     named: list[tuple[registry.Kind, Any]] = [
         ("paradigms", description["config"]["paradigm"]),
         ("text_encoders", description["config"]["text"]),
+        ("datasets", description.get("training")),  # unknown to older runs
         ("datasets", description["validation"]),
     ]
     paths = [(kind, part["class_path"]) for kind, part in named if isinstance(part, Mapping)]

@@ -52,9 +52,10 @@ def test_published_protocols(name: str, expected: tuple[Any, ...]) -> None:
 def test_every_protocol_names_what_exists() -> None:
     for name, protocol in protocols().items():
         assert protocol.name == name
-        assert set(protocol.metrics) <= set(registry.names("metrics"))
+        metrics = (*protocol.metrics, *protocol.optional_metrics)
+        assert set(metrics) <= set(registry.names("metrics"))
         assert protocol.preprocessing in (None, *PREPROCESSINGS)
-        assert bool(protocol.preprocessing) == any("f" in m and "vd" in m for m in protocol.metrics)
+        assert bool(protocol.preprocessing) == any("f" in m and "vd" in m for m in metrics)
 
 
 def test_clips_are_chosen_without_repeats_until_they_run_out() -> None:
@@ -98,6 +99,17 @@ def test_other_counts_and_metrics_have_other_names() -> None:
     assert get_protocol("magvit-ucf101", num_clips=10_000).name == "magvit-ucf101"
     assert get_protocol("magvit-ucf101", num_clips=64).name == "magvit-ucf101-64"
     assert get_protocol("magvit-ucf101", metrics=["kvd"]).name == "magvit-ucf101-kvd"
+    mine = get_protocol("clips-generation", metrics=["motion"])
+    assert (mine.metrics, mine.optional_metrics) == (("motion",), ())
+
+
+def test_optional_metrics_change_the_hash_only_if_there_are_some() -> None:
+    data = Sprites(8)
+    described = SMALL.describe(data)
+    assert "optional_metrics" not in described  # hashes are older than this option
+    more = dataclasses.replace(SMALL, optional_metrics=("fvd",)).describe(data)
+    assert more["hash"] != described["hash"]
+    assert more["optional_metrics"] == ["fvd"]
 
 
 def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
@@ -179,5 +191,8 @@ def test_the_page_states_what_the_protocols_do() -> None:
         else:
             cut = "as the setting"
         network = f"{p.preprocessing}, ddof {p.ddof}" if p.preprocessing else ""
-        line = f"| `{name}` | {given} | {count} | {cut} | {', '.join(p.metrics)} | {network} |"
+        metrics = ", ".join(p.metrics)
+        if p.optional_metrics:
+            metrics += f"; if possible {', '.join(p.optional_metrics)}"
+        line = f"| `{name}` | {given} | {count} | {cut} | {metrics} | {network} |"
         assert line.replace("|  |", "| |") in page

@@ -6,14 +6,14 @@ and the result is the same for any number of processes.
 
 A new metric is a subclass of `Score` in one file, listed in the registry or as an entry point of the group
 `arvid.metrics`. Built-in metrics: `distances` between sets of clips, `paired` comparisons frame by frame, `attributes`
-that a clip shows, `changes` from frame to frame.
+that a clip shows, `changes` from frame to frame, comparisons with the `training` set.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from arvid import registry
-from arvid.contracts import Clip
+from arvid.contracts import Clip, UserError, VideoDataset
 from arvid.evaluation.records import MetricValue
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ Measured = Mapping[str, Tensor]
 
 class Score(ABC):
     """One metric under a protocol."""
+
+    uses_training: ClassVar[bool] = False
+    """Whether it compares with clips of the training set."""
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> Score:
@@ -57,6 +60,24 @@ class Score(ABC):
         """Measure real clips, uint8 (B, T, H, W, 3), for a metric between sets. Default: nothing."""
         return {}
 
+    def measure_training(self, videos: Tensor, clips: Sequence[Clip]) -> Measured:
+        """Measure clips of the training set, `videos` uint8 (B, T, H, W, 3). Default: nothing.
+
+        Their names must begin with `training`. They are cached by `real_identity` as well.
+        """
+        return {}
+
+    def missing(self, dataset: VideoDataset, training: VideoDataset | None) -> str | None:
+        """What the real clips or the training set lack for the metric, as a sentence part; by default nothing (None).
+
+        `training` is None if it is unknown, or holds tokens instead of frames.
+        """
+        return None
+
+    def nearest_training(self, measured: Measured) -> list[int]:
+        """For each generated clip the nearest measured training clip; empty by default. The page shows them."""
+        return []
+
     def real_identity(self) -> Mapping[str, Any] | None:
         """Cache key of `measure_real`: everything it depends on besides the clips, as plain data.
 
@@ -79,8 +100,31 @@ class Score(ABC):
 
 
 def scores_for(protocol: Protocol) -> dict[str, Score]:
-    """The protocol's metrics, by name."""
+    """The protocol's metrics, by name, without its optional ones. Raises UserError as `for_protocol` does."""
     return {n: registry.get("metrics", n).for_protocol(protocol) for n in protocol.metrics}
+
+
+def optional_scores(
+    protocol: Protocol, dataset: VideoDataset, training: VideoDataset | None
+) -> tuple[dict[str, Score], tuple[str, ...]]:
+    """The optional metrics that can be used, by name, and a note for each of the others."""
+    found, notes = {}, []
+    for name in protocol.optional_metrics:
+        try:
+            score: Score = registry.get("metrics", name).for_protocol(protocol)
+        except UserError as error:
+            notes.append(left_out(name, str(error)))
+            continue
+        if lack := score.missing(dataset, training):
+            notes.append(left_out(name, lack))
+        else:
+            found[name] = score
+    return found, tuple(notes)
+
+
+def left_out(metric: str, reason: str) -> str:
+    """Note about a metric that is left out, without the advice where to get its weights."""
+    return f"No {metric}: {reason.split(' Get it from ')[0]}"
 
 
 def without_sync(metric: M) -> M:
