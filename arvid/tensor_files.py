@@ -21,7 +21,14 @@ def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors and metadata with their checksum, atomically. Raises OSError and SafetensorError."""
-    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory, such as the features of two metrics
+        whole[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
     content = safetensors.torch.save(whole, dict(metadata or {}))
     with atomic_write(path) as temporary:
         temporary.write_bytes(seal_tensors(content))

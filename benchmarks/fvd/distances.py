@@ -6,18 +6,18 @@ one clip, each with three severities. The tables show how much a distance rises 
 deviations of the distance between random halves of the real clips. A rise below 2 is not seen at this number of clips.
 
 candidates:
-  fd-efficientnet    Fréchet distance: frames and their changes, seen by EfficientNet-Lite0
-                     (arvid/metrics/efficientnet_features.py)
-  ... frames only    the same without the changes
-  ... kernel         kernel distance (KVD's) over the same features
-  squeezenet         Fréchet distance: frames and their changes, seen by SqueezeNet; with --squeezenet
-  pixels             Fréchet distance: mean colours of 4 x 8 x 8 cells
+  fd-efficientnet             Fréchet distance: frames and their changes, seen by EfficientNet-Lite0
+                              (arvid/metrics/efficientnet_features.py)
+  efficientnet, frames only   the same without the changes
+  efficientnet, kernel        kernel distance (KVD's) over the same features
+  squeezenet                  Fréchet distance: frames and their changes, seen by SqueezeNet; with --squeezenet
+  pixels                      Fréchet distance: mean colours of 4 x 8 x 8 cells
 
 examples:
   python benchmarks/fvd/distances.py --data weizmann64 ucf101
   python benchmarks/fvd/distances.py --data videos/ --clips-per-video 4 --squeezenet squeezenet1_1-b8a52dc0.pth
 
-Writes table.md, results.json and distances.png to --out. A CPU core takes about five minutes for 36 clips per half.
+Writes table.md, results.json, distances.png and an SVG per data set to --out. A CPU core takes about five minutes for 36 clips per half.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -43,13 +44,14 @@ from arvid.contracts import UserError
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
 from arvid.experiments.paper import script_parser, table, write_page
-from arvid.files import sha256_file
+from arvid.files import atomic_write, sha256_file
 from arvid.metrics.efficientnet_features import efficientnet_features, prepare, summarise
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.inference import in_chunks
 from arvid.metrics.kernel_distance import kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
 from arvid.ranges import at_least
+from arvid.report.panels import panel as svg
 from arvid.report.panels import write_png
 
 Videos = UInt8[Tensor, "b t h w 3"]
@@ -149,6 +151,9 @@ def main() -> None:
     write_page(options.out, "What each distance sees", lines, NOTES, results)
     draws = [panel(name, found) for name, found in results["data"].items()]
     write_png(options.out / "distances.png", draws)
+    for name, draw in zip(results["data"], draws, strict=True):
+        with atomic_write(options.out / f"distances-{name}.svg") as temporary:
+            temporary.write_text(svg(name, draw))
 
 
 NOTES = (
@@ -185,8 +190,8 @@ def measure(path: Path, options: argparse.Namespace) -> Found:
         videos = item if isinstance(item, Tensor) else item[1](other, item[2])
         for name, network in networks.items():
             features[name].append(network(videos))
-    features["... frames only"] = [x[:, :192] for x in features["fd-efficientnet"]]
-    features["... kernel"] = features["fd-efficientnet"]
+    features["efficientnet, frames only"] = [x[:, :192] for x in features["fd-efficientnet"]]
+    features["efficientnet, kernel"] = features["fd-efficientnet"]
     found = {
         name: candidate(
             features[name], kernel_video_distance if "kernel" in name else frechet, per_video
@@ -197,7 +202,13 @@ def measure(path: Path, options: argparse.Namespace) -> Found:
     return {"clips_per_half": len(real), "candidates": found}
 
 
-ORDER = ("fd-efficientnet", "... frames only", "... kernel", "squeezenet", "pixels")
+ORDER = (
+    "fd-efficientnet",
+    "efficientnet, frames only",
+    "efficientnet, kernel",
+    "squeezenet",
+    "pixels",
+)
 
 
 def frechet(a: Tensor, b: Tensor) -> Tensor:
@@ -293,14 +304,17 @@ def panel(name: str, found: Found) -> Callable[[Axes], None]:
             heights = [max(value["rises"][n][-1], LEAST) for n in CORRUPTIONS]
             places = np.arange(len(CORRUPTIONS)) + (i - (len(shown) - 1) / 2) * width
             axis.bar(places, heights, width, label=candidate, color=COLOURS[candidate])
-        axis.axhline(2, color="#444444", lw=1, ls="--")
+        axis.axhline(2, color="#444444", lw=1, ls="--", label="seen above this line")
         axis.set_xticks(range(len(CORRUPTIONS)), list(CORRUPTIONS), rotation=35, ha="right")
         axis.set(yscale="log", ylim=(LEAST, None), ylabel="rise (standard deviations)", title=name)
+        axis.set_yticks(TICKS, [str(tick) for tick in TICKS])
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.legend(frameon=False, fontsize=7, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.08))
 
     return draw
 
 
+TICKS = (1, 2, 5, 10, 20, 50, 100)
 LEAST = 0.5
 """Lower end of the picture's logarithmic axis."""
 COLOURS = dict(zip(ORDER, ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#999999"), strict=True))
