@@ -17,7 +17,8 @@ examples:
   python benchmarks/fvd/distances.py --data weizmann64 ucf101
   python benchmarks/fvd/distances.py --data videos/ --clips-per-video 4 --squeezenet squeezenet1_1-b8a52dc0.pth
 
-Writes table.md, results.json, distances.png and an SVG per data set to --out. A CPU core takes about five minutes for 36 clips per half.
+Writes table.md, results.json, distances.png and an SVG per data set to --out. A CPU core takes about 10 ms per frame of
+each corruption: eight minutes for 72 clips of 17 frames per half.
 """
 
 from __future__ import annotations

@@ -393,7 +393,7 @@ def _demo_protocol(options: argparse.Namespace, protocol: Protocol) -> Protocol:
         protocol,
         name=protocol.name.replace("nbp-", "nbp-demo-"),
         summary=f"Caption{frames.get(protocol.condition_frames, others)} given.",
-        metrics=("fd-pixels" if options.data else "fd-sprites", *protocol.metrics),
+        metrics=("fd-efficientnet" if options.data else "fd-sprites", *protocol.metrics),
         num_clips=options.num_clips or DEMO_CLIPS,
         folds=1,
         real_split="the validation set of the run's setting",

@@ -251,7 +251,7 @@ def variant(name: str, split: str, options: argparse.Namespace) -> Protocol:
 def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
     """Sprites or a folder of videos, with the metrics that need no weights or whose weights exist."""
     num = options.num_clips or DEMO_CLIPS
-    distance = "fd-pixels" if options.data else "fd-sprites"
+    distance = "fd-efficientnet" if options.data else "fd-sprites"
     protocol = Protocol(
         name="nbp-table1-demo",
         summary="Reconstruction of any clips, 17 frames, as NBP scores its tokenizers.",
