@@ -17,7 +17,7 @@ examples:
   python benchmarks/fvd/distances.py --data weizmann64 ucf101
   python benchmarks/fvd/distances.py --data videos/ --clips-per-video 4 --squeezenet squeezenet1_1-b8a52dc0.pth
 
-Writes table.md, results.json, distances.png and an SVG per data set to --out. A CPU core takes about 10 ms per frame of
+Writes table.md, results.json, distances.png and distances.svg to --out. A CPU core takes about 10 ms per frame of
 each corruption: eight minutes for 72 clips of 17 frames per half.
 """
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,14 @@ from arvid.contracts import UserError
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
 from arvid.experiments.paper import script_parser, table, write_page
-from arvid.files import atomic_write, sha256_file
+from arvid.files import sha256_file
 from arvid.metrics.efficientnet_features import efficientnet_features, prepare, summarise
 from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.inference import in_chunks
 from arvid.metrics.kernel_distance import kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
 from arvid.ranges import at_least
-from arvid.report.panels import panel as svg
-from arvid.report.panels import write_png
+from arvid.report.panels import write_figure
 
 Videos = UInt8[Tensor, "b t h w 3"]
 Found = dict[str, Any]
@@ -65,10 +64,11 @@ NUM_SPLITS = 20
 def compress(videos: Videos, quality: float) -> Videos:
     """Each frame as a JPEG of this quality (100: best)."""
     options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
-    frames = [
-        cv2.imdecode(cv2.imencode(".jpg", frame, options)[1], cv2.IMREAD_COLOR)
-        for frame in videos.flip(-1).flatten(0, 1).numpy()  # OpenCV takes BGR
-    ]
+    frames = []
+    for frame in videos.flip(-1).flatten(0, 1).numpy():  # OpenCV takes BGR
+        decoded = cv2.imdecode(cv2.imencode(".jpg", frame, options)[1], cv2.IMREAD_COLOR)
+        assert decoded is not None
+        frames.append(decoded)
     return torch.from_numpy(np.stack(frames)).flip(-1).view_as(videos)
 
 
@@ -142,19 +142,21 @@ def main() -> None:
     """Measure, print, write."""
     options = parse_arguments()
     started = time.monotonic()
-    results: Found = {"num_frames": options.num_frames, "size": options.size, "data": {}}
+    by_data: dict[str, Found] = {}
     lines: list[str] = []
     for path in options.data:
         found = measure(path, options)
-        results["data"][path.name] = found
+        by_data[path.name] = found
         lines += page(path.name, found)
-    results["wall_seconds"] = round(time.monotonic() - started, 1)
+    results = {
+        "num_frames": options.num_frames,
+        "size": options.size,
+        "data": by_data,
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
     write_page(options.out, "What each distance sees", lines, NOTES, results)
-    draws = [panel(name, found) for name, found in results["data"].items()]
-    write_png(options.out / "distances.png", draws)
-    for name, draw in zip(results["data"], draws, strict=True):
-        with atomic_write(options.out / f"distances-{name}.svg") as temporary:
-            temporary.write_text(svg(name, draw))
+    draws = [panel(name, found) for name, found in by_data.items()]
+    write_figure(options.out / "distances", draws)
 
 
 NOTES = (
@@ -178,7 +180,7 @@ def measure(path: Path, options: argparse.Namespace) -> Found:
     """Distances of one data set by candidate."""
     per_video = options.clips_per_video
     real, other = halves(path, options)
-    corrupted = [(n, f, a) for n, (f, amounts, _) in CORRUPTIONS.items() for a in amounts]
+    corrupted = [(corrupt, a) for corrupt, amounts, _ in CORRUPTIONS.values() for a in amounts]
     networks: dict[str, FeatureNetwork] = {
         "fd-efficientnet": efficientnet_features(),
         "pixels": PixelFeatures(),
@@ -186,9 +188,8 @@ def measure(path: Path, options: argparse.Namespace) -> Found:
     if options.squeezenet:
         networks["squeezenet"] = SqueezeFeatures(options.squeezenet)
     features: dict[str, list[Tensor]] = {name: [] for name in networks}
-    todo = [real, other, *corrupted]
-    for item in tqdm(todo, desc=path.name, disable=None):
-        videos = item if isinstance(item, Tensor) else item[1](other, item[2])
+    sets = chain((real, other), (corrupt(other, amount) for corrupt, amount in corrupted))
+    for videos in tqdm(sets, desc=path.name, total=2 + len(corrupted), disable=None):
         for name, network in networks.items():
             features[name].append(network(videos))
     features["efficientnet, frames only"] = [x[:, :192] for x in features["fd-efficientnet"]]

@@ -55,13 +55,15 @@ class Metric:
 def metrics_of(
     rows: Sequence[MatrixRow], records: Sequence[ResultRecord], size: str
 ) -> list[Metric]:
-    """All metrics that every row of a size has, in the order of the protocols."""
+    """All metrics with a better end that every row of a size has, in the order of the protocols."""
     by_name = {row.name: row for row in rows if row.size == size}
     found: dict[tuple[str, str], Metric] = {}
     for record in records:
         row = by_name.get(record.name)
         for m in record.metrics:
             if row is None and record.row != "reference":
+                continue
+            if m.higher_is_better is None:  # no best cell; the page has the values
                 continue
             metric = found.setdefault(
                 (record.protocol_name, m.name),
