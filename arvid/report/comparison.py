@@ -151,12 +151,16 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
 
 
 def _left_out(rows: Sequence[Row]) -> list[str]:
-    """One note per optional metric that rows lack, with the names of the rows if they are not all."""
-    without: dict[str, list[str]] = {}
+    """One note per optional metric that rows lack, with the rows' names unless all rows of the protocol lack it."""
+    without: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        for note in dict.fromkeys(f"{r.protocol_name}: {n}" for r in row.sources for n in r.notes):
-            without.setdefault(note, []).append(row.name)
+        for protocol, note in dict.fromkeys(
+            (r.protocol_name, n) for r in row.sources for n in r.notes
+        ):
+            without.setdefault((protocol, note), []).append(row.name)
+    scored = [{r.protocol_name for r in row.records} for row in rows]
     return [
-        note if len(names) == len(rows) else f"{note} ({', '.join(names)})"
-        for note, names in without.items()
+        f"{protocol}: {note}"
+        + ("" if len(names) == sum(protocol in s for s in scored) else f" ({', '.join(names)})")
+        for (protocol, note), names in without.items()
     ]
