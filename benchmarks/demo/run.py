@@ -1,14 +1,15 @@
-"""The demo: three paradigms trained under one setting, sampled, scored and shown side by side.
+"""The demo: two orders of prediction with both token types, trained under one setting, scored and shown side by side.
 
-NOVA on continuous tokens, next-block and next-token prediction on discrete tokens, and reference rows for comparison.
-The default data are the included sprites with their included tokenizers. With --actions: keyboard sprites, which move
-as an action for each frame says. With --data: a folder of videos (a folder per class) or a manifest; the two tokenizers
-are then trained first.
+NOVA (frame by frame, in sets of tokens) and next-block prediction (row by row), each on continuous and on discrete
+tokens, and reference rows for comparison. The default data are the included sprites with their included tokenizers.
+With --actions: keyboard sprites, which move as an action for each frame says. With --data: a folder of videos (a folder
+per class) or a manifest; the two tokenizers are then trained first. `arvid bench matrix` compares more orders, with
+several seeds.
 
 scales:
-  demo    two million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
+  demo    one million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
   quick   a quarter of a million parameters, 500 steps, 2,048 clips: under three minutes. All rows learn the requested
-          colour, NOVA also the requested motion, none the outlines.
+          colour, none the outlines.
   smoke   three steps, to check that it runs
 
 examples:
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +33,11 @@ from typing import TYPE_CHECKING
 from arvid.ranges import at_least
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
+    from arvid.benchmarks.matrix._rows import MatrixRow
+    from arvid.evaluation.records import ResultRecord
     from arvid.experiments.side_by_side import Job
-    from arvid.experiments.variants import Variant
 
-PARADIGMS = ("nova", "next_block", "next_token")
+ORDERS = ("nova", "next_block")
 TASKS = ("generation", "prediction")
 TOKENIZERS = {"vae3d": "continuous", "magvit_fsq": "discrete"}
 
@@ -69,13 +72,14 @@ SCALES = {
         sprites=2048,
         num_clips=64,
     ),
-    "demo": Scale(size="tiny"),
+    "demo": Scale(size="d5w96"),
 }
 
 
 def main() -> None:
     """Train, evaluate, compare."""
     options = parse_arguments()
+    from arvid.benchmarks.matrix._rows import TOKEN_TYPES, all_rows
     from arvid.evaluation.protocols import get_protocol
     from arvid.experiments.side_by_side import run_side_by_side
     from arvid.experiments.variants import data_options, folders, score, train
@@ -91,16 +95,18 @@ def main() -> None:
         data += tokenizer_options(options)
     elif scale.sprites:
         data.append(f"--data.train.init_args.num_clips={scale.sprites}")
-    rows = variants(options, scale)
-    print(f"Training {', '.join(PARADIGMS)} ...", flush=True)
-    train(rows, options.out, [*data, *options.fit_options])
+    rows = all_rows(ORDERS, TOKEN_TYPES, [scale.size], 1, setting(options))
+    variants = [row.variant([*data, *options.fit_options]) for row in rows]
+    print(f"Training {', '.join(row.cell for row in rows)} ...", flush=True)
+    train(variants, options.out)
     trained = time.monotonic()
     protocols = [
         get_protocol(f"{setting(options)}-{task}", num_clips=scale.num_clips) for task in TASKS
     ]
-    records = score(rows, protocols, options.out)
+    records = score(variants, protocols, options.out)
     comparison = write_report(folders(records), options.out, title=options.title)
     tables.show(comparison)
+    print(f"\n{effects(rows, records, scale.size)}")
     print(
         f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
         f"Open {options.out / 'index.html'} to see the videos."
@@ -113,14 +119,14 @@ def parse_arguments() -> argparse.Namespace:
         prog="arvid bench demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Other options (--trainer.max_steps=500, --data.clips_per_step=8) go to `arvid fit` of the three.",
+        epilog="Other options (--trainer.max_steps=500, --data.clips_per_step=8) go to `arvid fit` of all rows.",
     )
     parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
     which.add_argument("--actions", action="store_true", help="keyboard sprites")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
-    parser.add_argument("--title", default="Three ways to generate video autoregressively")
+    parser.add_argument("--title", default="Two orders of prediction, two token types")
     parser.add_argument(
         "--tokenizer-steps",
         type=at_least(1).integer,
@@ -157,17 +163,20 @@ def tokenizer_run(options: argparse.Namespace, name: str) -> Path:
     return Path(options.out / "tokenizers" / name)
 
 
-def variants(options: argparse.Namespace, scale: Scale) -> list[Variant]:
-    """One variant per paradigm."""
-    from arvid.experiments.variants import Variant
+def effects(rows: Sequence[MatrixRow], records: Sequence[ResultRecord], size: str) -> str:
+    """What the first metric says about order and token type."""
+    from arvid.benchmarks.matrix._values import metrics_of
+    from arvid.experiments.effects import sentences
 
-    return [
-        Variant(
-            name=name,
-            configs=(f"settings/{setting(options)}", f"paradigms/{name}", f"sizes/{scale.size}"),
-        )
-        for name in PARADIGMS
-    ]
+    first = metrics_of(rows, records, size)[0]
+    assert first.effects is not None, "there are two orders and two token types"
+    found = sentences(
+        first.effects,
+        metric=first.label,
+        higher_is_better=first.higher_is_better,
+        unit=first.unit,
+    )
+    return " ".join(found[:2])
 
 
 def setting(options: argparse.Namespace) -> str:

@@ -80,14 +80,14 @@ def _add_references(axis: Axes, metric: Metric) -> None:
         style: dict[str, Any] = {"fontsize": 7.5, "color": "#66727d", "textcoords": "offset points"}
         if low <= value <= high:
             axis.axvline(value, color="#8a8a8a", ls=DASHED, lw=1)
-            at = {"xycoords": ("data", "axes fraction"), "xytext": (2, 3)}
-            axis.annotate(label, (value, 1), **at, **style)
+            style |= {"xycoords": ("data", "axes fraction"), "xytext": (2, 3)}
+            axis.annotate(label, (value, 1), **style)
             continue
         text = f"{label} {value:.3g}"
         left = value < low
         text = f"\u2190 {text}" if left else f"{text} \u2192"
-        at = {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
-        axis.annotate(text, (0 if left else 1, 0), ha="left" if left else "right", **at, **style)
+        style |= {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
+        axis.annotate(text, (0 if left else 1, 0), ha="left" if left else "right", **style)
         outside += 1
 
 

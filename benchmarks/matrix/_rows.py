@@ -128,7 +128,10 @@ def all_rows(
     seeds: int,
     setting: str,
 ) -> list[MatrixRow]:
-    """All combinations. The first seed of every combination comes first, so that an early look shows all of them."""
+    """All combinations. The first seed of every combination comes first, so that an early look shows all of them.
+
+    Continuous tokens come before discrete ones: their trainings take longer, and the longest should begin first.
+    """
     return [
         MatrixRow(
             order=order,
@@ -138,5 +141,5 @@ def all_rows(
             setting=setting,
             names_size=len(sizes) > 1,
         )
-        for seed, size, order, token_type in product(range(seeds), sizes, orders, token_types)
+        for seed, size, token_type, order in product(range(seeds), sizes, token_types, orders)
     ]

@@ -76,7 +76,9 @@ def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arvid", "bench", "demo", "--scale", "smoke", "--out", "."]
     demo = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert demo.stderr is not None
-    assert any("nova starts" in line for line in demo.stderr)  # reported once all are started
+    assert any(
+        "nova-continuous starts" in line for line in demo.stderr
+    )  # reported once all are started
     assert len(_processes_of(tmp_path)) > 1
     demo.send_signal(signal.SIGTERM)
     assert demo.wait(timeout=60) == 143
@@ -84,7 +86,7 @@ def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["nova starts", pytest.param("nova trains", marks=pytest.mark.slow)]
+    "moment", ["nova-continuous starts", pytest.param("nova trains", marks=pytest.mark.slow)]
 )
 def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
     """Neither its jobs nor their data workers, whether they still import torch or train."""
@@ -92,9 +94,9 @@ def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> Non
     command += ["--trainer.max_steps=1000000", "--data.num_workers=1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stderr is not None
-        assert any("nova starts" in line for line in demo.stderr)
+        assert any("nova-continuous starts" in line for line in demo.stderr)
         if moment == "nova trains":
-            while not re.search(r"\| \d+/1000000 \[", _text(tmp_path / "nova.log")):
+            while not re.search(r"\| \d+/1000000 \[", _text(tmp_path / "nova-continuous.log")):
                 assert demo.poll() is None
                 time.sleep(0.1)
         demo.kill()
