@@ -24,6 +24,7 @@ Repeat the same command to continue an interrupted demo.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,10 @@ def main() -> None:
         data += tokenizer_options(options)
     elif scale.sprites:
         data.append(f"--data.train.init_args.num_clips={scale.sprites}")
-    rows = all_rows(ORDERS, TOKEN_TYPES, [scale.size], 1, setting(options))
+    rows = [
+        dataclasses.replace(row, names_seed=False)
+        for row in all_rows(ORDERS, TOKEN_TYPES, [scale.size], 1, setting(options))
+    ]
     variants = [row.variant([*data, *options.fit_options]) for row in rows]
     print(f"Training {', '.join(row.cell for row in rows)} ...", flush=True)
     train(variants, options.out)

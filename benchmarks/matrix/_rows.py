@@ -79,12 +79,14 @@ class MatrixRow:
     """Options of `arvid fit` that make the budgets equal."""
     names_size: bool = False
     """Whether the name has the size, which it needs where there are several."""
+    names_seed: bool = True
+    """Whether the name has the seed."""
 
     @property
     def name(self) -> str:
         """Name of the row and its folder. Rows that differ only in the seed are merged by the report."""
         size = f"-{self.size}" if self.names_size else ""
-        return f"{self.cell}{size}-s{self.seed}"
+        return f"{self.cell}{size}" + (f"-s{self.seed}" if self.names_seed else "")
 
     @property
     def cell(self) -> str:
