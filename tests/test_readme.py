@@ -24,7 +24,7 @@ def test_every_row_of_the_result_stands_in_the_readme_with_its_values(readme: st
     }
     plain = {re.sub(r"\\(.)", r"\1", name): line for name, line in lines.items()}
     shown = [c for c in result["columns"] if c["key"].split("/")[-1] in SHOWN]
-    assert len(result["rows"]) == 8
+    assert len(result["rows"]) == 9
     assert len(shown) == 3
     for row in result["rows"]:
         line = next(text for name, text in plain.items() if name.startswith(row["name"]))
