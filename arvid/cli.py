@@ -26,6 +26,7 @@ from arvid.trust import trusting
 COMMANDS = {
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
+    "plan": "memory, FLOPs, days and sampling of a training, before it runs",
     "data": "prepare a published dataset, or check a configuration's clips",
     "encode": "encode a setting's clips into token shards",
     "reconstruct": "reconstruct a video with a tokenizer, with PSNR, SSIM and LPIPS",

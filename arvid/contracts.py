@@ -293,6 +293,15 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
 
     _required = ("encode", "decode", "spec")
 
+    @classmethod
+    def untrained(cls, source: str) -> VideoTokenizer:
+        """The network of a published tokenizer, without its weights; for `arvid plan`.
+
+        `source` is that of the method `from_published`, if there is one. If it is no local folder, the network is that
+        of the published models. Raises UserError by default.
+        """
+        raise UserError(f"{cls.__name__} cannot be planned without its weights ({source}).")
+
     @property
     @abstractmethod
     def spec(self) -> TokenSpec: ...

@@ -76,7 +76,7 @@ def training_flops(model: GeneratorModule, conditions: Conditions) -> float:
         torch.random.fork_rng(),
         torch.enable_grad(),
         _gradients(model, True),
-        _counter() as counter,
+        flop_counter() as counter,
     ):
         torch.manual_seed(0)  # the number of masked tokens may be random
         condition = conditions.encode(model)
@@ -95,7 +95,7 @@ def generation_flops(
     """FLOPs of the generation of one clip, decoding included."""
     grid = clip_grid(model, num_frames)
     prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
-    with torch.no_grad(), _gradients(model, False), _counter() as counter:
+    with torch.no_grad(), _gradients(model, False), flop_counter() as counter:
         condition = conditions.encode(model, num_frames)
         request = Request(condition, grid, prefix=prefix, options=model.sampling)
         model.tokenizer.decode(model.paradigm.generate(request))
@@ -126,7 +126,7 @@ def _gradients(model: GeneratorModule, wanted: bool) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _counter() -> FlopCounterMode:
+def flop_counter() -> FlopCounterMode:
     """Torch's FLOP counter, extended by attention and packed linear layers on the CPU."""
     aten = torch.ops.aten
     known: dict[Any, Any] = {

@@ -108,16 +108,22 @@ def _find(net: str, backbone: str | Path | None) -> Path:
     return Path(backbone)
 
 
-def _build(net: str, path: Path) -> nn.Module:
+def untrained(net: str) -> nn.Module:
+    """The network of LPIPS with random weights."""
     from lpips import LPIPS  # slow to import, with scipy and torchvision
 
     with warnings.catch_warnings():
         # The package uses a deprecated argument of torchvision.
         warnings.filterwarnings("ignore", message=".*(pretrained|weight enum).*")
         network = LPIPS(net=net, pnet_rand=True, verbose=False)
-    _load_backbone(network.net, path)
     frozen: nn.Module = network.eval().requires_grad_(False)
     return frozen
+
+
+def _build(net: str, path: Path) -> nn.Module:
+    network = untrained(net)
+    _load_backbone(network.net, path)
+    return network
 
 
 def _load_backbone(backbone: nn.Module, path: Path) -> None:

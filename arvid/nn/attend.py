@@ -14,7 +14,8 @@ B batch, N queries, M keys, E head dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +27,24 @@ from torch.nn import functional as F
 
 SHORT = 512
 """Maximum number of keys for plain products (bf16 on CPUs); their memory grows with the square of the length."""
+
+
+_as_on_gpu = False
+
+
+@contextmanager
+def kernels_of_gpus() -> Iterator[None]:
+    """Inside the block, CPU tensors take the kernels of GPUs, with flash attention for FlexAttention.
+
+    For runs on fake tensors: both store the same tensors for the backward pass. FLOPs are those of all pairs of query
+    and key, although FlexAttention skips hidden blocks.
+    """
+    global _as_on_gpu
+    before, _as_on_gpu = _as_on_gpu, True
+    try:
+        yield
+    finally:
+        _as_on_gpu = before
 
 
 class BlockCausal:
@@ -154,6 +173,8 @@ def attend(
             return _causal(q, k, v, mask.first)
         if q.is_cuda and _has_triton():
             return _flex_attention()(q, k, v, score_mod=mask.score(), block_mask=mask.flex())
+        if _as_on_gpu:
+            return _sdpa(q, k, v, None)
         mask = mask.dense()
     if mask is not None and _is_short_bf16(q, k):
         return _products(q, k, v, mask)
@@ -162,7 +183,7 @@ def attend(
 
 def _is_short_bf16(q: Tensor, k: Tensor) -> bool:
     """Whether plain products are faster than SDPA."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= SHORT
+    return _is_on_cpu(q) and q.dtype == torch.bfloat16 and k.shape[2] <= SHORT
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -190,13 +211,17 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
     low = q.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if q.device.type != "cpu" or not low:
+    if not _is_on_cpu(q) or not low:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
         y = F.scaled_dot_product_attention(
             q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal
         )
     return y.to(q.dtype)
+
+
+def _is_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not _as_on_gpu
 
 
 @cache

@@ -39,6 +39,11 @@ class KVCache:
         self.slots: Tensor | None = None
         self._memory: tuple[Tensor, Tensor] | None = None  # (B, heads, max_len, head dim) each
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the memory, 0 before it is needed."""
+        return sum(x.numel() * x.element_size() for x in self._memory or ())
+
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, heads, N, head dim); return views of all stored ones."""
         if self._memory is None:

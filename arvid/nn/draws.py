@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class SharedStream:
 
 
 _stream: SharedStream | None = None
+_drawing: Callable[[Callable[[], Any]], Any] | None = None
 
 
 def share(stream: SharedStream | None, part: Part | None = None) -> None:
@@ -98,8 +99,22 @@ def draw(sample: Callable[[Sequence[int]], Tensor], shape: Sequence[int], axis: 
         return sample(whole).narrow(axis, rows * part.start, rows * part.count)
 
 
+@contextmanager
+def drawing_by(how: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """Inside the block, `draw_once(sample)` is `how(sample)`. For runs on fake tensors, which have no values."""
+    global _drawing
+    before, _drawing = _drawing, how
+    try:
+        yield
+    finally:
+        _drawing = before
+
+
 def draw_once(sample: Callable[[], T]) -> T:
     """A random number for the whole batch, equal in all processes."""
+    if _drawing is not None:
+        drawn: T = _drawing(sample)
+        return drawn
     if _stream is None:
         return sample()
     with _stream.active():

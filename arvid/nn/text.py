@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -24,6 +26,18 @@ from arvid.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
+NUM_TOKENS = 256
+"""Default length of a prompt of `HuggingFaceTextEncoder`."""
+WIDTHS = {
+    "microsoft/phi-2": 2560,
+    "google/flan-t5-base": 768,
+    "google/flan-t5-large": 1024,
+    "google/flan-t5-xl": 2048,
+    "google/t5-v1_1-xxl": 4096,
+    "openai/clip-vit-large-patch14": 768,
+}
+"""`hidden_size` of encoders, from their configurations on the hub."""
+
 
 class TextEncoder(nn.Module, ABC):
     """Prompts -> features (B, S, dim) and a mask (B, S) that is True for words, with fixed S = `num_tokens`."""
@@ -36,6 +50,23 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """Raises UserError for a prompt that is too long, unless the encoder may cut it."""
+
+    @classmethod
+    def shape_of(cls, options: Mapping[str, Any]) -> TextShape | None:
+        """What is known of an encoder with these constructor arguments without its files.
+
+        None: the encoder has no files and can be built. For `arvid plan`.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The attributes of a `TextEncoder` that a network is built by."""
+
+    dim: int
+    num_tokens: int
+    vocab_size: int | None = None
 
 
 class WordTextEncoder(TextEncoder):
@@ -115,7 +146,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         name: str,
         *,
         tokenizer: str | None = None,
-        num_tokens: int = 256,
+        num_tokens: int = NUM_TOKENS,
         truncate: bool = False,
         cache: bool = False,
     ) -> None:
@@ -133,6 +164,22 @@ class HuggingFaceTextEncoder(TextEncoder):
         self.cache = _FeatureCache([_identity(name), config.to_dict()]) if cache else None
         self._frozen = _Frozen()
         self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    @classmethod
+    def shape_of(cls, options: Mapping[str, Any]) -> TextShape:
+        """The width comes from a local folder's configuration or from `WIDTHS`. Raises UserError for other names."""
+        name = options["name"]
+        config = Path(name) / "config.json"
+        if config.is_file():
+            dim = int(json.loads(config.read_text())["hidden_size"])
+        elif name in WIDTHS:
+            dim = WIDTHS[name]
+        else:
+            raise UserError(
+                f"The width of the text encoder {name!r} is not known without its files: give a local folder with its "
+                f"config.json. Known: {', '.join(WIDTHS)}."
+            )
+        return TextShape(dim, int(options.get("num_tokens", NUM_TOKENS)))
 
     @property
     def model(self) -> nn.Module:

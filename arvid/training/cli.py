@@ -264,6 +264,23 @@ class ArvidCLI(LightningCLI):
                 holder["weights_only"] = True
 
 
+class _Parsed(ArvidCLI):
+    """The parsed configuration alone: nothing is seeded, built or run."""
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        plain: dict[str, Any] = self._config.clone().as_dict()
+        return plain
+
+    def _set_seed(self) -> None: ...
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
 def run_lightning(arguments: Sequence[str]) -> None:
     """Run `fit` or `validate` with the arguments of the command line."""
     torch.set_float32_matmul_precision("high")
@@ -280,6 +297,21 @@ def encode_clips(
     """Encode the clips of a `fit` configuration with its tokenizer; see `VideoDataModule.encode`."""
     model, data = build_generator_and_data(configs)
     return data.encode(model, out=out, share=share, device=best_device())
+
+
+def parse_fit(arguments: Sequence[str]) -> dict[str, Any]:
+    """The configuration of `arvid fit` with these arguments, as plain data. Nothing is built, no file is read but YAML.
+
+    Raises UserError as `arvid fit` does.
+    """
+    given, sys.argv = sys.argv, [sys.argv[0], "fit", *resolve_configs(list(arguments))]
+    try:
+        with trusting(()), _explained(), ExitStack() as held:
+            cli = _build_cli(run=True, held=held, kind=_Parsed)
+            assert isinstance(cli, _Parsed)
+            return cli.plain()
+    finally:
+        sys.argv = given
 
 
 def check_data(configs: Sequence[str]) -> list[Findings]:
@@ -331,9 +363,9 @@ def _explained() -> Iterator[None]:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _build_cli(*, run: bool, held: ExitStack) -> ArvidCLI:
+def _build_cli(*, run: bool, held: ExitStack, kind: type[ArvidCLI] = ArvidCLI) -> ArvidCLI:
     """Build the CLI. Arguments are in `sys.argv`: LightningCLI warns if they are passed in another way."""
-    return ArvidCLI(
+    return kind(
         LightningModule,
         VideoDataModule,
         subclass_mode_model=True,

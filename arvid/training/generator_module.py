@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,6 @@ class GeneratorModule(LightningModule):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizers.load(token_type)
-        self.tokenizer_hash = fingerprint(self.tokenizer)
         self.clip_shape = clip_shape
         self.optimizer_config = optimizer
         self.value_names = {"label": [str(i) for i in range(num_classes)], **(value_names or {})}
@@ -140,6 +140,11 @@ class GeneratorModule(LightningModule):
         """Config, setting and factors of the run as plain data; stored in its checkpoints."""
         self.allow_changes = False
         """Whether a run may resume although its setting differs from the checkpoint's."""
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Hash of the tokenizer: see `arvid.training.export.fingerprint`."""
+        return fingerprint(self.tokenizer)
 
     def _sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Number of ids or components of each condition. Raises UserError for one that the data does not give."""
@@ -198,17 +203,22 @@ class GeneratorModule(LightningModule):
         )
 
 
-def build_generator(config: Mapping[str, Any]) -> GeneratorModule:
+def build_generator(
+    config: Mapping[str, Any], *, given: Mapping[str, Any] | None = None
+) -> GeneratorModule:
     """An untrained module from the constructor's arguments as plain data, as in a YAML file.
+
+    `given`: arguments that are already objects, in place of those in `config`.
 
     Raises UserError for wrong arguments, and for a paradigm or text encoder that `arvid.registry` refuses.
     """
     cls, options = named("paradigms", config.get("paradigm"), what="The paradigm")
     text = config.get("text")
-    given = {
-        "paradigm": bind(cls, options, what=f"The paradigm {cls.__name__}", positional=4),
-        "text": None if text is None else build("text_encoders", text, what="The text encoder"),
-    }
+    given = dict(given or {})
+    given["paradigm"] = bind(cls, options, what=f"The paradigm {cls.__name__}", positional=4)
+    if "text" not in given:
+        encoder = text and build("text_encoders", text, what="The text encoder")
+        given["text"] = encoder or None
     plain = {key: value for key, value in config.items() if key not in given}
     return instantiate(GeneratorModule, plain, what="The model", given=given)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -124,17 +125,22 @@ class TokenizerModule(LightningModule):
         video = batch["video"]
         if self.images.at(self.global_step):
             video = random_frames(video, self.images.per_clip)
-        reconstruction, losses = self._losses(video)
-        if self.adversary is None:
-            log_step(self, losses, "train", len(video))
-            return losses["loss"] * one_or_nan(losses)
-        to_minimise = [losses["loss"]]
-        if self.global_step >= self.adversary.options.start_step:
-            to_minimise = self._add_adversarial(losses, reconstruction, video)
+        to_minimise, losses = self.losses(video)
         log_step(self, losses, "train", len(video))
         factor = one_or_nan(losses)
+        if self.adversary is None:
+            return losses["loss"] * factor
         self._update([loss * factor for loss in to_minimise], batch_idx)
         return None
+
+    def losses(
+        self, video: Float[Tensor, "b 3 T H W"]
+    ) -> tuple[list[Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
+        """The loss that each optimiser minimises in this step, and all losses by name."""
+        reconstruction, losses = self._losses(video)
+        if self.adversary is None or self.global_step < self.adversary.options.start_step:
+            return [losses["loss"]], losses
+        return self._add_adversarial(losses, reconstruction, video), losses
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         video = batch["video"]

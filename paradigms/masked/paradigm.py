@@ -165,7 +165,7 @@ class Masked(Paradigm):
         """Number of tokens of the given latent frames of a training step."""
         if not self.training or num_frames == 1 or not self.prefix_share:
             return 0
-        share, place = draw_once(lambda: torch.rand(2)).tolist()
+        share, place = draw_once(lambda: torch.rand(2).tolist())
         frames = 1 + int(place * (num_frames - 1)) if share < self.prefix_share else 0
         return frames * self.tokens_per_frame
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.nn.text import TextEncoder
+from arvid.nn.text import TextEncoder, TextShape
 from arvid.ranges import at_least
 
 FILE = "tokenizer.json"
+NUM_IDS = 32_000
+"""Ids of the tokenizer of LLaMA 1 and 2."""
 BEGIN, END = "<s>", "</s>"
 
 
@@ -47,6 +50,10 @@ class LlamaPrompt(TextEncoder):
         self.vocab_size = self.tokenizer.get_vocab_size()
         self.begin, self.end = (self._id(name, path) for name in (BEGIN, END))
         self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    @classmethod
+    def shape_of(cls, options: Mapping[str, Any]) -> TextShape:
+        return TextShape(0, int(options.get("num_tokens", 8)), vocab_size=NUM_IDS)
 
     def _id(self, name: str, path: Path) -> int:
         found: int | None = self.tokenizer.token_to_id(name)

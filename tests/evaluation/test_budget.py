@@ -10,9 +10,9 @@ from torch import nn
 
 from arvid.contracts import Size
 from arvid.evaluation.budget import (
-    _counter,
     count_budget,
     count_parameters,
+    flop_counter,
     generation_flops,
     training_flops,
 )
@@ -67,10 +67,10 @@ FORWARD = DEPTH * (
 
 def test_attention_is_counted_with_its_scores() -> None:
     x = torch.randn(1, 10, DIM, requires_grad=True)
-    with _counter() as counter:
+    with flop_counter() as counter:
         y = Attention(DIM, 2)(x)
     assert counter.get_total_flops() == linear_flops(10, 4 * DIM**2) + attention_flops(10, 10)
-    with _counter() as counter:
+    with flop_counter() as counter:
         y.sum().backward()
     backward = 2 * linear_flops(10, 4 * DIM**2) + attention_flops(10, 10) * 5 // 2
     assert counter.get_total_flops() == backward
@@ -78,7 +78,7 @@ def test_attention_is_counted_with_its_scores() -> None:
 
 def test_masked_attention_is_counted_too() -> None:
     x, mask = torch.randn(1, 10, DIM), torch.ones(10, 10, dtype=torch.bool).tril()
-    with torch.no_grad(), _counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         Attention(DIM, 2)(x, mask)
     assert counter.get_total_flops() == linear_flops(10, 4 * DIM**2) + attention_flops(10, 10)
 
@@ -95,7 +95,7 @@ def test_flops_of_generation_against_a_count_by_hand(model: GeneratorModule) -> 
     steps = range(8, NUM_TOKENS + 1, 8)  # with a cache each row looks at the rows so far and itself
     attention = DEPTH * sum(attention_flops(8, keys) for keys in steps)
     network = FORWARD - DEPTH * attention_flops(NUM_TOKENS, NUM_TOKENS) + attention
-    with torch.no_grad(), _counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         model.tokenizer.decode(torch.zeros(1, *GRID, dtype=torch.long))
     expected = network + counter.get_total_flops()
     assert generation_flops(model, ALONE) == pytest.approx(expected, rel=1e-3)

@@ -13,6 +13,7 @@ memory does not grow with the clip.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +111,10 @@ class OpenSoraPlan(VideoTokenizer):
             raise UserError(f"{source}: {error}") from error
         tokenizer.load_state_dict(state)
         return tokenizer
+
+    @classmethod
+    def untrained(cls, source: str) -> OpenSoraPlan:
+        return cls(**_options(hub.read_config(source))) if Path(source).is_dir() else cls()
 
     def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and weights in the format of `from_published`."""

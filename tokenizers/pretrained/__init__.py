@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -30,6 +31,16 @@ from arvid.tokenizers.pretrained.conventions import (
 )
 
 __all__ = ["Pretrained"]
+
+STABLE_DIFFUSION: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+}
+"""Configuration of the autoencoders of Stable Diffusion 1 and XL, which have the same network."""
 
 
 class Pretrained(VideoTokenizer):
@@ -80,6 +91,14 @@ class Pretrained(VideoTokenizer):
             raise UserError(f"{source}: {error}") from error
         autoencoder.load_state_dict(state)
         return tokenizer
+
+    @classmethod
+    def untrained(cls, source: str) -> Pretrained:
+        """Without a local folder: the image autoencoder of Stable Diffusion, which NOVA's image models use."""
+        if Path(source).is_dir():
+            config = hub.read_config(source)
+            return cls(config["_class_name"], config)
+        return cls("AutoencoderKL", STABLE_DIFFUSION)
 
     def to_published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and weights in the format of `from_published`."""

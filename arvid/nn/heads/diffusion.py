@@ -266,7 +266,7 @@ class DiffusionHead(TokenHead):
             return torch.randn(shape, device=hidden.device, generator=generator)
 
         x = draw()
-        steps = self._steps(options)
+        steps = self.steps(options)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
         unguided = steps[len(guided) :]  # times decrease, so these are the last steps
         for part, passes in ((guided, condition), (unguided, condition[:1])):
@@ -279,7 +279,7 @@ class DiffusionHead(TokenHead):
                     x = x + deviation * draw()
         return x if frame is None else gather_rows(x, frame.ids)
 
-    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
+    def steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
         return sampling_steps(self.process, options.diffusion_steps, self.shift, options.flow_shift)
 
     def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> float | Tensor:

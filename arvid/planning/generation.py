@@ -1,0 +1,174 @@
+"""Sampling of one clip on fake tensors: FLOPs, evaluations and the cache.
+
+A clip of a large model needs hundreds of thousands of operations. Two things make counting quick, and both are exact.
+The head is counted from one and two tokens, because its FLOPs are linear in the tokens. And the network runs with two
+small depths, because FLOPs and cache are linear in the depth.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvid.contracts import Request, SamplingOptions, TokenHead
+from arvid.evaluation.budget import flop_counter
+from arvid.nn.attention import KVCache
+from arvid.nn.heads.categorical import CategoricalHead
+from arvid.nn.heads.diffusion import DiffusionHead
+from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.planning.fake import FakeNetworks
+from arvid.planning.networks import example_condition, example_tokens
+from arvid.sampling.sample import clip_grid
+from arvid.training.generator_module import GeneratorModule
+
+PERIOD = 6
+"""Difference of the two depths. A third and a half of it are whole, so parts with a share of the blocks grow alike."""
+
+
+@dataclass(frozen=True)
+class GenerationCost:
+    """Costs of sampling one clip."""
+
+    flops: float
+    """Without decoding."""
+    decoding_flops: float
+    evaluations: dict[str, int]
+    """Evaluations of each network, by name."""
+    cache: float
+    """Bytes of keys and values."""
+
+
+def generation_cost(
+    build: Callable[[int], GeneratorModule], depth: int, fakes: FakeNetworks
+) -> GenerationCost:
+    """The costs of one clip of the trained length, with the model's own sampling options.
+
+    Args:
+        build: makes the model with a number of blocks.
+        depth: blocks of the model.
+        fakes: the fake tensors that it runs on.
+    """
+    if depth <= 2 * PERIOD:
+        model = build(depth)
+        flops, cache = _tokens_cost(model, fakes)
+    else:
+        small = depth % PERIOD or PERIOD
+        model = build(small + PERIOD)
+        first, second = _tokens_cost(build(small), fakes), _tokens_cost(model, fakes)
+        steps = (depth - small) / PERIOD
+        flops, cache = (a + steps * (b - a) for a, b in zip(first, second, strict=True))
+    grid = clip_grid(model)
+    evaluations = model.paradigm.num_evaluations(
+        grid, prefix_frames=model.paradigm.required_frames, options=model.sampling
+    )
+    return GenerationCost(flops, _decoding_flops(model, fakes), evaluations, cache)
+
+
+def _decoding_flops(model: GeneratorModule, fakes: FakeNetworks) -> float:
+    with torch.no_grad(), fakes.running(autocast=False), flop_counter() as counter:
+        model.tokenizer.decode(example_tokens(model, 1, clip_grid(model).t))
+    return float(counter.get_total_flops())
+
+
+def encoding_flops(model: GeneratorModule, fakes: FakeNetworks) -> float:
+    """FLOPs of encoding one clip."""
+    frames, height, width = model.clip_shape
+    with torch.no_grad(), fakes.running(autocast=False), flop_counter() as counter:
+        model.tokenizer.encode(torch.zeros(1, 3, frames, height, width))
+    return float(counter.get_total_flops())
+
+
+def _tokens_cost(model: GeneratorModule, fakes: FakeNetworks) -> tuple[float, float]:
+    """FLOPs of the tokens of one clip, and bytes of the cache."""
+    model.requires_grad_(False)
+    paradigm, options = model.paradigm.eval(), model.sampling
+    watch, given_head = _Caches(), getattr(paradigm, "head", None)
+    if isinstance(given_head, DiffusionHead):
+        given_head.steps(DiffusionSampling.of(options))  # computed with values, and kept
+    with torch.no_grad(), fakes.running(autocast=False):
+        head = _HeadStandIn(given_head, options)
+        prefix = None
+        if paradigm.required_frames:
+            prefix = example_tokens(model, 1, paradigm.required_frames)
+        request = Request(
+            example_condition(model, 1),
+            clip_grid(model),
+            prefix=prefix,
+            options=options,
+            on_step=watch.look,
+        )
+        with flop_counter() as counter:
+            paradigm.generate(request)
+    return float(counter.get_total_flops()) + head.flops, float(watch.num_bytes)
+
+
+class _Caches:
+    """Finds the caches that are alive after the first evaluation. Their memory has its final size from the start."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._looks = 0
+
+    def look(self) -> None:
+        self._looks += 1
+        if self._looks <= 2:  # a few networks fill their caches with the second evaluation
+            found = [x for x in gc.get_objects() if type(x) is KVCache]
+            self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in found))
+
+
+class _HeadStandIn:
+    """Gives a head methods that return zeros, and sums up the FLOPs that the real ones would have.
+
+    Sampling reads values of logits, which fake tensors do not have.
+    """
+
+    def __init__(self, head: TokenHead | None, options: SamplingOptions) -> None:
+        self.flops = 0.0
+        self.head = head
+        self.options = options
+        self._known: dict[int, tuple[float, float]] = {}
+        if isinstance(head, CategoricalHead):
+            head.sample = self._ids  # type: ignore[method-assign]
+            head.sample_with_confidence = self._ids_and_confidence  # type: ignore[method-assign]
+            head.packed = lambda: head  # type: ignore[method-assign]
+        elif isinstance(head, DiffusionHead):
+            self._sample = head.sample
+            head.sample = self._values  # type: ignore[method-assign]
+
+    def _ids(self, hidden: Tensor, *, null_hidden: Tensor | None = None, **_: Any) -> Tensor:
+        assert isinstance(self.head, CategoricalHead)
+        passes = 1 if null_hidden is None else 2
+        rows = passes * hidden[..., 0].numel()
+        self.flops += 2 * rows * hidden.shape[-1] * self.head.vocab_size
+        return torch.zeros(hidden.shape[:2], dtype=torch.long)
+
+    def _ids_and_confidence(self, hidden: Tensor, **given: Any) -> tuple[Tensor, Tensor]:
+        return self._ids(hidden, **given), torch.zeros(hidden.shape[:2])
+
+    def _values(self, hidden: Tensor, **given: Any) -> Tensor:
+        assert isinstance(self.head, DiffusionHead)
+        others = {k: v for k, v in given.items() if isinstance(v, Tensor)}
+        if len(others) not in self._known:
+            one, two = (self._cost(hidden, others, given, n) for n in (1, 2))
+            self._known[len(others)] = one, two - one
+        first, further = self._known[len(others)]
+        num = hidden[..., 0].numel()
+        self.flops += first + further * (num - 1)
+        return torch.zeros(*hidden.shape[:2], self.head.channels)
+
+    def _cost(
+        self, hidden: Tensor, others: dict[str, Tensor], given: dict[str, Any], num: int
+    ) -> float:
+        """FLOPs of sampling `num` tokens."""
+        few = {name: torch.zeros(1, num, hidden.shape[-1]) for name in others}
+        plain = {k: v for k, v in given.items() if k not in others and k not in ("frame", "generator")}
+        with flop_counter() as counter:
+            self._sample(torch.zeros(1, num, hidden.shape[-1]), **few, **plain)
+        found = float(counter.get_total_flops())
+        self.flops -= found  # the counter around the whole generation counts this too
+        return found
