@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import UserError
 from arvid.nn.attend import BlockCausal, attend
+from arvid.nn.checkpointing import checkpointed
 from arvid.nn.draws import Dropout
 from arvid.nn.linear import Linear, linear
 from arvid.nn.positions import Rotation, rotate, rotation_of
@@ -214,6 +215,9 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks. The caller adds the final norm. For `norm_eps` see `build_norm`."""
 
+    gradient_checkpointing = False
+    """Compute each block again in the backward pass (see `arvid.nn.checkpointing`)."""
+
     def __init__(
         self,
         dim: int,
@@ -247,9 +251,11 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """`wanted` (B, K) are the positions to return. In the last block, other positions only give keys and values."""
         last = len(self.blocks) - 1
+        again = self.gradient_checkpointing and caches is None
         for i, block in enumerate(self.blocks):
             cache = caches[i] if caches is not None else None
-            x = block(x, mask, cache, wanted if i == last else None, rotation)
+            given = (x, mask, cache, wanted if i == last else None, rotation)
+            x = checkpointed(block, *given) if again else block(*given)
         return x
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
 from arvid.nn.attention import Attention, KVCache, Mask
+from arvid.nn.checkpointing import checkpointed
 from arvid.nn.linear import Linear
 from arvid.nn.positions import CodeForm, RotaryGrid, Rotation, ScalarEmbedding
 from arvid.nn.tokens import PatchEmbedding
@@ -87,6 +88,9 @@ class Denoiser(nn.Module):
             class, instead of going in front of the frames.
         form: see `arvid.nn.positions.CodeForm`.
     """
+
+    gradient_checkpointing = False
+    """Compute each block again in the backward pass (see `arvid.nn.checkpointing`)."""
 
     def __init__(
         self,
@@ -163,8 +167,10 @@ class Denoiser(nn.Module):
             code = code + context.mean(1, keepdim=True)
         code = F.silu(code)
         codes = self._rotation(index, num_context)
+        again = self.gradient_checkpointing and not caches
         for i, block in enumerate(self.blocks):
-            x = block(x, code, num_context, mask, caches[i] if caches else None, codes)
+            given = (x, code, num_context, mask, caches[i] if caches else None, codes)
+            x = checkpointed(block, *given) if again else block(*given)
         shift, scale = self.modulation(code[:, -len(index) :]).chunk(2, dim=-1)
         out = affine(self.norm(x[:, num_context:]), 1 + scale, shift, 0)
         return out.unflatten(1, (len(index), -1))

@@ -8,7 +8,7 @@ number of processes. Code that calls torch's functions directly gets different n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,6 +65,15 @@ class SharedStream:
             yield
             self._keep()
 
+    @property
+    def position(self) -> tuple[Part | None, list[Tensor]]:
+        """Where the stream is: its part, and the states of its generators. It can be set back to an earlier one."""
+        return self.part, self._states
+
+    @position.setter
+    def position(self, value: tuple[Part | None, list[Tensor]]) -> None:
+        self.part, self._states = value
+
     def _keep(self) -> None:
         cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
         self._states = [torch.get_rng_state(), *cuda]
@@ -80,6 +89,30 @@ def share(stream: SharedStream | None, part: Part | None = None) -> None:
     _stream = stream
     if stream is not None:
         stream.part = part
+
+
+def replaying() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """A pair of contexts: for a computation, and for its repetition, which then draws the same numbers from the stream.
+
+    It is a `context_fn` of torch.utils.checkpoint, which itself does the same for torch's generators.
+    """
+    stream = _stream
+    return nullcontext(), _replayed(stream, None if stream is None else stream.position)
+
+
+@contextmanager
+def _replayed(stream: SharedStream | None, position: Any) -> Iterator[None]:
+    global _stream
+    before, _stream = _stream, stream
+    latest = None if stream is None else stream.position
+    if stream is not None:
+        stream.position = position
+    try:
+        yield
+    finally:
+        _stream = before
+        if stream is not None and latest is not None:
+            stream.position = latest
 
 
 def counted_clips(num: int) -> int:

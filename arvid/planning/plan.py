@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from arvid.contracts import TokenSpec, UserError
+from arvid.nn.checkpointing import CHECKPOINTINGS, Checkpointing, set_checkpointing
 from arvid.planning.devices import Device
 from arvid.planning.fake import FakeNetworks
 from arvid.planning.generation import GenerationCost, encoding_flops, generation_cost
@@ -27,6 +28,7 @@ from arvid.planning.step import StepCost, measure_step
 from arvid.training.generator_module import GeneratorModule
 from arvid.training.tokenizer_module import TokenizerModule
 
+MEDIAN = 0.5
 EXTREMES = (0.0, 0.999)
 """Random numbers at the ends of their range: the largest step is one of these two."""
 
@@ -167,7 +169,7 @@ def _generator(setting: Setting, fakes: FakeNetworks, override: str | None) -> _
         condition = example_condition(module, batch_size)
         return [module.paradigm.loss(tokens, condition)["loss"]]
 
-    training = _training(setting, fakes, module, losses, _parts_of_generator(module))
+    training = _training(setting, fakes, module, losses, _parts_of_generator(module), CHECKPOINTINGS)
     generation, encoding = _sampling(setting, tokenizer)
     notes = (tokenizer.note,) if tokenizer.note else ()
     return _Costs(training, grid.num_tokens, generation, encoding, notes)
@@ -200,7 +202,7 @@ def _tokenizer(setting: Setting, fakes: FakeNetworks) -> _Costs:
     def losses(batch_size: int) -> Sequence[Tensor]:
         return module.losses(fakes.zeros(batch_size, 3, frames, height, width))[0]
 
-    training = _training(setting, fakes, module, losses, _parts_of_tokenizer(module))
+    training = _training(setting, fakes, module, losses, _parts_of_tokenizer(module), ("none", "blocks"))
     grid = module.tokenizer.spec.grid(*setting.clip_shape)
     return _Costs(training, grid.num_tokens, None, None, ())
 
@@ -211,38 +213,33 @@ def _training(
     module: nn.Module,
     losses: Callable[[int], Sequence[Tensor]],
     parts: dict[str, int],
+    checkpointings: Sequence[Checkpointing],
 ) -> Training:
+    """Measure the steps: FLOPs at the median of the random numbers that decide about shapes, memory at the worst."""
     module.train()
+    set_checkpointing(module, "none")
     config = setting.model["optimizer"]
     state = count_state(module, muon=config.get("muon", False), averages=setting.averages)
-    steps, lines = {}, {}
-    for name in ("none",):
-        measured = _measure(fakes, module, losses, setting.batch_size)
-        other = 2 if setting.batch_size == 1 else 1
-        peak = _measure(fakes, module, losses, other).peak
-        steps[name] = measured
-        lines[name] = Activations.through((other, peak), (setting.batch_size, measured.peak))
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Training(parts, trained, state, steps, lines)
+    batch, other = setting.batch_size, 2 if setting.batch_size == 1 else 1
 
-
-def _measure(
-    fakes: FakeNetworks,
-    module: nn.Module,
-    losses: Callable[[int], Sequence[Tensor]],
-    batch_size: int,
-) -> StepCost:
-    """FLOPs at the median of the random numbers that decide about shapes; memory at the worst."""
-
-    def at(uniform: float) -> StepCost:
+    def at(uniform: float, batch_size: int) -> StepCost:
         with fakes.running(uniform=uniform):
             return measure_step(module, lambda: losses(batch_size))
 
-    median = at(0.5)
-    if not fakes.drew:
-        return median
-    all_of = [median, *map(at, EXTREMES)]
-    return StepCost(median.flops, max(c.saved for c in all_of), max(c.peak for c in all_of))
+    median = at(MEDIAN, batch)
+    found = {MEDIAN: median}
+    if fakes.drew:
+        found |= {uniform: at(uniform, batch) for uniform in EXTREMES}
+    worst = max(found, key=lambda uniform: found[uniform].peak)
+    steps, lines = {}, {}
+    for name in checkpointings:
+        set_checkpointing(module, name)
+        full = found[worst] if name == "none" else at(worst, batch)
+        more = full.flops / found[worst].flops
+        steps[name] = replace(full, flops=median.flops * more)
+        lines[name] = Activations.through((other, at(worst, other).peak), (batch, full.peak))
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return Training(parts, trained, state, steps, lines)
 
 
 def _parts_of_generator(module: GeneratorModule) -> dict[str, int]:

@@ -26,6 +26,7 @@ from arvid.contracts import (
     UserError,
     VideoTokenizer,
 )
+from arvid.nn.checkpointing import Checkpointing, set_checkpointing
 from arvid.nn.conditioner import Conditioner
 from arvid.nn.conditions import condition
 from arvid.nn.draws import randn_like
@@ -98,6 +99,8 @@ class GeneratorModule(LightningModule):
         fps: condition on the frame rate.
         conditions: names of further conditions (see `arvid.nn.conditions`).
         optimizer: options of the optimiser and its schedule.
+        checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the network,
+            for a third more time; or blocks_and_head. Results do not change.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """
@@ -120,6 +123,7 @@ class GeneratorModule(LightningModule):
         fps: bool = False,
         conditions: Sequence[str] = (),
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
+        checkpoint: Checkpointing = "none",
         sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -132,6 +136,7 @@ class GeneratorModule(LightningModule):
         spec = self.tokenizer.spec
         self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
+        set_checkpointing(self.paradigm, checkpoint)
         self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None

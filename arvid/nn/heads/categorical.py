@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
+from arvid.nn.checkpointing import checkpointed
 from arvid.nn.linear import FEW_ROWS, linear
 from arvid.options import option
 from arvid.ranges import SHARE, above, at_least
 
 SORTED_ROWS = 256
 """Rows that are sorted at once. With 64,000 logits per row, logits, ids and masses take 330 MB."""
+CHECKPOINTED_ROWS = 1024
+"""Rows of logits that exist at once with checkpointing. With 64,000 ids they take 260 MB in float32."""
 SAMPLE_STRIDE = 31
 """Stride of the subsample in `_kth_largest`. It is coprime to usual numbers of FSQ levels, the digits of ids, so all
 levels are in the subsample."""
@@ -60,6 +63,8 @@ class CategoricalHead(TokenHead):
     """
 
     options_class: ClassVar[type[SamplingOptions]] = CategoricalSampling
+    gradient_checkpointing = False
+    """Compute the logits again in the backward pass, `CHECKPOINTED_ROWS` at a time (see `arvid.nn.checkpointing`)."""
 
     def __init__(
         self, dim: int, vocab_size: int, num_other_ids: int = 0, *, label_smoothing: float = 0.0
@@ -79,14 +84,23 @@ class CategoricalHead(TokenHead):
         target: Int[Tensor, "b n"],
     ) -> Float[Tensor, "b n"]:
         """Cross-entropy in nats of each token."""
-        logits = self.logits(hidden).float()
-        loss = F.cross_entropy(
-            logits.flatten(0, 1),
-            target.flatten(),
+        rows, ids = hidden.flatten(0, 1), target.flatten()
+        if self.gradient_checkpointing:
+            parts = zip(rows.split(CHECKPOINTED_ROWS), ids.split(CHECKPOINTED_ROWS), strict=True)
+            loss = torch.cat([checkpointed(self._cross_entropy, *part) for part in parts])
+        else:
+            loss = self._cross_entropy(rows, ids)
+        return loss.view(target.shape)
+
+    def _cross_entropy(
+        self, hidden: Float[Tensor, "r d"], target: Int[Tensor, " r"]
+    ) -> Float[Tensor, " r"]:
+        return F.cross_entropy(
+            self.logits(hidden).float(),
+            target,
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        return loss.view(target.shape)
 
     def sample(
         self,

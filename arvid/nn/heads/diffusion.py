@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.attention import gather_rows
+from arvid.nn.checkpointing import checkpointed
 from arvid.nn.draws import draw, randn_like
 from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
@@ -139,6 +140,8 @@ class DiffusionHead(TokenHead):
 
     options_class: ClassVar[type[SamplingOptions]] = DiffusionSampling
     form: ClassVar[Form] = "nova"
+    gradient_checkpointing = False
+    """Compute the network again in the backward pass, one repeat at a time (see `arvid.nn.checkpointing`)."""
     _times: Tensor
     _levels: Tensor
 
@@ -190,9 +193,18 @@ class DiffusionHead(TokenHead):
         target = target.float().expand(self.repeats, *target.shape)  # (R, B, N, C)
         index = self._draw_times(target.shape[:-1], target.device)
         noisy, goal = self._corrupt(target, randn_like(target, axis=1), index, hidden.dtype)
-        modulations = self.net.modulations(self._embed_times(index) + condition)
-        predicted = self.net(noisy.to(condition.dtype), modulations)
+        if self.gradient_checkpointing:
+            parts = zip(noisy.split(1), index.split(1), strict=True)
+            predicted = torch.cat([checkpointed(self._denoise, *part, condition) for part in parts])
+        else:
+            predicted = self._denoise(noisy, index, condition)
         return self._errors(predicted.float(), goal, target, index).mean((0, -1))  # (B, N)
+
+    def _denoise(self, noisy: Tensor, index: Tensor, condition: Tensor) -> Tensor:
+        """The network's predictions (R, B, N, C) for noisy tokens at the training times with these indices."""
+        modulations = self.net.modulations(self._embed_times(index) + condition)
+        out: Tensor = self.net(noisy.to(condition.dtype), modulations)
+        return out
 
     def _errors(self, predicted: Tensor, goal: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """Loss of each number (R, B, N, C) of the tokens, at training times with these indices (R, B, N)."""
