@@ -39,6 +39,8 @@ COMMANDS = {
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")
+TAKE_FIT_OPTIONS = ("plan",)
+"""Commands that take the options of `fit` besides their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,9 +92,13 @@ def _run(arguments: list[str]) -> int:
             module = _module(name)
             subparser.description = module.__doc__
             module.add_arguments(subparser)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    module = _module(options.command)
+    if others and options.command not in TAKE_FIT_OPTIONS:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.fit_options = others
     with trusting(getattr(options, "trust", ())):
-        code: int = _module(options.command).run(options)
+        code: int = module.run(options)
     return code
 
 

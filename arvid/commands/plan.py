@@ -1,6 +1,6 @@
 """What a training will cost, before anything runs: parameters, memory, FLOPs, days, sampling, encoding.
 
-Takes the configurations and options of `arvid fit`. Nothing is trained, downloaded or read from the data: networks run
+Takes the configurations and options of `arvid fit` (such as --data.batch_size 8). Nothing is trained, downloaded or read from the data: networks run
 on tensors without numbers. Times are the FLOPs divided by a share (--utilisation) of the device's published peak rate.
 
 example:
@@ -64,9 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clips", type=at_least(1).integer, help="number of clips in the training set"
     )
     parser.add_argument("--json", action="store_true", help="print the main numbers as JSON")
-    parser.add_argument(
-        "options", nargs=argparse.REMAINDER, help="options of `arvid fit`, after all others"
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,7 +92,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
     device = find_device(options.device)
     given = [part for name in options.config for part in ("--config", name)]
-    config = parse_fit([*given, *options.options])
+    config = parse_fit([*given, *options.fit_options])
     clip = tuple(options.clip) if options.clip else None
     setting = read_setting(config, options.config, clip_shape=clip, num_clips=options.clips)
     return make_plan(

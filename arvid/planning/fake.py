@@ -151,8 +151,13 @@ class FakeNetworks:
 
     def _draw(self, sample: Callable[[], Any], uniform: float) -> Any:
         self.drew = True
-        with unset_fake_temporarily(), _Uniform(uniform):
-            return sample()
+        return at_quantile(sample, uniform)
+
+
+def at_quantile(sample: Callable[[], Any], uniform: float) -> Any:
+    """`sample()` on real tensors, with `uniform` from 0 to 1 in place of every random number that it draws."""
+    with unset_fake_temporarily(), _Uniform(uniform):
+        return sample()
 
 
 class _Uniform(TorchFunctionMode):
