@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from arvid.planning.plan import Plan
 
 UTILISATION = 0.4
-GPUS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus",
         type=at_least(1).integer,
-        default=GPUS,
-        help=f"GPUs that train together (default: {GPUS})",
+        help="GPUs that train together (default: 8, or fewer if they cannot share the clips of a step)",
     )
     parser.add_argument(
         "--utilisation",

@@ -7,7 +7,8 @@ time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,5 +40,32 @@ def checkpointed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return function(*arguments)
-    out: Tensor = checkpoint(function, *arguments, use_reentrant=False, context_fn=replaying)
+    out: Tensor = checkpoint(function, *arguments, use_reentrant=False, context_fn=_contexts)
     return out
+
+
+@contextmanager
+def repeating_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Inside the block, second computations run in `context()`: for modes of torch that a backward pass leaves off."""
+    global _repeating
+    before, _repeating = _repeating, context
+    try:
+        yield
+    finally:
+        _repeating = before
+
+
+_repeating: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    first, second = replaying()
+    return first, _both(second, _repeating())
+
+
+@contextmanager
+def _both(
+    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
+) -> Iterator[None]:
+    with first, second:
+        yield

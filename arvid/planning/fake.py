@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
 from arvid.nn.attend import kernels_of_gpus
+from arvid.nn.checkpointing import repeating_in
 from arvid.nn.draws import drawing_by
 
 LARGE = 2**14
@@ -146,6 +147,7 @@ class FakeNetworks:
             if self.gpu:
                 stack.enter_context(kernels_of_gpus())
                 stack.enter_context(_GpuFunctions())
+                stack.enter_context(repeating_in(_GpuFunctions))
             yield
 
 

@@ -14,7 +14,7 @@ from arvid.nn.checkpointing import CHECKPOINTINGS, Checkpointing, set_checkpoint
 from arvid.planning.devices import Device
 from arvid.planning.fake import FakeNetworks
 from arvid.planning.generation import GenerationCost, encoding_flops, generation_cost
-from arvid.planning.memory import Activations, Fit, State, count_state, fit_ways
+from arvid.planning.memory import Activations, Fit, State, count_state, fit_ways, largest_divisor
 from arvid.planning.networks import (
     PlannedTokenizer,
     example_condition,
@@ -28,6 +28,8 @@ from arvid.planning.step import StepCost, measure_step
 from arvid.training.generator_module import GeneratorModule
 from arvid.training.tokenizer_module import TokenizerModule
 
+MOST_GPUS = 8
+"""GPUs of one machine."""
 MEDIAN = 0.5
 EXTREMES = (0.0, 0.999)
 """Random numbers at the ends of their range: the largest step is one of these two."""
@@ -100,7 +102,7 @@ def make_plan(
     setting: Setting,
     device: Device,
     *,
-    num_gpus: int = 8,
+    num_gpus: int | None = None,
     utilisation: float = 0.4,
     tokenizer: str | None = None,
 ) -> Plan:
@@ -109,12 +111,14 @@ def make_plan(
     Args:
         setting: see `read_setting`.
         device: the kind of GPU.
-        num_gpus: number of GPUs that train together.
+        num_gpus: number of GPUs that train together; by default `MOST_GPUS`, or fewer if they cannot share a step.
         utilisation: share of the device's peak rate that is reached.
         tokenizer: configuration of the tokenizer, if it has no file yet (see `plan_tokenizer`).
 
     Raises UserError for a number of GPUs that does not divide the clips of a step.
     """
+    if num_gpus is None:
+        num_gpus = largest_divisor(setting.clips_per_step or MOST_GPUS, MOST_GPUS)
     clips_per_step = setting.clips_per_step or setting.batch_size * num_gpus
     if clips_per_step % num_gpus:
         raise UserError(

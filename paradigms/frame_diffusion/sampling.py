@@ -256,10 +256,12 @@ class WindowSampler:
         if not self.model.causal:
             return None
         network = self.model.network
+        first_block = start + 1 if self.fed else int(not network.num_context)
+        if first_block == last:  # one block goes in, which sees everything
+            return None
         blocks = network.block_index(torch.arange(last, device=self.tokens.device))
         going_in = blocks[network.length(start) if self.fed else 0 :]
-        seen = going_in[:, None] >= blocks
-        return None if going_in[0] == blocks[-1] else seen
+        return going_in[:, None] >= blocks
 
 
 def num_steps(options: SamplingOptions) -> int:

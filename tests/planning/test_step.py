@@ -129,7 +129,7 @@ def test_state_against_a_real_optimizer(muon: bool | str) -> None:
     assert 0 < state.block < state.weights
 
 
-@pytest.mark.parametrize(("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2)])
+@pytest.mark.parametrize(("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2), ("frame_diffusion", 3)])
 def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
     size = ["--model.init_args.size.depth", str(depth)]
     setting = setting_of(paradigm, size=size)
