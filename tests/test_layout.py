@@ -174,6 +174,7 @@ ROOMS = (
     "sampling",
     "training",
     "evaluation",
+    "planning",
     "suites",
     "report",
     "experiments",

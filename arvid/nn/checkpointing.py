@@ -60,12 +60,19 @@ _repeating: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     first, second = replaying()
-    return first, _both(second, _repeating())
+    return first, _Both(second, _repeating())
 
 
-@contextmanager
-def _both(
-    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
-) -> Iterator[None]:
-    with first, second:
-        yield
+class _Both:
+    """Two contexts in one. Not a generator of contextlib, as in `arvid.nn.draws`."""
+
+    def __init__(self, *contexts: AbstractContextManager[Any]) -> None:
+        self._contexts = contexts
+
+    def __enter__(self) -> None:
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(*error)

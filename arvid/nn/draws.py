@@ -96,23 +96,32 @@ def replaying() -> tuple[AbstractContextManager[None], AbstractContextManager[No
 
     It is a `context_fn` of torch.utils.checkpoint, which itself does the same for torch's generators.
     """
-    stream = _stream
-    return nullcontext(), _replayed(stream, None if stream is None else stream.position)
+    return nullcontext(), _Replayed(_stream)
 
 
-@contextmanager
-def _replayed(stream: SharedStream | None, position: Any) -> Iterator[None]:
-    global _stream
-    before, _stream = _stream, stream
-    latest = None if stream is None else stream.position
-    if stream is not None:
-        stream.position = position
-    try:
-        yield
-    finally:
-        _stream = before
-        if stream is not None and latest is not None:
-            stream.position = latest
+class _Replayed:
+    """Draws from a stream as of an earlier position; then the stream is where it was.
+
+    Not a generator of contextlib: torch ends a repetition by an exception, whose frames a generator would keep alive,
+    with their tensors, until the garbage collector comes.
+    """
+
+    def __init__(self, stream: SharedStream | None) -> None:
+        self._stream = stream
+        self._position = None if stream is None else stream.position
+
+    def __enter__(self) -> None:
+        global _stream
+        self._outer, _stream = _stream, self._stream
+        if self._stream is not None and self._position is not None:
+            self._latest = self._stream.position
+            self._stream.position = self._position
+
+    def __exit__(self, *_: object) -> None:
+        global _stream
+        _stream = self._outer
+        if self._stream is not None:
+            self._stream.position = self._latest
 
 
 def counted_clips(num: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from arvid.contracts import Request, SamplingOptions, TokenHead
 from arvid.evaluation.budget import flop_counter
@@ -102,9 +103,18 @@ def _tokens_cost(model: GeneratorModule, fakes: FakeNetworks) -> tuple[float, fl
             options=options,
             on_step=watch.look,
         )
-        with flop_counter() as counter:
+        with flop_counter() as counter, _ZeroIds():
             paradigm.generate(request)
     return float(counter.get_total_flops()) + head.flops, float(watch.num_bytes)
+
+
+class _ZeroIds(TorchFunctionMode):
+    """Tells the range of given ids, which are zeros here: models check it, but fake tensors have no values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (0, 0) if func is Tensor.aminmax else func(*args, **(kwargs or {}))
 
 
 class _Caches:

@@ -441,10 +441,8 @@ class NextBlock(Paradigm):
             raise UserError(
                 f"This model needs {self.block[0]} given latent frames, but got {prefix.shape[1]}."
             )
-        order = self.order[: layout.num_tokens]
-        is_given = order < given
-        tokens[:, is_given] = prefix.to(dtype).flatten(1, 3)[:, order[is_given]]
-        return tokens, known
+        tokens[:, :given] = prefix.to(dtype).flatten(1, 3)  # in raster order
+        return tokens[:, self.order[: layout.num_tokens]], known
 
     def _whole_blocks(self, num_frames: int) -> int:
         """Tokens of the whole blocks among the first latent frames."""
