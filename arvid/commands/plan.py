@@ -1,7 +1,8 @@
 """What a training will cost, before anything runs: parameters, memory, FLOPs, days, sampling, encoding.
 
-Takes the configurations and options of `arvid fit` (such as --data.batch_size 8). Nothing is trained, downloaded or read from the data: networks run
-on tensors without numbers. Times are the FLOPs divided by a share (--utilisation) of the device's published peak rate.
+Takes the configurations and options of `arvid fit` (such as --data.batch_size 8). Nothing is trained, downloaded or
+read from the data: networks run on tensors without numbers. Times are the FLOPs divided by a share (--utilisation) of
+the device's published peak rate.
 
 example:
   arvid plan --config settings/nova-paper-video --config paradigms/nova-paper-video --config sizes/d48w1024 --gpus 128

@@ -21,7 +21,7 @@ from arvid.nn.checkpointing import repeating_in
 from arvid.nn.draws import drawing_by
 
 LARGE = 2**14
-"""Elements of a tensor from which on `light` gives it no storage. Smaller ones are values that constructors may read."""
+"""Elements of a tensor from which on `light` gives it no storage. Constructors may read the values of smaller ones."""
 FACTORIES = {torch.empty, torch.rand, torch.randn, torch.zeros, torch.ones}
 """How constructors make parameters."""
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -149,7 +149,6 @@ class FakeNetworks:
                 stack.enter_context(_GpuFunctions())
                 stack.enter_context(repeating_in(_GpuFunctions))
             yield
-
 
     def _draw(self, sample: Callable[[], Any], uniform: float) -> Any:
         self.drew = True

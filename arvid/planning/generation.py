@@ -176,7 +176,9 @@ class _HeadStandIn:
     ) -> float:
         """FLOPs of sampling `num` tokens."""
         few = {name: torch.zeros(1, num, hidden.shape[-1]) for name in others}
-        plain = {k: v for k, v in given.items() if k not in others and k not in ("frame", "generator")}
+        plain = {
+            k: v for k, v in given.items() if k not in others and k not in ("frame", "generator")
+        }
         with flop_counter() as counter:
             self._sample(torch.zeros(1, num, hidden.shape[-1]), **few, **plain)
         found = float(counter.get_total_flops())

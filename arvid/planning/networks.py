@@ -77,7 +77,9 @@ def plan_tokenizer(setting: Setting, override: str | None = None) -> PlannedToke
     planned = _of_name(setting, token_type, override)
     found = planned.tokenizer.spec.type
     if found != token_type:
-        raise UserError(f"The tokens of {override or 'the tokenizer'} are {found}, not {token_type}.")
+        raise UserError(
+            f"The tokens of {override or 'the tokenizer'} are {found}, not {token_type}."
+        )
     return planned
 
 

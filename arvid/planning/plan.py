@@ -126,7 +126,11 @@ def make_plan(
             "choose another --gpus."
         )
     fakes = FakeNetworks(setting.precision)
-    costs = _generator(setting, fakes, tokenizer) if setting.is_generator else _tokenizer(setting, fakes)
+    costs = (
+        _generator(setting, fakes, tokenizer)
+        if setting.is_generator
+        else _tokenizer(setting, fakes)
+    )
     batch = setting.batch_size
     ways = fit_ways(
         costs.training.state,
@@ -173,7 +177,9 @@ def _generator(setting: Setting, fakes: FakeNetworks, override: str | None) -> _
         condition = example_condition(module, batch_size)
         return [module.paradigm.loss(tokens, condition)["loss"]]
 
-    training = _training(setting, fakes, module, losses, _parts_of_generator(module), CHECKPOINTINGS)
+    training = _training(
+        setting, fakes, module, losses, _parts_of_generator(module), CHECKPOINTINGS
+    )
     generation, encoding = _sampling(setting, tokenizer)
     notes = (tokenizer.note,) if tokenizer.note else ()
     return _Costs(training, grid.num_tokens, generation, encoding, notes)
@@ -206,7 +212,9 @@ def _tokenizer(setting: Setting, fakes: FakeNetworks) -> _Costs:
     def losses(batch_size: int) -> Sequence[Tensor]:
         return module.losses(fakes.zeros(batch_size, 3, frames, height, width))[0]
 
-    training = _training(setting, fakes, module, losses, _parts_of_tokenizer(module), ("none", "blocks"))
+    training = _training(
+        setting, fakes, module, losses, _parts_of_tokenizer(module), ("none", "blocks")
+    )
     grid = module.tokenizer.spec.grid(*setting.clip_shape)
     return _Costs(training, grid.num_tokens, None, None, ())
 

@@ -99,8 +99,8 @@ class GeneratorModule(LightningModule):
         fps: condition on the frame rate.
         conditions: names of further conditions (see `arvid.nn.conditions`).
         optimizer: options of the optimiser and its schedule.
-        checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the network,
-            for a third more time; or blocks_and_head. Results do not change.
+        checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the
+            network, for a third more time; or blocks_and_head. Results do not change.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """

@@ -9,18 +9,27 @@ import pytest
 
 from arvid.cli import main
 from arvid.contracts import UserError
+from arvid.nn.checkpointing import CHECKPOINTINGS, set_checkpointing
 from arvid.planning.devices import DEVICES, GIB, find_device
 from arvid.planning.fake import FakeNetworks
 from arvid.planning.memory import Activations, State, fit_ways, largest_divisor
-from arvid.planning.networks import plan_generator, plan_tokenizer
+from arvid.planning.networks import (
+    example_condition,
+    example_tokens,
+    plan_generator,
+    plan_tokenizer,
+)
 from arvid.planning.plan import Plan, make_plan
 from arvid.planning.setting import Setting, read_setting
+from arvid.planning.step import measure_step
 from arvid.planning.table import recommendation
 from arvid.training.cli import parse_fit
 
 PAPERS = [  # setting and paradigm, size, parameters in millions, clip
     ("nova-paper-video", "d48w1024", 644.2, (33, 480, 768)),
     ("nova-released-video", "d48w1024", 644.2, (33, 480, 768)),
+    ("nova-paper-image", "d48w1024", 641.5, (1, 512, 512)),
+    ("nova-released-image", "d48w1024-sdxl", 645.7, (1, 1024, 1024)),
     ("nbp-paper-k600", "d24w1536", 878.5, (17, 128, 128)),
     ("nbp-released-k600", "d32w3072", 4034.1, (17, 128, 128)),
     ("nbp-paper-ucf101", "d24w1536", 976.8, (17, 128, 128)),
@@ -87,6 +96,23 @@ def test_checkpointing_costs_time_and_saves_memory(small: Plan) -> None:
     none, blocks, head = (small.training.steps[n] for n in ("none", "blocks", "blocks_and_head"))
     assert none.flops < blocks.flops < head.flops < 1.5 * none.flops
     assert none.saved > blocks.saved > head.saved
+
+
+def test_checkpointed_blocks_are_freed_one_by_one() -> None:
+    depth = ("--model.init_args.size.depth=24", "--model.init_args.size.dim=64")
+    names = ("settings/sprites", "paradigms/next_token", "sizes/debug")
+    setting = setting_of(*names, options=depth)
+    fakes = FakeNetworks()
+    module = plan_generator(setting, plan_tokenizer(setting), fakes).train()
+    peaks = {}
+    for checkpoint in CHECKPOINTINGS:
+        set_checkpointing(module, checkpoint)
+        with fakes.running():
+            tokens, condition = example_tokens(module, 2, 3), example_condition(module, 2)
+            peaks[checkpoint] = measure_step(
+                module, lambda: [module.paradigm.loss(tokens, condition)["loss"]]
+            ).peak
+    assert peaks["blocks_and_head"] <= peaks["blocks"] < 0.4 * peaks["none"]
 
 
 def test_averages_and_muon_are_in_the_state(small: Plan) -> None:

@@ -129,7 +129,9 @@ def test_state_against_a_real_optimizer(muon: bool | str) -> None:
     assert 0 < state.block < state.weights
 
 
-@pytest.mark.parametrize(("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2), ("frame_diffusion", 3)])
+@pytest.mark.parametrize(
+    ("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2), ("frame_diffusion", 3)]
+)
 def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
     size = ["--model.init_args.size.depth", str(depth)]
     setting = setting_of(paradigm, size=size)
@@ -143,7 +145,9 @@ def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
     assert cost.evaluations == model.paradigm.num_evaluations(
         clip_grid(model), options=model.sampling
     )
-    if paradigm == "next_block":  # keys and values of context and tokens, in both passes of guidance
+    if (
+        paradigm == "next_block"
+    ):  # keys and values of context and tokens, in both passes of guidance
         positions = len(model.paradigm.blocks)
         assert cost.cache == 2 * 2 * depth * positions * 32 * 4
 
