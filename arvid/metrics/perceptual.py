@@ -122,7 +122,7 @@ def untrained(net: str) -> nn.Module:
 
 def _build(net: str, path: Path) -> nn.Module:
     network = untrained(net)
-    _load_backbone(network.net, path)
+    _load_backbone(network.get_submodule("net"), path)
     return network
 
 

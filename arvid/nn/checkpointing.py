@@ -25,12 +25,12 @@ CHECKPOINTINGS: tuple[Checkpointing, ...] = get_args(Checkpointing)
 
 def set_checkpointing(module: nn.Module, what: Checkpointing) -> None:
     """Turn checkpointing on or off in all parts of a module that support it."""
-    for child in module.modules():
-        if hasattr(child, "gradient_checkpointing"):
-            in_head = isinstance(child, TokenHead)
-            child.gradient_checkpointing = what == "blocks_and_head" or (
-                what == "blocks" and not in_head
-            )
+    switches: list[Any] = [m for m in module.modules() if hasattr(m, "gradient_checkpointing")]
+    for child in switches:
+        in_head = isinstance(child, TokenHead)
+        child.gradient_checkpointing = what == "blocks_and_head" or (
+            what == "blocks" and not in_head
+        )
 
 
 def checkpointed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -175,7 +175,7 @@ class _HeadStandIn:
         self, hidden: Tensor, others: dict[str, Tensor], given: dict[str, Any], num: int
     ) -> float:
         """FLOPs of sampling `num` tokens."""
-        few = {name: torch.zeros(1, num, hidden.shape[-1]) for name in others}
+        few: dict[str, Any] = {name: torch.zeros(1, num, hidden.shape[-1]) for name in others}
         plain = {
             k: v for k, v in given.items() if k not in others and k not in ("frame", "generator")
         }

@@ -243,7 +243,8 @@ def _training(
     if fakes.drew:
         found |= {uniform: at(uniform, batch) for uniform in EXTREMES}
     worst = max(found, key=lambda uniform: found[uniform].peak)
-    steps, lines = {}, {}
+    steps: dict[str, StepCost] = {}
+    lines: dict[str, Activations] = {}
     for name in checkpointings:
         set_checkpointing(module, name)
         full = found[worst] if name == "none" else at(worst, batch)

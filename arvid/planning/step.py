@@ -87,7 +87,7 @@ class LiveMemory(TorchDispatchMode):
     """The largest number of bytes that is alive at a time, of storages made inside the block."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {_key(p.untyped_storage()) for p in parameters}
         self._live = 0
         self.peak = 0

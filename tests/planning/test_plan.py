@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
 from arvid.cli import main
 from arvid.contracts import UserError
@@ -104,14 +105,16 @@ def test_checkpointed_blocks_are_freed_one_by_one() -> None:
     setting = setting_of(*names, options=depth)
     fakes = FakeNetworks()
     module = plan_generator(setting, plan_tokenizer(setting), fakes).train()
+
+    def losses() -> list[Tensor]:
+        tokens, condition = example_tokens(module, 2, 3), example_condition(module, 2)
+        return [module.paradigm.loss(tokens, condition)["loss"]]
+
     peaks = {}
     for checkpoint in CHECKPOINTINGS:
         set_checkpointing(module, checkpoint)
         with fakes.running():
-            tokens, condition = example_tokens(module, 2, 3), example_condition(module, 2)
-            peaks[checkpoint] = measure_step(
-                module, lambda: [module.paradigm.loss(tokens, condition)["loss"]]
-            ).peak
+            peaks[checkpoint] = measure_step(module, losses).peak
     assert peaks["blocks_and_head"] <= peaks["blocks"] < 0.4 * peaks["none"]
 
 
