@@ -167,7 +167,9 @@ def plan_tokenizer_training(setting: Setting, fakes: FakeNetworks) -> TokenizerM
             module.perceptual = _UntrainedPerceptual(Perceptual(**perceptual))
     fakes.take(module)
     if module.perceptual is not None:
-        fakes.take(module.perceptual.network)
+        network = module.perceptual.network
+        fakes.take(network)
+        network.to = lambda *_: network  # type: ignore[assignment, method-assign]  # it is in place
     module.discriminator_guard = _NoGuard()  # type: ignore[assignment]
     return module
 
