@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from arvid.contracts import Request, SamplingOptions, TokenHead
+from arvid.contracts import Request, TokenHead
 from arvid.evaluation.budget import flop_counter
 from arvid.nn.attention import KVCache
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion import DiffusionHead
-from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.planning.fake import FakeNetworks
 from arvid.planning.networks import example_condition, example_tokens
 from arvid.sampling.sample import clip_grid
@@ -89,10 +88,8 @@ def _tokens_cost(model: GeneratorModule, fakes: FakeNetworks) -> tuple[float, fl
     model.requires_grad_(False)
     paradigm, options = model.paradigm.eval(), model.sampling
     watch, given_head = _Caches(), getattr(paradigm, "head", None)
-    if isinstance(given_head, DiffusionHead):
-        given_head.steps(DiffusionSampling.of(options))  # computed with values, and kept
     with torch.no_grad(), fakes.running(autocast=False):
-        head = _HeadStandIn(given_head, options)
+        head = _HeadStandIn(given_head)
         prefix = None
         if paradigm.required_frames:
             prefix = example_tokens(model, 1, paradigm.required_frames)
@@ -137,10 +134,9 @@ class _HeadStandIn:
     Sampling reads values of logits, which fake tensors do not have.
     """
 
-    def __init__(self, head: TokenHead | None, options: SamplingOptions) -> None:
+    def __init__(self, head: TokenHead | None) -> None:
         self.flops = 0.0
         self.head = head
-        self.options = options
         self._known: dict[int, tuple[float, float]] = {}
         if isinstance(head, CategoricalHead):
             head.sample = self._ids  # type: ignore[method-assign]

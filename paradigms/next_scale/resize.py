@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from arvid.nn.lasting import lasting
+
 Side = tuple[int, int]
 """Rows and columns of a grid."""
 
@@ -45,7 +47,6 @@ def _resize(x: Tensor, side: Side, mode: str) -> Tensor:
 @lru_cache(maxsize=256)
 def _matrix(num: int, new: int, mode: str, device: torch.device) -> Float[Tensor, "new num"]:
     """Matrix of an interpolation along one axis: its columns are the interpolated unit vectors."""
-    # Kept for training: a tensor made in inference mode could not be saved for the backward pass.
-    with torch.inference_mode(False):
+    with lasting():
         units = torch.eye(num, device="cpu")[None, :, :, None]
         return F.interpolate(units, (new, 1), mode=mode)[0, :, :, 0].T.contiguous().to(device)

@@ -133,8 +133,9 @@ def test_state_against_a_real_optimizer(muon: bool | str) -> None:
     ("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2), ("frame_diffusion", 3)]
 )
 def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
+    few = {"frame_diffusion": ["--model.init_args.sampling={guidance: 3.0, diffusion_steps: 4}"]}
     size = ["--model.init_args.size.depth", str(depth)]
-    setting = setting_of(paradigm, size=size)
+    setting = setting_of(paradigm, size=[*size, *few.get(paradigm, [])])
     fakes, tokenizer = FakeNetworks(), plan_tokenizer(setting)
     cost = generation_cost(
         lambda blocks: plan_generator(setting, tokenizer, fakes, depth=blocks), depth, fakes

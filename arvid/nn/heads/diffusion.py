@@ -278,7 +278,7 @@ class DiffusionHead(TokenHead):
             return torch.randn(shape, device=hidden.device, generator=generator)
 
         x = draw()
-        steps = self.steps(options)
+        steps = self._steps(options)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
         unguided = steps[len(guided) :]  # times decrease, so these are the last steps
         for part, passes in ((guided, condition), (unguided, condition[:1])):
@@ -291,7 +291,7 @@ class DiffusionHead(TokenHead):
                     x = x + deviation * draw()
         return x if frame is None else gather_rows(x, frame.ids)
 
-    def steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
+    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
         return sampling_steps(self.process, options.diffusion_steps, self.shift, options.flow_shift)
 
     def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> float | Tensor:

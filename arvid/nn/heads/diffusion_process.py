@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid.contracts import SamplingOptions, UserError
+from arvid.nn.lasting import lasting
 from arvid.options import option
 from arvid.ranges import SHARE, above, at_least, between
 
@@ -88,7 +89,10 @@ def sampling_steps(
     """
     if process == "ddpm" and new_shift is not None:
         raise UserError("flow_shift is for the flow process; this model's is ddpm, which has none.")
-    return _ddpm_steps(num_steps) if process == "ddpm" else _flow_steps(num_steps, shift, new_shift)
+    with lasting():
+        if process == "ddpm":
+            return _ddpm_steps(num_steps)
+        return _flow_steps(num_steps, shift, new_shift)
 
 
 def _ddpm_steps(num_steps: int) -> tuple[Step, ...]:

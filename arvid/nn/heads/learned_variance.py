@@ -109,7 +109,7 @@ class LearnedVarianceHead(DiffusionHead):
             generator=generator,
         )
 
-    def steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
+    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
         if options.flow_shift is not None:
             raise UserError(
                 "flow_shift is for the flow process; this model's is ddpm, which has none."
