@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from arvid.contracts import UserError
+from arvid.nn.checkpointing import checkpointed
 from arvid.ranges import at_least, between
 
 Triple = tuple[int, int, int]
@@ -259,7 +259,7 @@ class CausalStack(nn.Module):
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
             if recompute:
-                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+                x = checkpointed(layer, x)
             else:
                 x = _apply(layer, x, state)
         if state is not None:

@@ -169,7 +169,7 @@ def plan_tokenizer_training(setting: Setting, fakes: FakeNetworks) -> TokenizerM
     if module.perceptual is not None:
         network = module.perceptual.network
         fakes.take(network)
-        network.to = lambda *_: network  # type: ignore[assignment, method-assign]  # it is in place
+        network.to = lambda *_: network  # type: ignore[method-assign]  # it is in place
     module.discriminator_guard = _NoGuard()  # type: ignore[assignment]
     return module
 
