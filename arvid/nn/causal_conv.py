@@ -258,10 +258,7 @@ class CausalStack(nn.Module):
         x = x.to(next(self.parameters()).dtype)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            if recompute:
-                x = checkpointed(layer, x)
-            else:
-                x = _apply(layer, x, state)
+            x = checkpointed(layer, x) if recompute else _apply(layer, x, state)
         if state is not None:
             state.started = True
         return x
