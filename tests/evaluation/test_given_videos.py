@@ -261,8 +261,8 @@ def test_folders_of_gif_are_scored(real: Path, tmp_path: Path) -> None:
 
 HASHES = {
     "arvid-1024-16f": "c48b5bfd56ffecf8",
-    "clips-generation": "a7060f00e829e552",
-    "clips-prediction": "522b7d28b948747c",
+    "clips-generation": "fe973842ed652759",
+    "clips-prediction": "6e95bbfe7389679b",
     "latte-2048-16f": "d363c43c826547de",
     "magvit-ucf101": "cd58c66dddc9ac5e",
     "nbp-k600-fp": "18ab3e29afb20679",
