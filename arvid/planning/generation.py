@@ -120,12 +120,17 @@ class _Caches:
     def __init__(self) -> None:
         self.num_bytes = 0
         self._looks = 0
+        self._others = _all_caches()  # of other models
 
     def look(self) -> None:
         self._looks += 1
         if self._looks <= 2:  # a few networks fill their caches with the second evaluation
-            found = [x for x in gc.get_objects() if type(x) is KVCache]
-            self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in found))
+            new = _all_caches() - self._others
+            self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in new))
+
+
+def _all_caches() -> set[KVCache]:
+    return {x for x in gc.get_objects() if type(x) is KVCache}
 
 
 class _HeadStandIn:
