@@ -133,7 +133,7 @@ def test_state_against_a_real_optimizer(muon: bool | str) -> None:
     ("paradigm", "depth"), [("nova", 9), ("next_block", 14), ("mar", 7), ("frame_diffusion", 3)]
 )
 def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
-    steps = ["--model.init_args.sampling={guidance: 3.0, diffusion_steps: 4}"]
+    steps = ["--model.init_args.sampling={guidance: 3.0, diffusion_steps: 4, num_sets: 3}"]
     few = dict.fromkeys(["frame_diffusion", "mar", "nova"], steps)
     size = ["--model.init_args.size.depth", str(depth)]
     setting = setting_of(paradigm, size=[*size, *few.get(paradigm, [])])
