@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from arvid.contracts import Request, TokenHead
@@ -26,8 +26,8 @@ from arvid.planning.networks import example_condition, example_tokens
 from arvid.sampling.sample import clip_grid
 from arvid.training.generator_module import GeneratorModule
 
-PERIOD = 6
-"""Difference of the two depths. A third and a half of it are whole, so parts with a share of the blocks grow alike."""
+PERIODS = (1, 2, 3, 6)
+"""Differences of the two depths that are tried. Parts with a third or a half of the blocks need more than 1."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,43 @@ def generation_cost(
         depth: blocks of the model.
         fakes: the fake tensors that it runs on.
     """
-    if depth <= 2 * PERIOD:
-        model = build(depth)
+    model = build(depth)
+    pair = _depths(build, depth, model)
+    if pair is None:
         flops, cache = _tokens_cost(model, fakes)
     else:
-        small = depth % PERIOD or PERIOD
-        model = build(small + PERIOD)
-        first, second = _tokens_cost(build(small), fakes), _tokens_cost(model, fakes)
-        steps = (depth - small) / PERIOD
+        first, second = (_tokens_cost(build(blocks), fakes) for blocks in pair)
+        steps = (depth - pair[0]) / (pair[1] - pair[0])
         flops, cache = (a + steps * (b - a) for a, b in zip(first, second, strict=True))
     grid = clip_grid(model)
     evaluations = model.paradigm.num_evaluations(
         grid, prefix_frames=model.paradigm.required_frames, options=model.sampling
     )
     return GenerationCost(flops, _decoding_flops(model, fakes), evaluations, cache)
+
+
+def _depths(
+    build: Callable[[int], GeneratorModule], depth: int, model: GeneratorModule
+) -> tuple[int, int] | None:
+    """The smallest two depths from which all stacks of blocks grow evenly up to the model's; None if there are none."""
+    target = _stacks(model)
+    for period in PERIODS:
+        small = depth % period or period
+        if small + period >= depth:
+            break
+        first, second = (_stacks(build(blocks)) for blocks in (small, small + period))
+        if not len(first) == len(second) == len(target):
+            continue
+        steps = (depth - small) // period
+        grown = [a + steps * (b - a) for a, b in zip(first, second, strict=True)]
+        if all(first) and grown == target:
+            return small, small + period
+    return None
+
+
+def _stacks(model: GeneratorModule) -> list[int]:
+    """Blocks of each stack of the network; the head's do not depend on the depth."""
+    return [len(m) for m in model.paradigm.modules() if isinstance(m, nn.ModuleList)]
 
 
 def _decoding_flops(model: GeneratorModule, fakes: FakeNetworks) -> float:
@@ -120,12 +143,17 @@ class _Caches:
     def __init__(self) -> None:
         self.num_bytes = 0
         self._looks = 0
+        self._others = _all_caches()  # of other models
 
     def look(self) -> None:
         self._looks += 1
         if self._looks <= 2:  # a few networks fill their caches with the second evaluation
-            found = [x for x in gc.get_objects() if type(x) is KVCache]
-            self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in found))
+            new = _all_caches() - self._others
+            self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in new))
+
+
+def _all_caches() -> set[KVCache]:
+    return {x for x in gc.get_objects() if type(x) is KVCache}
 
 
 class _HeadStandIn:

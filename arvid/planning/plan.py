@@ -195,7 +195,9 @@ def _sampling(setting: Setting, tokenizer: PlannedTokenizer) -> tuple[Generation
     generation = generation_cost(build, setting.model["size"]["depth"], fakes)
     spec = tokenizer.tokenizer.spec
     num_values = spec.grid(*setting.clip_shape).num_tokens * _values(spec)
-    return generation, Encoding(encoding_flops(build(1 + 5), fakes), num_values)
+    return generation, Encoding(
+        encoding_flops(build(setting.model["size"]["depth"]), fakes), num_values
+    )
 
 
 def _values(spec: TokenSpec) -> int:

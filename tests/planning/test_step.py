@@ -130,10 +130,11 @@ def test_state_against_a_real_optimizer(muon: bool | str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paradigm", "depth"), [("nova", 3), ("next_block", 14), ("masked", 2), ("frame_diffusion", 3)]
+    ("paradigm", "depth"), [("nova", 9), ("next_block", 14), ("mar", 7), ("frame_diffusion", 3)]
 )
 def test_sampling_against_a_real_count(paradigm: str, depth: int) -> None:
-    few = {"frame_diffusion": ["--model.init_args.sampling={guidance: 3.0, diffusion_steps: 4}"]}
+    steps = ["--model.init_args.sampling={guidance: 3.0, diffusion_steps: 4, num_sets: 3}"]
+    few = dict.fromkeys(["frame_diffusion", "mar", "nova"], steps)
     size = ["--model.init_args.size.depth", str(depth)]
     setting = setting_of(paradigm, size=[*size, *few.get(paradigm, [])])
     fakes, tokenizer = FakeNetworks(), plan_tokenizer(setting)
