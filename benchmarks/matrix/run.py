@@ -6,8 +6,8 @@ order, to the token type, to their interaction, and to the seed.
 
 scales:
   smoke   three steps, to check that it runs
-  demo    one million parameters, 1,400 steps on the included sprites: about 80 minutes on two CPU cores for three seeds of
-          the core rows
+  demo    one million parameters, 1,400 steps on the included sprites: about 80 minutes on two CPU cores for three seeds
+          of the core rows
   lab     38 million parameters, 20,000 steps on your own clips (--data): days on one GPU
   paper   the size of NOVA's 0.6B network on your own clips: a cluster
 
