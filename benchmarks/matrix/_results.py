@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arvid.benchmarks.matrix import _figures
+from arvid.benchmarks.matrix import _figures, _longer
+from arvid.benchmarks.matrix._longer import Longer
 from arvid.benchmarks.matrix._rows import MatrixRow
 from arvid.benchmarks.matrix._values import Cell, Metric, costs_of, metrics_of, training_flops
 from arvid.contracts import UserError
@@ -30,6 +31,7 @@ SCALING_SIZES = 3
 def write(
     rows: Sequence[MatrixRow],
     records: Sequence[ResultRecord],
+    longer: Longer,
     options: argparse.Namespace,
     notes: Sequence[str],
 ) -> None:
@@ -53,13 +55,15 @@ def write(
     curves = drift(rows, records, size)
     if curves:
         _figures.draw_drift(options.out / "drift", curves, options.orders)
+    if longer.curves:
+        _longer.draw(options.out / "longer", longer, options.orders)
     laws = scaling(rows, records, options)
     lines = ["## What it says", "", *what_it_says(chosen), ""]
     lines += [*budget, ""]
     for metric in metrics:
         lines += [f"## {metric.title}, {metric.protocol}", "", *matrix_table(metric, options), ""]
     lines += ["## Costs of one training and one clip", "", *cost_table(costs), ""]
-    lines += [*scaling_lines(laws), tables.markdown(comparison)]
+    lines += [*_longer.lines_of(longer), *scaling_lines(laws), tables.markdown(comparison)]
     results = {
         "scale": options.scale,
         "equal": options.equal,
@@ -67,6 +71,10 @@ def write(
         "seeds": options.seeds,
         "metrics": [plain(metric) for metric in metrics],
         "costs": {n: {" ".join(c): v for c, v in found.items()} for n, found in costs.items()},
+        "longer": {
+            label: {" ".join(cell): values.tolist() for cell, values in cells.items()}
+            for label, cells in longer.curves.items()
+        },
         "scaling": {
             title: {" ".join(cell): dataclasses.asdict(law) for cell, law in found.items()}
             for title, found in laws.items()

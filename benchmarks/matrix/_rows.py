@@ -22,6 +22,8 @@ class Order:
     """File of configs/paradigms."""
     options: tuple[str, ...] = ()
     """Options of `arvid fit`."""
+    longer: bool = True
+    """Whether it can generate clips longer than trained."""
 
 
 ORDERS = {
@@ -33,7 +35,7 @@ ORDERS = {
     "nova-without-TAM": Order(
         config="nova", options=(f"{PARADIGM}.patch=1", f"{PARADIGM}.tam=false")
     ),
-    "masked": Order(config="masked"),
+    "masked": Order(config="masked", longer=False),
     "next_scale": Order(config="next_scale"),
     "frame_diffusion": Order(config="frame_diffusion"),
     "full_sequence": Order(config="full_sequence"),

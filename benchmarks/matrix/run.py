@@ -27,6 +27,7 @@ command to continue an interrupted benchmark.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from arvid.ranges import at_least
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
     from arvid.evaluation.protocols import Protocol
+    from arvid.experiments.variants import Variant
 
 TASKS = ("generation", "prediction")
 
@@ -78,25 +80,31 @@ SCALES = {
 def main() -> None:
     """Train, score, analyse, write."""
     options = parse_arguments()
-    from arvid.benchmarks.matrix import _budgets, _results
+    from arvid.benchmarks.matrix import _budgets, _longer, _results
     from arvid.experiments.variants import score, train
 
     rows = _budgets.with_equal(
         options.equal, matrix_rows(options), options.fit_options, options.out
     )
-    variants = [row.variant(options.fit_options) for row in rows]
-    mine = variants[options.share[0] - 1 :: options.share[1]]
+    mine = rows[options.share[0] - 1 :: options.share[1]]
     print(f"Training {len(mine)} of {len(rows)} rows ...", flush=True)
-    train(mine, options.out)
+    train(variants(mine, options), options.out)
     protocols, notes = scored_protocols(options)
     if len(mine) < len(rows):
-        score(mine, protocols, options.out, references=())
+        score(variants(mine, options), protocols, options.out, references=())
+        _longer.score_longer(mine, options)
         print("This share is done. After all shares, repeat the command without --share.")
         return
     first = [next(row for row in rows if row.token_type == kind) for kind in options.token_types]
-    references = [row.variant(options.fit_options) for row in first]
-    records = score(variants, protocols, options.out, references=references)
-    _results.write(rows, records, options, notes)
+    references = variants(first, options)
+    records = score(variants(rows, options), protocols, options.out, references=references)
+    longer = _longer.score_longer(rows, options)
+    _results.write(rows, records, longer, options, notes)
+
+
+def variants(rows: Sequence[MatrixRow], options: argparse.Namespace) -> list[Variant]:
+    """The rows as trainings."""
+    return [row.variant(options.fit_options) for row in rows]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -139,6 +147,12 @@ def parse_arguments() -> argparse.Namespace:
         help="train and score only the Ith of N parts",
     )
     parser.add_argument("--num-clips", type=at_least(2).integer, help="clips per protocol")
+    parser.add_argument(
+        "--times",
+        type=at_least(1).integer,
+        default=3,
+        help="also score clips of this many trained lengths (default: 3; 1: do not)",
+    )
     parser.add_argument("--title", default="Orders of prediction and token types")
     parser.add_argument("--out", type=Path, default=Path("runs/matrix"), help="folder of the runs")
     options, unknown = parser.parse_known_args()

@@ -25,23 +25,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from arvid.benchmarks.nova import _common as nova
-from arvid.contracts import UserError, VideoDataset
-from arvid.data.clips import ClipSpec
+from arvid.contracts import VideoDataset
 from arvid.data.sprites import Sprites
 from arvid.evaluation.protocols import Protocol, get_protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.records import ResultRecord
-from arvid.experiments.paper import Cell, plain_records, table, write_page
+from arvid.experiments.longer import continued, longer_frames, step_tables
+from arvid.experiments.paper import plain_records, write_page
 from arvid.experiments.variants import Variant, folders, score, usable
 from arvid.ranges import at_least
 from arvid.report import tables
@@ -49,7 +47,6 @@ from arvid.report.page import write_report
 from arvid.report.panels import DASHED, colours, write_figure
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
-from arvid.training.instantiate import build, instantiate
 
 MARKED = 3
 """Trained lengths at the red line of the paper's figure 3."""
@@ -83,7 +80,7 @@ def main() -> None:
         "steps": steps,
         "records": plain_records(records),
     }
-    lines = [*step_tables(records, model), tables.markdown(comparison)]
+    lines = [*step_tables(records, model.paradigm.grid.t), tables.markdown(comparison)]
     write_page(options.out, "NOVA: extrapolation", lines, [*NOTES, *notes], results)
 
 
@@ -142,9 +139,7 @@ def scoring(
     if options.scale == "paper":
         protocol = get_protocol("nova-extrapolation", num_clips=options.num_clips)
         return protocol, real_clips(protocol, options.data), []
-    grid, spec = model.paradigm.grid, model.tokenizer.spec
-    num_frames = spec.num_frames(dataclasses.replace(grid, t=grid.t * options.times))
-    real, clip = continued(model, num_frames)
+    real, clip = continued(model, longer_frames(model, options.times))
     sprites = isinstance(real, Sprites)
     protocol = Protocol(
         name="nova-extrapolation-demo",
@@ -157,38 +152,11 @@ def scoring(
         num_clips=min(options.num_clips or NUM_CLIPS, len(real)),
         clip=clip,
         condition_frames=1,
-        frames_per_step=spec.strides[0],
+        frames_per_step=model.tokenizer.spec.strides[0],
         batch_size=8,
     )
     protocol, notes = usable(protocol)
     return protocol, real, notes
-
-
-def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, ClipSpec]:
-    """The clips of which a run's validation set has the beginnings or windows, `num_frames` of each.
-
-    Raises UserError for a set whose clips have no continuation: whole sprites clips.
-    """
-    config: dict[str, Any] = model.description["validation"]
-    values = dict(config["init_args"])
-    clip: dict[str, Any]
-    if "dataset" in values:  # windows
-        config, clip = values["dataset"], {"size": list(model.clip_shape[1:])}
-        if config["init_args"]["num_frames"] != num_frames:
-            raise UserError(
-                f"The run was trained on windows of clips of {config['init_args']['num_frames']} frames, which have no "
-                f"continuation of {num_frames}: change --times, or train another."
-            )
-    elif "clip" in values:
-        clip = {**values["clip"], "num_frames": num_frames, "window": "start", "short": "drop"}
-        values |= {"clip": clip, "clips_per_video": 1, "motion": False}
-        config = {**config, "init_args": values}
-    else:
-        raise UserError(
-            "The training clips of this run have no continuation. Train on windows (without --run)."
-        )
-    dataset: VideoDataset = build("datasets", config, what="The long validation set")
-    return dataset, instantiate(ClipSpec, {**clip, "num_frames": num_frames}, what="Its clips")
 
 
 # What is written
@@ -243,29 +211,6 @@ def draw_clips(
     chosen = protocol.choose(real)[0][: len(clips)]
     truth = np.stack([real[i].video for i in chosen])[:, None]
     write_sheet(path, np.concatenate([truth, clips], axis=1), num_frames=12)
-
-
-def step_tables(records: Sequence[ResultRecord], model: GeneratorModule) -> list[str]:
-    """One table per metric, with a column for the last step of each trained length."""
-    trained, _ = last_steps(model)
-    lines = []
-    for metric in dict.fromkeys(name for r in records for name in r.rollout):
-        curves = {r.name: r.rollout[metric].mean for r in records if metric in r.rollout}
-        total = max(len(curve) for curve in curves.values())
-        ends = [i * (trained + 1) - 1 for i in range(1, math.ceil((total + 1) / (trained + 1)) + 1)]
-        steps = sorted({1, *(step for step in ends if step <= total), total})
-        rows: list[list[Cell]] = [
-            [name, *(curve[step - 1] for step in steps)] for name, curve in curves.items()
-        ]
-        headings = [f"step {s}" + length_note(s, trained) for s in steps]
-        lines += [f"## {metric}", "", *table(["", *headings], rows), ""]
-    return lines
-
-
-def length_note(step: int, trained: int) -> str:
-    """` (3x)` at the step that ends three trained lengths."""
-    lengths, rest = divmod(step + 1, trained + 1)
-    return f" ({lengths}x)" if not rest else ""
 
 
 if __name__ == "__main__":
