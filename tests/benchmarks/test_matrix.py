@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arvid.benchmarks.matrix import _budgets, _figures, _results, _rows, _values
+from arvid.benchmarks.matrix import _budgets, _figures, _longer, _results, _rows, _values
 from arvid.evaluation.records import Budget, MetricValue, ResultRecord, save
 from arvid.experiments import equal
+from arvid.training.generator_module import load_generator
 from arvid.training.keys import LAST_CHECKPOINT
 
 SCRIPT = "matrix/run"
@@ -139,7 +140,9 @@ def written(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             made = record(row, protocol, {"fd": distance, "accuracy": 100 - distance})
             save(made, tmp_path / row.name / "evaluation" / f"{protocol}.json")
             found.append(_read(tmp_path / row.name / "evaluation" / f"{protocol}.json"))
-    _results.write(script.matrix_rows(given), found, given, ["A note."])
+    shown = {("nova", "continuous"): np.arange(16.0).reshape(2, 8)}
+    longer = _longer.Longer(curves={"Shape shown (%)": shown}, trained=3)
+    _results.write(script.matrix_rows(given), found, longer, given, ["A note."])
     results: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
     return results
 
@@ -160,10 +163,37 @@ def test_tables_sentences_and_figures_are_written(written: dict[str, Any], tmp_p
     assert "exponent" in page
     shares = written["metrics"][0]["shares"]
     assert shares["token type"]["value"] > 0.9
-    for name in ("matrix", "costs", "effects", "drift", "scaling-quality"):
+    assert "| step 1 | step 2 (1x) | step 5 (2x) | step 8 (3x) |" in page.replace(
+        "|  | step", "| step"
+    )
+    assert "| nova continuous | 4.00 ± 4.00 | 5.00 ± 4.00 | 8.00 ± 4.00 | 11.00 ± 4.00 |" in page
+    for name in ("matrix", "costs", "effects", "drift", "longer", "scaling-quality"):
         assert np.asarray(Image.open(tmp_path / f"{name}.png")).std() > 10
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert "nova-continuous-tiny (2 seeds)" in (tmp_path / "index.html").read_text()
+
+
+def test_orders_that_refuse_longer_clips_are_left_out(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained_run: Path
+) -> None:
+    given = options(script, monkeypatch, "--times", "2", "--num-clips", "2", "--out", str(tmp_path))
+    scored: list[str] = []
+
+    def score(variants: Any, protocols: Any, out: Path, **real: Any) -> list[ResultRecord]:
+        scored.extend(variant.name for variant in variants)
+        assert all(variant.sampling == {"overlap": 2} for variant in variants)
+        assert protocols[0].clip.num_frames == 37  # of 2 x 5 latent frames
+        assert len(real["real"]["sprites-longer"][0].video) == 37
+        return []
+
+    monkeypatch.setattr(_longer, "load_variant", lambda *_: load_generator(trained_run))
+    monkeypatch.setattr(_longer, "score", score)
+    size = given.sizes[-1]
+    few = _rows.all_rows(("masked", "next_block"), ("discrete",), (size,), 1, "sprites")
+    assert _longer.score_longer(few, given).trained == 5
+    assert scored == ["next_block-discrete-s0"]
+    given.times = 1
+    assert not _longer.score_longer(few, given).curves
 
 
 @pytest.mark.slow
