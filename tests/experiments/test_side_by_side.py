@@ -76,9 +76,7 @@ def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arvid", "bench", "demo", "--scale", "smoke", "--out", "."]
     demo = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert demo.stderr is not None
-    assert any(
-        "nova-continuous starts" in line for line in demo.stderr
-    )  # reported once all are started
+    assert any(" starts" in line for line in demo.stderr)
     assert len(_processes_of(tmp_path)) > 1
     demo.send_signal(signal.SIGTERM)
     assert demo.wait(timeout=60) == 143
@@ -86,20 +84,24 @@ def test_a_terminated_demo_ends_its_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["nova-continuous starts", pytest.param("nova trains", marks=pytest.mark.slow)]
+    "moment", ["a job starts", pytest.param("a job trains", marks=pytest.mark.slow)]
 )
 def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
     """Neither its jobs nor their data workers, whether they still import torch or train."""
     command = [sys.executable, "-m", "arvid", "bench", "demo", "--scale", "smoke", "--out", "."]
     command += ["--trainer.max_steps=1000000", "--data.num_workers=1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as demo:
-        assert demo.stderr is not None
-        assert any("nova-continuous starts" in line for line in demo.stderr)
-        if moment == "nova trains":
-            while not re.search(r"\| \d+/1000000 \[", _text(tmp_path / "nova-continuous.log")):
-                assert demo.poll() is None
-                time.sleep(0.1)
-        demo.kill()
+        try:
+            assert demo.stderr is not None
+            # which jobs start first depends on the number of cores
+            started = next(m for line in demo.stderr if (m := re.search(r"(\S+) starts", line)))
+            if moment == "a job trains":
+                log = tmp_path / f"{started[1]}.log"
+                while not re.search(r"\| \d+/1000000 \[", _text(log)):
+                    assert demo.poll() is None
+                    time.sleep(0.1)
+        finally:
+            demo.kill()  # `with` waits for its end
     ends = time.monotonic() + 5
     while (left := _processes_of(tmp_path)) and time.monotonic() < ends:
         time.sleep(0.1)
