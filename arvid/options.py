@@ -50,6 +50,11 @@ class SamplingOptions:
         """Whether an unconditional pass is needed."""
         return self.guidance != 1
 
+    @property
+    def truncates_pixels(self) -> bool:
+        """Whether pixels become bytes by truncation, as in some published code, instead of rounding."""
+        return False
+
     def changed(self) -> dict[str, Any]:
         """Options that differ from their defaults. Records store these."""
         pairs = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))

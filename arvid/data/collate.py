@@ -26,8 +26,10 @@ def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-    """Convert frames to bytes for files and metrics, rounded to the nearest level.
+def to_uint8(
+    video: Float[Tensor, "b 3 t h w"], *, truncate: bool = False
+) -> UInt8[Tensor, "b t h w 3"]:
+    """Convert frames to bytes for files and metrics, rounded to the nearest level, or with `truncate` to the one below.
 
     Raises UserError for pixels that are not finite.
     """
@@ -35,7 +37,8 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
         raise UserError(
             "The pixels that a tokenizer decoded are not finite. Check its weights, or compute in a wider type."
         )
-    levels = (video.float() * 127.5 + 127.5).round().clamp(0, 255)
+    levels = (video.float() * 127.5 + 127.5).clamp(0, 255)
+    levels = levels.floor() if truncate else levels.round()
     return levels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
 
 

@@ -5,6 +5,7 @@ One fused projection to queries, keys and values; `arvid.nn.attend` picks the ke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from arvid.contracts import UserError
 from arvid.nn.attend import BlockCausal, attend
 from arvid.nn.checkpointing import checkpointed
-from arvid.nn.draws import Dropout
+from arvid.nn.draws import Dropout, StochasticDepth
 from arvid.nn.linear import Linear, linear
 from arvid.nn.positions import Rotation, rotate, rotation_of
 
@@ -181,7 +182,7 @@ class TransformerBlock(nn.Module):
         self.attn = Attention(dim, num_heads, bias=style == "gpt")
         self.norm2 = build_norm(dim, style, norm_eps)
         self.mlp = _mlp(dim, style)
-        self.dropout = Dropout(dropout)
+        self.dropout: nn.Module = Dropout(dropout)
 
     def forward(
         self,
@@ -257,6 +258,15 @@ class Transformer(nn.Module):
             given = (x, mask, cache, wanted if i == last else None, rotation)
             x = checkpointed(block, *given) if again else block(*given)
         return x
+
+
+def set_stochastic_depth(blocks: Sequence[TransformerBlock], rate: float) -> None:
+    """Let a network's blocks skip their branches in training (stochastic depth, arXiv 1603.09382).
+
+    The probability rises linearly with depth, up to `rate` at the last block.
+    """
+    for i, block in enumerate(blocks, 1):
+        block.dropout = nn.Sequential(block.dropout, StochasticDepth(rate * i / len(blocks)))
 
 
 def gather_rows(x: Float[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:

@@ -180,6 +180,15 @@ class Dropout(nn.Dropout):
         return x * draw(lambda shape: F.dropout(x.new_ones(shape), self.p), x.shape)
 
 
+class StochasticDepth(Dropout):
+    """Drops whole rows of a residual branch with probability `p` (arXiv 1603.09382); scales the others by 1/(1-p)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        return x * super().forward(x.new_ones(len(x), *[1] * (x.ndim - 1)))
+
+
 def _part() -> Part:
     assert _stream is not None
     assert _stream.part is not None

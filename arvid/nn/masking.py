@@ -26,10 +26,17 @@ def draw_mask_ratio(generator: torch.Generator | None = None) -> float:
 
 
 def random_orders(
-    num: int, num_tokens: int, device: torch.device, generator: torch.Generator | None = None
+    num: int,
+    num_tokens: int,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Int[Tensor, "num tokens"]:
-    """A random permutation of the tokens for each of `num` frames or clips."""
-    uniform = partial(torch.rand, device=device, generator=generator)
+    """A random permutation of the tokens for each of `num` frames or clips.
+
+    `dtype` is the type of the sorted random numbers. In half precision many of them are equal.
+    """
+    uniform = partial(torch.rand, device=device, generator=generator, dtype=dtype)
     shape = [num, num_tokens]
     return (uniform(shape) if generator else draw(uniform, shape)).argsort(dim=1)
 

@@ -122,7 +122,8 @@ def sample(
     request = _request(model, conditions, num_frames, first_frames, options, seed)
     with _bar(model, request, progress) as counted:
         tokens = model.paradigm.generate(counted)
-    return to_uint8(model.tokenizer.decode(_for_decoder(model, tokens, request))).cpu().numpy()
+    video = model.tokenizer.decode(_for_decoder(model, tokens, request))
+    return to_uint8(video, truncate=request.options.truncates_pixels).cpu().numpy()
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ def stream(
         pieces = model.paradigm.stream(counted)
         finished = (_for_decoder(model, piece, request) for piece in pieces)
         for video in model.tokenizer.decode_stream(finished):
-            yield to_uint8(video).cpu().numpy()
+            yield to_uint8(video, truncate=request.options.truncates_pixels).cpu().numpy()
 
 
 def _for_decoder(model: Generator, tokens: Tokens, request: Request) -> Tokens:

@@ -104,7 +104,7 @@ def shared_options(options: argparse.Namespace) -> list[str]:
     return [*given, *options.fit_options]
 
 
-def variant(name: str, options: argparse.Namespace, **paradigm: str | int) -> Variant:
+def variant(name: str, options: argparse.Namespace, **paradigm: str | float) -> Variant:
     """A NOVA variant with its own options."""
     size = options.size or SCALES[options.scale].size
     configs = (f"settings/{setting(options)}", "paradigms/nova", f"sizes/{size}")

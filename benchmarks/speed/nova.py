@@ -14,6 +14,9 @@ scales:
           CPU. Times are CPU time, so other work on the machine has little effect.
   paper   the published video model of 0.6 billion parameters at 33 frames of 768x480, 64 sets, 25 diffusion steps, on a
           GPU: sampling with weights in bfloat16, training in mixed precision
+  appendix
+          table 1 of the paper's appendix beside ours: 29 frames, 64 sets, 100 diffusion steps, guidance, 24 clips
+          together. The published times are those of an A100 of 40 GB
 
 examples:
   arvid bench speed/nova
@@ -140,7 +143,18 @@ PAPER = Scale(
     training_batches=(1, 4, 24),
     matrix=8192,
 )
-SCALES = {"demo": DEMO, "paper": PAPER}
+APPENDIX = dataclasses.replace(
+    PAPER,
+    grid=TokenGrid(8, 60, 96),
+    diffusion_steps=100,
+    other_grids=(),
+    sampling_batches=(24,),
+    training_batches=(),
+)
+SCALES = {"demo": DEMO, "paper": PAPER, "appendix": APPENDIX}
+PUBLISHED = {"temporal layers": 0.03, "spatial layers and head": 11.97, "all": 12.0}
+"""Seconds of a clip of 29x768x480 in table 1 of the appendix, in batches of 24 on an A100 (40 GB). It names temporal
+and spatial layers; the head belongs to the latter. Sets and diffusion steps are the paper's defaults."""
 
 
 def main() -> None:
@@ -402,6 +416,8 @@ def page(report: Result) -> list[str]:
     ]
     for case in report["cases"]:
         lines += ["", *case_lines(case, rate)]
+    if report["scale"] == "appendix":
+        lines += ["", *published_lines(report)]
     parts = (*PARTS, "rest", "all")
     clips = [
         [
@@ -413,6 +429,19 @@ def page(report: Result) -> list[str]:
     ]
     headings = ("latent frames", *(f"{part} (s)" for part in parts), "temporal share")
     return [*lines, "", "## One clip, by length and size", "", *table(headings, clips)]
+
+
+def published_lines(report: Result) -> list[str]:
+    """The appendix' table 1 beside ours: seconds of one clip of a batch."""
+    rows: list[list[str]] = [["published, A100", *(f"{x:.2f}" for x in PUBLISHED.values())]]
+    for case in report["cases"]:
+        for way, measured in case["ways"].items():
+            seconds = {k: v / case["batch"] for k, v in measured["seconds"].items()}
+            temporal = seconds["temporal layers"]
+            cells = (temporal, seconds["all"] - temporal, seconds["all"])
+            rows.append([f"arvid, {way}", *(f"{x:.2f}" for x in cells)])
+    headings = ("seconds of one clip", *PUBLISHED)
+    return ["## Table 1 of the appendix: 29x768x480, batches of 24", "", *table(headings, rows)]
 
 
 def case_lines(case: Result, rate: float) -> list[str]:

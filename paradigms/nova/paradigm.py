@@ -30,7 +30,7 @@ from arvid.contracts import (
     TokenSpec,
     UserError,
 )
-from arvid.nn.attention import NormPlacement
+from arvid.nn.attention import NormPlacement, set_stochastic_depth
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
@@ -73,6 +73,8 @@ class NOVA(Paradigm):
         frozen: parts that are not trained. The released trainers freeze text_norm and motion; for images also time and
             temporal_patch.
         dropout: dropout on residual branches of the transformers (none in the released code).
+        stochastic_depth: probability that training skips a residual branch of the last block; it rises linearly from
+            the first block (none in the released code).
         condition_dropout: probability that a clip's condition is dropped in training.
         diffusion: options of the diffusion head (continuous tokens only).
 
@@ -101,6 +103,7 @@ class NOVA(Paradigm):
         base_frames: int | None = None,
         frozen: Sequence[Part] = (),
         dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
         condition_dropout: float = 0.1,
         diffusion: DiffusionOptions = DiffusionOptions(),
     ) -> None:
@@ -108,7 +111,11 @@ class NOVA(Paradigm):
         at_least(1).require(patch=patch, num_sets=num_sets, base_frames=base_frames)
         if not isinstance(scale_shift, str):
             at_least(1).require(scale_shift=scale_shift)
-        SHARE.require(dropout=dropout, condition_dropout=condition_dropout)
+        SHARE.require(
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            condition_dropout=condition_dropout,
+        )
         patch = patch or (2 if spec.type == "continuous" else 1)
         if grid.h % (2 * patch) or grid.w % (2 * patch):
             raise UserError(
@@ -151,6 +158,11 @@ class NOVA(Paradigm):
             norm=norm,
             dropout=dropout,
         )
+        if stochastic_depth:
+            stacks = (self.temporal.layers, self.spatial.encoder, self.spatial.decoder)
+            set_stochastic_depth(
+                [block for stack in stacks for block in stack.blocks], stochastic_depth
+            )
         self.head = build_head(spec, size, diffusion, patch)
         self.same_order: Tensor | None
         self.register_buffer("same_order", same_order(order, self.num_positions))
@@ -220,12 +232,16 @@ class NOVA(Paradigm):
         return sum(sizes[: int(torch.randint(len(sizes), ()))])
 
     def orders(
-        self, num: int, device: torch.device, generator: torch.Generator | None = None
+        self,
+        num: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Int[Tensor, "num l"]:
-        """The order in which the tokens of each of `num` frames are shown or drawn."""
+        """The order in which the tokens of each of `num` frames are shown or drawn. `dtype`: see `random_orders`."""
         if self.same_order is not None:
             return self.same_order.expand(num, -1)
-        return random_orders(num, self.num_positions, device, generator)
+        return random_orders(num, self.num_positions, device, generator, dtype)
 
     def _training_indicators(
         self,
@@ -290,7 +306,7 @@ class NOVA(Paradigm):
         passes = 1 + (options.guided and not self.context.spec.is_empty)
         if options.guided and passes == 1:
             warn_once("Guidance has no effect: this model has no conditions.")
-        if options.image_guidance:
+        if options.image_guidance and options.guided:
             if self.spec.type == "discrete" or not self.tam:
                 raise UserError(
                     "Image guidance needs continuous tokens and temporal autoregression: leave it at 0 here."

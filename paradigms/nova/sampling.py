@@ -52,10 +52,25 @@ class NovaSampling(SamplingOptions):
     whole_noise: bool = False
     """Continuous tokens: draw noise for whole frames, in the order of the published code, although only some tokens
     need it."""
+    as_published: bool = False
+    """Compute as the published code where that differs (docs/nova.md lists it): noise for whole frames, coefficients of
+    DDPM in float32, random numbers in the model's precision, no guidance at scales of 1 or less, a constant guidance
+    for a `guidance_min` of 0, pixels truncated to bytes."""
 
     @property
     def guided(self) -> bool:
+        if self.as_published:
+            return self.guidance > 1
         return super().guided or self.guidance_min is not None or self.image_guidance != 0
+
+    @property
+    def ramp_start(self) -> float | None:
+        """Guidance of a frame's first set; None if guidance is constant."""
+        return None if self.as_published and self.guidance_min == 0 else self.guidance_min
+
+    @property
+    def truncates_pixels(self) -> bool:
+        return self.as_published
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,13 @@ class ClipSampler:
         tokens = self._fill(orders, indicators)
         return model.to_frames(tokens).unflatten(0, (batch, new))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Type of random numbers."""
+        return self.context.dtype if self.options.as_published else torch.float32
+
     def _orders(self, num: int) -> Tensor:
-        return self.model.orders(num, self.context.device, self.request.generator)
+        return self.model.orders(num, self.context.device, self.request.generator, self._dtype)
 
     def _fill(self, orders: Int[Tensor, "n l"], indicators: Indicators) -> Tensor:
         """Sample the tokens (N, L[, p·p·C]) of N frames, set by set in the given orders."""
@@ -127,16 +147,16 @@ class ClipSampler:
     def _tokens(self, hidden: Float[Tensor, "p n m d"], ids: Tensor, progress: float) -> Tensor:
         """Sample the tokens of a set, at raster indices `ids`. `progress` is the share of sets finished with it."""
         options, head = self.options, self.model.head
-        if options.guidance_min is not None:  # a linear ramp
-            rise = options.guidance - options.guidance_min
-            guidance = options.guidance_min + rise * progress
+        if options.ramp_start is not None:  # a linear ramp
+            rise = options.guidance - options.ramp_start
+            guidance = options.ramp_start + rise * progress
             options = options.replace(guidance=guidance, guidance_min=None)
         null = hidden[1] if len(hidden) > 1 else None
         if not isinstance(head, DiffusionHead):
             return head.sample(
                 hidden[0], options=options, null_hidden=null, generator=self.request.generator
             )
-        whole = WholeFrame(ids, lambda: self._whole_noise(len(ids)))
+        whole = WholeFrame(ids, lambda: self._whole_noise(len(ids)), options.as_published)
         return head.sample(
             hidden[0],
             options=options,
@@ -144,14 +164,15 @@ class ClipSampler:
             image_hidden=hidden[2] if len(hidden) > 2 else None,
             image_guidance=options.image_guidance,
             generator=self.request.generator,
-            frame=whole if options.whole_noise else None,
+            frame=whole if options.whole_noise or options.as_published else None,
         )
 
     def _whole_noise(self, num: int) -> Tensor:
         """Noise for all tokens (N, L, p·p·C) of frames, drawn channel by channel as the released code does."""
         spec, grid = self.model.spec, self.model.grid
         shape = (num, spec.size, grid.h, grid.w)
-        noise = torch.randn(shape, generator=self.request.generator, device=self.context.device)
+        device, generator = self.context.device, self.request.generator
+        noise = torch.randn(shape, generator=generator, device=device, dtype=self._dtype)
         return to_patches(noise.movedim(1, -1), spec, self.model.patch)
 
 

@@ -164,7 +164,15 @@ def test_norms_and_a_training_that_fails(tmp_path: Path, monkeypatch: pytest.Mon
     post = result["blocks"]["after the residual"]["variance."]["temporal.0"]  # type: ignore[index]
     assert post[0][1] == pytest.approx(1, abs=0.01)  # a layer norm has had the last word
     names = [r["name"] for r in result["records"] if r["row"] == "trained"]  # type: ignore[attr-defined]
-    assert names == ["before the branch", "branch, before the residual"]
+    assert names == [
+        "before the branch",
+        "before, residual dropout",
+        "before, stochastic depth",
+        "branch, before the residual",
+    ]
+    options = {r["name"]: r["options"] for r in result["records"]}  # type: ignore[attr-defined]
+    assert options[names[1]]["paradigm.dropout"] == "0.1"
+    assert options[names[2]]["paradigm.stochastic_depth"] == "0.1"
 
 
 def test_images_at_several_guidances(run: Path, tmp_path: Path) -> None:

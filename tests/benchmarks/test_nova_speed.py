@@ -110,3 +110,17 @@ def test_what_fails_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch
     found = script.case(tiny(script), "training", 1, ("as it is",), 1)
     assert not found["ways"]
     assert script.case_lines(found, 1.0)[-1] == "as it is: failed, RuntimeError out of memory."
+
+
+def test_the_appendix_table_has_the_seconds_of_one_clip(script: ModuleType) -> None:
+    """Appendix, table 1: 29 frames, which are 8 latent frames."""
+    scale = script.APPENDIX
+    assert scale.grid.t * 4 - 3 == 29
+    assert (scale.num_sets, scale.diffusion_steps, scale.sampling_batches) == (64, 100, (24,))
+    seconds = {"temporal layers": 24.0, "spatial layers": 48.0, "rest": 24.0, "all": 96.0}
+    case = {"batch": 24, "ways": {"as it is": {"seconds": seconds}}}
+    lines = script.published_lines({"cases": [case]})
+    assert lines[-2:] == [
+        "| published, A100 | 0.03 | 11.97 | 12.00 |",
+        "| arvid, as it is | 1.00 | 3.00 | 4.00 |",
+    ]

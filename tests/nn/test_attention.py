@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arvid.nn.attend import BlockCausal
-from arvid.nn.attention import Attention, KVCache, Transformer
+from arvid.nn.attention import Attention, KVCache, Transformer, set_stochastic_depth
 
 
 @pytest.mark.parametrize("norm", ["pre", "branch", "post"])
@@ -66,3 +66,19 @@ def test_normed_queries_and_keys_have_unit_mean_squares() -> None:
     torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(x).dtype == torch.bfloat16
+
+
+def test_stochastic_depth_skips_branches_of_whole_rows_in_training_alone() -> None:
+    torch.manual_seed(0)
+    net = Transformer(16, 4, 2, norm="pre")
+    x = torch.randn(2000, 3, 16)
+    plain = net.eval()(x)
+    set_stochastic_depth(list(net.blocks), 0.8)
+    assert torch.equal(net.eval()(x), plain)
+    first, last = (net.train().blocks[i] for i in (0, 3))
+    for block, rate in ((first, 0.2), (last, 0.8)):
+        branch = block.dropout(torch.ones(2000, 3, 16))
+        kept = branch[:, 0, 0] != 0
+        torch.testing.assert_close(branch[kept], torch.full_like(branch[kept], 1 / (1 - rate)))
+        assert not branch[~kept].any()
+        assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.05)

@@ -12,6 +12,7 @@ from arvid.nn.heads.diffusion import MAX_ROWS, DiffusionHead, WholeFrame
 from arvid.nn.heads.diffusion_process import (
     DiffusionSampling,
     Process,
+    PublishedStep,
     diffusers_scheduler,
     guide,
     sampling_steps,
@@ -61,6 +62,33 @@ def test_steps_are_those_of_diffusers(
             x = x + step.noise * torch.randn(x.shape, generator=drawing)
         theirs = scheduler.step(prediction, time, theirs, generator=drawing_theirs).prev_sample
         torch.testing.assert_close(x, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [25, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_published_steps_are_those_of_diffusers_to_the_last_bit(
+    num_steps: int, dtype: torch.dtype
+) -> None:
+    scheduler = diffusers_scheduler("ddpm", 1.0)
+    scheduler.set_timesteps(num_steps)
+    theirs = torch.randn(1, 64, 3, dtype=dtype)
+    drawing, drawing_theirs = (torch.Generator().manual_seed(0) for _ in range(2))
+    num_unequal = 0
+    for published, usual, time in zip(
+        sampling_steps("ddpm", num_steps, as_published=True),
+        sampling_steps("ddpm", num_steps),
+        scheduler.timesteps,
+        strict=True,
+    ):
+        prediction = torch.sin(3 * theirs)
+        noise = torch.randn(theirs.shape, generator=drawing, dtype=dtype)
+        assert isinstance(published, PublishedStep)
+        ours = published.mean(theirs, prediction) + published.deviation * noise
+        other = usual.mean(theirs, prediction).to(dtype) + usual.noise * noise
+        theirs = scheduler.step(prediction, time, theirs, generator=drawing_theirs).prev_sample
+        assert torch.equal(ours, theirs)
+        num_unequal += not torch.equal(other, theirs)
+    assert num_unequal > num_steps / 2
 
 
 def test_published_times() -> None:

@@ -365,3 +365,51 @@ def test_the_published_context_of_labels_has_a_null_row() -> None:
         context(Condition(values={"label": torch.tensor([0, 1])}), 2, torch.tensor([True, True])),
         null.expand(2, -1, -1),
     )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.5, 0.0])
+def test_the_published_code_does_not_guide_at_one_or_less(guidance: float) -> None:
+    net, cond, grid = model(), condition(), TokenGrid(2, 4, 8)
+
+    def drawn(**options: float) -> Tensor:
+        given = OPTIONS.replace(as_published=True, **options)
+        return net.generate(Request(cond, grid, options=given, generator=seeded()))
+
+    assert torch.equal(drawn(guidance=guidance), drawn(guidance=1.0))
+    assert not torch.equal(drawn(guidance=guidance), drawn(guidance=1.5))
+
+
+def test_the_published_code_takes_a_ramp_from_zero_for_none() -> None:
+    net, cond, grid = model(), condition(), TokenGrid(1, 4, 8)
+
+    def drawn(**options: float | bool | None) -> Tensor:
+        given = OPTIONS.replace(guidance=3.0, **options)
+        return net.generate(Request(cond, grid, options=given, generator=seeded()))
+
+    constant = drawn(as_published=True)
+    assert torch.equal(drawn(as_published=True, guidance_min=0.0), constant)
+    assert not torch.equal(drawn(as_published=True, guidance_min=1.5), constant)
+    assert not torch.equal(drawn(guidance_min=0.0), drawn())
+
+
+@pytest.mark.parametrize("as_published", [True, False])
+def test_random_numbers_have_the_published_models_precision(
+    as_published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types: list[torch.dtype] = []
+    for name in ("rand", "randn"):
+        draw = getattr(torch, name)
+
+        def spied(*args: object, draw: object = draw, **kwargs: object) -> Tensor:
+            out: Tensor = draw(*args, **kwargs)  # type: ignore[operator]
+            types.append(out.dtype)
+            return out
+
+        monkeypatch.setattr(torch, name, spied)
+    net, cond = model(nulls="table").bfloat16(), condition()
+    types.clear()
+    options = OPTIONS.replace(as_published=as_published, whole_noise=True)
+    out = net.generate(Request(cond, TokenGrid(1, 4, 8), options=options, generator=seeded()))
+    assert torch.isfinite(out).all()
+    assert len(types) == 1 + 3 * (1 + 3)  # an order; for each set, noise and that of each step
+    assert set(types) == {torch.bfloat16 if as_published else torch.float32}

@@ -17,6 +17,7 @@ from arvid.data.sprites import Sprites
 from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
+from arvid.paradigms.nova.sampling import NovaSampling
 from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training import generator_module
@@ -46,6 +47,15 @@ def test_first_frames_come_back_as_the_tokenizer_has_them(model: GeneratorModule
     known = to_uint8(model.tokenizer.decode(model.tokenizer.encode(given))).numpy()
     difference = np.abs(videos[:, :num].astype(int) - known)  # decoded alone or with what follows
     assert difference.max() <= 1
+
+
+def test_pixels_are_rounded_unless_the_options_truncate_them() -> None:
+    levels = torch.tensor([0.0, 99.4, 99.6, 254.9, 255.0])
+    video = (levels / 127.5 - 1).expand(1, 3, 1, 1, 5)
+    assert to_uint8(video)[0, 0, 0, :, 0].tolist() == [0, 99, 100, 255, 255]
+    assert to_uint8(video, truncate=True)[0, 0, 0, :, 0].tolist() == [0, 99, 99, 254, 255]
+    assert NovaSampling(as_published=True).truncates_pixels
+    assert not NovaSampling().truncates_pixels
 
 
 def test_a_continuation_is_reproducible_and_random(model: GeneratorModule) -> None:

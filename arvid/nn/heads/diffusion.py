@@ -30,6 +30,7 @@ from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
     DiffusionSampling,
     Process,
+    PublishedStep,
     Step,
     guide,
     sampling_steps,
@@ -54,6 +55,8 @@ class WholeFrame:
     """Indices of the sampled tokens in the frame."""
     noise: Callable[[], Float[Tensor, "b l c"]]
     """Draws noise for all L tokens of the frame."""
+    as_published: bool = False
+    """Also compute as the released code: DDPM by `PublishedStep`, and everything in the type of the noise."""
 
 
 def _mlp(dim_in: int, dim: int) -> nn.Sequential:
@@ -278,7 +281,9 @@ class DiffusionHead(TokenHead):
             return torch.randn(shape, device=hidden.device, generator=generator)
 
         x = draw()
-        steps = self._steps(options)
+        dtype = x.dtype
+        published = frame is not None and frame.as_published
+        steps = self._steps(options, as_published=published)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
         unguided = steps[len(guided) :]  # times decrease, so these are the last steps
         for part, passes in ((guided, condition), (unguided, condition[:1])):
@@ -286,17 +291,23 @@ class DiffusionHead(TokenHead):
                 predicted = self._predict(x, modulations, frame)
                 deviation = options.noise_temperature * self._deviation(step, predicted)
                 predicted = guide(predicted[..., : self.channels], options, image_guidance)
-                x = step.keep * x + step.output * predicted
+                x = step.mean(x, predicted).to(dtype)
                 if step.noise:
                     x = x + deviation * draw()
-        return x if frame is None else gather_rows(x, frame.ids)
+        return x if frame is None else gather_rows(x, frame.ids).float()
 
-    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
-        return sampling_steps(self.process, options.diffusion_steps, self.shift, options.flow_shift)
+    def _steps(self, options: DiffusionSampling, *, as_published: bool = False) -> tuple[Step, ...]:
+        return sampling_steps(
+            self.process,
+            options.diffusion_steps,
+            self.shift,
+            options.flow_shift,
+            as_published=as_published,
+        )
 
     def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> float | Tensor:
         """Standard deviation of the noise that a step adds."""
-        return step.noise
+        return step.deviation if isinstance(step, PublishedStep) else step.noise
 
     def _modulated(
         self, steps: Sequence[Step], condition: Float[Tensor, "p b n m"]
@@ -313,9 +324,9 @@ class DiffusionHead(TokenHead):
     def _predict(
         self, x: Tensor, modulations: Sequence[Tensor], frame: WholeFrame | None
     ) -> Float[Tensor, "p b n c"]:
-        """The network's predictions in float32. For other tokens of a `frame`, the prediction is the token itself."""
+        """The network's predictions in the type of x. For other tokens of a `frame`, the prediction is the token."""
         rows = x if frame is None else gather_rows(x, frame.ids)
-        predicted = self.net(rows.to(modulations[0].dtype), modulations).float()
+        predicted = self.net(rows.to(modulations[0].dtype), modulations).to(x.dtype)
         if frame is None:
             return predicted
         index = frame.ids[..., None].expand_as(predicted)

@@ -98,7 +98,7 @@ class LearnedVarianceHead(DiffusionHead):
         """As `DiffusionHead.sample`. Raises UserError for a `frame`: MAR draws noise for the sampled tokens only."""
         if frame is not None:
             raise UserError(
-                "MAR's diffusion head draws no noise for whole frames: leave out whole_noise."
+                "MAR's diffusion head draws no noise for whole frames: leave out whole_noise and as_published."
             )
         return super().sample(
             hidden,
@@ -109,7 +109,7 @@ class LearnedVarianceHead(DiffusionHead):
             generator=generator,
         )
 
-    def _steps(self, options: DiffusionSampling) -> tuple[Step, ...]:
+    def _steps(self, options: DiffusionSampling, *, as_published: bool = False) -> tuple[Step, ...]:
         if options.flow_shift is not None:
             raise UserError(
                 "flow_shift is for the flow process; this model's is ddpm, which has none."
