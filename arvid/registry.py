@@ -93,6 +93,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "lpips-vgg": "arvid.evaluation.scores.paired:LpipsVggScore",
         "motion": "arvid.evaluation.scores.changes:Motion",
         "ms-ssim": "arvid.evaluation.scores.paired:MsSsimScore",
+        "ms-ssim-nbp": "arvid.evaluation.scores.paired:MsSsimNbpScore",
         "nearest-training": "arvid.evaluation.scores.training:NearestTraining",
         "psnr": "arvid.evaluation.scores.paired:PsnrScore",
         "psnr-pooled": "arvid.evaluation.scores.paired:PsnrPooledScore",

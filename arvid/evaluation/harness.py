@@ -129,7 +129,7 @@ def evaluate(
             setting=description["setting"],
             setting_hash=description["setting_hash"],
             protocol=described,
-            notes=notes,
+            notes=(*notes, *row.notes(protocol)),
             earlier={**description.get("earlier", {}), **_earlier_data(dataset)},
             identity=identity,
             wall_seconds=time.monotonic() - started,

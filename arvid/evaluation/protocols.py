@@ -69,6 +69,8 @@ class Protocol:
     the order of the dataset, by name."""
     clip: ClipSpec | None = None
     """How real clips are cut and resized; defines the length and size of all clips. None: as the run's setting does."""
+    clips_per_video: int = 1
+    """Number of clips that are cut from each real video, at different times."""
 
     given_rate: Literal["cut", "keep"] = "cut"
     """Treatment of given videos (`--videos`) that are faster than `clip.fps`. cut: take frames at that rate, as from
@@ -114,6 +116,7 @@ class Protocol:
             paired_frames=self.paired_frames,
             paired_size=self.paired_size,
             batch_size=self.batch_size,
+            clips_per_video=self.clips_per_video,
         )
         at_least(0).require(where, condition_frames=self.condition_frames, seed=self.seed)
         between(0, 1).require(where, ddof=self.ddof)
@@ -135,6 +138,10 @@ class Protocol:
                 f"it scores frame {needed} of clips with {length} frames",
             ),
             (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
+            (
+                self.clips_per_video > 1 and self.clip is None,
+                "clips_per_video needs a clip of its own",
+            ),
         ]
 
     def describe(self, dataset: VideoDataset) -> dict[str, Any]:
@@ -146,6 +153,8 @@ class Protocol:
             del values["given_rate"]
         if not self.optional_metrics:
             del values["optional_metrics"]
+        if self.clips_per_video == 1:
+            del values["clips_per_video"]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}

@@ -171,7 +171,8 @@ class ResultRecord:
     per_clip: str | None = None
     """CSV file with values of each clip, relative to the record's folder; None if no metric has them."""
     notes: tuple[str, ...] = ()
-    """Optional metrics of the protocol that were left out, with the reason."""
+    """Optional metrics of the protocol that were left out, with the reason, and how the clips of the row's training
+    differ from the scored ones."""
     error: str | None = None
     """Why the row failed under this protocol. It then has no metrics, but tables still show it."""
     checkpoint_sha256: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
+from arvid.data.clips import ClipSpec
 from arvid.data.collate import normalise, to_uint8
 from arvid.evaluation.budget import count_budget
 from arvid.evaluation.curves import read_curve
@@ -77,6 +79,10 @@ class Row(ABC):
 
     def curve(self) -> tuple[dict[str, float | None], ...]:
         """Training curve; none by default."""
+        return ()
+
+    def notes(self, protocol: Protocol) -> tuple[str, ...]:
+        """Remarks that tables must show beside its values; none by default."""
         return ()
 
 
@@ -147,6 +153,25 @@ class ModelRow(Row):
 
     def curve(self) -> tuple[dict[str, float | None], ...]:
         return read_curve(self.run, by_frame=True) if self.run else ()
+
+    def notes(self, protocol: Protocol) -> tuple[str, ...]:
+        """A remark if its training had clips of another frame rate, or resized in another way, than the scored ones."""
+        training = self.model.description.get("training") or {}
+        trained = training.get("init_args", {}).get("clip")
+        if self.kind != "trained" or protocol.clip is None or not trained:
+            return ()
+        ours, theirs = (
+            _rate_and_resize(ClipSpec(**spec)) for spec in (trained, asdict(protocol.clip))
+        )
+        return (
+            () if ours == theirs else (f"trained on clips of {ours}, scored on clips of {theirs}",)
+        )
+
+
+def _rate_and_resize(clip: ClipSpec) -> str:
+    """`16 fps, crop`."""
+    every = "all frames" if clip.stride == 1 else f"one frame of {clip.stride}"
+    return f"{every if clip.fps is None else f'{clip.fps:g} fps'}, {clip.resize}"
 
 
 class RealRow(Row):

@@ -10,7 +10,8 @@ Conventions of published values differ. Those used here:
 - SSIM: torchmetrics' map (11x11 Gaussian, sigma 1.5, each RGB channel), averaged where the window lies inside the
   frame, as in pytorch-msssim and common_metrics_on_video_quality. torchmetrics' own mean includes the mirrored border
   and differs in the third digit.
-- MS-SSIM: torchmetrics', with its default five scales.
+- MS-SSIM: torchmetrics', with its default five scales. `InnerMsSsim` averages where the window lies inside the frame,
+  and compares each colour channel alone, as in pytorch-msssim, which the NBP code uses.
 
 LPIPS is in arvid/metrics/perceptual.py.
 """
@@ -25,6 +26,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -36,7 +38,11 @@ MAX_PSNR = 100.0
 """Upper limit of a frame's PSNR in dB: equal frames have an infinite PSNR."""
 SSIM_WINDOW = 11
 MS_SSIM_MIN_SIZE = SSIM_WINDOW * 2**4
-"""Smallest side, pixels: the window must fit at the fifth scale. (The NBP code requires 256 pixels.)"""
+"""Smallest side, pixels: the window must fit at the fifth scale."""
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weight of each scale, from the finest (Wang et al., 2003)."""
+INNER_MS_SSIM_MIN_SIZE = (SSIM_WINDOW - 1) * 2**4 + 1
+"""Smallest side of `InnerMsSsim`, pixels. (The NBP code requires 256.)"""
 FRAMES_AT_ONCE = 16
 """Frames per call of `score_frames`: long clips need no more memory than short ones."""
 
@@ -181,6 +187,49 @@ class MsSsim(PairedMetric):
             generated, reference, sigma=1.5, data_range=1.0, reduction="none"
         )
         return scores.reshape(len(generated))
+
+
+class InnerMsSsim(PairedMetric):
+    """MS-SSIM of windows inside the frame, as pytorch-msssim has it; at least 161x161 pixels (UserError)."""
+
+    higher_is_better = True
+
+    def score_frames(self, generated: Tensor, reference: Tensor) -> Tensor:
+        require_size("MS-SSIM", generated, INNER_MS_SSIM_MIN_SIZE)
+        score = generated.new_ones(generated.shape[:2])  # (N, 3)
+        for scale, weight in enumerate(MS_SSIM_WEIGHTS, 1):
+            similarity, structure = inner_similarity(generated, reference)
+            part = similarity if scale == len(MS_SSIM_WEIGHTS) else structure
+            score = score * part.relu() ** weight
+            odd = [side % 2 for side in generated.shape[-2:]]  # the border is padded with zeros
+            generated, reference = (
+                F.avg_pool2d(frames, 2, padding=odd) for frames in (generated, reference)
+            )
+        return score.mean(1)
+
+
+def inner_similarity(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """SSIM and its contrast-structure part of each channel, averaged over the windows inside the frame.
+
+    Frames are in [0, 1]. Wang et al. (2004), with an 11x11 Gaussian of sigma 1.5, K1 = 0.01 and K2 = 0.03.
+    """
+    offsets = torch.arange(SSIM_WINDOW, device=a.device, dtype=a.dtype) - SSIM_WINDOW // 2
+    line = (-offsets.square() / (2 * 1.5**2)).exp()
+    line = (line / line.sum()).expand(a.shape[1], 1, 1, -1)  # one window for each channel
+
+    def mean(x: Tensor) -> Tensor:
+        x = F.conv2d(x, line.transpose(2, 3), groups=len(line))
+        return F.conv2d(x, line, groups=len(line))
+
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * structure).mean((2, 3)), structure.mean((2, 3))
 
 
 def require_size(metric: str, frames: Float[Tensor, "n 3 h w"], smallest: int) -> None:

@@ -98,6 +98,14 @@ def parser(description: str, out: str, data: Sequence[Data] = ("k600",)) -> argp
         "Repeat the same command to continue an interrupted benchmark.",
     )
     made.add_argument(
+        "--protocol",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="protocol for the task with the same given frames, by name or file; may be repeated (default: "
+        f"{', '.join(PROTOCOLS.values())}; the paper's text: nbp-k600-fp-paper, nbp-ucf101-cfp-paper)",
+    )
+    made.add_argument(
         "--num-clips", type=at_least(2).integer, help="clips of each protocol (default: by scale)"
     )
     demo = made.add_argument_group("scale demo")
@@ -375,7 +383,7 @@ def speeds(rows: Sequence[Variant], found: Scoring, out: Path) -> dict[str, Spee
 
 
 def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[str]]:
-    protocol = get_protocol(PROTOCOLS[task])
+    protocol = _chosen(options, task)
     if options.scale == "demo":
         return usable(_demo_protocol(options, protocol))
     count = options.num_clips or (LAB_CLIPS if options.scale == "lab" else None)
@@ -383,6 +391,30 @@ def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[s
         name = f"{protocol.name}-{count}"
         protocol = dataclasses.replace(protocol, name=name, num_clips=count, folds=1)
     return (protocol, []) if options.scale == "paper" else usable(protocol)
+
+
+def _chosen(options: argparse.Namespace, task: Task) -> Protocol:
+    """The protocol of a task: the one of --protocol with the task's given frames, or else that of PROTOCOLS.
+
+    Raises UserError if several fit, or if one fits no task.
+    """
+    usual = {other: get_protocol(name) for other, name in PROTOCOLS.items()}
+    given = {name: get_protocol(name) for name in options.protocol}
+    kinds = {(p.task, p.condition_frames) for p in usual.values()}
+    for name, protocol in given.items():
+        if (protocol.task, protocol.condition_frames) not in kinds:
+            raise UserError(
+                f"--protocol {name}: NBP's tasks give no frames, one or five, not {protocol.condition_frames}."
+            )
+    own = usual[task]
+    fitting = [
+        p
+        for p in given.values()
+        if (p.task, p.condition_frames) == (own.task, own.condition_frames)
+    ]
+    if len(fitting) > 1:
+        raise UserError(f"--protocol names {len(fitting)} protocols for {task}: give one.")
+    return fitting[0] if fitting else own
 
 
 def _demo_protocol(options: argparse.Namespace, protocol: Protocol) -> Protocol:

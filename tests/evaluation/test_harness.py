@@ -23,6 +23,7 @@ from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, Reconst
 from arvid.evaluation.rows import evaluate_references, evaluate_run, validation_set
 from arvid.files import sha256_file
 from arvid.metrics.sprites_net import ASSET
+from arvid.report.comparison import Comparison
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator
 
@@ -295,3 +296,24 @@ def test_data_that_is_not_there_any_more_is_an_error_in_words(trained_run: Path)
         UserError, match=r"validation set cannot be built: /nowhere is not a folder"
     ):
         validation_set(model)
+
+
+def test_a_record_says_that_training_had_clips_of_another_kind(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    model = load_generator(trained_run)
+    row = ModelRow(model, "model", run=trained_run)
+    clip = {"num_frames": 17, "size": 32, "fps": 16, "resize": "crop"}
+    protocol = dataclasses.replace(PREDICTION, clip=ClipSpec(num_frames=17, size=32, fps=25))
+    model.description["training"] = {"class_path": "x.VideoFolder", "init_args": {"clip": clip}}
+    assert row.notes(protocol) == (
+        "trained on clips of 16 fps, crop, scored on clips of 25 fps, crop",
+    )
+    same = dataclasses.replace(protocol, clip=ClipSpec(num_frames=9, size=64, fps=16))
+    assert row.notes(same) == row.notes(PREDICTION) == ()
+    squashed = dataclasses.replace(same, clip=ClipSpec(fps=16, resize="squash"))
+    assert "scored on clips of 16 fps, squash" in row.notes(squashed)[0]
+    record = score(row, protocol, tmp_path, validation_set(model))
+    assert record.notes == row.notes(protocol)
+    page = Comparison.from_runs([tmp_path]).notes
+    assert any("trained on clips of 16 fps" in note for note in page)

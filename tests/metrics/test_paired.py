@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.metrics.paired import FRAMES_AT_ONCE, MAX_PSNR, MsSsim, Psnr, Ssim
+from arvid.metrics.paired import (
+    FRAMES_AT_ONCE,
+    MAX_PSNR,
+    InnerMsSsim,
+    MsSsim,
+    Psnr,
+    Ssim,
+    inner_similarity,
+)
 
 import torchmetrics.image  # isort: skip  # after arvid, which mends the import of torchvision
 
@@ -114,6 +123,30 @@ def test_ssim_is_the_mean_over_windows_inside_the_frame() -> None:
     assert metric.compute().frame_values.tolist() == [
         pytest.approx(row, abs=1e-5) for row in expected
     ]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(161, 200, 0.6356965), (163, 163, 0.6289971)]
+)
+def test_inner_ms_ssim_is_that_of_pytorch_msssim(height: int, width: int, expected: float) -> None:
+    """Values of pytorch-msssim 1.0.0 (`ms_ssim`, data range 255) on the same frames."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, height * width * 3).reshape(1, 1, height, width, 3)
+    reference = torch.from_numpy((ramp + rng.normal(0, 20, ramp.shape)).clip(0, 255).astype("u1"))
+    generated = torch.from_numpy((ramp + rng.normal(0, 20, ramp.shape)).clip(0, 255).astype("u1"))
+    metric = InnerMsSsim()
+    metric.update(generated, reference)
+    assert metric.compute().value == pytest.approx(expected, abs=1e-6)
+
+
+def test_inner_ms_ssim_has_the_inner_ssim_at_its_coarsest_scale() -> None:
+    a, b = (clips(1, seed=seed, size=161)[0, :1].movedim(-1, 1) / 255 for seed in (0, 1))
+    similarity, structure = inner_similarity(a, b)
+    expected = [ssim_by_hand(x, y) for x, y in zip(a, b, strict=True)]
+    assert similarity.mean(1).tolist() == pytest.approx(expected, abs=1e-5)
+    assert (structure != similarity).all()
+    with pytest.raises(UserError, match="at least 161x161"):
+        InnerMsSsim().score_frames(a[..., :160], b[..., :160])
 
 
 def test_ms_ssim_agrees_with_torchmetrics_and_refuses_small_frames() -> None:

@@ -17,7 +17,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from arvid.contracts import Clip, UserError
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score, restore, without_sync
-from arvid.metrics.paired import MsSsim, PairedMetric, PairedScore, Psnr, Ssim
+from arvid.metrics.paired import InnerMsSsim, MsSsim, PairedMetric, PairedScore, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips, NbpPerceptual
 from arvid.processes import best_device
 
@@ -124,6 +124,13 @@ class MsSsimScore(Paired):
 
     name, label = "ms-ssim", "MS-SSIM"
     build = MsSsim
+
+
+class MsSsimNbpScore(Paired):
+    """SSIM over five scales as in the NBP code, which calls pytorch-msssim. Frames of at least 161x161."""
+
+    name, label = "ms-ssim-nbp", "MS-SSIM (NBP's)"
+    build = InnerMsSsim
 
 
 class LpipsScore(Paired):
