@@ -143,6 +143,7 @@ OWNERS: dict[str, Make] = {
     "EMAWeightAveraging": needing(EMAWeightAveraging),
     "VAE3D": needing(registry.get("tokenizers", "vae3d")),
     "MagvitFSQ": needing(registry.get("tokenizers", "magvit_fsq")),
+    "MagvitCodebook": needing(registry.get("tokenizers", "magvit_codebook"), bottleneck="vq"),
     "OpenSoraPlan": needing(registry.get("tokenizers", "open_sora_plan")),
     "nova": paradigm("nova", "continuous"),
     "next_block": paradigm("next_block", "discrete"),

@@ -111,11 +111,11 @@ def test_prefixes_agree(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
 def test_what_a_latent_frame_sees(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
     """Latent t sees frames 0 to 4t and no later one; frames 0 to 4t come from latents 0 to t."""
     with torch.no_grad():
-        latent = tokenizer._latent(video)
+        latent = tokenizer.latents(video)
         for first, unchanged in ((1, 1), (5, 2)):
             other = video.clone()
             other[:, :, first:] = torch.rand(2, 3, 9 - first, 8, 8)
-            changed = tokenizer._latent(other)
+            changed = tokenizer.latents(other)
             torch.testing.assert_close(changed[:, :unchanged], latent[:, :unchanged])
             assert (changed[:, unchanged] - latent[:, unchanged]).abs().max() > 1e-3
         tokens = torch.randint(200, (2, 3, 2, 2))
@@ -149,13 +149,14 @@ def test_rounding_is_in_full_precision(published: MagvitFSQ) -> None:
     video = torch.rand(1, 3, 5, 8, 8)
     assert half.decode(half.encode(video)).isfinite().all()
     with torch.autocast("cpu", torch.bfloat16):
-        assert published._codes(video).dtype == torch.float32
+        latents = published.latents(video)
+        assert latents.dtype == published.quantizer.quantize(latents).dtype == torch.float32
 
 
 def test_what_is_trained_is_what_is_decoded(tokenizer: MagvitFSQ, video: torch.Tensor) -> None:
     """The decoder sees the same codes in training and from token indices."""
     with torch.no_grad():
-        codes = tokenizer._codes(video)
+        codes = tokenizer.quantizer.quantize(tokenizer.latents(video))
         torch.testing.assert_close(
             tokenizer.indices_to_codes(tokenizer.codes_to_indices(codes)), codes
         )

@@ -8,18 +8,17 @@ index, with the first channel as the least significant digit. The bottleneck has
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from vector_quantize_pytorch import FSQ
 from vector_quantize_pytorch.finite_scalar_quantization import round_ste
 
 from arvid.codes import ScalarCodes
-from arvid.contracts import TokenSpec, UserError, VideoTokenizer
-from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder, StreamState
+from arvid.contracts import TokenSpec, UserError
+from arvid.nn.causal_conv import PUBLISHED, Backbone, CausalDecoder, CausalEncoder
+from arvid.nn.discrete_autoencoder import DiscreteAutoencoder
 from arvid.nn.hyperparameters import plain
 from arvid.ranges import at_least
 
@@ -42,7 +41,7 @@ class PublishedFSQ(FSQ):  # type: ignore[misc]  # the library has no types
         return codes
 
 
-class MagvitFSQ(VideoTokenizer):
+class MagvitFSQ(DiscreteAutoencoder):
     """Scalar quantisation between the causal encoder and decoder.
 
     Args:
@@ -80,28 +79,8 @@ class MagvitFSQ(VideoTokenizer):
     def spec(self) -> TokenSpec:
         return self._spec
 
-    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
-        """Raises UserError if the strides do not divide the clip."""
-        return self.codes_to_indices(self._codes(video))
-
-    def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
-        return self._decode(self.indices_to_codes(tokens)).clamp(-1, 1)
-
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Memory does not grow with the clip. Raises UserError if the strides do not divide a chunk."""
-        state = StreamState()
-        for video in chunks:
-            with torch.no_grad():
-                tokens = self.codes_to_indices(self._codes(video, state))
-            yield tokens
-
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Memory does not grow with the clip."""
-        state = StreamState()
-        for tokens in chunks:
-            with torch.no_grad():
-                video = self._decode(self.indices_to_codes(tokens), state).clamp(-1, 1)
-            yield video
+    def latents_to_indices(self, latents: Float[Tensor, "b t h w c"]) -> Int[Tensor, "b t h w"]:
+        return self.codes_to_indices(self.quantizer.quantize(latents))
 
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
         """The decoder's input for each token: its quantised channels in [-1, 1]."""
@@ -117,19 +96,4 @@ class MagvitFSQ(VideoTokenizer):
         self, video: Float[Tensor, "b 3 T H W"]
     ) -> tuple[Float[Tensor, "b 3 T H W"], dict[str, Tensor]]:
         """The reconstruction, and no losses: this bottleneck has none."""
-        return self._decode(self._codes(video)), {}
-
-    def _codes(self, video: Tensor, state: StreamState | None = None) -> Tensor:
-        """Quantised latents of a clip or of the next chunk of a stream: (B, t, h, w, C), float32."""
-        codes: Tensor = self.quantizer.quantize(self._latent(video, state).float())
-        return codes
-
-    def _latent(self, video: Tensor, state: StreamState | None = None) -> Tensor:
-        later_chunk = state is not None and state.started
-        self.spec.grid(*video.shape[2:], later_chunk=later_chunk)
-        pixels = (video + 1) / 2 if self.unit_range else video
-        return rearrange(self.encoder(pixels, state), "b c t h w -> b t h w c")
-
-    def _decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
-        video: Tensor = self.decoder(rearrange(codes, "b t h w c -> b c t h w"), state)
-        return 2 * video - 1 if self.unit_range else video
+        return self.decode_codes(self.quantizer.quantize(self.latents(video))), {}
