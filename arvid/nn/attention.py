@@ -260,12 +260,14 @@ class Transformer(nn.Module):
         return x
 
 
-def set_stochastic_depth(blocks: Sequence[TransformerBlock], rate: float) -> None:
-    """Let a network's blocks skip their branches in training (stochastic depth, arXiv 1603.09382).
+def set_stochastic_depth(stacks: Sequence[Transformer], rate: float) -> None:
+    """Let the blocks of a network's stacks skip their branches in training (stochastic depth, arXiv 1603.09382).
 
     The probability rises linearly with depth, up to `rate` at the last block.
     """
+    blocks = [block for stack in stacks for block in stack.blocks]
     for i, block in enumerate(blocks, 1):
+        assert isinstance(block, TransformerBlock)
         block.dropout = nn.Sequential(block.dropout, StochasticDepth(rate * i / len(blocks)))
 
 

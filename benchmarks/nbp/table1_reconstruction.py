@@ -1,4 +1,4 @@
-"""Table 1 of Next-Block Prediction (arXiv 2502.07737): reconstruction quality of video tokenizers.
+"""Table 1 and figure 6 of Next-Block Prediction (arXiv 2502.07737): reconstruction quality of video tokenizers.
 
 Scores tokenizers under NBP's reconstruction protocols, beside the paper's rows. Also gives the cost of each: bits,
 parameters, speed and codebook usage. Published values may use other clips than NBP's script. So UCF-101 and
@@ -16,8 +16,9 @@ examples:
   arvid bench nbp/table1_reconstruction --scale paper --tokenizer nbp-ucf=ucf.safetensors \\
     --tokenizer nbp-k600=k600.safetensors --ucf101 UCF-101 --ucf101-lists ucfTrainTestlist --k600-val k600/val
 
-Writes table.md, results.json, originals-and-reconstructions.png and all result records to --out. Repeat the same
-command to continue an interrupted benchmark.
+Writes table.md, results.json, originals-and-reconstructions.png, figure6.png (clips of 25 frames per second, of which
+6.25 are shown: the originals, then each tokenizer) and all result records to --out. Repeat the same command to continue
+an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ TRAINING_CLIPS = 10_000
 LAB_CLIPS = 1_000
 DEMO_CLIPS = 64
 NUM_PICTURED = 4
+FIGURE6_FPS = 25.0
+FIGURE6_FRAMES = 5
+"""Every fourth of 17 frames: 6.25 per second."""
 BATCH_SIZE = 8
 
 
@@ -120,6 +124,10 @@ class RealSet:
     dataset: VideoDataset
     published: str | None = None
     """Key of the paper's values for this set: `ucf101`, `k600`, or none."""
+    where: Path | None = None
+    """Folder or manifest of the videos; None for clips that are no files."""
+    split_list: Path | None = None
+    """List of the videos to take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +160,8 @@ def main() -> None:
     first = sets[0]
     costs = {n: cost(t, first, n) for n, t in tokenizers.items()}
     write_picture(first, tokenizers, options.out / "originals-and-reconstructions.png")
+    figure6 = options.out / "figure6.png"
+    write_picture(at_25_fps(first), tokenizers, figure6, num_frames=FIGURE6_FRAMES)
     result = {
         "scale": options.scale,
         "sets": {s.title: s.protocol.describe(s.dataset) for s in sets},
@@ -216,13 +226,14 @@ def real_sets(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
             raise UserError("--ucf101 needs --ucf101-lists, the folder of the official lists.")
         for split, file in (("val", "testlist01.txt"), ("train", "trainlist01.txt")):
             protocol = variant("nbp-rfvd-ucf101", split, options)
-            clips = real_clips(protocol, options.ucf101, options.ucf101_lists / file)
-            sets.append(RealSet(f"UCF-101, {split}", protocol, clips, "ucf101"))
+            place = options.ucf101, options.ucf101_lists / file
+            clips = real_clips(protocol, *place)
+            sets.append(RealSet(f"UCF-101, {split}", protocol, clips, "ucf101", *place))
     for split, where in (("val", options.k600_val), ("train", options.k600_train)):
         if where:
             protocol = variant("nbp-rfvd-k600", split, options)
             clips = real_clips(protocol, where)
-            sets.append(RealSet(f"Kinetics-600, {split}", protocol, clips, "k600"))
+            sets.append(RealSet(f"Kinetics-600, {split}", protocol, clips, "k600", where))
     if not sets:
         raise UserError(
             f"The scale {options.scale} needs real clips: --ucf101 with --ucf101-lists, --k600-val, --k600-train."
@@ -268,7 +279,7 @@ def demo_set(options: argparse.Namespace) -> tuple[list[RealSet], list[str]]:
     if options.data:
         clips: VideoDataset = real_clips(protocol, options.data)
         protocol = dataclasses.replace(protocol, num_clips=min(num, len(clips)))
-        return [RealSet(options.data.name, protocol, clips)], notes
+        return [RealSet(options.data.name, protocol, clips, where=options.data)], notes
     return [RealSet("Sprites", protocol, Sprites(num, seed=1))], notes
 
 
@@ -324,15 +335,27 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def at_25_fps(real: RealSet) -> RealSet:
+    """The set with clips of figure 6's frame rate; the set itself if its clips are no files."""
+    if real.where is None or real.protocol.clip is None:
+        return real
+    clip = dataclasses.replace(real.protocol.clip, fps=FIGURE6_FPS)
+    protocol = dataclasses.replace(real.protocol, clip=clip)
+    clips = real_clips(protocol, real.where, real.split_list)
+    return dataclasses.replace(real, protocol=protocol, dataset=clips)
+
+
 @torch.no_grad()
-def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Path) -> None:
+def write_picture(
+    real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Path, *, num_frames: int = 9
+) -> None:
     """Write a picture of some clips, each with the tokenizers' reconstructions below, in the order of the table."""
     chosen, _ = real.protocol.choose(real.dataset)
     clips = [real.dataset[i].video for i in chosen[:NUM_PICTURED]]
     video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
     made = [to_uint8(t.decode(t.encode(video))).cpu().numpy() for t in tokenizers.values()]
     rows = np.stack([np.stack(clips), *made], axis=1)  # (clip, row, T, H, W, 3)
-    write_sheet(path, rows)
+    write_sheet(path, rows, num_frames=num_frames)
 
 
 def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:

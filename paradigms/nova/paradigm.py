@@ -160,9 +160,7 @@ class NOVA(Paradigm):
         )
         if stochastic_depth:
             stacks = (self.temporal.layers, self.spatial.encoder, self.spatial.decoder)
-            set_stochastic_depth(
-                [block for stack in stacks for block in stack.blocks], stochastic_depth
-            )
+            set_stochastic_depth(stacks, stochastic_depth)
         self.head = build_head(spec, size, diffusion, patch)
         self.same_order: Tensor | None
         self.register_buffer("same_order", same_order(order, self.num_positions))

@@ -52,6 +52,7 @@ def test_the_demo(
         9 * (96 + 2) - 2,
         3,
     )  # 3 clips of 3 rows, 9 frames
+    assert cv2.imread(str(out / "figure6.png")).shape == (*picture.shape[:1], 5 * (96 + 2) - 2, 3)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_stochastic_depth_skips_branches_of_whole_rows_in_training_alone() -> No
     net = Transformer(16, 4, 2, norm="pre")
     x = torch.randn(2000, 3, 16)
     plain = net.eval()(x)
-    set_stochastic_depth(list(net.blocks), 0.8)
+    set_stochastic_depth([net], 0.8)
     assert torch.equal(net.eval()(x), plain)
     first, last = (net.train().blocks[i] for i in (0, 3))
     for block, rate in ((first, 0.2), (last, 0.8)):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from vector_quantize_pytorch import LFQ, VectorQuantize
 
 from arvid.contracts import TokenSpec, UserError
@@ -78,7 +78,7 @@ class MagvitCodebook(DiscreteAutoencoder):
         self._spec = TokenSpec("discrete", 2**bits, backbone.total_stride, causal=True)
         self.encoder = CausalEncoder(backbone, width)
         self.decoder = CausalDecoder(backbone, width)
-        self.quantizer: nn.Module
+        self.quantizer: Any  # the library has no types
         if bottleneck == "vq":
             self.quantizer = VectorQuantize(
                 dim=width,
@@ -127,7 +127,6 @@ class MagvitCodebook(DiscreteAutoencoder):
 
         In training mode this changes the codebook of `vq`.
         """
-        found: Any = self.quantizer(latents.flatten(1, 3))
-        codes, indices, loss = found[0], found[1], found[2]
+        codes, indices, loss = self.quantizer(latents.flatten(1, 3))
         shape = latents.shape[:-1]
         return codes.reshape(latents.shape), indices.reshape(shape).long(), loss.sum()
