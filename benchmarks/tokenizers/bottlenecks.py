@@ -5,10 +5,11 @@ clips. All discrete rows have 2^bits ids. A Gaussian has no ids: its row has as 
 rate is the KL divergence from the standard normal, in bits. That is what an ideal code for its tokens would take, so
 it is no equal number of bits.
 
-Without --data the clips are sprites. LPIPS is left out where its weights (SqueezeNet) are missing.
+Without --data the clips are sprites. LPIPS (SqueezeNet) takes the weights of --lpips-backbone, or torchvision's file.
+It is left out where both are missing.
 
 examples:
-  arvid bench tokenizers/bottlenecks --data weizmann64 --out runs/bottlenecks-weizmann64
+  arvid bench tokenizers/bottlenecks --data weizmann64 --lpips-backbone squeezenet1_1_features.safetensors
   arvid bench tokenizers/bottlenecks --bits 10 --trainer.max_steps=500
 
 Writes table.md, results.json, originals-and-reconstructions.png and all result records to --out. Repeat the same
@@ -20,30 +21,34 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from arvid.benchmarks.nbp.table1_reconstruction import Cost, RealSet, cost, score, write_picture
-from arvid.contracts import VideoDataset
+from arvid.contracts import UserError, VideoDataset, VideoTokenizer
 from arvid.data.clips import ClipSpec
-from arvid.data.collate import normalise
+from arvid.data.collate import normalise, to_uint8
 from arvid.data.folder import VideoFolder
 from arvid.data.loading import load_batches
 from arvid.data.manifest import VideoManifest
 from arvid.data.sprites import Sprites
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
+from arvid.evaluation.scores import left_out
 from arvid.experiments.paper import Cell, script_parser, table, write_page
-from arvid.experiments.variants import Variant, data_options, model_path, train, usable
+from arvid.experiments.variants import Variant, data_options, model_path, train
+from arvid.metrics.perceptual import Lpips
 from arvid.processes import best_device
 from arvid.ranges import at_least, between
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import load_tokenizer
 
 TOKENIZER = "--model.init_args.tokenizer.init_args"
-METRICS = ("psnr", "ssim", "lpips-squeeze")
+METRICS = ("psnr", "ssim")
 NUM_FRAMES = 17
 SIZE = 64
 """Height and width of clips from files, pixels."""
@@ -65,10 +70,11 @@ def main() -> None:
     tokenizers = {
         v.name: load_tokenizer(model_path(v, options.out)).to(best_device()) for v in variants
     }
-    real, notes = held_out(options)
+    real = held_out(options)
     records = {name: score(real, name, t, options.out) for name, t in tokenizers.items()}
     costs = {name: cost(t, real, name) for name, t in tokenizers.items()}
     rates = {n: gaussian_bits(t, real) for n, t in tokenizers.items() if isinstance(t, VAE3D)}
+    distances, notes = lpips(tokenizers, real, options.lpips_backbone)
     seconds = {v.name: training_seconds(model_path(v, options.out)) for v in variants}
     write_picture(real, tokenizers, options.out / "originals-and-reconstructions.png")
     result = {
@@ -76,10 +82,11 @@ def main() -> None:
         "protocol": real.protocol.describe(real.dataset),
         "metrics": {n: [dataclasses.asdict(m) for m in r.metrics] for n, r in records.items()},
         "costs": {name: dataclasses.asdict(found) for name, found in costs.items()},
+        "lpips": distances,
         "kl_bits_per_token": rates,
         "training_seconds": seconds,
     }
-    lines = our_table(records, costs, rates, seconds)
+    lines = our_table(records, costs, rates, distances, seconds)
     write_page(
         options.out,
         f"Bottlenecks, {real.title}, {options.bits} bits",
@@ -102,6 +109,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--num-clips", type=at_least(2).integer, default=64, help="held-out clips that are scored"
+    )
+    parser.add_argument(
+        "--lpips-backbone", type=Path, help="SqueezeNet's ImageNet weights, .safetensors or .pth"
     )
     options, options_of_fit = parser.parse_known_args()
     options.fit_options = options_of_fit
@@ -153,20 +163,18 @@ def training_seconds(checkpoint: Path) -> float:
 # What is scored
 
 
-def held_out(options: argparse.Namespace) -> tuple[RealSet, list[str]]:
-    """Clips that no row was trained on, with the protocol, and notes on metrics without weights."""
+def held_out(options: argparse.Namespace) -> RealSet:
+    """Clips that no row was trained on, with the protocol."""
     dataset, title = validation_clips(options)
-    protocol, notes = usable(
-        Protocol(
-            name="bottlenecks",
-            summary="Reconstruction of held-out clips.",
-            task="reconstruction",
-            metrics=METRICS,
-            num_clips=min(options.num_clips, len(dataset)),
-            batch_size=BATCH_SIZE,
-        )
+    protocol = Protocol(
+        name="bottlenecks",
+        summary="Reconstruction of held-out clips.",
+        task="reconstruction",
+        metrics=METRICS,
+        num_clips=min(options.num_clips, len(dataset)),
+        batch_size=BATCH_SIZE,
     )
-    return RealSet(title, protocol, dataset), notes
+    return RealSet(title, protocol, dataset)
 
 
 def validation_clips(options: argparse.Namespace) -> tuple[VideoDataset, str]:
@@ -181,13 +189,37 @@ def validation_clips(options: argparse.Namespace) -> tuple[VideoDataset, str]:
 
 
 @torch.no_grad()
+def lpips(
+    tokenizers: dict[str, VideoTokenizer], real: RealSet, backbone: Path | None
+) -> tuple[dict[str, float], list[str]]:
+    """Mean LPIPS of each row's reconstructions, and a note if there are no weights."""
+    try:
+        metric = Lpips("squeeze", backbone=backbone).to(best_device())
+    except UserError as error:
+        return {}, [left_out("LPIPS", str(error))]
+    found = {}
+    for name, tokenizer in tokenizers.items():
+        metric.reset()
+        for video in batches(real):
+            made = tokenizer.decode(tokenizer.encode(video))
+            metric.update(to_uint8(made), to_uint8(video))
+        found[name] = metric.compute().value
+    return found, []
+
+
+def batches(real: RealSet) -> Iterator[Tensor]:
+    """The scored clips, float (B, 3, T, H, W)."""
+    chosen, _ = real.protocol.choose(real.dataset)
+    indices = [chosen[i : i + BATCH_SIZE] for i in range(0, len(chosen), BATCH_SIZE)]
+    for clips in load_batches(real.dataset, indices):
+        yield torch.stack([normalise(clip.video) for clip in clips]).to(best_device())
+
+
+@torch.no_grad()
 def gaussian_bits(tokenizer: VAE3D, real: RealSet) -> float:
     """Mean KL divergence of a token's posterior from the standard normal, in bits."""
-    chosen, _ = real.protocol.choose(real.dataset)
-    batches = [chosen[i : i + BATCH_SIZE] for i in range(0, len(chosen), BATCH_SIZE)]
     nats, num_tokens = 0.0, 0
-    for clips in load_batches(real.dataset, batches):
-        video = torch.stack([normalise(clip.video) for clip in clips]).to(best_device())
+    for video in batches(real):
         mean, log_variance = (x.double() for x in tokenizer.posterior(video))
         nats += float(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum())
         num_tokens += mean[:, 0].numel()
@@ -198,13 +230,15 @@ def our_table(
     records: dict[str, ResultRecord],
     costs: dict[str, Cost],
     rates: dict[str, float],
+    distances: dict[str, float],
     seconds: dict[str, float],
 ) -> list[str]:
     """One line per bottleneck."""
     names = {m.name: m.heading for record in records.values() for m in record.metrics}
     headings = (
         *("", "tokens", "bits / token", "bits / pixel", "ids in use", "perplexity"),
-        *(f"{heading} {'↓' if 'lpips' in name else '↑'}" for name, heading in names.items()),
+        *(f"{heading} ↑" for heading in names.values()),
+        "LPIPS ↓",
         *("parameters", "encode (s)", "decode (s)", "training (s)"),
     )
     lines: list[list[Cell]] = []
@@ -224,6 +258,7 @@ def our_table(
                 None if share is None else f"{share:.1%}",
                 found.codebook_perplexity,
                 *(values.get(metric) for metric in names),
+                distances.get(name),
                 f"{found.parameters / 1e6:.3g}M",
                 *pixels,
                 seconds[name],

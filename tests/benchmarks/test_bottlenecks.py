@@ -49,7 +49,7 @@ def test_every_bottleneck_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     given = ["--bits=6", "--num-clips=3", f"--out={out}", *TINY]
     assert main(["bench", SCRIPT, *given]) == 0
     page = (out / "table.md").read_text()
-    assert "> No lpips-squeeze: " in page
+    assert "> No LPIPS: " in page
     result = json.loads((out / "results.json").read_text())
     assert list(result["costs"]) == ["FSQ", "LFQ", "BSQ", "VQ", "Gaussian"]
     bits = {name: found["bits_per_token"] for name, found in result["costs"].items()}
@@ -59,6 +59,7 @@ def test_every_bottleneck_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(seconds > 0 for seconds in result["training_seconds"].values())
     for metrics in result["metrics"].values():
         assert {m["name"] for m in metrics} == {"psnr", "ssim"}
+    assert result["lpips"] == {}
     assert (out / "originals-and-reconstructions.png").is_file()
 
 
@@ -67,7 +68,7 @@ def test_the_gaussians_rate_is_its_divergence_in_bits(
 ) -> None:
     """Posteriors N(3, 1) in two channels: 3²/2 nats each."""
     options = script.argparse.Namespace(data=None, num_clips=2)
-    real, _ = script.held_out(options)
+    real = script.held_out(options)
 
     class Posterior:
         def posterior(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,3 +76,26 @@ def test_the_gaussians_rate_is_its_divergence_in_bits(
             return mean, torch.zeros_like(mean)
 
     assert script.gaussian_bits(Posterior(), real) == pytest.approx(9 / math.log(2))
+
+
+def test_lpips_takes_the_given_weights(script: ModuleType, shared: Path) -> None:
+    weights = shared / "weights/lpips_squeeze/squeezenet1_1_features.safetensors"
+    if not weights.is_file():
+        pytest.skip("LPIPS's weights are not there")
+    real = script.held_out(script.argparse.Namespace(data=None, num_clips=2))
+
+    class Inverse:
+        def encode(self, video: torch.Tensor) -> torch.Tensor:
+            return -video
+
+        def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens
+
+    class Copy(Inverse):
+        def encode(self, video: torch.Tensor) -> torch.Tensor:
+            return video
+
+    found, notes = script.lpips({"copy": Copy(), "inverse": Inverse()}, real, weights)
+    assert found["copy"] == pytest.approx(0, abs=1e-6)
+    assert found["inverse"] > 0.1
+    assert notes == []
