@@ -383,7 +383,7 @@ def speeds(rows: Sequence[Variant], found: Scoring, out: Path) -> dict[str, Spee
 
 
 def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[str]]:
-    protocol = _chosen(options, task)
+    protocol = chosen_protocol(options, task)
     if options.scale == "demo":
         return usable(_demo_protocol(options, protocol))
     count = options.num_clips or (LAB_CLIPS if options.scale == "lab" else None)
@@ -393,7 +393,7 @@ def _protocol(options: argparse.Namespace, task: Task) -> tuple[Protocol, list[s
     return (protocol, []) if options.scale == "paper" else usable(protocol)
 
 
-def _chosen(options: argparse.Namespace, task: Task) -> Protocol:
+def chosen_protocol(options: argparse.Namespace, task: Task) -> Protocol:
     """The protocol of a task: the one of --protocol with the task's given frames, or else that of PROTOCOLS.
 
     Raises UserError if several fit, or if one fits no task.

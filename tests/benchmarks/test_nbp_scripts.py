@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from arvid.benchmarks.nbp._common import SIZES
+from arvid.benchmarks.nbp._common import SIZES, Task, chosen_protocol
 from arvid.benchmarks.nbp.figures8_9_blocks import default_blocks
 from arvid.cli import main
 from arvid.contracts import TokenGrid, UserError
@@ -217,3 +217,21 @@ def test_the_scale_paper_trains_as_published(
     assert configs == ["settings/nbp-paper-k600", "paradigms/nbp-paper-k600", "sizes/d24w2048"]
     assert "--trainer.max_steps=120000" in options  # 20 epochs
     assert "--model.init_args.paradigm.init_args.block=[1,1,16]" in options
+
+
+def test_another_protocol_goes_to_the_task_with_its_given_frames(tmp_path: Path) -> None:
+    def chosen(task: Task, *names: str) -> str:
+        options = argparse.Namespace(protocol=list(names))
+        return chosen_protocol(options, task).name
+
+    both = ("nbp-k600-fp-paper", "nbp-ucf101-cfp-paper")
+    assert chosen("frames") == "nbp-k600-fp"
+    assert chosen("frames", *both) == both[0]
+    assert chosen("class and frame", *both) == both[1]
+    assert chosen("class", *both) == "nbp-ucf101-cg"
+    with pytest.raises(UserError, match="2 protocols for frames"):
+        chosen("frames", "nbp-k600-fp-paper", "nbp-k600-fp")
+    path = tmp_path / "nine.yaml"
+    path.write_text("base: nbp-k600-fp\ncondition_frames: 9\n")
+    with pytest.raises(UserError, match="not 9"):
+        chosen("frames", str(path))
