@@ -54,6 +54,11 @@ class VideosRow(Row):
         self, folder: Path, name: str, *, protocol: Protocol, dataset: VideoDataset
     ) -> None:
         self.clip = clip_of(protocol)
+        if protocol.trajectories > 1:
+            raise UserError(
+                f"Protocol {protocol.name} takes the best of {protocol.trajectories} clips, but a folder has one for each "
+                "real clip. Write a protocol with it as `base` and `trajectories: 1` (docs/protocols.md)."
+            )
         paths = videos_in(folder) if os.path.isdir(folder) else []
         num = protocol.available_clips(dataset)
         if len(paths) < num * protocol.folds:

@@ -109,6 +109,8 @@ def evaluate(
         logger.info("%s is already scored: %s", row.name, path)
         return found
     scores = {**_required_scores(protocol, dataset, training), **optional}
+    if protocol.trajectories > 1:
+        _require_of_trajectories(scores, protocol)
     kept = RealMeasurements(dataset, protocol.scored, code_identity(measuring))
     clips = None
     if training is not None:
@@ -150,6 +152,16 @@ def _required_scores(
     return scores
 
 
+def _require_of_trajectories(scores: dict[str, Score], protocol: Protocol) -> None:
+    usual = Score.of_trajectories
+    unfit = [name for name, score in scores.items() if type(score).of_trajectories is usual]
+    if unfit:
+        raise UserError(
+            f"Protocol {protocol.name} makes {protocol.trajectories} clips for each real clip (trajectories), which "
+            f"{', '.join(unfit)} cannot score: leave it out."
+        )
+
+
 def _earlier_data(dataset: VideoDataset) -> dict[str, str]:
     """The hash of the real clips as an earlier version of arvid wrote it into records."""
     earlier = dataset.earlier_fingerprint()
@@ -186,8 +198,9 @@ class _Batch:
     name: str
     index: int
     """Index over all folds. It selects the seed of the generation."""
-    fold: int | None
-    """Index of the fold; None for a batch of a separate real set."""
+    run: int | None
+    """Index over all folds and, in each, over the clips that are generated for each real clip. None for a batch of a
+    separate real set."""
     start: int
     """Index of its first clip in the fold."""
     indices: list[int]
@@ -215,23 +228,24 @@ class _Evaluation:
         self.stem = path.stem
         self.scores = scores
         self.chosen = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
-        self.batches = [*self._plan(self.chosen, fold_names=True), *self._plan_real()]
+        runs = [clips for clips in self.chosen for _ in range(protocol.trajectories)]
+        self.batches = [*self._plan(runs, generated=True), *self._plan_real()]
         self.parts = Parts(path.parent, path.stem, identity)
         self.kept = kept
         self.training = training
 
     def _plan_real(self) -> list[_Batch]:
         real = self.protocol.real(self.dataset)
-        return [] if real is None else self._plan([real], fold_names=False)
+        return [] if real is None else self._plan([real], generated=False)
 
-    def _plan(self, folds: list[list[int]], *, fold_names: bool) -> list[_Batch]:
+    def _plan(self, runs: list[list[int]], *, generated: bool) -> list[_Batch]:
         batches: list[_Batch] = []
-        for fold, indices in enumerate(folds):
+        for index, indices in enumerate(runs):
             for i, part in enumerate(self.protocol.in_batches([indices])):
-                name = f"{fold}-{i:05d}" if fold_names else f"real-{i:05d}"
+                name = f"{index}-{i:05d}" if generated else f"real-{i:05d}"
                 start = i * self.protocol.batch_size
-                fold_index = fold if fold_names else None
-                batches.append(_Batch(name, len(batches), fold_index, start, part))
+                run = index if generated else None
+                batches.append(_Batch(name, len(batches), run, start, part))
         return batches
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
@@ -247,7 +261,7 @@ class _Evaluation:
 
     def _take_kept(self, batch: _Batch) -> bool:
         """Take the measurements of a batch of real clips from the cache. Returns whether all of them were there."""
-        if batch.fold is not None:
+        if batch.run is not None:
             return False
         found = {name: self.kept.read(s, batch.indices) for name, s in self.scores.items()}
         measured = {name: m for name, m in found.items() if m is not None}
@@ -259,7 +273,7 @@ class _Evaluation:
     def _measure(self, batch: _Batch, clips: list[Clip]) -> tuple[dict[str, Measured], float]:
         self.protocol.require_whole_steps(len(clips[0].video))
         real = self._scored(np.stack([clip.video for clip in clips]))
-        if batch.fold is None:
+        if batch.run is None:
             return self._measure_real(batch, real), 0.0
         before = time.monotonic()
         videos = self.row.generate(clips, self.protocol, batch.index)
@@ -292,7 +306,7 @@ class _Evaluation:
     def _write_shown(self, batch: _Batch, clips: list[Clip], videos: Videos) -> None:
         """Write the clips that the page shows, and the last given frame of each."""
         left = NUM_SHOWN - batch.start
-        if batch.fold != 0 or left <= 0:
+        if batch.run != 0 or left <= 0:
             return
         shown = self.row.page_videos(clips, videos)
         for i, (clip, video) in enumerate(zip(clips[:left], shown[:left], strict=True)):
@@ -327,11 +341,11 @@ class _Evaluation:
 
     def results(self) -> dict[str, Any]:
         """The record's fields that depend on the row and the finished batches."""
-        real, _ = self.parts.joined([b.name for b in self.batches if b.fold is None])
+        real, _ = self.parts.joined([b.name for b in self.batches if b.run is None])
         training, _ = self.parts.joined([*self.training.batches] if self.training else [])
         folds, seconds = [], 0.0
         for fold in range(self.protocol.folds):
-            found, took = self.parts.joined([b.name for b in self.batches if b.fold == fold])
+            found, took = self._measured(fold)
             folds.append({n: {**found[n], **real.get(n, {})} for n in self.scores})
             seconds += took
         self._keep(folds)
@@ -354,6 +368,19 @@ class _Evaluation:
             "code_version": code_version(),
             "hardware": hardware(),
         }
+
+    def _measured(self, fold: int) -> tuple[Measurements, float]:
+        """The measurements of a fold's clips, and the seconds that their generation took."""
+        num = self.protocol.trajectories
+        joined = [
+            self.parts.joined([b.name for b in self.batches if b.run == run])
+            for run in range(fold * num, (fold + 1) * num)
+        ]
+        seconds = sum(took for _, took in joined)
+        if num == 1:
+            return joined[0][0], seconds
+        runs = [found for found, _ in joined]
+        return {n: s.of_trajectories([r[n] for r in runs]) for n, s in self.scores.items()}, seconds
 
     def _keep(self, folds: list[Measurements]) -> None:
         """Write the measurements (features, errors of frames) of each fold for other statistics: <score>.<name>."""
@@ -409,5 +436,5 @@ class _Evaluation:
         if budget.parameters is None:
             return budget
         frames = len(clip.video) - self.protocol.condition_frames
-        num = sum(map(len, self.chosen))
+        num = sum(map(len, self.chosen)) * self.protocol.trajectories
         return dataclasses.replace(budget, frames_per_second=num * frames / seconds)

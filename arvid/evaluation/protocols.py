@@ -56,6 +56,9 @@ class Protocol:
     folds: int = 1
     """Number of repetitions, each with other seeds and, if there are enough, other real clips. Results are the mean
     and the standard deviation over folds."""
+    trajectories: int = 1
+    """Number of clips generated for each real clip, with other seeds. Paired metrics take the best one for each real
+    clip; distances take all."""
     num_real: int | None = None
     """Size of a separate real set, the same in all folds. None: each clip is compared with the real clip that gave its
     condition."""
@@ -69,8 +72,6 @@ class Protocol:
     the order of the dataset, by name."""
     clip: ClipSpec | None = None
     """How real clips are cut and resized; defines the length and size of all clips. None: as the run's setting does."""
-    clips_per_video: int = 1
-    """Number of clips that are cut from each real video, at different times."""
 
     given_rate: Literal["cut", "keep"] = "cut"
     """Treatment of given videos (`--videos`) that are faster than `clip.fps`. cut: take frames at that rate, as from
@@ -116,7 +117,7 @@ class Protocol:
             paired_frames=self.paired_frames,
             paired_size=self.paired_size,
             batch_size=self.batch_size,
-            clips_per_video=self.clips_per_video,
+            trajectories=self.trajectories,
         )
         at_least(0).require(where, condition_frames=self.condition_frames, seed=self.seed)
         between(0, 1).require(where, ddof=self.ddof)
@@ -139,8 +140,8 @@ class Protocol:
             ),
             (self.num_real is not None and self.num_clips is None, "num_real needs num_clips"),
             (
-                self.clips_per_video > 1 and self.clip is None,
-                "clips_per_video needs a clip of its own",
+                self.trajectories > 1 and self.task == "reconstruction",
+                "several reconstructions of a clip are equal",
             ),
         ]
 
@@ -153,8 +154,8 @@ class Protocol:
             del values["given_rate"]
         if not self.optional_metrics:
             del values["optional_metrics"]
-        if self.clips_per_video == 1:
-            del values["clips_per_video"]
+        if self.trajectories == 1:
+            del values["trajectories"]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}

@@ -36,9 +36,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
     missing: list[str] = []
     if split_list is not None:
         entries, missing = take_listed(entries, read_split_list(split_list))
-    options = FileOptions(
-        clip=protocol.clip, seed=protocol.seed, clips_per_video=protocol.clips_per_video
-    )
+    options = FileOptions(clip=protocol.clip, seed=protocol.seed)
     return FileDataset(entries, options, where=str(where), classes=entries.classes, missing=missing)
 
 

@@ -189,7 +189,9 @@ class RealRow(Row):
                 f"Protocol {protocol.name} needs {2 * protocol.available_clips(dataset)} real clips to compare "
                 f"real with real, but there are {len(dataset)}."
             )
-        self.others = protocol.in_batches(others)
+        self.others = protocol.in_batches(
+            [clips for clips in others for _ in range(protocol.trajectories)]
+        )
         self.last: list[Clip] = []
 
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:

@@ -59,6 +59,7 @@ def small(protocol: Protocol, **values: Any) -> Protocol:
         "scored_frames": protocol.scored_frames and scored,
         "metrics": ("fd-pixels",) if protocol.task == "generation" else ("psnr", "ssim"),
         "paired_size": protocol.paired_size and 32,
+        "trajectories": 1,
         **values,
     }
     return dataclasses.replace(protocol, **values)

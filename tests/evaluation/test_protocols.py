@@ -6,15 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from arvid import registry
 from arvid.contracts import UserError
 from arvid.data.sprites import Sprites
-from arvid.data.video import write_video
 from arvid.evaluation.protocols import Protocol, get_protocol, protocols, read_protocol
-from arvid.evaluation.real_clips import real_clips
 from arvid.metrics.preprocessing import PREPROCESSINGS
 
 SMALL = Protocol(name="small", summary="", task="generation", metrics=("fd-pixels",), num_clips=4)
@@ -208,24 +205,3 @@ def test_the_papers_protocols_differ_from_the_released_codes_as_its_appendix_say
     assert (k600.folds, k600.num_clips, k600.paired_size) == (4, 50_000, 64)
     assert (k600.clip.fps, k600.clip.resize, k600.clip.window) == (16, "crop", "random")
     assert (ucf101.folds, ucf101.num_clips, ucf101.clip.window) == (4, 10_000, "random")
-    for protocol, num_videos in ((k600, 29_000), (ucf101, 9_537)):  # without replacement
-        assert num_videos * protocol.clips_per_video >= 4 * (protocol.num_clips or 0)
-
-
-def test_several_clips_of_a_video_lie_at_different_times(tmp_path: Path) -> None:
-    for i in range(2):
-        frames = (
-            np.full((12, 16, 16, 3), 8, np.uint8) * np.arange(12, dtype="u1")[:, None, None, None]
-        )
-        write_video(tmp_path / f"{i}.mp4", frames, fps=8)
-    path = tmp_path / "two.yaml"
-    path.write_text(
-        "summary: own\ntask: generation\nmetrics: [fd-pixels]\nclips_per_video: 2\n"
-        "clip: {num_frames: 4, size: 16, window: random}\n"
-    )
-    clips = list(real_clips(read_protocol(path), tmp_path))
-    assert len(clips) == 4
-    starts = [float(clip.video[0].mean()) for clip in clips]
-    assert starts[0] != starts[1]
-    with pytest.raises(UserError, match="clips_per_video needs a clip"):
-        Protocol(name="x", summary="", task="generation", metrics=("fvd",), clips_per_video=2)

@@ -67,6 +67,13 @@ class Score(ABC):
         """
         return {}
 
+    def of_trajectories(self, measured: Sequence[Measured]) -> Measured:
+        """One measurement from those of several clips for each real clip (see `Protocol.trajectories`).
+
+        Metrics that define it can be used with several. The others are refused before anything is generated.
+        """
+        raise NotImplementedError
+
     def missing(self, dataset: VideoDataset, training: VideoDataset | None) -> str | None:
         """What the real clips or the training set lack for the metric, as a sentence part; by default nothing (None).
 

@@ -100,6 +100,10 @@ class Distance(Score):
     def measure_real(self, real: Tensor) -> Measured:
         return {"real": self.features(real)}
 
+    def of_trajectories(self, measured: Sequence[Measured]) -> Measured:
+        """All generated clips."""
+        return {**measured[0], "generated": torch.cat([found["generated"] for found in measured])}
+
     def real_identity(self) -> Mapping[str, Any]:
         return self.features.identity
 

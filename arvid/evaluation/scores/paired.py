@@ -61,6 +61,13 @@ class Paired(Score):
         self.metric.update(self._seen(generated), self._seen(real))
         return {"frames": dim_zero_cat(self.metric.frame_scores).cpu()}
 
+    def of_trajectories(self, measured: Sequence[Measured]) -> Measured:
+        """For each real clip the clip with the best value, by this metric."""
+        frames = torch.stack([found["frames"] for found in measured])  # (N, B, T)
+        values = torch.stack([self.metric._clip_values(x.double()) for x in frames])
+        best = values.argmax(0) if self.higher_is_better else values.argmin(0)
+        return {"frames": frames[best, torch.arange(len(best))]}
+
     def _seen(self, videos: Tensor) -> Tensor:
         videos = videos[:, : self.num_frames].to(best_device())
         return videos if self.size is None else _resize(videos, self.size)
