@@ -56,7 +56,7 @@ class VideosRow(Row):
         self.clip = clip_of(protocol)
         if protocol.trajectories > 1:
             raise UserError(
-                f"Protocol {protocol.name} takes the best of {protocol.trajectories} clips, but a folder has one for each "
+                f"Protocol {protocol.name} takes the best of {protocol.trajectories} clips; a folder has one for each "
                 "real clip. Write a protocol with it as `base` and `trajectories: 1` (docs/protocols.md)."
             )
         paths = videos_in(folder) if os.path.isdir(folder) else []
