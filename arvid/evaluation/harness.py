@@ -380,7 +380,8 @@ class _Evaluation:
         if num == 1:
             return joined[0][0], seconds
         runs = [found for found, _ in joined]
-        return {n: s.of_trajectories([r[n] for r in runs]) for n, s in self.scores.items()}, seconds
+        best = {n: s.of_trajectories([r[n] for r in runs]) for n, s in self.scores.items()}
+        return {n: dict(found) for n, found in best.items()}, seconds
 
     def _keep(self, folds: list[Measurements]) -> None:
         """Write the measurements (features, errors of frames) of each fold for other statistics: <score>.<name>."""
