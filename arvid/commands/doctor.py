@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LINKED = ("paradigms", "tokenizers", "configs", "benchmarks")
 INSTALL = "Install it: pip install -c constraints.txt -e . (in a checkout, `make demo` does)."
 
 
@@ -197,8 +198,8 @@ def _round_trip(encoder: str, container: str, num_frames: int = 4) -> int:
 
 
 def check_links() -> Iterator[Row]:
-    """`arvid/paradigms`, `arvid/tokenizers`, `arvid/configs`: links in a checkout, folders in a wheel."""
-    for name in ("paradigms", "tokenizers", "configs"):
+    """The folders of `LINKED`: links in a checkout, folders in a wheel."""
+    for name in LINKED:
         path = PACKAGE / name
         status: Literal["ok", "broken"] = "ok" if path.is_dir() else "broken"
         kind = f"link to {path.readlink()}" if path.is_symlink() else "folder"
