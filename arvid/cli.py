@@ -37,6 +37,8 @@ COMMANDS = {
     "bench": "run a benchmark of a paper",
     "import": "convert a published checkpoint to arvid's own format",
     "export": "write a model in the published layout of another code base",
+    "push": "publish a run on the Hugging Face Hub",
+    "weights": "list, download and check published weights of metrics",
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")

@@ -178,6 +178,7 @@ ROOMS = (
     "suites",
     "report",
     "experiments",
+    "api",
     "commands",
     "roof",
 )

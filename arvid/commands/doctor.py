@@ -257,9 +257,9 @@ def check_browser() -> Iterator[Row]:
 def check_weights() -> Iterator[Row]:
     """Published weights that some metrics need."""
     from arvid.downloading import has_checksum
-    from arvid.weights import KNOWN
+    from arvid.weights import KNOWN, how_to_get
 
-    for item in KNOWN.values():
+    for name, item in KNOWN.items():
         present = item.path.is_file()
         genuine = present and has_checksum(item.path, item.digest)
         what = str(item.path) if genuine else "not the published file" if present else "absent"
@@ -267,7 +267,7 @@ def check_weights() -> Iterator[Row]:
             name=item.file,
             status="ok" if genuine else "broken" if present else "missing",
             detail=f"{what}; for {item.purpose}",
-            advice=item.advice,
+            advice=item.advice if present else how_to_get(name),
         )
 
 
