@@ -75,7 +75,8 @@ def read_url(url: str, headers: Mapping[str, str] | None = None) -> bytes:
     try:
         http_get(url, content, headers=dict(headers or {}))
     except Exception as error:  # from requests or httpx, depending on huggingface_hub's version
-        raise UserError(f"{url} cannot be read ({error}).") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{url} cannot be read ({reason}).") from error
     return content.getvalue()
 
 

@@ -80,7 +80,8 @@ def _results(records: Sequence[ResultRecord]) -> str:
     if not records or records[0].folder is None:
         return "Not scored yet."
     comparison = Comparison.from_runs([records[0].folder.parent], title="Results")
-    return tables.markdown(comparison).strip()
+    _, _, below_title = tables.markdown(comparison).partition("\n")
+    return below_title.strip().replace("\n## ", "\n### ")
 
 
 def _clips(name: str, records: Sequence[ResultRecord]) -> list[str]:
