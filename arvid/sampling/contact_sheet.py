@@ -9,7 +9,6 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
 
-from arvid.data.video import write_video
 from arvid.files import atomic_write
 
 LEGIBLE = 96
@@ -50,6 +49,10 @@ def write_clips(
     folder: Path, videos: UInt8[np.ndarray, "b t h w 3"], fps: float, *, start: int = 0
 ) -> None:
     """Write each clip as NUMBER.mp4, or as NUMBER.png if it is a single frame. Numbers begin at `start`."""
+    from arvid.data.video import (
+        write_video,
+    )  # imports torch, which commands that write pictures do without
+
     for i, video in enumerate(videos, start):
         if len(video) == 1:
             write_png(folder / f"{i:03d}.png", video[0])

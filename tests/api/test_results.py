@@ -63,12 +63,12 @@ def test_pandas_reads_them() -> None:
 def test_tokens_of_paths_and_arrays(tmp_path: Path) -> None:
     videos = np.stack([clip.video for clip in Sprites(2, size=32, num_frames=9)])
     ids = arvid.tokenize(videos, "sprites-magvit_fsq")
-    assert (ids.shape, ids.dtype) == ((2, 3, 4, 4), np.int64)
+    assert (ids.shape, ids.dtype) == ((2, 3, 8, 8), np.int64)
     assert np.array_equal(ids, arvid.tokenize(list(videos), "sprites-magvit_fsq"))
     assert np.array_equal(ids[:, :2], arvid.tokenize(videos, "sprites-magvit_fsq", frames=5))
     decoded = np.asarray(arvid.detokenize(ids, "sprites-magvit_fsq")).astype(float)
     assert np.abs(decoded - videos).mean() < 10
-    for reason, given in {"uint8": videos / 255, "multiple of 8": videos[..., :31, :]}.items():
+    for reason, given in {"uint8": videos / 255, "multiple of 4": videos[..., :31, :]}.items():
         with pytest.raises(UserError, match=reason):
             arvid.tokenize(given, "sprites-vae3d")
     with pytest.raises(UserError, match="differ in shape"):
