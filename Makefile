@@ -18,7 +18,7 @@ help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
 
 demo: $(INSTALLED) ## Compare two orders of prediction with both token types; prints the table, writes the page
-	@$(BIN)/arvid bench demo $(ARGS)
+	@$(BIN)/arvid demo $(ARGS)
 
 test: $(INSTALLED) ## Run the tests (all but those marked slow; no network needed)
 	@$(PYTEST) -m "not slow" $(ARGS)

@@ -1,27 +1,44 @@
 """arvid: comparative research on autoregressive video generation.
 
-`arvid.load(path)`, `arvid.sample(model, conditions)` and `arvid.evaluate(run, protocol)` are the main functions. They
-are imported at first use.
+    model = arvid.load("runs/nova")
+    clips = model.sample("a large red square moves left", seed=0)
+    results = arvid.evaluate(model, "sprites-generation")
+
+`load`, `evaluate`, `compare`, `tokenize`, `detokenize` and `plot` are imported at first use (see docs/python.md).
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arvid._torchvision import prepare_torchvision
 
+if TYPE_CHECKING:
+    from arvid.api.model import load
+    from arvid.api.plotting import plot
+    from arvid.api.scoring import compare, evaluate
+    from arvid.api.tokens import detokenize, tokenize
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "compare", "detokenize", "evaluate", "load", "plot", "tokenize"]
 
 prepare_torchvision()
 
-_SHORT = {
-    "load": ("arvid.training.generator_module", "load_generator"),
-    "sample": ("arvid.sampling.sample", "sample"),
-    "evaluate": ("arvid.evaluation.rows", "evaluate_run"),
+_MODULES = {
+    "compare": "arvid.api.scoring",
+    "detokenize": "arvid.api.tokens",
+    "evaluate": "arvid.api.scoring",
+    "load": "arvid.api.model",
+    "plot": "arvid.api.plotting",
+    "tokenize": "arvid.api.tokens",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _SHORT:
+    if name not in _MODULES:
         raise AttributeError(f"module 'arvid' has no attribute {name!r}")
-    module, attribute = _SHORT[name]
-    return getattr(import_module(module), attribute)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,6 +24,7 @@ from arvid.processes import end_with_parent
 from arvid.trust import trusting
 
 COMMANDS = {
+    "demo": "train two paradigms on two token types and compare them, without data or GPU",
     "fit": "train a tokenizer or a generator",
     "validate": "validation loss of a checkpoint",
     "plan": "memory, FLOPs, days and sampling of a training, before it runs",
@@ -33,9 +34,11 @@ COMMANDS = {
     "sample": "generate clips from a checkpoint",
     "evaluate": "score runs, videos or pipelines under a protocol, or run a benchmark suite",
     "compare": "table and page of several runs",
-    "bench": "run a benchmark of a paper, or the demo",
+    "bench": "run a benchmark of a paper",
     "import": "convert a published checkpoint to arvid's own format",
     "export": "write a model in the published layout of another code base",
+    "push": "publish a run on the Hugging Face Hub",
+    "weights": "list, download and check published weights of metrics",
     "doctor": "check this installation",
 }
 LIGHTNING_COMMANDS = ("fit", "validate")
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     _quieten()
+    if arguments[:1] == ["demo"]:
+        arguments = ["bench", *arguments]
     if arguments and arguments[0] in LIGHTNING_COMMANDS:
         from arvid.training.cli import run_lightning
 

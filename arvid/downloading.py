@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,7 +15,14 @@ from arvid.files import checksum_file
 logger = logging.getLogger(__name__)
 
 
-def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | None = None) -> None:
+def download(
+    url: str,
+    path: Path,
+    *,
+    checksum: str | None,
+    num_bytes: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Download a published file to `path` unless it exists. An existing file is verified too.
 
     An interrupted download stays as PATH.part, and the next call resumes it. If several processes call this, one
@@ -24,6 +33,7 @@ def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | Non
         path: where to put the file.
         checksum: see `has_checksum`; None if none is published.
         num_bytes: published size, if known.
+        headers: headers of the request, such as an authorisation.
 
     Raises UserError if the address cannot be read, or if the file has another checksum.
     """
@@ -36,7 +46,7 @@ def download(url: str, path: Path, *, checksum: str | None, num_bytes: int | Non
                 path.with_name(f"{path.name}.part"),
                 f"It was deleted; it is from {url}.",
             )
-            _fetch(url, found, num_bytes)
+            _fetch(url, found, num_bytes, headers)
         if checksum is None:
             logger.warning("%s: no checksum is published, so it is taken as it came.", path.name)
         elif not has_checksum(found, checksum):
@@ -57,7 +67,22 @@ def has_checksum(path: Path, checksum: str) -> bool:
     return checksum_file(path, algorithm).startswith(digest)
 
 
-def _fetch(url: str, part: Path, num_bytes: int | None) -> None:
+def read_url(url: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """The content of a small file. Raises UserError if the address cannot be read."""
+    from huggingface_hub.file_download import http_get  # slow to import
+
+    content = io.BytesIO()
+    try:
+        http_get(url, content, headers=dict(headers or {}))
+    except Exception as error:  # from requests or httpx, depending on huggingface_hub's version
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{url} cannot be read ({reason}).") from error
+    return content.getvalue()
+
+
+def _fetch(
+    url: str, part: Path, num_bytes: int | None, headers: Mapping[str, str] | None = None
+) -> None:
     from huggingface_hub.file_download import http_get  # slow to import
 
     try:
@@ -66,6 +91,7 @@ def _fetch(url: str, part: Path, num_bytes: int | None) -> None:
                 url,
                 file,
                 resume_size=file.tell(),
+                headers=dict(headers or {}),
                 expected_size=num_bytes,
                 displayed_filename=part.stem,
             )

@@ -116,3 +116,5 @@ SHARE = between(0, 1)
 """Probabilities and fractions."""
 FPS = Range(0, 1000, low_open=True, high_open=True)
 """Frame rates that a video file can have."""
+FILE_FPS = 8.0
+"""Frames per second of sampled videos, if no rate is given."""

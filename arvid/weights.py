@@ -6,6 +6,7 @@ block of `downloading`.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,22 @@ KNOWN: dict[str, Weights] = {
 }
 
 
+def known(name: str) -> Weights:
+    """The weights of a name. Raises UserError, with a suggestion, for an unknown name."""
+    if name not in KNOWN:
+        close = difflib.get_close_matches(name, KNOWN, n=1)
+        suggestion = f" Did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"There are no weights {name!r}.{suggestion} Known: {', '.join(KNOWN)}.")
+    return KNOWN[name]
+
+
+def how_to_get(name: str) -> str:
+    """Advice for missing weights: the command that downloads them, if there is one, and where they are from."""
+    found = KNOWN[name]
+    command = f"`arvid weights get {name}` downloads it. " if found.url else ""
+    return f"{command}{found.advice}"
+
+
 def locate(name: str) -> Path:
     """Path of known weights. Raises UserError if the file is missing or is not the published one."""
     weights = KNOWN[name]
@@ -123,7 +140,7 @@ def locate(name: str) -> Path:
         _download(weights)
     if not weights.path.is_file():
         raise UserError(
-            f"{weights.purpose} needs {weights.file}, which is missing. {weights.advice}"
+            f"{weights.purpose} needs {weights.file}, which is missing. {how_to_get(name)}"
         )
     if not has_checksum(weights.path, weights.digest):
         raise UserError(

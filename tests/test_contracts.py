@@ -1,4 +1,7 @@
-"""What every registered paradigm and tokenizer promises; a new one is tested here by being registered."""
+"""What every registered paradigm and tokenizer promises; a new one is tested here by being registered.
+
+Installed as `arvid.test_contracts`, for authors of plug-ins. So it uses no fixture of tests/conftest.py.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,11 @@ paradigms = pytest.mark.parametrize(
 )
 """Each paradigm with each token type that it supports."""
 tokenizers = pytest.mark.parametrize("name", registry.names("tokenizers"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from arvid.data.prepare.facts import DATASETS
 ROOT = Path(__file__).parents[1]
 LINKS = {
     f"arvid/{name}": f"../{name}" for name in ("paradigms", "tokenizers", "configs", "benchmarks")
-}
+} | {"arvid/test_contracts.py": "../tests/test_contracts.py"}
 PLUG_INS = {"paradigms", "tokenizers"}
 FORBIDDEN_FOLDERS = ("datasets", "diffusers", "evaluate", "lightning", "models", "transformers")
 
@@ -34,7 +34,7 @@ def _files(*folders: str) -> list[Path]:
 SOURCES = [
     path
     for path in _files("arvid", "paradigms", "tokenizers", "benchmarks", "tests")
-    if not any(parent.is_symlink() for parent in path.parents)
+    if not any(place.is_symlink() for place in (path, *path.parents))
 ]
 """Every Python file once, under its real path."""
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
@@ -130,11 +130,11 @@ def test_wheel_holds_plain_files(tmp_path: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         f"arvid/{path.relative_to(ROOT)}"
-        for folder in ("paradigms", "tokenizers", "configs")
+        for folder in ("paradigms", "tokenizers", "configs", "benchmarks")
         for path in (ROOT / folder).rglob("*.*")
-        if path.suffix in {".py", ".yaml"}
+        if path.suffix in {".py", ".yaml", ".csv"}
     }
-    assert expected <= packed
+    assert expected | {"arvid/test_contracts.py"} <= packed
     assert not [name for name in packed if name.startswith(("paradigms/", "tests/", "benchmarks/"))]
 
 
@@ -178,6 +178,7 @@ ROOMS = (
     "suites",
     "report",
     "experiments",
+    "api",
     "commands",
     "roof",
 )

@@ -45,7 +45,7 @@ def test_commands_that_the_readme_names_exist(readme: str) -> None:
 
     named = set(re.findall(r"^    arvid (\w+)", readme, re.MULTILINE))
     assert named <= set(COMMANDS)
-    assert {"fit", "sample", "evaluate", "compare", "bench"} <= named
+    assert {"demo", "fit", "sample", "evaluate", "compare"} <= named
 
 
 def test_files_that_the_architecture_names_exist() -> None:

@@ -236,7 +236,7 @@ def test_a_class_of_ones_own_loads_where_its_package_is_trusted(
     for way in WAYS:
         assert "--trust my_frame_wise" in refused(way, path, capsys)
     assert "my_frame_wise" not in sys.modules
-    assert type(arvid.load(path, trust=["my_frame_wise"]).paradigm).__name__ == "FrameWise"
+    assert type(arvid.load(path, trust=["my_frame_wise"]).module.paradigm).__name__ == "FrameWise"
     sampled = ["sample", "--checkpoint", str(path), "--count=1", "--prompt=a red square"]
     assert main([*sampled, "--trust", "my_frame_wise"]) == 0
     assert main(sampled) == 2  # trust ends with the command

@@ -18,7 +18,12 @@ from arvid.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help=f"one of: {', '.join(sorted(_benchmarks()))}")
+    known = _benchmarks()
+    width = max(map(len, known))
+    parser.epilog = "\n".join(
+        ["benchmarks:", *(f"  {name:{width}}  {_summary(known[name])}" for name in sorted(known))]
+    )
+    parser.add_argument("name", help="name of the benchmark, see below")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark (try --help)"
     )
@@ -36,6 +41,11 @@ def run(options: argparse.Namespace) -> int:
     sys.argv = [f"arvid bench {options.name}", *options.arguments]
     runpy.run_path(str(script), run_name="__main__")
     return 0
+
+
+def _summary(script: Path) -> str:
+    """First line of a script's docstring."""
+    return script.read_text().partition('"""')[2].partition("\n")[0].removesuffix('"""')
 
 
 def _benchmarks() -> dict[str, Path]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LINKED = ("paradigms", "tokenizers", "configs", "benchmarks")
 INSTALL = "Install it: pip install -c constraints.txt -e . (in a checkout, `make demo` does)."
 
 
@@ -197,8 +198,8 @@ def _round_trip(encoder: str, container: str, num_frames: int = 4) -> int:
 
 
 def check_links() -> Iterator[Row]:
-    """`arvid/paradigms`, `arvid/tokenizers`, `arvid/configs`: links in a checkout, folders in a wheel."""
-    for name in ("paradigms", "tokenizers", "configs"):
+    """The folders of `LINKED`: links in a checkout, folders in a wheel."""
+    for name in LINKED:
         path = PACKAGE / name
         status: Literal["ok", "broken"] = "ok" if path.is_dir() else "broken"
         kind = f"link to {path.readlink()}" if path.is_symlink() else "folder"
@@ -256,9 +257,9 @@ def check_browser() -> Iterator[Row]:
 def check_weights() -> Iterator[Row]:
     """Published weights that some metrics need."""
     from arvid.downloading import has_checksum
-    from arvid.weights import KNOWN
+    from arvid.weights import KNOWN, how_to_get
 
-    for item in KNOWN.values():
+    for name, item in KNOWN.items():
         present = item.path.is_file()
         genuine = present and has_checksum(item.path, item.digest)
         what = str(item.path) if genuine else "not the published file" if present else "absent"
@@ -266,7 +267,7 @@ def check_weights() -> Iterator[Row]:
             name=item.file,
             status="ok" if genuine else "broken" if present else "missing",
             detail=f"{what}; for {item.purpose}",
-            advice=item.advice,
+            advice=item.advice if present else how_to_get(name),
         )
 
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arvid.commands._flags import add_dtype_argument, add_trust_argument, add_wait_argument
 from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
-from arvid.errors import UserError
 from arvid.nn.conditions import all_conditions
 from arvid.processes import gather, rank_and_count, sharing_processes
-from arvid.ranges import at_least
+from arvid.ranges import FILE_FPS, at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from arvid.contracts import SamplingOptions
     from arvid.sampling.sample import Conditions
     from arvid.training.generator_module import GeneratorModule
-
-FILE_FPS = 8.0
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -105,6 +102,7 @@ def _sample_batches(
     sampling: SamplingOptions,
 ) -> dict[int, np.ndarray]:
     """Generate and write this process's batches; returns them by batch index, on which alone their noise depends."""
+    from arvid.sampling.contact_sheet import write_clips
     from arvid.sampling.sample import sample
 
     size = options.batch_size or options.count
@@ -123,69 +121,34 @@ def _sample_batches(
             options=sampling,
             seed=options.seed + i,
         )
-        _write(made[i], clips.start, options)
+        write_clips(options.out, made[i], options.fps or FILE_FPS, start=clips.start)
     return made
 
 
 def _conditions(options: argparse.Namespace, model: GeneratorModule) -> Conditions:
-    from arvid.sampling.sample import Conditions
+    from arvid.sampling.sample import requested
 
-    has_text = model.conditioner.text is not None
-    _require_known(options.prompt, has_text, "--prompt")
-    _require_known(options.negative_prompt, has_text, "--negative-prompt")
-    num, num_frames = options.count, options.frames or model.clip_shape[0]
-    values = {}
-    for condition in all_conditions():
-        given, known = getattr(options, condition.name), condition.name in model.conditioner.sizes
-        _require_known(given, known or condition.ignorable, condition.flag)
-        if given is not None and known:
-            names = model.value_names.get(condition.name, ())
-            values[condition.name] = [condition.given(given, names, num_frames)] * num
-    return Conditions(
-        num_clips=num,
-        captions=None if options.prompt is None else [options.prompt] * num,
-        negatives=None if options.negative_prompt is None else [options.negative_prompt] * num,
-        values=values,
+    return requested(
+        model,
+        options.count,
+        prompts=None if options.prompt is None else [options.prompt] * options.count,
+        negative_prompt=options.negative_prompt,
+        values={kind.name: getattr(options, kind.name) for kind in all_conditions()},
+        num_frames=options.frames,
+        spelt=lambda name: f"--{name.replace('_', '-')}",
     )
-
-
-def _require_known(given: Any, known: bool, flag: str) -> None:
-    if given is not None and not known:
-        raise UserError(f"{flag} was given, but this model was trained without that condition.")
 
 
 def _first_frames(options: argparse.Namespace, model: GeneratorModule) -> np.ndarray:
     """First frames of the video at the model's size, repeated for each clip: (count, k, H, W, 3)."""
     import numpy as np
 
-    from arvid.data.clips import resize_frames
-    from arvid.data.video import read_video
+    from arvid.sampling.first_frames import read_first_frames
 
-    video = read_video(options.first_frames, max_frames=options.num_first_frames)
-    if len(video.frames) < options.num_first_frames:
-        raise UserError(
-            f"{options.first_frames} has {len(video.frames)} frames, "
-            f"fewer than --num-first-frames {options.num_first_frames}."
-        )
-    height, width = model.clip_shape[1:]
-    source = video.frames.shape[1:3]
-    if source != (height, width):
-        print(
-            f"{options.first_frames} is resized from {source[1]}x{source[0]} and centre-cropped to {width}x{height}."
-        )
-    frames = resize_frames(video.frames, (height, width))
+    frames = read_first_frames(
+        options.first_frames, options.num_first_frames, size=model.clip_shape[1:]
+    )
     return np.repeat(frames[None], options.count, axis=0)
-
-
-def _write(videos: np.ndarray, start: int, options: argparse.Namespace) -> None:
-    from arvid.data.video import write_video
-    from arvid.sampling.contact_sheet import write_png
-
-    for i, video in enumerate(videos, start):
-        if len(video) == 1:
-            write_png(options.out / f"{i:03d}.png", video[0])
-        else:
-            write_video(options.out / f"{i:03d}.mp4", video, options.fps or FILE_FPS)
 
 
 def _write_sheet(made: list[dict[int, np.ndarray]] | None, options: argparse.Namespace) -> None:

@@ -60,7 +60,7 @@ def _evaluate_run(
     run: Path, protocol: Protocol, real: VideoDataset | None, dtype: str
 ) -> ResultRecord:
     path = checkpoint_path(run)
-    folder = path.parents[1] if path.parent.name == LAST_CHECKPOINT.parent.name else path.parent
+    folder = records_folder(path)
     if protocol.task == "reconstruction":
         tokenizer = load_tokenizer(path).to(best_device())
         row: Row = ReconstructionRow(tokenizer, f"reconstruction ({folder.name})")
@@ -72,6 +72,12 @@ def _evaluate_run(
     return evaluate(
         row, protocol, dataset, folder, description=model.description, training=training
     )
+
+
+def records_folder(path: Path) -> Path:
+    """The folder of the records of a checkpoint: its run folder, or else the file's folder."""
+    in_run = path.parent.name == LAST_CHECKPOINT.parent.name
+    return path.parents[1] if in_run else path.parent
 
 
 def evaluate_references(

@@ -1,4 +1,4 @@
-"""Arranges clips side by side in one video, or their frames in one picture."""
+"""Writes clips as files, and arranges them side by side in one video or their frames in one picture."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ def write_sheet(
     write_png(
         path, contact_sheet(clips, num_frames=num_frames, scale=max(LEGIBLE // clips.shape[2], 1))
     )
+
+
+def write_clips(
+    folder: Path, videos: UInt8[np.ndarray, "b t h w 3"], fps: float, *, start: int = 0
+) -> None:
+    """Write each clip as NUMBER.mp4, or as NUMBER.png if it is a single frame. Numbers begin at `start`."""
+    from arvid.data.video import (
+        write_video,
+    )  # imports torch, which commands that write pictures do without
+
+    for i, video in enumerate(videos, start):
+        if len(video) == 1:
+            write_png(folder / f"{i:03d}.png", video[0])
+        else:
+            write_video(folder / f"{i:03d}.mp4", video, fps)
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

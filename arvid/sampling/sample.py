@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -27,7 +27,7 @@ from arvid.contracts import (
 )
 from arvid.data.collate import normalise, to_uint8
 from arvid.nn.conditioner import Conditioner
-from arvid.nn.conditions import condition, of_clips
+from arvid.nn.conditions import all_conditions, condition, of_clips
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
 
@@ -42,6 +42,8 @@ class Generator(Protocol):
     """Frames, height and width of the training clips."""
     sampling: SamplingOptions
     """Default sampling options."""
+    value_names: dict[str, list[str]]
+    """Names of the values of conditions."""
 
     @property
     def device(self) -> torch.device: ...
@@ -92,6 +94,53 @@ class Conditions:
             caption=self.captions, negative=self.negatives, values=values
         )
         return encoded
+
+
+def requested(
+    model: Generator,
+    num_clips: int,
+    *,
+    prompts: Sequence[str] | None,
+    negative_prompt: str | None,
+    values: Mapping[str, Any],
+    num_frames: int | None,
+    spelt: Callable[[str], str] = str,
+) -> Conditions:
+    """The conditions of clips that a user asks for.
+
+    Args:
+        model: the model, which must know the conditions.
+        num_clips: number of clips.
+        prompts: one per clip.
+        negative_prompt: of all clips.
+        values: condition name -> result of `ConditionType.parse`, for all clips; None: not given.
+        num_frames: frames of a clip; by default as trained.
+        spelt: how errors name an argument.
+
+    Raises UserError for a condition that the model was trained without, and for wrong values.
+    """
+    has_text = model.conditioner.text is not None
+    _require_known(prompts, has_text, spelt("prompt"))
+    _require_known(negative_prompt, has_text, spelt("negative_prompt"))
+    found = {}
+    for kind in all_conditions():
+        given, known = values.get(kind.name), kind.name in model.conditioner.sizes
+        _require_known(given, known or kind.ignorable, spelt(kind.name))
+        if given is not None and known:
+            names = model.value_names.get(kind.name, ())
+            value = kind.given(given, names, num_frames or model.clip_shape[0])
+            found[kind.name] = [value] * num_clips
+    return Conditions(
+        num_clips=num_clips,
+        captions=prompts,
+        negatives=None if negative_prompt is None else [negative_prompt] * num_clips,
+        values=found,
+    )
+
+
+def _require_known(given: Any, known: bool, name: str) -> None:
+    if given is not None and not known:
+        raise UserError(f"{name} was given, but this model was trained without that condition.")
 
 
 @torch.no_grad()

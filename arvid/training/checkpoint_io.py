@@ -24,6 +24,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from arvid import importing
 from arvid.errors import UserError
 from arvid.files import atomic_write
+from arvid.training.published import read_published
 
 SEALED = "sealed"
 """Key of a checkpoint whose file has a seal."""
@@ -56,11 +57,13 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of arvid. Tensors are mapped from disk; no code in the file is run.
+    """The content of a checkpoint of arvid, or of a published generator (.safetensors). No code in the file is run.
 
-    The checksum is not verified here: call this inside a block of `verifying`. Raises UserError if the file cannot be
-    read.
+    The tensors of a checkpoint are mapped from disk, and its checksum is not verified here: call this inside a block of
+    `verifying`. Raises UserError if the file cannot be read.
     """
+    if path.suffix == ".safetensors":
+        return read_published(path)
     checkpoint = importing.read_checkpoint(path)
     if checkpoint.get(SEALED) and _digits(path) is None:
         raise UserError(f"{path} is damaged: it has lost its checksum. {_ADVICE}")

@@ -24,6 +24,7 @@ from arvid.sealed import Damaged
 from arvid.tensor_files import load_tensors, save_tensors
 from arvid.training.checkpoint_io import read_checkpoint, verifying
 from arvid.training.instantiate import instantiate
+from arvid.training.published import is_published
 
 FORMAT = "arvid tokenizer 2"
 UNSEALED = "arvid tokenizer 1"
@@ -170,7 +171,16 @@ def _is_tokenizer(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
-    return _read_checkpoint(path) if path.suffix in CHECKPOINT_SUFFIXES else _read_file(path)
+    if path.suffix in CHECKPOINT_SUFFIXES or _holds_generator(path):
+        return _read_checkpoint(path)
+    return _read_file(path)
+
+
+def _holds_generator(path: Path) -> bool:
+    try:
+        return is_published(path)
+    except (SafetensorError, OSError):
+        return False  # reading it as a tokenizer's file says what is wrong
 
 
 def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:

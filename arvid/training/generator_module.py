@@ -35,7 +35,7 @@ from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
-from arvid.training.keys import CHECKPOINT_KEY, LAST_CHECKPOINT, TOKENIZER_KEY
+from arvid.training.keys import CHECKPOINT_KEY, LAST_CHECKPOINT, PUBLISHED, TOKENIZER_KEY
 from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
@@ -287,9 +287,13 @@ def _fitting(path: Path) -> Iterator[None]:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """The checkpoint of a run folder, or the file itself. Raises UserError if there is none."""
+    """The checkpoint of a run folder, the weights of a published model's folder, or the file itself.
+
+    Raises UserError if there is none.
+    """
     path = Path(path)
-    file = path / LAST_CHECKPOINT if path.is_dir() else path
+    published = (path / PUBLISHED).is_file() and not (path / LAST_CHECKPOINT).is_file()
+    file = path / (PUBLISHED if published else LAST_CHECKPOINT) if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: there is no such checkpoint. Train one with `arvid fit`.")
     return file

@@ -12,3 +12,5 @@ SETTING_KEY = "tokenizer_setting"
 """The setting of a tokenizer's training and its hash, as JSON."""
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
 """The newest checkpoint, relative to the run folder."""
+PUBLISHED = Path("model.safetensors")
+"""A published generator, relative to its repository."""

@@ -4,7 +4,7 @@ NOVA (frame by frame, in sets of tokens) and next-block prediction (row by row),
 tokens, and reference rows for comparison. The default data are the included sprites with their included tokenizers.
 With --actions: keyboard sprites, which move as an action for each frame says. With --data: a folder of videos (a folder
 per class) or a manifest; the two tokenizers are then trained first. `arvid bench matrix` compares more orders, with
-several seeds.
+several seeds. `arvid bench demo` is the same command.
 
 scales:
   demo    one million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
@@ -13,10 +13,10 @@ scales:
   smoke   three steps, to check that it runs
 
 examples:
-  arvid bench demo
-  arvid bench demo --scale quick
-  arvid bench demo --actions --out runs/keyboard-sprites
-  arvid bench demo --data videos/ --out runs/mine
+  arvid demo
+  arvid demo --scale quick
+  arvid demo --actions --out runs/keyboard-sprites
+  arvid demo --data videos/ --out runs/mine
 
 Repeat the same command to continue an interrupted demo.
 """
@@ -52,8 +52,8 @@ class Scale:
     """Size of the paradigms: a file of configs/sizes."""
     options: tuple[str, ...] = ()
     """Options of `arvid fit`, for tokenizers and generators alike."""
-    sprites: int | None = None
-    """Number of training clips without --data; None: as in the setting."""
+    sprites: tuple[str, ...] = ()
+    """Further options of `arvid fit` without --data."""
     num_clips: int | None = None
     """Number of clips per protocol; None: as in the protocols."""
 
@@ -66,12 +66,13 @@ SCALES = {
             "--trainer.val_check_interval=3",
             "--data.clips_per_step=4",
         ),
+        sprites=("--data.train.init_args.num_clips=16", "--data.val.init_args.num_clips=16"),
         num_clips=4,
     ),
     "quick": Scale(
         size="d4w64",
         options=("--trainer.max_steps=500", "--trainer.val_check_interval=250"),
-        sprites=2048,
+        sprites=("--data.train.init_args.num_clips=2048",),
         num_clips=64,
     ),
     "demo": Scale(size="d5w96"),
@@ -95,8 +96,8 @@ def main() -> None:
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)
-    elif scale.sprites:
-        data.append(f"--data.train.init_args.num_clips={scale.sprites}")
+    else:
+        data += scale.sprites
     rows = [
         dataclasses.replace(row, names_seed=False)
         for row in all_rows(ORDERS, TOKEN_TYPES, [scale.size], 1, setting(options))
@@ -121,7 +122,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line. Unknown options go to `fit_options`, for `arvid fit`."""
     parser = argparse.ArgumentParser(
-        prog="arvid bench demo",
+        prog="arvid demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Other options (--trainer.max_steps=500, --data.clips_per_step=8) go to `arvid fit` of all rows.",

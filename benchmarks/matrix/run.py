@@ -169,7 +169,7 @@ def _completed(options: argparse.Namespace, unknown: list[str]) -> argparse.Name
     if options.data and not (options.continuous and options.discrete):
         raise UserError(
             "Your own clips need tokenizers of their own: --continuous CHECKPOINT --discrete CHECKPOINT. "
-            "`arvid bench demo --data` trains both, in OUT/tokenizers."
+            "`arvid demo --data` trains both, in OUT/tokenizers."
         )
     options.seeds = options.seeds or scale.seeds
     options.sizes = options.sizes or [scale.size]

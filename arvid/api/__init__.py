@@ -1,0 +1,5 @@
+"""arvid in Python: what the commands do, with strings, paths and lists in and NumPy arrays out.
+
+The functions of this folder are `arvid.load`, `evaluate`, `compare`, `tokenize`, `detokenize` and `plot` (see
+docs/python.md). `import arvid` finds them here at first use, so it stays fast.
+"""
