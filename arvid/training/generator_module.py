@@ -168,6 +168,11 @@ class GeneratorModule(LightningModule):
         self.tokenizer.eval()
         return self
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.device.type != "cpu":
+            self.conditioner.check(batch)
+        return batch
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self._losses(batch, draw=True)
         log_step(self, losses, "train", len(batch["tokens"]))
