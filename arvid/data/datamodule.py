@@ -331,6 +331,13 @@ class VideoDataModule(LightningDataModule):
             num_workers=self.num_workers,
         )
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Let the model check a batch while it is on the CPU: on a GPU the host would wait for the answer."""
+        check = getattr(self.trainer and self.trainer.lightning_module, "check_batch", None)
+        if check is not None:
+            check(batch)
+        return batch
+
     def val_sampler(self) -> PartSampler:
         """Sampler of the validation batches, with the part of each that this process holds."""
         trainer = self.trainer

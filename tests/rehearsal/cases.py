@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,12 +28,17 @@ from arvid.metrics.i3d import I3D
 from arvid.nn.causal_conv import Backbone
 from arvid.nn.draws import drawing_by
 from arvid.nn.heads import DiffusionOptions
+from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.paradigms.next_token import NextToken
+from arvid.paradigms.nova import NOVA
 from arvid.planning.fake import at_quantile
 from arvid.training.adversarial import Adversarial, Adversary, adaptive_weight
 from arvid.training.optimizer import OptimizerConfig, build_optimizer
 from arvid.training.step import one_or_nan
 
 GRID = TokenGrid(2, 4, 16)
+SMALL_GRID = TokenGrid(2, 1, 16)
+"""For next-token prediction, whose clip has a step for each token."""
 SIZE = Size(dim=64, depth=3, num_heads=2, head_dim=32, head_depth=1)
 CONTEXT = ContextSpec(text_dim=8, text_len=3, conditions={"label": 5, "motion": 1})
 SPECS: dict[str, TokenSpec] = {
@@ -65,12 +71,13 @@ def all_cases() -> Iterator[tuple[str, Case]]:
             for head in _heads(cls, token_type):
                 build = partial(_paradigm, cls, token_type, head)
                 what = f"{name} {head or token_type}"
-                yield f"{what}: step", partial(training_step, build, token_type)
-                yield f"{what}: clip", partial(generation, build, token_type)
+                yield f"{what}: step", partial(training_step, build)
+                yield f"{what}: clip", partial(generation, build)
     for name in ("vae3d", "magvit_fsq"):
         yield f"{name}: step", partial(tokenizer_step, name)
         yield f"{name}: clip", partial(coding, name)
     yield "i3d: features", features
+    yield "nova: frame of 64 sets", frame_of_64_sets
 
 
 def _heads(cls: type[Paradigm], token_type: str) -> list[str]:
@@ -81,15 +88,16 @@ def _heads(cls: type[Paradigm], token_type: str) -> list[str]:
 
 def _paradigm(cls: Any, token_type: str, head: str) -> Paradigm:
     options = {"diffusion": HEADS[head]} if head else {}
-    model: Paradigm = cls(SPECS[token_type], GRID, CONTEXT, SIZE, **options)
+    grid = SMALL_GRID if cls is NextToken else GRID
+    model: Paradigm = cls(SPECS[token_type], grid, CONTEXT, SIZE, **options)
     return model
 
 
-def _tokens(token_type: str, frames: int = GRID.t) -> Tensor:
-    shape = (BATCH, frames, GRID.h, GRID.w)
-    if token_type == "discrete":
+def _tokens(model: Paradigm, frames: int) -> Tensor:
+    shape = (BATCH, frames, model.grid.h, model.grid.w)
+    if model.spec.type == "discrete":
         return torch.zeros(shape, dtype=torch.long, device="cuda")
-    return torch.zeros(*shape, SPECS[token_type].size, device="cuda")
+    return torch.zeros(*shape, model.spec.size, device="cuda")
 
 
 def _condition() -> Condition:
@@ -103,13 +111,13 @@ def _condition() -> Condition:
     )
 
 
-def training_step(build: Callable[[], Paradigm], token_type: str) -> Record:
+def training_step(build: Callable[[], Paradigm]) -> Record:
     """A step in bf16 with clipped gradients, a fused optimiser and averages."""
     model = build().train()
 
     def losses() -> dict[str, Tensor]:
         with torch.autocast("cuda", torch.bfloat16), drawing_by(lambda f: at_quantile(f, 0.5)):
-            return model.loss(_tokens(token_type), _condition())
+            return model.loss(_tokens(model, model.grid.t), _condition())
 
     return _counted_steps(model, losses)
 
@@ -145,7 +153,7 @@ def _counted_steps(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor
     return counted(step, before=first)
 
 
-def generation(build: Callable[[], Paradigm], token_type: str) -> Record:
+def generation(build: Callable[[], Paradigm]) -> Record:
     """A clip with guidance that continues a frame if the paradigm can; the first clip is not counted."""
     model = build().eval().requires_grad_(False)
 
@@ -153,9 +161,9 @@ def generation(build: Callable[[], Paradigm], token_type: str) -> Record:
         model.generate(
             Request(
                 _condition(),
-                GRID,
-                prefix=_tokens(token_type, 1) if model.takes_prefix else None,
-                options=_few_steps(model, token_type),
+                model.grid,
+                prefix=_tokens(model, 1) if model.takes_prefix else None,
+                options=_few_steps(model),
                 generator=DeviceGenerator(),
             )
         )
@@ -167,8 +175,26 @@ def generation(build: Callable[[], Paradigm], token_type: str) -> Record:
     return counted(clip, before=first)
 
 
-def _few_steps(model: Paradigm, token_type: str) -> Any:
-    options = model.options_for(SPECS[token_type].type)(guidance=2.0)
+def frame_of_64_sets() -> Record:
+    """One frame of NOVA with guidance, in 64 sets of 25 denoising steps each, as released."""
+    net = (
+        NOVA(SPECS["continuous"], TokenGrid(1, 16, 16), CONTEXT, SIZE).eval().requires_grad_(False)
+    )
+    options = DiffusionSampling(guidance=2.0)
+
+    def frame() -> None:
+        request = Request(_condition(), TokenGrid(1, 16, 16), batch_size=BATCH, options=options)
+        net.generate(dataclasses.replace(request, generator=DeviceGenerator()))
+
+    def first() -> None:
+        to_device(net)
+        frame()
+
+    return counted(frame, before=first)
+
+
+def _few_steps(model: Paradigm) -> Any:
+    options = model.options_for(model.spec.type)(guidance=2.0)
     return options.replace(**{k: v for k, v in STEPS.items() if hasattr(options, k)})
 
 

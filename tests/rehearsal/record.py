@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from arvid.nn import cuda_graph
 
 ROOT = Path(__file__).parents[2]
 SOURCES = tuple(str(ROOT / folder) for folder in ("arvid", "paradigms", "tokenizers"))
@@ -214,14 +217,11 @@ def _device_functions(record: Record) -> Iterator[None]:
         "device": lambda _: nullcontext(),
         "graph_pool_handle": lambda: (0, 0),
     }
-    kept = {name: getattr(torch.cuda, name) for name in answers}
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
-    try:
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(patch.object(cuda_graph, "WARM_UP_RUNS", 0))
         yield
-    finally:
-        for name, original in kept.items():
-            setattr(torch.cuda, name, original)
 
 
 @contextmanager
