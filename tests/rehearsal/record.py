@@ -220,7 +220,7 @@ def _device_functions(record: Record) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
-        stack.enter_context(patch.object(cuda_graph, "WARM_UP_RUNS", 0))
+        stack.enter_context(patch.object(cuda_graph, "WARM_UP_RUNS", 1))
         yield
 
 
