@@ -321,6 +321,8 @@ class VideoDataModule(LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # Copies out of pinned memory do not hold up the host.
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
     def val_dataloader(self) -> BatchLoader:

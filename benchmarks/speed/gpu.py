@@ -40,15 +40,17 @@ from torch import Tensor, nn
 
 from arvid import registry
 from arvid.benchmarks.speed import next_block, nova
-from arvid.contracts import Condition, Paradigm, Size, TokenGrid, UserError, VideoTokenizer
+from arvid.contracts import Condition, Size, TokenGrid, UserError, VideoTokenizer
 from arvid.data.collate import normalise
 from arvid.data.sprites import Sprites
 from arvid.experiments.paper import script_parser, table, write_page
 from arvid.flops import flop_counter
 from arvid.hardware import cpu_summary
 from arvid.metrics.inference import full_precision
+from arvid.nn.attention import TransformerBlock
 from arvid.nn.causal_conv import Backbone
 from arvid.nn.checkpointing import Checkpointing, set_checkpointing
+from arvid.paradigms.next_block import NextBlock
 from arvid.planning.fake import FakeNetworks, light
 from arvid.planning.memory import count_state
 from arvid.planning.step import measure_step
@@ -205,78 +207,74 @@ def gpu_tests() -> list[Row]:
 def nova_step(
     scale: Scale, batch: int, way: tuple[str, Checkpointing, bool], rate: float
 ) -> list[Row]:
-    """A step of NOVA; its share of masked tokens is the mean one."""
+    """A step of NOVA; its FLOPs are those of the mean share of masked tokens."""
     given = scale.nova
 
-    def run(model: Any, optimizer: Any, device: str) -> None:
-        tokens = torch.randn(batch, *grid_shape(given.grid), nova.SPEC.size, device=device)
-        train(model, optimizer, tokens, given.condition(batch, device), scale.precision)
+    def loss(model: Any, device: str) -> Tensor:
+        tokens = torch.randn(batch, *shape_of(given.grid), nova.SPEC.size, device=device)
+        return loss_of(model, tokens, given.condition(batch, device), scale.precision)
 
     flops = nova.training_flops(given, batch)["all"]
-    return [training(scale, given.build, run, way, flops, rate)]
+    return [training(scale, given.build, loss, way, flops, rate)]
 
 
 def next_block_step(scale: Scale, way: tuple[str, Checkpointing, bool], rate: float) -> list[Row]:
-    """A step of next-block prediction with the largest block that is decoded."""
-    given = scale.next_block
-    block = given.blocks[1]
+    """A step of next-block prediction with the second of the blocks."""
+    given = dataclasses.replace(scale.next_block, device="cpu", dtype=torch.float32)
 
-    def build() -> Paradigm:
-        return next_block.build(
-            dataclasses.replace(given, device="cpu", dtype=torch.float32), block
-        )
+    def build() -> nn.Module:
+        return next_block.build(given, given.blocks[1])
 
-    def run(model: Any, optimizer: Any, device: str) -> None:
-        shape = (scale.next_block_batch, *grid_shape(given.grid))
+    def loss(model: Any, device: str) -> Tensor:
+        shape = (scale.next_block_batch, *shape_of(given.grid))
         tokens = torch.zeros(shape, dtype=torch.long, device=device)
-        train(model, optimizer, tokens, Condition(), scale.precision)
+        return loss_of(model, tokens, Condition(), scale.precision)
 
     fakes = FakeNetworks()
     with light():
         model = build()
     fakes.take(model)
     with fakes.running(), flop_counter() as counter:
-        run(model, None, "cpu")
-    return [training(scale, build, run, way, float(counter.get_total_flops()), rate)]
+        loss(model, "cpu").backward()
+    return [training(scale, build, loss, way, float(counter.get_total_flops()), rate)]
 
 
-def grid_shape(grid: TokenGrid) -> tuple[int, int, int]:
+def shape_of(grid: TokenGrid) -> tuple[int, int, int]:
     return grid.t, grid.h, grid.w
 
 
-def train(
-    model: Any, optimizer: Any, tokens: Tensor, condition: Condition, precision: str
-) -> Tensor:
-    """Forward and backward pass, and the optimiser's step if there is one; returns the loss."""
+def loss_of(model: Any, tokens: Tensor, condition: Condition, precision: str) -> Tensor:
+    """The loss in training."""
     low = precision.startswith("bf16") and tokens.device.type == "cuda"
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=low):
         loss: Tensor = model.train().loss(tokens, condition)["loss"]
-    loss.backward()
-    if optimizer is not None:
-        optimizer.step()
-        optimizer.zero_grad()
     return loss
 
 
 def training(
     scale: Scale,
-    build: Callable[[], Any],
-    run: Callable[[Any, Any, str], None],
+    build: Callable[[], nn.Module],
+    loss: Callable[[nn.Module, str], Tensor],
     way: tuple[str, Checkpointing, bool],
     flops: float,
     rate: float,
 ) -> Row:
     """Seconds, utilisation and memory of a step."""
     _, checkpointing, compiled = way
-    planned = planned_memory(scale, build, run, checkpointing)
+    planned = planned_memory(scale, build, loss, checkpointing)
     model = build().to(scale.device)
     set_checkpointing(model, checkpointing)
     if compiled:
-        for module in model.modules():
-            if isinstance(module, nova.TransformerBlock):
-                module.compile(dynamic=True)
+        for block in (m for m in model.modules() if isinstance(m, TransformerBlock)):
+            block.compile(dynamic=True)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    seconds, peak = best_of(scale, lambda: run(model, optimizer, scale.device))
+
+    def step() -> None:
+        loss(model, scale.device).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds, peak = best_of(scale, step)
     return {
         "seconds": seconds,
         "utilisation": flops / seconds / rate,
@@ -286,7 +284,10 @@ def training(
 
 
 def planned_memory(
-    scale: Scale, build: Callable[[], Any], run: Callable[..., None], checkpointing: Checkpointing
+    scale: Scale,
+    build: Callable[[], nn.Module],
+    loss: Callable[[nn.Module, str], Tensor],
+    checkpointing: Checkpointing,
 ) -> float:
     """Peak in GiB that `arvid plan` states: weights, gradients, moments, and the peak of a step."""
     fakes = FakeNetworks(scale.precision)
@@ -294,14 +295,8 @@ def planned_memory(
         model = build()
     fakes.take(model)
     set_checkpointing(model, checkpointing)
-    losses: list[Tensor] = []
-    usual = Tensor.backward
     with fakes.running():
-        Tensor.backward = lambda loss: losses.append(loss)  # type: ignore[assignment, method-assign]
-        try:
-            cost = measure_step(model, lambda: (run(model, None, "cpu"), losses)[1])
-        finally:
-            Tensor.backward = usual  # type: ignore[method-assign]
+        cost = measure_step(model, lambda: [loss(model, "cpu")])
     return (count_state(model, muon=False, averages=False).per_gpu("DDP", 1) + cost.peak) / GIB
 
 
@@ -341,7 +336,7 @@ def clips(scale: Scale, batch: int) -> list[Row]:
 def decoding(scale: Scale, block: tuple[int, int, int]) -> list[Row]:
     """Seconds of a clip, and its ratio to the time of reading weights and cache."""
     given, watch = scale.next_block, next_block.Watch(scale.device, 1)
-    sampling = next_block.NextBlock.options_for("discrete").of(given.sampling)
+    sampling = NextBlock.options_for("discrete").of(given.sampling)
     bandwidth = next_block.copy_bandwidth(scale.device, watch)
     found = next_block.measure(given, block, 1, sampling, bandwidth, watch)
     speed = found["tokens_per_second"]
@@ -374,13 +369,13 @@ def encoding(scale: Scale) -> list[Row]:
 def changed_ids(scale: Scale) -> list[Row]:
     """Share of the ids of sprites that differ from those in float32."""
     tokenizer = load_tokenizer(TRAINED)
-    model: nn.Module = tokenizer.to(scale.device).eval()
+    tokenizer.to(scale.device).eval()
     sprites = Sprites(num_clips=8)
     video = torch.stack([normalise(sprites[i].video) for i in range(8)]).to(scale.device)
     ids = {}
     for name, precision in PRECISIONS.items():
         with torch.no_grad(), precision(scale.device):
-            ids[name] = model.encode(video)
+            ids[name] = tokenizer.encode(video)
     shares = {n: (x != ids["float32"]).float().mean().item() for n, x in ids.items()}
     return [{"note": f"{n}: {share:.2%} of ids change"} for n, share in shares.items()]
 

@@ -249,7 +249,7 @@ def timed_draws(watch: Watch) -> Iterator[list[float]]:
         seconds.append(watch.now() - started)
         return drawn
 
-    categorical.draw = draw
+    categorical.draw = draw  # type: ignore[assignment]
     try:
         yield seconds
     finally:

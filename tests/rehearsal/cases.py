@@ -28,6 +28,7 @@ from arvid.metrics.i3d import I3D
 from arvid.nn.causal_conv import Backbone
 from arvid.nn.draws import drawing_by
 from arvid.nn.heads import DiffusionOptions
+from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.nn.heads.diffusion_process import DiffusionSampling
 from arvid.paradigms.next_token import NextToken
 from arvid.paradigms.nova import NOVA
@@ -77,6 +78,7 @@ def all_cases() -> Iterator[tuple[str, Case]]:
         yield f"{name}: step", partial(tokenizer_step, name)
         yield f"{name}: clip", partial(coding, name)
     yield "i3d: features", features
+    yield "categorical head: top-k and top-p", filtered_ids
     yield "nova: frame of 64 sets", frame_of_64_sets
 
 
@@ -191,6 +193,22 @@ def frame_of_64_sets() -> Record:
         frame()
 
     return counted(frame, before=first)
+
+
+def filtered_ids() -> Record:
+    """Ids of 64 rows of logits after guidance, top-k and top-p."""
+    head = CategoricalHead(16, 100).requires_grad_(False)
+    options = CategoricalSampling(guidance=2.0, top_k=20, top_p=0.9)
+
+    def draw() -> None:
+        hidden = torch.zeros(4, 16, 16, device="cuda")
+        head.sample(hidden, null_hidden=hidden, options=options, generator=DeviceGenerator())
+
+    def first() -> None:
+        to_device(head)
+        draw()
+
+    return counted(draw, before=first)
 
 
 def _few_steps(model: Paradigm) -> Any:

@@ -1,7 +1,7 @@
 """Categorical head: softmax over the vocabulary, with temperature, top-k and top-p filters.
 
-Long rows are not sorted: GPUs find thresholds (see `threshold`), CPUs sample each row by rejection. CPUs sort short
-rows. B batch, N tokens of a clip, V vocabulary, R = B·N rows of logits.
+CPUs would need milliseconds to sort a long row, so there each row is sampled without sorting. GPUs find thresholds for
+many rows (see `threshold`), and sort few. B batch, N tokens of a clip, V vocabulary, R = B·N rows of logits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from arvid.nn.linear import FEW_ROWS, linear
 from arvid.options import option
 from arvid.ranges import SHARE, above, at_least
 
+FEW_SORTED = 32
+"""Maximum number of rows that GPUs sort. More rows take longer to sort than the kernels of a bisection (estimated)."""
 ROWS_AT_ONCE = 256
 """Rows that are filtered at once. With 64,000 logits per row, logits, ids and masses take 330 MB."""
 CHECKPOINTED_ROWS = 1024
@@ -230,7 +232,7 @@ def draw(
         mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
         return _sample_index(mass, mass[:, -1:], generator)
     parts = logits.split(ROWS_AT_ONCE)
-    if logits.device.type == "cpu":
+    if logits.device.type == "cpu" or len(logits) <= FEW_SORTED:
         return torch.cat([_draw_of_sorted(part, options, generator) for part in parts])
     return torch.cat([_draw_by_threshold(part, options, generator, graphs) for part in parts])
 
@@ -273,7 +275,7 @@ class Candidates:
 
 
 def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | None) -> Candidates:
-    """The ids that remain, by sorting logits on a CPU.
+    """The ids that remain, by sorting.
 
     Top-k: the ids whose logit is at least the k-th largest. Top-p: of these, ids with mass at most p before them.
 
@@ -291,9 +293,13 @@ def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | N
 
 
 def _sorted(logits: Float[Tensor, "r v"]) -> tuple[Float[Tensor, "r v"], Int[Tensor, "r v"]]:
-    """Logits in decreasing order, and their ids, on a CPU. Numpy's vectorised sort takes a third of torch's time."""
-    ids = torch.from_numpy(np.argsort(-logits.numpy(), axis=-1))
-    return logits.gather(-1, ids), ids
+    """Logits in decreasing order, and their ids. On CPUs numpy's vectorised sort takes a third of torch's time."""
+    if logits.device.type != "cpu":
+        values, ids = logits.sort(dim=-1, descending=True)
+    else:
+        ids = torch.from_numpy(np.argsort(-logits.numpy(), axis=-1))
+        values = logits.gather(-1, ids)
+    return values, ids
 
 
 def _draw_of_sorted(

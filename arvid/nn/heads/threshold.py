@@ -1,8 +1,8 @@
-"""Top-k and top-p by thresholds found by bisection, for GPUs: no row of logits is sorted.
+"""Top-k and top-p by thresholds, for GPUs: no row of logits is sorted.
 
-A sort of 64,000 logits moves each of them many times. A threshold takes 32 masked sums over them, and the whole
-sampler is one CUDA graph. The ids that stay are those of `categorical.candidates`; of equal logits, earlier ids count
-as more likely. R rows of logits, V vocabulary.
+A sort of 64,000 logits moves each of them many times. The threshold of top-k is one selection, and that of top-p a
+bisection with 32 masked sums. The whole sampler is one CUDA graph. The ids that stay are those of
+`categorical.candidates`; of equal logits, earlier ids count as more likely. R rows of logits, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def kept_ids(
     logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | None
 ) -> tuple[Bool[Tensor, "r v"], Float[Tensor, "r v"]]:
     """Which ids stay, and their probabilities, normalised over the top k."""
-    keys = _keys(logits.float())
-    kept = torch.ones_like(keys, dtype=torch.bool)
-    if top_k is not None and top_k < keys.shape[1]:
-        kept = keys >= _largest(lambda t: (keys >= t).sum(-1, keepdim=True) >= top_k, keys)
-    mass = logits.float().masked_fill(~kept, -torch.inf).softmax(-1)
+    logits, num = logits.float(), logits.shape[1]
+    kept = torch.ones_like(logits, dtype=torch.bool)
+    if top_k is not None and top_k < num:
+        kept = logits >= logits.kthvalue(num - top_k + 1, keepdim=True).values
+    mass = logits.masked_fill(~kept, -torch.inf).softmax(-1)
     if top_p is None or top_p >= 1:
         return kept, mass
+    keys = _keys(logits)
     # `last` is the least likely value that stays: the values above it have mass of at most p, with itself it is more.
     last = _largest(lambda t: _mass_where(keys >= t, mass).float() > top_p, keys)
     tied = keys == last
