@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arvid.errors import UserError
+from arvid.lasting import constant
 from arvid.ranges import at_least
 
 
@@ -58,6 +59,6 @@ class ScalarCodes(Codes):
 
     def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """For each number (d,): its levels, half of its levels, and the place value of its digit."""
-        levels = torch.tensor(self.levels, device=device)
-        basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
-        return levels, levels // 2, torch.tensor(basis, device=device)
+        levels = constant(self.levels, device, torch.long)
+        basis = tuple(math.prod(self.levels[:i]) for i in range(len(self.levels)))
+        return levels, levels // 2, constant(basis, device, torch.long)

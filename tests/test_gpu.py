@@ -17,8 +17,10 @@ from arvid.contracts import (
     TokenSpec,
 )
 from arvid.nn import attend
-from arvid.nn.heads.categorical import CategoricalSampling
+from arvid.nn.cuda_graph import without_graphs
+from arvid.nn.heads.categorical import CategoricalSampling, candidates
 from arvid.nn.heads.diffusion_process import DiffusionSampling
+from arvid.nn.heads.threshold import kept_ids
 from arvid.paradigms.next_block import NextBlock
 from arvid.paradigms.nova import NOVA
 
@@ -114,6 +116,31 @@ def test_nova_computes_on_a_gpu_what_it_does_on_a_cpu() -> None:
         )
     ]
     torch.testing.assert_close(*outs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", [IDS, LATENTS], ids=["ids", "latents"])
+def test_nova_draws_with_graphs_what_it_does_without(spec: TokenSpec) -> None:
+    torch.manual_seed(0)
+    net = NOVA(spec, GRID, CONTEXT, SIZE, num_sets=4).cuda().eval()
+    options = NOVA.options_for(spec.type)(guidance=3.0).replace(
+        **{"diffusion_steps": 4} if spec is LATENTS else {"top_k": 5}
+    )
+
+    def drawn() -> torch.Tensor:
+        generator = torch.Generator("cuda").manual_seed(1)
+        return net.generate(Request(condition(), GRID, options=options, generator=generator))
+
+    with without_graphs():
+        plain = drawn()
+    for _ in range(2):  # captures, then replays
+        assert (drawn() - plain).abs().float().mean() < 1e-3 * plain.abs().float().mean()
+
+
+def test_thresholds_keep_on_a_gpu_what_sorting_keeps() -> None:
+    logits = torch.randn(4, 64_000, generator=torch.Generator().manual_seed(0))
+    kept, _ = kept_ids(logits.cuda(), top_k=16_000, top_p=0.9)
+    num_kept = candidates(logits, 16_000, 0.9).num_kept
+    assert (kept.sum(-1).cpu() - num_kept).abs().max() <= 1  # the softmax rounds in another way
 
 
 def test_nova_in_bf16_draws_clips_on_a_gpu() -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any, NoReturn
 
-from arvid.processes import WAIT_MINUTES, launched
+from arvid.processes import WAIT_MINUTES, launched, rank_and_count
 from arvid.ranges import above
 
 
@@ -26,10 +26,29 @@ def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
     """`--dtype`: type of a generator's or pipeline's weights."""
     parser.add_argument(
         "--dtype",
-        default="float32",
-        choices=("float32", "float16", "bfloat16"),
-        help="type of the weights of generators and pipelines; tokenizers keep float32",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="type of the weights of generators and pipelines; tokenizers keep float32. auto: bfloat16 on GPUs, "
+        "float32 on CPUs",
     )
+
+
+def chosen_dtype(asked: str) -> str:
+    """The type that `--dtype` means. `auto` on a GPU also allows TF32 products in what stays float32, and says so."""
+    if asked != "auto":
+        return asked
+    import torch
+
+    from arvid.hardware import fast_dtype
+
+    dtype = fast_dtype()
+    if dtype != "float32":
+        torch.set_float32_matmul_precision("high")
+        if rank_and_count()[0] == 0:
+            print(
+                f"Precision: {dtype} weights, TF32 products elsewhere. For float32: --dtype float32."
+            )
+    return dtype
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:

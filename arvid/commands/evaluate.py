@@ -31,6 +31,7 @@ from arvid.commands._flags import (
     add_pipeline_arguments,
     add_trust_argument,
     add_wait_argument,
+    chosen_dtype,
 )
 from arvid.errors import UserError
 from arvid.processes import rank_and_count, sharing_processes
@@ -150,7 +151,8 @@ def _records(
     from arvid.evaluation.rows import evaluate_pipeline, evaluate_run, evaluate_videos
 
     if options.runs:
-        return [evaluate_run(run, protocol, real, dtype=options.dtype) for run in options.runs]
+        dtype = chosen_dtype(options.dtype)
+        return [evaluate_run(run, protocol, real, dtype=dtype) for run in options.runs]
     if real is None:
         raise UserError(f"Name the real clips with --real: {protocol.real_split}.")
     source = options.videos or Path(options.pipeline)
@@ -165,7 +167,7 @@ def _records(
             real,
             out=out,
             name=name,
-            dtype=options.dtype,
+            dtype=chosen_dtype(options.dtype),
             arguments=options.pipeline_options,
         )
     ]

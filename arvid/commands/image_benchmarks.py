@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._flags import add_pipeline_arguments, add_shard_argument, add_trust_argument
+from arvid.commands._flags import (
+    add_pipeline_arguments,
+    add_shard_argument,
+    add_trust_argument,
+    chosen_dtype,
+)
 from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.processes import launched, take_own_gpu
 from arvid.ranges import at_least
@@ -187,8 +192,9 @@ def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]
     from arvid.suites.image_benchmarks.samplers import PipelineSampler, as_images
     from arvid.training.generator_module import load_generator
 
+    dtype = chosen_dtype(options.dtype)
     if options.checkpoint:
-        model = load_generator(options.checkpoint, dtype=options.dtype)
+        model = load_generator(options.checkpoint, dtype=dtype)
         sampling = sampling_options(options, model.sampling)
         clips = CheckpointSampler(model, num_frames=1, options=sampling)
         return as_images(clips), clips.describe(options.checkpoint)
@@ -196,9 +202,9 @@ def _sampler(options: argparse.Namespace) -> tuple[ImageSampler, dict[str, Any]]
         "kind": "pipeline",
         "name": options.pipeline,
         "arguments": options.pipeline_options,
-        "dtype": options.dtype,
+        "dtype": dtype,
     }
-    pipeline = load_pipeline(options.pipeline, options.dtype)
+    pipeline = load_pipeline(options.pipeline, dtype)
     return PipelineSampler(pipeline, options.pipeline_options), described
 
 

@@ -16,7 +16,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arvid.commands._flags import add_dtype_argument, add_trust_argument, add_wait_argument
+from arvid.commands._flags import (
+    add_dtype_argument,
+    add_trust_argument,
+    add_wait_argument,
+    chosen_dtype,
+)
 from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.nn.conditions import all_conditions
 from arvid.processes import gather, rank_and_count, sharing_processes
@@ -79,7 +84,7 @@ def _sample(options: argparse.Namespace) -> None:
     from arvid.sampling.sample import clip_grid
     from arvid.training.generator_module import load_generator
 
-    model = load_generator(options.checkpoint, dtype=options.dtype)
+    model = load_generator(options.checkpoint, dtype=chosen_dtype(options.dtype))
     conditions = _conditions(options, model)
     first = _first_frames(options, model) if options.first_frames else None
     sampling = sampling_options(options, model.sampling)

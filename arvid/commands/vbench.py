@@ -27,6 +27,7 @@ from arvid.commands._flags import (
     add_shard_argument,
     add_trust_argument,
     add_wait_argument,
+    chosen_dtype,
 )
 from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
 from arvid.errors import UserError
@@ -168,7 +169,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
     wanted = takes(suite, names, flickering_samples=options.flickering_samples)
     texts = load_rewritten(options.rewritten, suite) if options.rewritten else None
     take_own_gpu()
-    model = load_generator(options.checkpoint, dtype=options.dtype)
+    model = load_generator(options.checkpoint, dtype=chosen_dtype(options.dtype))
     sampler = CheckpointSampler(
         model,
         num_frames=options.frames,

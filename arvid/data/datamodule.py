@@ -321,6 +321,8 @@ class VideoDataModule(LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # Copies out of pinned memory do not hold up the host.
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
     def val_dataloader(self) -> BatchLoader:
@@ -330,6 +332,13 @@ class VideoDataModule(LightningDataModule):
             batch_sampler=self.val_sampler(),
             num_workers=self.num_workers,
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Let the model check a batch while it is on the CPU: on a GPU the host would wait for the answer."""
+        check = getattr(self.trainer and self.trainer.lightning_module, "check_batch", None)
+        if check is not None:
+            check(batch)
+        return batch
 
     def val_sampler(self) -> PartSampler:
         """Sampler of the validation batches, with the part of each that this process holds."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from arvid.contracts import Request
 from arvid.evaluation.records import Budget
+from arvid.flops import flop_counter
+from arvid.nn.cuda_graph import without_graphs
 from arvid.sampling.sample import Conditions, clip_grid
 from arvid.training.generator_module import GeneratorModule
-
-Shape = tuple[int, ...]
 
 
 def count_budget(
@@ -95,7 +92,8 @@ def generation_flops(
     """FLOPs of the generation of one clip, decoding included."""
     grid = clip_grid(model, num_frames)
     prefix = _any_tokens(model, num_frames)[:, :prefix_frames] if prefix_frames else None
-    with torch.no_grad(), _gradients(model, False), flop_counter() as counter:
+    # A replayed graph would hide its FLOPs from the counter, and a capture would count them several times.
+    with torch.no_grad(), without_graphs(), _gradients(model, False), flop_counter() as counter:
         condition = conditions.encode(model, num_frames)
         request = Request(condition, grid, prefix=prefix, options=model.sampling)
         model.tokenizer.decode(model.paradigm.generate(request))
@@ -124,30 +122,3 @@ def _gradients(model: GeneratorModule, wanted: bool) -> Iterator[None]:
     finally:
         for parameter, required in before:
             parameter.requires_grad_(required)
-
-
-def flop_counter() -> FlopCounterMode:
-    """Torch's FLOP counter, extended by attention and packed linear layers on the CPU."""
-    aten = torch.ops.aten
-    known: dict[Any, Any] = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-    }
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        known[torch.ops.mkldnn._linear_pointwise] = _linear_flops
-    return FlopCounterMode(display=False, custom_mapping=known)
-
-
-def _linear_flops(x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
-    return 2 * math.prod(x) * weight[0]
-
-
-def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward_flops(
-    gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
-) -> int:
-    """The backward pass has five matrix products (one recomputes the scores), the forward pass two."""
-    return int(sdpa_flop_count(query, key, value)) * 5 // 2

@@ -71,7 +71,7 @@ class Conditioner(nn.Module):
             negative: negative prompt of each clip, for classifier-free guidance.
             values: other conditions by name, (B[, K]) per clip or (B, T[, K]) per frame.
 
-        Raises UserError for values that the model does not know.
+        Raises UserError for values on the CPU that the model does not know (see `check`).
         """
         given = Condition()
         if self.text is not None and caption is not None:
@@ -81,9 +81,19 @@ class Conditioner(nn.Module):
         for name, size in self.sizes.items():
             value = None if values is None else values.get(name)
             if value is not None:
-                condition(name).check(value, size)
+                if value.device.type == "cpu":
+                    condition(name).check(value, size)
                 given.values[name] = self._grouped(name, value)
         return given
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise UserError for values that the model does not know. Call it before values are moved to a GPU.
+
+        On CPUs `forward` checks its values itself. On GPUs it would have to wait for the device.
+        """
+        for name, size in self.sizes.items():
+            if name in values:
+                condition(name).check(values[name], size)
 
     def _grouped(self, name: str, value: Tensor) -> Tensor:
         kind = condition(name)

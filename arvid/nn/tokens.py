@@ -111,9 +111,9 @@ def require_prefix(prefix: Tokens, spec: TokenSpec, grid: TokenGrid, batch_size:
         raise UserError(f"The prefix is {tuple(prefix.shape)}, not {expected}.")
     if spec.type == "continuous":
         return
-    low, high = (int(x) for x in prefix.aminmax())
-    if low < 0 or high >= spec.size:
+    low, high = prefix.aminmax()
+    if (low < 0) | (high >= spec.size):  # one value, because the host waits for each
         raise UserError(
-            f"The prefix has ids from {low} to {high}; this model knows 0 to {spec.size - 1}. "
+            f"The prefix has ids from {int(low)} to {int(high)}; this model knows 0 to {spec.size - 1}. "
             "Was it encoded by another tokenizer?"
         )

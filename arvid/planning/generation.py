@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from arvid.contracts import Request, TokenHead
-from arvid.evaluation.budget import flop_counter
+from arvid.flops import flop_counter
 from arvid.nn.attention import KVCache
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion import DiffusionHead

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from arvid.evaluation.budget import flop_counter
+from arvid.flops import flop_counter
 
 Losses = Callable[[], Sequence[Tensor]]
 """Computes the losses of a step, one for each backward pass."""

@@ -89,7 +89,9 @@ class Conditions:
             if name in self.values:
                 kind = condition(name)
                 array = kind.batch([kind.cut(np.asarray(v), 0, frames) for v in self.values[name]])
-                values[name] = torch.from_numpy(array).to(model.device)
+                values[name] = torch.from_numpy(array)
+        model.conditioner.check(values)
+        values = {name: value.to(model.device) for name, value in values.items()}
         encoded: Condition = model.conditioner(
             caption=self.captions, negative=self.negatives, values=values
         )

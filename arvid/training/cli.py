@@ -50,6 +50,7 @@ from arvid.training.data_guard import DataGuard, look_at_data
 from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import GeneratorModule, checkpoint_path
 from arvid.training.global_batch import CountSteps, clips_per_step_of_older
+from arvid.training.health import Health
 from arvid.training.keys import LAST_CHECKPOINT
 from arvid.training.leaving import LeaveOnSignal, leave_at_once
 from arvid.training.option_ranges import check_options
@@ -174,6 +175,7 @@ class ArvidCLI(LightningCLI):
             DataGuard(),
             StepBar(),
             Throughput(),
+            Health(),
             LeaveOnSignal(saver),
         ]
 

@@ -27,7 +27,9 @@ PATIENCE = 30
 
 
 class SkipNonfinite(Callback):
-    """Skips steps whose gradient is not finite and logs `skipped_steps`, their number so far.
+    """Skips steps whose gradient is not finite. Logs `skipped_steps`, their number so far, and the `gradient_norm`.
+
+    The norm is that of the whole gradient before it is clipped.
 
     A skipped step changes neither weights nor moments. Raises FloatingPointError after `patience` skipped steps in a
     row; the error names the checkpoint to resume from. On GPUs it comes up to `CHECKED_EVERY` steps late.
@@ -40,6 +42,7 @@ class SkipNonfinite(Callback):
         at_least(1).require("SkipNonfinite.", patience=patience)
         self.patience = patience
         self._found = torch.zeros((), dtype=torch.bool)
+        self._norm = torch.zeros(())
         self._skipped = torch.zeros((), dtype=torch.int64)
         self._in_a_row = torch.zeros((), dtype=torch.int64)
         self._reported = 0
@@ -62,7 +65,10 @@ class SkipNonfinite(Callback):
         gradients = _gradients(optimizer)
         if not gradients:
             return
-        found = ~get_total_norm(gradients).isfinite()
+        norm = get_total_norm(gradients)
+        if optimizer is trainer.optimizers[0]:  # the second one is a discriminator's
+            self._norm = norm
+        found = ~norm.isfinite()
         self._found = self._found | found
         if getattr(optimizer, "takes_found_inf", False):
             optimizer.found_inf = found.float()  # type: ignore[attr-defined]
@@ -80,7 +86,8 @@ class SkipNonfinite(Callback):
         self._skipped = self._skipped + self._found
         self._in_a_row = (self._in_a_row + 1) * self._found
         self._found = torch.zeros_like(self._found)
-        pl_module.log("skipped_steps", self._skipped.float(), rank_zero_only=True)
+        values = {"skipped_steps": self._skipped.float(), "gradient_norm": self._norm}
+        pl_module.log_dict(values, rank_zero_only=True)
         due = self._step % CHECKED_EVERY == 0
         if due or pl_module.device.type == "cpu":
             self._require_few(trainer, pl_module, batch)

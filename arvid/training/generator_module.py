@@ -168,6 +168,11 @@ class GeneratorModule(LightningModule):
         self.tokenizer.eval()
         return self
 
+    def check_batch(self, batch: dict[str, Any]) -> None:
+        """Raise UserError for conditions that the model does not know; called before a batch is moved to a GPU."""
+        if self.device.type != "cpu":
+            self.conditioner.check(batch)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self._losses(batch, draw=True)
         log_step(self, losses, "train", len(batch["tokens"]))

@@ -4,7 +4,7 @@ The bound is the time for the counted FLOPs at the throughput of one large matri
 utilisation is the bound divided by the measured time. FLOPs are counted on the meta device. Attention counts in full,
 even if a mask hides half of it. Weights are random, which does not change the time.
 
-  as it is   the code of `arvid sample` and `arvid fit`
+  as it is   the code of `arvid sample` and `arvid fit`, without CUDA graphs (see speed/gpu for these)
   compiled   the transformers' blocks and the diffusion MLP with torch.compile
 
 Then single clips of other lengths and sizes, with the code as it is.
@@ -32,7 +32,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -53,6 +53,7 @@ from arvid.contracts import (
 from arvid.experiments.paper import script_parser, table, write_page
 from arvid.hardware import cpu_summary
 from arvid.nn.attention import TransformerBlock
+from arvid.nn.cuda_graph import without_graphs
 from arvid.paradigms.nova import NOVA
 from arvid.processes import best_device
 from arvid.ranges import at_least
@@ -272,14 +273,24 @@ def compile_blocks(model: NOVA) -> None:
 
 
 def draw(
-    model: NOVA, scale: Scale, batch: int, read: Read, grid: TokenGrid | None = None, **options: int
+    model: NOVA,
+    scale: Scale,
+    batch: int,
+    read: Read,
+    grid: TokenGrid | None = None,
+    *,
+    graphs: bool = False,
+    **options: int,
 ) -> Amounts:
-    """A batch of clips, with guidance: what passed in each part, the rest, and all of it."""
+    """A batch of clips, with guidance: what passed in each part, the rest, and all of it.
+
+    With CUDA `graphs` the parts cannot be told apart, because only the first call of each runs their code.
+    """
     device = next(model.parameters()).device.type
     wanted = {"guidance": GUIDANCE, "diffusion_steps": scale.diffusion_steps, **options}
     own = model.options_for("continuous")().replace(**wanted)
     request = Request(scale.condition(batch, device), grid or scale.grid, options=own)
-    with parts(model, "sample", read) as found:
+    with parts(model, "sample", read) as found, nullcontext() if graphs else without_graphs():
         begun = read()
         model.generate(request)
         total = read() - begun

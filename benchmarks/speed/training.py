@@ -45,6 +45,7 @@ from arvid.training.averaging import EMAWeightAveraging
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
 from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import GeneratorModule, Tokenizers
+from arvid.training.health import Health
 from arvid.training.leaving import LeaveOnSignal
 from arvid.training.optimizer import OptimizerConfig
 from arvid.training.saving import SaveLast
@@ -279,7 +280,8 @@ def callbacks(row: str) -> Iterator[Callback]:
     if row in ("callbacks", "averages"):
         finite = SkipNonfinite()
         saver = SaveLast(in_doubt=finite.in_doubt)
-        yield from (SeedEachStep(), finite, saver, StepBar(), Throughput(), LeaveOnSignal(saver))
+        logged = (StepBar(), Throughput(), Health())
+        yield from (SeedEachStep(), finite, saver, *logged, LeaveOnSignal(saver))
     if row == "averages":
         yield EMAWeightAveraging(decay=0.98, use_buffers=False)
 

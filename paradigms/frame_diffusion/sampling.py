@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arvid.contracts import Condition, Request, SamplingOptions, Tokens, UserError
+from arvid.lasting import constant
 from arvid.nn.denoiser import CLEAN_TIME
 from arvid.nn.heads.categorical import CategoricalHead
 from arvid.nn.heads.diffusion_process import DiffusionSampling, guide
@@ -131,9 +132,7 @@ class WindowSampler:
         if history is not None:
             self.tokens[:, : window.known] = history
         self.num_steps = num_steps(sampler.options)
-        self.levels = torch.tensor(
-            model.sampling_levels(sampler.options), device=device
-        )  # (S + 1,)
+        self.levels = model.sampling_levels(sampler.options)  # S + 1 numbers
         self.cached = 0  # frames in the caches
         self.fed = False  # the context is in the caches
         self.caches = None
@@ -156,7 +155,11 @@ class WindowSampler:
 
     def _step(self, now: list[int], then: list[int], first: int, last: int) -> None:
         """Denoise the frames first..last-1 from the levels of `now` to those of `then` (remaining steps)."""
-        level, next_level = self.levels[now[first:last]], self.levels[then[first:last]]
+        device = self.tokens.device
+        level, next_level = (
+            constant(tuple(self.levels[i] for i in row[first:last]), device, torch.float32)
+            for row in (now, then)
+        )
         hidden = self._hidden(first, last, level)  # (P, B, n, L, D)
         times = (1000 * level).repeat_interleave(hidden.shape[3])
         noisy, shape = self.tokens[:, first:last], hidden.shape[2:4]
@@ -166,7 +169,7 @@ class WindowSampler:
             stepped = self.process.step(noisy, predicted, level, next_level)
         else:
             joint = self.sampler.combined(hidden.flatten(2, 3).float(), times)
-            left = torch.tensor(then[first:last], device=level.device) / self.num_steps
+            left = constant(tuple(then[first:last]), device, torch.long) / self.num_steps
             stepped = self._step_of_ids(self.process, noisy, joint, level, next_level, left)
         self.tokens[:, first:last] = stepped
 
@@ -247,7 +250,7 @@ class WindowSampler:
         """Noise level and time of finished frames. `level` is the level of the first active frame."""
         if self.model.replaces_history:
             return level, 1000 * level
-        shown = level.new_tensor(self.sampler.options.context_noise)
+        shown = level.new_full((), self.sampler.options.context_noise)
         clean = self.model.sees_clean and not self.sampler.options.context_noise
         return shown, torch.full_like(shown, CLEAN_TIME) if clean else 1000 * shown
 

@@ -122,10 +122,10 @@ class NextScale(Paradigm):
         """
         context = [(0, i, 0, 0) for i in range(-self.context.spec.num_tokens, 0)]
         first = torch.tensor(context, dtype=torch.long, device="cpu").view(-1, 4)
-        parts, whole = [first], (self.grid.h, self.grid.w)
+        parts, whole, cpu = [first], (self.grid.h, self.grid.w), torch.device("cpu")
         for t in range(self.grid.t):
             for k, side in enumerate(self.scales.sides):
-                rows, columns = (centres(n, new) for n, new in zip(whole, side, strict=True))
+                rows, columns = (centres(n, new, cpu) for n, new in zip(whole, side, strict=True))
                 block = torch.tensor([1 + t * len(self.scales.sides) + k], device="cpu")
                 time = torch.tensor([t], device="cpu")
                 parts.append(torch.cartesian_prod(block, time, rows, columns))

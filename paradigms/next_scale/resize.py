@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from arvid.nn.lasting import lasting
+from arvid.lasting import lasting
 
 Side = tuple[int, int]
 """Rows and columns of a grid."""
@@ -29,9 +29,9 @@ def enlarge(x: Float[Tensor, "n i j c"], side: Side) -> Float[Tensor, "n h w c"]
     return _resize(x, side, "bicubic")
 
 
-def centres(num: int, new: int) -> Int[Tensor, " new"]:
+def centres(num: int, new: int, device: torch.device) -> Int[Tensor, " new"]:
     """Row (of `num`) at the centre of each of `new` equal areas: floor((i + 1/2) · num / new)."""
-    return (2 * torch.arange(new, device="cpu") + 1) * num // (2 * new)
+    return (2 * torch.arange(new, device=device) + 1) * num // (2 * new)
 
 
 def _resize(x: Tensor, side: Side, mode: str) -> Tensor:

@@ -117,7 +117,7 @@ class Scales:
         if self.spec.codes is not None:
             return self.spec.codes.nearest(shrink(self.spec.codes.vectors(ids), side))
         rows, columns = (
-            centres(n, new).to(ids.device) for n, new in zip(ids.shape[1:], side, strict=True)
+            centres(n, new, ids.device) for n, new in zip(ids.shape[1:], side, strict=True)
         )
         return ids[:, rows[:, None], columns]
 
@@ -155,7 +155,7 @@ class ScaleRms(torch.nn.Module):
             self._weights_version = version
         squares = torch.stack([target.float().square().mean() for target in targets])
         weight = counted_clips(len(targets[0]))
-        sums = torch.cat([squares * weight, squares.new_tensor([weight])])
+        sums = torch.cat([squares * weight, squares.new_full((1,), weight)])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         self.sums.add_(sums)

@@ -7,9 +7,10 @@ tokens of an indicator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attention import KVCache
+from arvid.nn.cuda_graph import graphs_of, has_graphs
 from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
 from arvid.nn.masking import read_tokens, write_tokens
 from arvid.nn.tokens import to_patches
@@ -134,15 +136,32 @@ class ClipSampler:
         model, options = self.model, self.options
         tokens = model.empty_tokens(len(orders), orders.device)
         sizes = set_sizes(model.num_positions, options.num_sets or model.num_sets)
-        start = 0
-        for i, size in enumerate(sizes):
-            known, new = orders[:, :start], orders[:, start : start + size]
-            indicator = indicators(tokens, known)
-            hidden = model.spatial(indicator, read_tokens(tokens, known), known, new)
+        graphs = None
+        if has_graphs(tokens) and not model.training:
+            graphs = graphs_of(model.spatial)
+        for i, part in enumerate(set_slices(sizes)):
+            given = indicators(tokens, orders[:, : part.start]), tokens, orders
+            of_set = partial(self._hidden, part=part)
+            key = (part.start, part.stop)
+            hidden = of_set(*given) if graphs is None else graphs(key, of_set, *given)
+            new = orders[:, part]
             tokens = write_tokens(tokens, new, self._tokens(hidden, new, (i + 1) / len(sizes)))
-            start += size
             self.request.on_step()
         return tokens
+
+    def _hidden(
+        self,
+        indicator: Float[Tensor, "p n i d"],
+        tokens: Tensor,
+        orders: Int[Tensor, "n l"],
+        part: slice,
+    ) -> Float[Tensor, "p n m d"]:
+        """Hidden states of the set at the places `part` of the orders. All earlier tokens are known."""
+        known = orders[:, : part.start]
+        hidden: Tensor = self.model.spatial(
+            indicator, read_tokens(tokens, known), known, orders[:, part]
+        )
+        return hidden
 
     def _tokens(self, hidden: Float[Tensor, "p n m d"], ids: Tensor, progress: float) -> Tensor:
         """Sample the tokens of a set, at raster indices `ids`. `progress` is the share of sets finished with it."""
@@ -233,6 +252,12 @@ class _Window:
         if self.use_cache:
             length = self.context.shape[2] + self.length * self.temporal.num_tokens
             self.caches = self.temporal.layers.new_caches(length)
+
+
+def set_slices(sizes: Sequence[int]) -> list[slice]:
+    """Where each set lies in the order of the tokens."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def set_sizes(num_tokens: int, num_sets: int) -> list[int]:

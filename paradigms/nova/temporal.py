@@ -113,7 +113,7 @@ class TemporalLayers(nn.Module):
         frame_condition: Float[Tensor, "p b 1 d"] | None = None,
     ) -> Float[Tensor, "p b l d"]:
         """Normed output of block `index` > 0, whose input is the previous frame (B, h, w[, C]). The rest is cached."""
-        code = self._codes(torch.tensor([index], device=frame.device), num_frames)
+        code = self._codes(torch.arange(index, index + 1, device=frame.device), num_frames)
         block = self._for_passes(self.patch(frame) + code, num_passes)  # (P, B, L, D)
         block = add_frame_conditions(block[:, :, None], frame_condition)[:, :, 0]
         out = self.norm(self.layers(block.flatten(0, 1), caches=caches))

@@ -12,7 +12,6 @@ from arvid.contracts import Size
 from arvid.evaluation.budget import (
     count_budget,
     count_parameters,
-    flop_counter,
     generation_flops,
     training_flops,
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from arvid.contracts import UserError
 from arvid.nn.heads import categorical
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling, candidates, draw
+from arvid.nn.heads.threshold import draw_kept, kept_ids
 
 LENGTH = 5000
 
@@ -26,6 +27,39 @@ def rows(kind: str) -> Tensor:
         "peaked": 8 * logits,
         "equal": torch.zeros_like(logits),
     }[kind]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "tied", "peaked", "equal"])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [(40, 0.5), (40, None), (None, 0.02), (None, 0.9), (3, 0.999), (1, 0.9), (LENGTH, 0.3)],
+)
+def test_thresholds_keep_what_sorting_keeps(
+    kind: str, top_k: int | None, top_p: float | None
+) -> None:
+    """Of equal logits the sort may keep any, bisection keeps the first."""
+    logits = torch.cat([rows(kind), -rows(kind)])
+    sorted_first, (kept, _) = candidates(logits, top_k, top_p), kept_ids(logits, top_k, top_p)
+    assert kept.sum(-1).tolist() == sorted_first.num_kept.tolist()
+    for row, mask, ids, num in zip(
+        logits, kept, sorted_first.ids, sorted_first.num_kept, strict=True
+    ):
+        assert torch.equal(row[mask].sort().values, row[ids[:num]].sort().values)
+        lowest = row[mask].min()
+        places = (row == lowest).nonzero()[:, 0]
+        assert torch.equal(mask[places].int(), mask[places].int().sort(descending=True).values)
+
+
+def test_thresholds_draw_by_probability() -> None:
+    logits = torch.tensor([[0.0, 2.0, -0.0, 1.0, -5.0, 1.0]]).expand(20_000, -1)
+    uniform = torch.rand(
+        len(logits), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    uniform[0] = 0.0
+    drawn = draw_kept(logits, uniform, top_k=5, top_p=0.8)
+    weights = torch.tensor([0.0, 2.0, 0.0, 1.0, 0.0, 1.0]).exp() * torch.tensor([0, 1, 0, 1, 0, 1])
+    shares = drawn.bincount(minlength=6) / len(drawn)
+    torch.testing.assert_close(shares, weights / weights.sum(), atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "tied", "peaked", "equal"])
@@ -117,7 +151,7 @@ def test_logits_that_are_not_finite_are_refused(
 
 
 def test_many_rows_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(categorical, "SORTED_ROWS", 3)
+    monkeypatch.setattr(categorical, "ROWS_AT_ONCE", 3)
     logits = torch.randn(8, 50)
     assert torch.equal(draw(logits, CategoricalSampling(top_k=1)), logits.argmax(-1))
 

@@ -1,7 +1,7 @@
 """Categorical head: softmax over the vocabulary, with temperature, top-k and top-p filters.
 
-GPUs sort all rows, without synchronisation with the host. CPUs would need milliseconds to sort a long row, so there
-each row is sampled without sorting. B batch, N tokens of a clip, V vocabulary, R = B·N rows of logits.
+CPUs would need milliseconds to sort a long row, so there each row is sampled without sorting. GPUs find thresholds for
+many rows (see `threshold`), and sort few. B batch, N tokens of a clip, V vocabulary, R = B·N rows of logits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +21,16 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.checkpointing import checkpointed
+from arvid.nn.cuda_graph import CudaGraphs, graphs_of, has_graphs
+from arvid.nn.heads.threshold import draw_kept
 from arvid.nn.linear import FEW_ROWS, linear
 from arvid.options import option
 from arvid.ranges import SHARE, above, at_least
 
-SORTED_ROWS = 256
-"""Rows that are sorted at once. With 64,000 logits per row, logits, ids and masses take 330 MB."""
+FEW_SORTED = 32
+"""Maximum number of rows that GPUs sort. More rows take longer to sort than the kernels of a bisection (estimated)."""
+ROWS_AT_ONCE = 256
+"""Rows that are filtered at once. With 64,000 logits per row, logits, ids and masses take 330 MB."""
 CHECKPOINTED_ROWS = 1024
 """Rows of logits that exist at once with checkpointing. With 64,000 ids they take 260 MB in float32."""
 SAMPLE_STRIDE = 31
@@ -112,7 +117,7 @@ class CategoricalHead(TokenHead):
     ) -> Int[Tensor, "b n"]:
         options = CategoricalSampling.of(options)
         logits = self._sound(self._guided(hidden, null_hidden, options))
-        return draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
+        return self._draw(logits, options, generator)
 
     def sample_with_confidence(
         self,
@@ -125,9 +130,19 @@ class CategoricalHead(TokenHead):
         """Sampled ids, and their log-probabilities at temperature 1 without filters."""
         options = CategoricalSampling.of(options)
         logits = self._sound(self._guided(hidden, null_hidden, options))
-        ids = draw(logits.flatten(0, 1), options, generator).view(hidden.shape[:2])
+        ids = self._draw(logits, options, generator)
         chosen = logits.gather(-1, ids[..., None])[..., 0]
         return ids, chosen - logits.logsumexp(-1)
+
+    def _draw(
+        self,
+        logits: Float[Tensor, "b n v"],
+        options: CategoricalSampling,
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "b n"]:
+        # The graphs are kept with the linear map, which `packed` heads share.
+        graphs = graphs_of(self.logits) if has_graphs(logits) else None
+        return draw(logits.flatten(0, 1), options, generator, graphs).view(logits.shape[:2])
 
     def take_fault(self) -> bool:
         """Whether ids were sampled from non-finite logits since the last call. Waits for the device.
@@ -190,10 +205,12 @@ def draw(
     logits: Float[Tensor, "r v"],
     options: CategoricalSampling,
     generator: torch.Generator | None = None,
+    graphs: CudaGraphs | None = None,
 ) -> Int[Tensor, " r"]:
     """Sample an id for each row, after temperature, top-k and top-p (see `candidates`).
 
     On CPUs, raises UserError for non-finite logits. On GPUs the check would wait for the device: see `take_fault`.
+    `graphs` capture the filters.
     """
     logits = logits.detach()
     if logits.device.type == "cpu" and not np.isfinite(logits.numpy().max(-1)).all():
@@ -214,8 +231,24 @@ def draw(
     if options.top_k is None and options.top_p is None:
         mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
         return _sample_index(mass, mass[:, -1:], generator)
-    parts = logits.split(SORTED_ROWS)
-    return torch.cat([_draw_of_sorted(part, options, generator) for part in parts])
+    parts = logits.split(ROWS_AT_ONCE)
+    if logits.device.type == "cpu" or len(logits) <= FEW_SORTED:
+        return torch.cat([_draw_of_sorted(part, options, generator) for part in parts])
+    return torch.cat([_draw_by_threshold(part, options, generator, graphs) for part in parts])
+
+
+def _draw_by_threshold(
+    logits: Float[Tensor, "r v"],
+    options: CategoricalSampling,
+    generator: torch.Generator | None,
+    graphs: CudaGraphs | None,
+) -> Int[Tensor, " r"]:
+    shape = (len(logits), 1)
+    uniform = torch.rand(shape, dtype=torch.float64, device=logits.device, generator=generator)
+    drawn = partial(draw_kept, top_k=options.top_k, top_p=options.top_p)
+    if graphs is None:
+        return drawn(logits, uniform)
+    return graphs((options.top_k, options.top_p), drawn, logits, uniform).clone()
 
 
 def _sample_index(
@@ -242,7 +275,9 @@ class Candidates:
 
 
 def candidates(logits: Float[Tensor, "r v"], top_k: int | None, top_p: float | None) -> Candidates:
-    """Top-k: the ids whose logit is at least the k-th largest. Top-p: of these, ids with mass at most p before them.
+    """The ids that remain, by sorting.
+
+    Top-k: the ids whose logit is at least the k-th largest. Top-p: of these, ids with mass at most p before them.
 
     The arithmetic is that of NBP's filter, which rounds the cumulated mass to float32, so the sets are exactly equal.
     If several ids share the k-th logit, all of them stay.

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
+from arvid.lasting import constant
 from arvid.nn.attention import gather_rows
 from arvid.nn.checkpointing import checkpointed
+from arvid.nn.cuda_graph import graphs_of, has_graphs
 from arvid.nn.draws import draw, randn_like
 from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
@@ -268,32 +270,55 @@ class DiffusionHead(TokenHead):
             frame: draw noise for all tokens of a frame, of which the hidden states are a subset.
         """
         options = DiffusionSampling.of(options)
-        batch, num, _ = hidden.shape
+        # All P guidance passes are one batch.
         present = [h for h in (hidden, null_hidden, image_hidden) if h is not None]
-        # All P guidance passes are one batch: (P * B, N, D) -> (P, B, N, M).
-        condition = self.net.condition(torch.cat(present)).unflatten(0, (len(present), batch))
-        shape = (batch, num, self.channels)
+        passes = torch.stack(present)  # (P, B, N, D)
+        shape = (*hidden.shape[:2], self.channels)
+        device = hidden.device
+        # Noise is float32: the sampler's arithmetic is cheap compared with the network.
+        if frame is not None:
+            return self._denoised(passes, _repeated(frame.noise), options, image_guidance, frame)
+        if not hidden.is_cuda:
+            draws = _repeated(partial(torch.randn, shape, device=device, generator=generator))
+            return self._denoised(passes, draws, options, image_guidance)
+        # On GPUs one call draws the noise of all steps, outside of the graph.
+        num_draws = 1 + sum(step.noise != 0 for step in self._steps(options))
+        noise = torch.randn((num_draws, *shape), device=device, generator=generator)
 
-        def draw() -> Tensor:
-            # float32: the sampler's arithmetic is cheap compared with the network
-            if frame is not None:
-                return frame.noise()
-            return torch.randn(shape, device=hidden.device, generator=generator)
+        def denoised(passes: Tensor, noise: Tensor) -> Tensor:
+            return self._denoised(passes, iter(noise), options, image_guidance)
 
-        x = draw()
+        if self.training or not has_graphs(hidden):
+            return denoised(passes, noise)
+        return graphs_of(self)((options, image_guidance), denoised, passes, noise).clone()
+
+    def _denoised(
+        self,
+        passes: Float[Tensor, "p b n d"],
+        noise: Iterator[Float[Tensor, "b l c"]],
+        options: DiffusionSampling,
+        image_guidance: float,
+        frame: WholeFrame | None = None,
+    ) -> Float[Tensor, "b n c"]:
+        """Tokens from the hidden states of all P guidance passes, by all denoising steps.
+
+        `noise` yields the first noisy tokens, then the noise that each step adds.
+        """
+        condition = self.net.condition(passes)  # (P, B, N, M)
+        x = next(noise)
         dtype = x.dtype
         published = frame is not None and frame.as_published
         steps = self._steps(options, as_published=published)
         guided = [step for step in steps if step.time >= options.guidance_trunc]
         unguided = steps[len(guided) :]  # times decrease, so these are the last steps
-        for part, passes in ((guided, condition), (unguided, condition[:1])):
-            for step, modulations in self._modulated(part, passes):
+        for part, given in ((guided, condition), (unguided, condition[:1])):
+            for step, modulations in self._modulated(part, given):
                 predicted = self._predict(x, modulations, frame)
                 deviation = options.noise_temperature * self._deviation(step, predicted)
                 predicted = guide(predicted[..., : self.channels], options, image_guidance)
                 x = step.mean(x, predicted).to(dtype)
                 if step.noise:
-                    x = x + deviation * draw()
+                    x = x + deviation * next(noise)
         return x if frame is None else gather_rows(x, frame.ids).float()
 
     def _steps(self, options: DiffusionSampling, *, as_published: bool = False) -> tuple[Step, ...]:
@@ -314,11 +339,12 @@ class DiffusionHead(TokenHead):
     ) -> Iterator[tuple[Step, list[Tensor]]]:
         """Each step with its modulations (P, B, N, ...), computed for several steps at a time."""
         num_together = max(MAX_ROWS // condition[..., 0].numel(), 1)
+        times = constant(tuple(step.time for step in steps), condition.device, torch.float32)
         for i in range(0, len(steps), num_together):
-            together = steps[i : i + num_together]
-            times = torch.tensor([step.time for step in together], device=condition.device)
-            embedded = self.net.embed_time(times)[:, None, None, None] + condition
-            for step, *modulations in zip(together, *self.net.modulations(embedded), strict=True):
+            together = slice(i, i + num_together)
+            embedded = self.net.embed_time(times[together])[:, None, None, None] + condition
+            of_steps = zip(steps[together], *self.net.modulations(embedded), strict=True)
+            for step, *modulations in of_steps:
                 yield step, modulations
 
     def _predict(
@@ -331,6 +357,12 @@ class DiffusionHead(TokenHead):
             return predicted
         index = frame.ids[..., None].expand_as(predicted)
         return x.expand(len(predicted), *x.shape).scatter(2, index, predicted)
+
+
+def _repeated(draw: Callable[[], Tensor]) -> Iterator[Tensor]:
+    """One drawn tensor after another, without end."""
+    while True:
+        yield draw()
 
 
 def _autocast_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arvid.contracts import SamplingOptions, UserError
-from arvid.nn.lasting import lasting
+from arvid.lasting import lasting
 from arvid.options import option
 from arvid.ranges import SHARE, above, at_least, between
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 
@@ -17,3 +19,10 @@ def lasting() -> Iterator[None]:
     """
     with torch.inference_mode(False), unset_fake_temporarily():
         yield
+
+
+@lru_cache(maxsize=4096)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of these numbers, which must not be changed. It is made once: a copy to a GPU makes the host wait."""
+    with lasting():
+        return torch.tensor(values, device=device, dtype=dtype)
