@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from arvid.ranges import at_least
 from arvid.training.guards import CHECKED_EVERY, warn
 from arvid.training.saving import make_last, saved_before
+from arvid.training.shards import whole
 
 PATIENCE = 30
 """Skipped steps in a row that end the training. A GradScaler that starts at 2^16 is then at 2^-14."""
@@ -62,7 +63,7 @@ class SkipNonfinite(Callback):
         gradients = _gradients(optimizer)
         if not gradients:
             return
-        found = ~get_total_norm(gradients).isfinite()
+        found = ~whole(get_total_norm(gradients)).isfinite()
         self._found = self._found | found
         if getattr(optimizer, "takes_found_inf", False):
             optimizer.found_inf = found.float()  # type: ignore[attr-defined]

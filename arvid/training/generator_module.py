@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from arvid.contracts import (
     ContextSpec,
@@ -31,7 +32,13 @@ from arvid.nn.conditioner import Conditioner
 from arvid.nn.conditions import condition
 from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
-from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
+from arvid.training.checkpoint_io import (
+    is_checkpoint,
+    read_checkpoint,
+    read_content,
+    verify,
+    verifying,
+)
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -40,6 +47,7 @@ from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
 from arvid.training.sampling_options import build_sampling
+from arvid.training.sharding import shard
 from arvid.training.step import log_step, one_or_nan
 from arvid.trust import trusting
 
@@ -168,20 +176,28 @@ class GeneratorModule(LightningModule):
         self.tokenizer.eval()
         return self
 
+    def configure_model(self) -> None:
+        """Divide the network over the processes, if the strategy is `sharded` (see `arvid.training.sharding`)."""
+        if self._device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh, whole=self.tokenizer, method="losses")
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = self._losses(batch, draw=True)
+        losses = self.losses(batch, draw=True)
         log_step(self, losses, "train", len(batch["tokens"]))
         return losses["loss"] * one_or_nan(losses)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        log_step(self, self._losses(batch), "val", len(batch["tokens"]))
+        log_step(self, self.losses(batch), "val", len(batch["tokens"]))
 
     def explain_nonfinite(self, batch: dict[str, Any]) -> str:
         """Message for the user: where the values of a batch stop being finite, and what to do."""
-        return explain_nonfinite(self, batch["tokens"], lambda: self._losses(batch))
+        return explain_nonfinite(self, batch["tokens"], lambda: self.losses(batch))
 
-    def _losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
-        """`draw`: sample tokens from the posterior if the batch has its std ("spread"); otherwise use the means."""
+    def losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
+        """The paradigm's losses of a batch.
+
+        `draw`: sample tokens from the posterior if the batch has its std ("spread"); otherwise use the means.
+        """
         condition = self.conditioner.from_batch(batch)
         tokens = batch["tokens"]
         if draw and "spread" in batch:
@@ -248,7 +264,7 @@ def load_generator(
     """
     path = checkpoint_path(path)
     with verifying(path), trusting(trust):
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, parts=("state_dict",) if trained else ())
         description = read_description(path, checkpoint)
         with _fitting(path):
             module = build_generator(_with_tokenizer(description["config"], path))
@@ -268,7 +284,7 @@ def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOpt
     path = checkpoint_path(path)
     with trusting(trust):
         try:
-            config = read_description(path, read_checkpoint(path))["config"]
+            config = read_description(path, read_content(path))["config"]
             with _fitting(path):
                 paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
                 return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
@@ -287,10 +303,10 @@ def _fitting(path: Path) -> Iterator[None]:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """The checkpoint of a run folder, or the file itself. Raises UserError if there is none."""
+    """The checkpoint of a run folder, or the checkpoint itself. Raises UserError if there is none."""
     path = Path(path)
-    file = path / LAST_CHECKPOINT if path.is_dir() else path
-    if not file.is_file():
+    file = path / LAST_CHECKPOINT if path.is_dir() and not is_checkpoint(path) else path
+    if not is_checkpoint(file):
         raise UserError(f"{file}: there is no such checkpoint. Train one with `arvid fit`.")
     return file
 
