@@ -7,7 +7,9 @@ Checkpoints are folders to which all processes write; runs resume with any numbe
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,6 +230,8 @@ def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method
     # Freed after a forward pass too, so nothing keeps the weights of before a change, as averages make it.
     fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
     register_fsdp_forward_method(module, method)
+    # Nothing writes into the losses, which may be views of one tensor.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
 
 
 def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
@@ -244,20 +248,32 @@ def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Inside the block, every process has all weights of a sharded module, to sample from it for example.
+    """Inside the block a sharded module is a plain one with all its weights, on every process: to sample from it.
 
-    All processes must enter and leave the block. For other modules it does nothing.
+    All processes must enter and leave the block. A module that is not sharded stays as it is.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
+    kept = [(part, type(part), _take_methods(part)) for part in parts]
+    for part, cls, _ in kept:
+        part.__class__ = cls.__mro__[2]  # FSDP2 made a subclass of FSDPModule and of this class
     try:
         yield
     finally:
-        for part in parts:
+        for part, cls, methods in kept:
+            part.__class__ = cls
+            vars(part).update(methods)
             part.reshard()
             part.set_reshard_after_forward(True, recurse=False)
+
+
+def _take_methods(part: nn.Module) -> dict[str, Any]:
+    """Remove the methods that `register_fsdp_forward_method` has put before those of the class."""
+    own = vars(part)
+    found = [n for n, v in own.items() if inspect.ismethod(v) and v.__self__ is part]
+    return {name: own.pop(name) for name in found}
 
 
 StrategyRegistry.register(
