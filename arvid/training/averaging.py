@@ -2,8 +2,8 @@
 
 It has the options and the checkpoint state of Lightning's `EMAWeightAveraging`, so each can resume from the other's
 checkpoints. It is faster: Lightning loops over all parameters of the module, with those of the frozen tokenizer. Here
-one call averages the trained parameters, and nothing waits for the device. Frozen parameters have no second copy. Averages
-of a sharded training are sharded as the weights are.
+one call averages the trained parameters, and nothing waits for the device. Frozen parameters have no second copy. In a
+sharded training the averages are sharded as the weights are.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class EMAWeightAveraging(LightningEMA):
         """Pair averages and weights; an average that does not exist yet is a copy. Each tensor is paired once."""
         self._averaged, self._copied = [], []
         averages: dict[Tensor, Tensor] = {}
-        trained = [(n, p) for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad]
+        trained = [
+            (n, p) for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad
+        ]
         for name, weight in [*trained, *module.named_buffers(remove_duplicate=False)]:
             if weight not in averages:
                 average = self._averages.get(name, weight.detach().clone())

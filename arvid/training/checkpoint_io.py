@@ -5,8 +5,8 @@ SHA-256 of all bytes before the digits. torch.load ignores the comment, so it re
 checkpoint also has the key "sealed": if it is there but the seal is not, the file is damaged. Older files of arvid have
 no seal; they are checked against the CRC-32 of the archive's members.
 
-The checkpoint of a sharded training is a folder (see `arvid.training.sharded_files`). Its file `checkpoint.pt` is such a
-sealed file, whose tensors have no values. Its key "shards" has the SHA-256 of each other file.
+The checkpoint of a sharded training is a folder (see `arvid.training.sharded_files`). Its file `checkpoint.pt` is such
+a sealed file, whose tensors have no values. Its key "shards" has the SHA-256 of each other file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from arvid import importing
 from arvid.errors import UserError

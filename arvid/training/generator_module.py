@@ -39,6 +39,7 @@ from arvid.training.checkpoint_io import (
     verify,
     verifying,
 )
+from arvid.training.compiling import compile_losses
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -109,6 +110,7 @@ class GeneratorModule(LightningModule):
         optimizer: options of the optimiser and its schedule.
         checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the
             network, for a third more time; or blocks_and_head. Results do not change.
+        compile: compile the losses with torch.compile, as one graph. Needs `checkpoint: none`, and no sharding.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """
@@ -132,6 +134,7 @@ class GeneratorModule(LightningModule):
         conditions: Sequence[str] = (),
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
         checkpoint: Checkpointing = "none",
+        compile: bool = False,
         sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -145,6 +148,9 @@ class GeneratorModule(LightningModule):
         self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
         set_checkpointing(self.paradigm, checkpoint)
+        if compile and checkpoint != "none":
+            raise UserError("model.compile needs model.checkpoint none: choose one of them.")
+        self.compile_losses = compile
         self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
@@ -178,8 +184,17 @@ class GeneratorModule(LightningModule):
 
     def configure_model(self) -> None:
         """Divide the network over the processes, if the strategy is `sharded` (see `arvid.training.sharding`)."""
-        if self._device_mesh is not None and not isinstance(self, FSDPModule):
-            shard(self, self.device_mesh, whole=self.tokenizer, method="losses")
+        mesh = self._device_mesh
+        if mesh is not None and not isinstance(self, FSDPModule):
+            if self.compile_losses:
+                raise UserError("A sharded network cannot be compiled: leave out model.compile.")
+            shard(self, mesh, whole=self.tokenizer, method="losses")
+
+    def on_fit_start(self) -> None:
+        """Compile the losses, if asked to: not earlier, since models for sampling are built in the same way."""
+        if self.compile_losses:
+            compile_losses(self.paradigm)
+            self.compile_losses = False
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self.losses(batch, draw=True)

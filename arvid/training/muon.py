@@ -6,8 +6,8 @@ mean the same for both. Options, state and update rule are those of `torch.optim
 of one shape are orthogonalised in one batch. On CPUs this is done in float32, because bfloat16 takes 10 to 90 times as
 long on CPUs without instructions for it.
 
-Of a sharded network (`arvid.training.sharding`), momenta are sharded too. Each process orthogonalises the whole matrices,
-as without sharding, and updates its own rows.
+Of a sharded network (`arvid.training.sharding`), momenta are sharded too. Each process orthogonalises the whole
+matrices, as without sharding, and updates its own rows.
 """
 
 from __future__ import annotations

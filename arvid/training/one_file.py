@@ -9,7 +9,13 @@ from arvid.importing import Exporter
 from arvid.training.checkpoint_io import SHARDS, read_checkpoint, save_checkpoint, verifying
 from arvid.training.generator_module import read_description
 
-TRAINING_ONLY = ("current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", SHARDS)
+TRAINING_ONLY = (
+    "current_model_state",
+    "averaging_state",
+    "optimizer_states",
+    "lr_schedulers",
+    SHARDS,
+)
 """Keys that are left out: the weights beside their averages, optimiser and schedule."""
 NAME = "model.ckpt"
 

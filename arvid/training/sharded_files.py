@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from arvid.errors import UserError
 
@@ -43,7 +46,7 @@ _ALLOWED: Mapping[str, set[str]] = {
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write tensors, of which each process has a part or all. All processes must call this."""
-    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(folder))
+    save(dict(tensors), storage_writer=FileSystemWriter(folder))
 
 
 def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) -> None:
@@ -54,8 +57,14 @@ def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) ->
     try:
         with warnings.catch_warnings():  # that only one process reads
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            dcp.load(dict(targets), storage_reader=_Reader(folder), no_dist=alone)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, dcp.CheckpointException) as error:
+            load(dict(targets), storage_reader=_Reader(folder), no_dist=alone)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        CheckpointException,
+    ) as error:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -74,7 +83,7 @@ def replace_tensors(value: Any, by: Callable[[str, Tensor], Any], name: str = ""
     return value
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """The index, read by `_Index`."""
         with open(Path(self.path) / INDEX, "rb") as file:

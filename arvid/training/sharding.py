@@ -1,7 +1,7 @@
 """Sharded training of generators: each process holds a part of every weight, gradient, moment and average.
 
 It is FSDP2 (`torch.distributed.fsdp.fully_shard`), by the option `--trainer.strategy sharded`. The losses are those of
-one process up to rounding. A block of the network or a token head is gathered when it is computed, and freed afterwards.
+one process up to rounding. A block of the network or a token head is gathered when it is computed, then freed.
 Checkpoints are folders to which all processes write; runs resume with any number of processes, sharded or not.
 """
 
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -102,7 +102,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state, in which each process has its own parts."""
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        return cast(dict[str, Any], plain.state_dict())
+        return plain.state_dict()
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         Strategy.load_optimizer_state_dict(self, checkpoint)

@@ -29,20 +29,20 @@ FIT = [
     "--data.val.init_args.num_clips=4",
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
-    "--trainer.val_check_interval=3",
-    "--trainer.max_steps=7",
+    "--trainer.val_check_interval=2",
+    "--trainer.max_steps=5",
     "--trainer.gradient_clip_val=0.1",
     "--save_every_n_steps=1",
     "--data.clips_per_step=8",
+    "--model.init_args.optimizer.muon=false",
     "--data.batch_size=2",  # four batches a step, of which each of two processes accumulates two
 ]
 SHARDED = "--trainer.strategy=sharded"
 NOVA = "--config=paradigms/nova"
 MUON = "--model.init_args.optimizer.muon=true"
-"""Besides AdamW, which trains the rest: its orthogonal factors depend on sums in another order."""
 SAMPLES = [
     "--trainer.callbacks+=arvid.training.callbacks.SampleVideos",
-    "--trainer.callbacks.init_args.every_n_steps=4",
+    "--trainer.callbacks.init_args.every_n_steps=3",
     "--trainer.callbacks.init_args.num_clips=1",
 ]
 
@@ -62,19 +62,19 @@ def logged(run: Path, name: str) -> dict[int, float]:
 def same_losses(one: Path, other: Path, *, steps: int, rel: float = 1e-6) -> None:
     for name in ("train_loss", "val_loss"):
         expected = logged(one, name)
-        assert len(expected) == (steps if name == "train_loss" else steps // 3)
+        assert len(expected) == (steps if name == "train_loss" else steps // 2)
         assert logged(other, name) == pytest.approx(expected, rel=rel)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, together: Any) -> Path:
-    """A folder with two runs of seven steps: `one`, and `two`, which was killed and resumed, sharded by 2, 1, 2."""
+    """A folder with two runs of five steps: `one`, and `two`, which was killed and resumed, sharded by 2, 1, 2."""
     folder = tmp_path_factory.mktemp("sharded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARVID_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         codes, outputs = together.run([*FIT, NOVA, "--run=one"], 1, folder)
         assert codes == [0], outputs
-        for count, killed_at in ((2, "2"), (1, "5"), (2, None)):
+        for count, killed_at in ((2, "2"), (1, "4"), (2, None)):
             more = {} if killed_at is None else {"ARVID_TEST_KILL_AT": killed_at}
             given = [*FIT, NOVA, *SAMPLES, SHARDED, "--run=two"]
             codes, outputs = together.run(given, count, folder, **more)
@@ -84,13 +84,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, together: Any) -> Path:
 
 def test_two_processes_compute_what_one_does(runs: Path) -> None:
     """With clipping, accumulation and averages, which validation uses."""
-    same_losses(runs / "one", runs / "two", steps=7)
-    assert (runs / "two/samples/step-0000004.mp4").is_file()
+    same_losses(runs / "one", runs / "two", steps=5)
+    assert (runs / "two/samples/step-0000003.mp4").is_file()
 
 
 def test_each_process_writes_its_own_parts(runs: Path) -> None:
     last = runs / "two" / LAST
-    assert last.resolve().name == "step-0000007.ckpt"
+    assert last.resolve().name == "step-0000005.ckpt"
     files = {path.name: path.stat().st_size for path in last.iterdir()}
     assert {"__0_0.distcp", "__1_0.distcp", INDEX, CONTENT} == files.keys()
     assert len(list(last.parent.iterdir())) == 4  # the newest three and the link
@@ -99,9 +99,10 @@ def test_each_process_writes_its_own_parts(runs: Path) -> None:
 def test_joined_it_is_the_checkpoint_of_one_process(runs: Path) -> None:
     one, two = (read_checkpoint(runs / name / LAST) for name in ("one", "two"))
     assert one.keys() - {"sealed"} == two.keys() - {"sealed", "shards"}
-    parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-    for part in parts:
-        torch.testing.assert_close(two[part], dict(one)[part], rtol=1e-4, atol=1e-5)
+    for part in ("state_dict", "current_model_state", "averaging_state"):
+        torch.testing.assert_close(two[part], dict(one[part]), rtol=1e-4, atol=1e-5)
+    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (one, two)]
+    torch.testing.assert_close(moments[1], moments[0], rtol=1e-3, atol=1e-5)
     assert not two["state_dict"]["paradigm.head.net.embed.weight"].is_meta
 
 
@@ -118,22 +119,21 @@ def test_one_file_is_exported_that_samples_alike(runs: Path, tmp_path: Path) -> 
     assert load_generator(tmp_path / "model.ckpt").trained == load_generator(runs / "two").trained
 
 
-def test_a_run_goes_on_with_and_without_sharding(
-    runs: Path, tmp_path: Path, together: Any
-) -> None:
+def test_a_run_goes_on_with_and_without_sharding(runs: Path, tmp_path: Path, together: Any) -> None:
     """Two more steps of each run, in the other's way."""
     for name in ("one", "two"):
         shutil.copytree(runs / name, tmp_path / name, symlinks=True)
-    longer = [*FIT, NOVA, "--trainer.max_steps=9", "--allow_changes=true"]
+    longer = [*FIT, NOVA, "--trainer.max_steps=7", "--allow_changes=true"]
     for run, strategy in (("one", SHARDED), ("two", "--trainer.strategy=ddp")):
         codes, outputs = together.run([*longer, strategy, f"--run={run}"], 2, tmp_path)
         assert codes == [0, 0], outputs
-    same_losses(tmp_path / "one", tmp_path / "two", steps=9)
+    same_losses(tmp_path / "one", tmp_path / "two", steps=7)
     assert (tmp_path / "one" / LAST).is_dir()
     assert (tmp_path / "two" / LAST).is_file()
 
 
 def test_muon_trains_parts_of_matrices(tmp_path: Path, together: Any) -> None:
+    """Its tolerance is larger: the orthogonal factors of small gradients depend on the order of sums."""
     short = [*FIT, NOVA, MUON, "--trainer.max_steps=3"]
     codes, outputs = together.run([*short, "--run=one"], 1, tmp_path)
     assert codes == [0], outputs
@@ -188,7 +188,7 @@ def test_four_processes_in_replicas(replicas: int, tmp_path: Path, together: Any
     assert codes == [0], outputs
     codes, outputs = together.run([*FIT, NOVA, *strategy], 4, tmp_path)
     assert codes == [0] * 4, outputs
-    same_losses(tmp_path / "one", tmp_path / "four", steps=7)
+    same_losses(tmp_path / "one", tmp_path / "four", steps=5)
 
 
 @pytest.mark.slow
