@@ -149,9 +149,7 @@ class Masked(Paradigm):
         drop = share < self.condition_dropout if self.training else None
         given = self._draw_given(num_frames)
         unknown = num_frames * self.tokens_per_frame - given
-        return self._loss_of(
-            tokens, condition, drop, given, draw_num_masked(self.masking, unknown)
-        )
+        return self._loss_of(tokens, condition, drop, given, draw_num_masked(self.masking, unknown))
 
     def _loss_of(
         self,
