@@ -444,6 +444,9 @@ class Paradigm(_Checked, nn.Module, ABC):
     """Whether the paradigm supports conditions per frame (see `arvid.nn.frame_conditions`)."""
     is_causal: bool = True
     """Whether a latent frame depends only on earlier latent frames, and on no condition of a later one."""
+    compiled_method: ClassVar[str] = "loss"
+    """Method that `torch.compile` compiles as one graph; by default `loss`. It must not read values of tensors. A loss
+    that does, such as a drawn number of masked tokens, calls another method with them."""
     required_frames: int = 0
     """Minimum number of prefix latent frames, for a paradigm that can only continue clips."""
 

@@ -68,6 +68,7 @@ TABLES: dict[Kind, dict[str, str]] = {
         "webdataset": "arvid.data.webdataset:WebDataset",
         "windows": "arvid.data.windows:Windows",
     },
+    "exporters": {"checkpoint": "arvid.training.one_file:CheckpointExporter"},
     "text_encoders": {
         "huggingface": "arvid.nn.text:HuggingFaceTextEncoder",
         "words": "arvid.nn.text:WordTextEncoder",
@@ -161,10 +162,10 @@ def _load(kind: Kind, name: str, target: str) -> type[Any]:
 
 def _known(kind: Kind) -> dict[str, str]:
     """Known name -> 'module:Class', or 'module' for a built-in folder."""
-    if kind in TABLES:
+    if kind in MODULE_PREFIXES:
+        known = _modules(MODULE_PREFIXES[kind]) | TABLES.get(kind, {})
+    elif kind in TABLES:
         known = dict(TABLES[kind])
-    elif kind in MODULE_PREFIXES:
-        known = _modules(MODULE_PREFIXES[kind])
     else:
         known = _folders(kind)
     for point in entry_points(group=f"arvid.{kind}"):

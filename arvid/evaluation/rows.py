@@ -19,8 +19,8 @@ from arvid.evaluation.pipelines import PipelineRow, check_task, load_pipeline
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
-from arvid.files import sha256_file
 from arvid.processes import best_device
+from arvid.training.checkpoint_io import checkpoint_sha256
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import (
     GeneratorModule,
@@ -66,7 +66,7 @@ def _evaluate_run(
         row: Row = ReconstructionRow(tokenizer, f"reconstruction ({folder.name})")
         return evaluate(row, protocol, _given(real, protocol), folder, description=NO_SETTING)
     model = load_generator(path, dtype=dtype)
-    row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=sha256_file(path))
+    row = ModelRow(model, folder.name, run=folder, checkpoint_sha256=checkpoint_sha256(path))
     dataset = _given(real, protocol) if protocol.clip else validation_set(model)
     training = training_set(model, protocol)
     return evaluate(

@@ -124,6 +124,11 @@ class _Replayed:
             self._stream.position = self._latest
 
 
+def is_shared() -> bool:
+    """Whether random numbers come from a stream that processes share."""
+    return _stream is not None
+
+
 def counted_clips(num: int) -> int:
     """Number of clips that count in means: `num`, or 0 if they are copies of another process's clips."""
     return num if _stream is None or _part().counted else 0

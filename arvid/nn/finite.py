@@ -17,7 +17,9 @@ def require_finite_weights(network: nn.Module, what: str) -> None:
 
     Reads every weight once and waits for the device once.
     """
-    tensors = {name: x for name, x in network.state_dict(keep_vars=True).items() if _is_float(x)}
+    # Not `state_dict`: it would divide the weights of a sharded network again.
+    own = [*network.named_parameters(), *network.named_buffers()]
+    tensors = {name: x for name, x in own if x.is_floating_point()}
     if not tensors:
         return
     device = next(iter(tensors.values())).device
@@ -30,10 +32,6 @@ def require_finite_weights(network: nn.Module, what: str) -> None:
             f"{wrong.numel()} numbers of {broken[0]}). Its training failed before it was saved: use an earlier "
             "checkpoint, or train it again."
         )
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _is_valid(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from arvid.contracts import SamplingOptions, UserError
-from arvid.files import sha256_file
 from arvid.sampling.sample import Conditions, clip_grid, sample
+from arvid.training.checkpoint_io import checkpoint_sha256
 from arvid.training.generator_module import GeneratorModule, checkpoint_path
 
 
@@ -70,7 +70,7 @@ class CheckpointSampler:
         return {
             "kind": "checkpoint",
             "name": checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem,
-            "checkpoint_sha256": sha256_file(checkpoint_path(checkpoint)),
+            "checkpoint_sha256": checkpoint_sha256(checkpoint_path(checkpoint)),
             "sampling": self.options.changed(),
             **{key: description[key] for key in ("setting", "setting_hash", "factors", "options")},
         }

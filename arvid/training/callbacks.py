@@ -23,6 +23,7 @@ from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import GeneratorModule
 from arvid.training.pictures import show_video
+from arvid.training.sharding import gathered
 
 
 class SeedEachStep(Callback):
@@ -200,12 +201,22 @@ class SampleVideos(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps or step == self._sampled_at or self._given is None:
+        if step % self.every_n_steps or step == self._sampled_at:
             return
         self._sampled_at = step
-        assert isinstance(pl_module, GeneratorModule)
-        conditions, first = self._given
-        pl_module.eval()
-        videos = sample(pl_module, conditions, first_frames=first, progress=False)
-        pl_module.train()
+        with gathered(pl_module):
+            if self._given is not None:
+                self._sample(trainer, pl_module, *self._given)
+
+    def _sample(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        conditions: Conditions,
+        first: np.ndarray | None,
+    ) -> None:
+        assert isinstance(module, GeneratorModule)
+        module.eval()
+        videos = sample(module, conditions, first_frames=first, progress=False)
+        module.train()
         show_video(trainer, "samples", side_by_side(videos), self.fps)

@@ -4,6 +4,9 @@ A torch checkpoint is a zip archive. The seal is the archive's comment, `arvid s
 SHA-256 of all bytes before the digits. torch.load ignores the comment, so it reads sealed files as any other. The
 checkpoint also has the key "sealed": if it is there but the seal is not, the file is damaged. Older files of arvid have
 no seal; they are checked against the CRC-32 of the archive's members.
+
+The checkpoint of a sharded training is a folder (see `arvid.training.sharded_files`). Its file `checkpoint.pt` is such
+a sealed file, whose tensors have no values. Its key "shards" has the SHA-256 of each other file.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,14 +23,21 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from arvid import importing
 from arvid.errors import UserError
-from arvid.files import atomic_write
+from arvid.files import atomic_write, sha256_file
+from arvid.processes import launched
 from arvid.training.published import read_published
+from arvid.training.sharded_files import read_tensors, replace_tensors
 
 SEALED = "sealed"
 """Key of a checkpoint whose file has a seal."""
+CONTENT = "checkpoint.pt"
+"""File in the folder of a sharded checkpoint: all but the values of the tensors."""
+SHARDS = "shards"
+"""Key in that file: the SHA-256 of each other file of the folder, by name."""
 _MARK = b"arvid sha256 "
 _DIGITS = 64
 _LENGTH = len(_MARK) + _DIGITS
@@ -46,6 +56,8 @@ class SealedCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         with verifying(path):
+            if Path(path).is_dir():
+                return read_checkpoint(Path(path))
             return super().load_checkpoint(path, map_location, weights_only=True)
 
 
@@ -56,18 +68,47 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         _seal(temporary)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a file, or the folder of a sharded checkpoint."""
+    return path.is_file() or (path / CONTENT).is_file()
+
+
+def read_checkpoint(path: Path, parts: Collection[str] | None = None) -> dict[str, Any]:
     """The content of a checkpoint of arvid, or of a published generator (.safetensors). No code in the file is run.
 
-    The tensors of a checkpoint are mapped from disk, and its checksum is not verified here: call this inside a block of
-    `verifying`. Raises UserError if the file cannot be read.
+    Tensors of a file are mapped from disk. Those of a sharded checkpoint are read whole, but only in these `parts` of
+    it (such as "state_dict"; by default all); others have no values. The checksum is not verified here: call this
+    inside a block of `verifying`. Raises UserError if the checkpoint cannot be read.
     """
     if path.suffix == ".safetensors":
         return read_published(path)
-    checkpoint = importing.read_checkpoint(path)
-    if checkpoint.get(SEALED) and _digits(path) is None:
+    content = read_content(path)
+    if not path.is_dir():
+        return content
+    tensors: dict[str, Tensor] = {}
+
+    def allocate(name: str, empty: Tensor) -> Tensor:
+        if parts is None or name.partition(".")[0] in parts:
+            empty = tensors[name] = torch.empty_like(empty, device="cpu")
+        return empty
+
+    checkpoint: dict[str, Any] = replace_tensors(content, allocate)
+    read_tensors(tensors, path, alone=True)
+    return checkpoint
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, but no tensor of a sharded checkpoint has values."""
+    file = path / CONTENT if path.is_dir() else path
+    checkpoint = importing.read_checkpoint(file)
+    if checkpoint.get(SEALED) and _digits(file) is None:
         raise UserError(f"{path} is damaged: it has lost its checksum. {_ADVICE}")
     return checkpoint
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Hex SHA-256 of a checkpoint's file. A sharded one's `checkpoint.pt` holds the hashes of its other files."""
+    return sha256_file(path / CONTENT if path.is_dir() else path)
 
 
 @contextmanager
@@ -99,12 +140,30 @@ _verified: ContextVar[frozenset[Path]] = ContextVar("verified", default=frozense
 
 
 def verify(path: Path) -> None:
-    """Raise UserError if the content of a file does not match its seal, or a member of its zip archive is damaged."""
+    """Raise UserError if the content of a file does not match its seal, or a member of its zip archive is damaged.
+
+    Of a sharded checkpoint, all files are verified.
+    """
+    if path.is_dir():
+        _verify_folder(path)
+        return
     digits = _digits(path)
     if digits is None:
         _verify_members(path)
     elif digits != _digest(path):
         raise UserError(f"{path} is damaged: its content is not what was written. {_ADVICE}")
+
+
+def _verify_folder(folder: Path) -> None:
+    """Processes of torchrun or srun share this, since all of them read the checkpoint."""
+    verify(folder / CONTENT)
+    rank, count = launched()
+    digests = importing.read_checkpoint(folder / CONTENT)[SHARDS]
+    for name, digest in list(digests.items())[rank::count]:
+        file = folder / name
+        if not file.is_file() or sha256_file(file) != digest:
+            what = "not what was written" if file.is_file() else "missing"
+            raise UserError(f"{folder} is damaged: its file {name} is {what}. {_ADVICE}")
 
 
 def _verify_members(path: Path) -> None:

@@ -37,7 +37,7 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 
 from arvid.contracts import UserError
 from arvid.data.datamodule import VideoDataModule
@@ -45,7 +45,7 @@ from arvid.data.guard import Findings
 from arvid.processes import best_device, child_environment, launch
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
-from arvid.training.checkpoint_io import read_checkpoint, verifying
+from arvid.training.checkpoint_io import is_checkpoint, read_content, verifying
 from arvid.training.data_guard import DataGuard, look_at_data
 from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import GeneratorModule, checkpoint_path
@@ -258,7 +258,7 @@ class ArvidCLI(LightningCLI):
     def _resume(self) -> None:
         """Resume from the run folder's last checkpoint, if there is one and --ckpt_path is not given."""
         last = Path(self._config.run) / LAST_CHECKPOINT
-        if self._config.get("ckpt_path") is None and last.is_file():
+        if self._config.get("ckpt_path") is None and is_checkpoint(last):
             _require_training(last)  # fails before the clips are encoded
             print(f"Resuming from {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
@@ -421,7 +421,7 @@ def _complete_slurm() -> None:
 
 def _limit_waiting(trainer: Trainer, limit: timedelta) -> None:
     """Set how long a process waits for the others. Lightning has no option for it if a strategy is given by name."""
-    if isinstance(trainer.strategy, DDPStrategy | FSDPStrategy):
+    if isinstance(trainer.strategy, DDPStrategy | FSDPStrategy | ModelParallelStrategy):
         trainer.strategy._timeout = limit
 
 
@@ -481,7 +481,7 @@ def _require_training(checkpoint: Path) -> None:
     """Raise UserError if a file is damaged or not a training checkpoint. The error names an earlier one of the run."""
     try:
         with verifying(checkpoint):
-            missing = {"state_dict", "global_step"} - read_checkpoint(checkpoint).keys()
+            missing = {"state_dict", "global_step"} - read_content(checkpoint).keys()
         if missing:
             raise UserError(f"{checkpoint}: not a training's checkpoint, without {min(missing)}.")
     except UserError as error:

@@ -22,7 +22,7 @@ from arvid.contracts import UserError, VideoTokenizer
 from arvid.files import sha256_json
 from arvid.sealed import Damaged
 from arvid.tensor_files import load_tensors, save_tensors
-from arvid.training.checkpoint_io import read_checkpoint, verifying
+from arvid.training.checkpoint_io import is_checkpoint, read_checkpoint, verifying
 from arvid.training.instantiate import instantiate
 from arvid.training.published import is_published
 
@@ -149,7 +149,7 @@ def _published(name: str, source: str) -> VideoTokenizer:
 
 def _find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
-    if path.is_file():
+    if is_checkpoint(path):
         return path
     known = embedded()
     if str(path_or_name) in known:
@@ -200,7 +200,7 @@ def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
 def _read_checkpoint(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """The tokenizer in a checkpoint. Its errors do not name the file: the caller adds the name."""
     with verifying(path):
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, parts=("state_dict",))
     state = checkpoint.get("state_dict")
     if "tokenizer" not in checkpoint or not isinstance(state, dict):
         raise UserError("not a checkpoint of a tokenizer's training.")

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from arvid.ranges import at_least
 from arvid.training.guards import CHECKED_EVERY, warn
 from arvid.training.saving import make_last, saved_before
+from arvid.training.shards import whole
 
 PATIENCE = 30
 """Skipped steps in a row that end the training. A GradScaler that starts at 2^16 is then at 2^-14."""
@@ -65,7 +66,7 @@ class SkipNonfinite(Callback):
         gradients = _gradients(optimizer)
         if not gradients:
             return
-        norm = get_total_norm(gradients)
+        norm = whole(get_total_norm(gradients))
         if optimizer is trainer.optimizers[0]:  # the second one is a discriminator's
             self._norm = norm
         found = ~norm.isfinite()

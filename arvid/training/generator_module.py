@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from arvid.contracts import (
     ContextSpec,
@@ -31,7 +32,14 @@ from arvid.nn.conditioner import Conditioner
 from arvid.nn.conditions import condition
 from arvid.nn.draws import randn_like
 from arvid.nn.text import TextEncoder
-from arvid.training.checkpoint_io import read_checkpoint, verify, verifying
+from arvid.training.checkpoint_io import (
+    is_checkpoint,
+    read_checkpoint,
+    read_content,
+    verify,
+    verifying,
+)
+from arvid.training.compiling import compile_losses
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -40,6 +48,7 @@ from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
 from arvid.training.sampling_options import build_sampling
+from arvid.training.sharding import shard
 from arvid.training.step import log_step, one_or_nan
 from arvid.trust import trusting
 
@@ -101,6 +110,7 @@ class GeneratorModule(LightningModule):
         optimizer: options of the optimiser and its schedule.
         checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the
             network, for a third more time; or blocks_and_head. Results do not change.
+        compile: compile the losses with torch.compile, as one graph. Needs `checkpoint: none`, and no sharding.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """
@@ -124,6 +134,7 @@ class GeneratorModule(LightningModule):
         conditions: Sequence[str] = (),
         optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
         checkpoint: Checkpointing = "none",
+        compile: bool = False,
         sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -137,6 +148,9 @@ class GeneratorModule(LightningModule):
         self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
         set_checkpointing(self.paradigm, checkpoint)
+        if compile and checkpoint != "none":
+            raise UserError("model.compile needs model.checkpoint none: choose one of them.")
+        self.compile_losses = compile
         self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})
         self.trained: Trained | None = None
@@ -173,20 +187,37 @@ class GeneratorModule(LightningModule):
         if self.device.type != "cpu":
             self.conditioner.check(batch)
 
+    def configure_model(self) -> None:
+        """Divide the network over the processes, if the strategy is `sharded` (see `arvid.training.sharding`)."""
+        mesh = self._device_mesh
+        if mesh is not None and not isinstance(self, FSDPModule):
+            if self.compile_losses:
+                raise UserError("A sharded network cannot be compiled: leave out model.compile.")
+            shard(self, mesh, whole=self.tokenizer, method="losses")
+
+    def on_fit_start(self) -> None:
+        """Compile the losses, if asked to: not earlier, since models for sampling are built in the same way."""
+        if self.compile_losses:
+            compile_losses(self.paradigm)
+            self.compile_losses = False
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = self._losses(batch, draw=True)
+        losses = self.losses(batch, draw=True)
         log_step(self, losses, "train", len(batch["tokens"]))
         return losses["loss"] * one_or_nan(losses)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        log_step(self, self._losses(batch), "val", len(batch["tokens"]))
+        log_step(self, self.losses(batch), "val", len(batch["tokens"]))
 
     def explain_nonfinite(self, batch: dict[str, Any]) -> str:
         """Message for the user: where the values of a batch stop being finite, and what to do."""
-        return explain_nonfinite(self, batch["tokens"], lambda: self._losses(batch))
+        return explain_nonfinite(self, batch["tokens"], lambda: self.losses(batch))
 
-    def _losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
-        """`draw`: sample tokens from the posterior if the batch has its std ("spread"); otherwise use the means."""
+    def losses(self, batch: dict[str, Any], *, draw: bool = False) -> dict[str, Tensor]:
+        """The paradigm's losses of a batch.
+
+        `draw`: sample tokens from the posterior if the batch has its std ("spread"); otherwise use the means.
+        """
         condition = self.conditioner.from_batch(batch)
         tokens = batch["tokens"]
         if draw and "spread" in batch:
@@ -253,7 +284,7 @@ def load_generator(
     """
     path = checkpoint_path(path)
     with verifying(path), trusting(trust):
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, parts=("state_dict",) if trained else ())
         description = read_description(path, checkpoint)
         with _fitting(path):
             module = build_generator(_with_tokenizer(description["config"], path))
@@ -273,7 +304,7 @@ def load_sampling(path: str | Path, *, trust: Iterable[str] = ()) -> SamplingOpt
     path = checkpoint_path(path)
     with trusting(trust):
         try:
-            config = read_description(path, read_checkpoint(path))["config"]
+            config = read_description(path, read_content(path))["config"]
             with _fitting(path):
                 paradigm, _ = named("paradigms", config.get("paradigm"), what="The paradigm")
                 return build_sampling(paradigm, config["token_type"], config.get("sampling") or {})
@@ -292,14 +323,16 @@ def _fitting(path: Path) -> Iterator[None]:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """The checkpoint of a run folder, the weights of a published model's folder, or the file itself.
+    """The checkpoint of a run folder, the weights of a published model's folder, or the checkpoint itself.
 
     Raises UserError if there is none.
     """
     path = Path(path)
-    published = (path / PUBLISHED).is_file() and not (path / LAST_CHECKPOINT).is_file()
-    file = path / (PUBLISHED if published else LAST_CHECKPOINT) if path.is_dir() else path
-    if not file.is_file():
+    file = path
+    if path.is_dir() and not is_checkpoint(path):
+        published = (path / PUBLISHED).is_file() and not is_checkpoint(path / LAST_CHECKPOINT)
+        file = path / (PUBLISHED if published else LAST_CHECKPOINT)
+    if not is_checkpoint(file):
         raise UserError(f"{file}: there is no such checkpoint. Train one with `arvid fit`.")
     return file
 

@@ -5,6 +5,9 @@ learn at the same pace. Updates are scaled to the RMS of AdamW's (arXiv 2502.169
 mean the same for both. Options, state and update rule are those of `torch.optim.Muon`, with two differences. Matrices
 of one shape are orthogonalised in one batch. On CPUs this is done in float32, because bfloat16 takes 10 to 90 times as
 long on CPUs without instructions for it.
+
+Of a sharded network (`arvid.training.sharding`), momenta are sharded too. Each process orthogonalises the whole
+matrices, as without sharding, and updates its own rows.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from arvid.contracts import TokenHead
+from arvid.training.shards import local, part_of, whole, with_values
 
 
 class BatchedMuon(Muon):
@@ -42,33 +46,38 @@ class BatchedMuon(Muon):
                 if matrix.grad is not None:
                     same_shape[matrix.shape].append(matrix)
             for shape, matrices in same_shape.items():
+                parts = [local(matrix) for matrix in matrices]
                 # `found_inf` stays on the device. To skip without reading it: compute the step, then restore.
-                before = [matrix.clone() for matrix in matrices] if found_inf is not None else []
+                before = [part.clone() for part in parts] if found_inf is not None else []
                 updates = orthogonal(self._momenta(matrices, group, found_inf), group)
+                updates = updates.to(parts[0].dtype)
+                own = [local(part_of(u, m)) for u, m in zip(updates, matrices, strict=True)]
                 # An orthogonal m x n matrix has RMS 1/sqrt(max(m, n)); AdamW's updates have about 0.2 (2502.16982).
                 lr = group["lr"] * 0.2 * math.sqrt(max(shape))
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-lr)
+                torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parts, own, alpha=-lr)
                 if found_inf is not None:
-                    for matrix, old in zip(matrices, before, strict=True):
-                        matrix.copy_(torch.where(found_inf.bool(), old, matrix))
+                    for part, old in zip(parts, before, strict=True):
+                        part.copy_(torch.where(found_inf.bool(), old, part))
 
     def _momenta(
         self, matrices: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
     ) -> Float[Tensor, "k m n"]:
-        """Update the momenta of K matrices with their gradients; returns the Nesterov momenta."""
-        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        """Update the momenta of K matrices with their gradients; returns the Nesterov momenta, whole if sharded."""
+        gradients = [local(matrix.grad) for matrix in matrices if matrix.grad is not None]
         states = [self.state[matrix] for matrix in matrices]
         for state, matrix in zip(states, matrices, strict=True):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
-        buffers = [state["momentum_buffer"] for state in states]
+        buffers = [local(state["momentum_buffer"]) for state in states]
         if found_inf is not None:
             # To skip: a gradient equal to the momentum leaves the momentum as it is.
             skip = found_inf.bool()
             gradients = [torch.where(skip, b, g) for b, g in zip(buffers, gradients, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        return torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+        momenta = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        pairs = zip(momenta, matrices, strict=True)
+        return torch.stack([whole(with_values(momentum, matrix)) for momentum, matrix in pairs])
 
 
 def orthogonal(matrices: Float[Tensor, "k m n"], group: dict[str, Any]) -> Float[Tensor, "k m n"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from arvid.ranges import at_least
 from arvid.training.guards import warn
 from arvid.training.keys import LAST_CHECKPOINT
+from arvid.training.shards import local
 
 PATTERN = "step-*.ckpt"
 """Names of a run's checkpoints besides `last.ckpt`; * is the number of finished steps."""
@@ -53,7 +54,7 @@ class SaveLast(Checkpoint):
         if trainer.is_global_zero:
             # temporary files of a process that was killed while it wrote
             for leftover in _folder(trainer).glob(".*.ckpt"):
-                leftover.unlink(missing_ok=True)
+                remove(leftover)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -86,7 +87,7 @@ class SaveLast(Checkpoint):
         if trainer.is_global_zero:
             make_last(path)
             for old in saved(Path(trainer.default_root_dir))[: -self.keep]:
-                old.unlink(missing_ok=True)
+                remove(old)
 
 
 def saved(run: Path) -> list[Path]:
@@ -103,17 +104,31 @@ def saved_before(run: Path, step: int) -> Path | None:
 
 
 def make_last(checkpoint: Path) -> None:
-    """Make last.ckpt a hard link to a checkpoint, or a copy if the disk has no hard links; atomically."""
+    """Make last.ckpt a hard link to a checkpoint, or a copy if the disk has no hard links; atomically.
+
+    To a folder (a sharded checkpoint) it is a symbolic link.
+    """
     last = checkpoint.with_name(LAST_CHECKPOINT.name)
     temporary = last.with_name(f".{last.name}")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(checkpoint, temporary)
-    except OSError:
-        shutil.copyfile(checkpoint, temporary)
+    if checkpoint.is_dir():
+        temporary.symlink_to(checkpoint.name)
+    else:
+        try:
+            os.link(checkpoint, temporary)
+        except OSError:
+            shutil.copyfile(checkpoint, temporary)
     temporary.replace(last)
     # POSIX: renaming a link onto another link of the same file does nothing, and leaves both.
     temporary.unlink(missing_ok=True)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint: a file, a link or a folder. Nothing happens if it does not exist."""
+    if checkpoint.is_dir() and not checkpoint.is_symlink():
+        shutil.rmtree(checkpoint)
+    else:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -123,7 +138,7 @@ def _folder(trainer: Trainer) -> Path:
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:
     """Names of the tensors in nested data that hold NaN or infinity."""
     if isinstance(value, Tensor):
-        if not _is_finite(value):
+        if not _is_finite(local(value)):
             yield name
     elif isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)

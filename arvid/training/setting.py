@@ -14,6 +14,7 @@ from arvid import registry
 from arvid.contracts import TokenType, UserError, VideoDataset
 from arvid.files import sha256_file, sha256_json
 from arvid.nn.conditions import FIELDS
+from arvid.training.checkpoint_io import checkpoint_sha256
 from arvid.training.export import fingerprint
 from arvid.training.generator_module import Tokenizers, checkpoint_path
 
@@ -193,7 +194,7 @@ def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:
     setting = flatten(found.get(AVERAGING, {}), "averaging")
     if START_FROM in found:
         file = checkpoint_path(found[START_FROM]["checkpoint"])
-        setting["start_from"] = sha256_file(file)[:16]
+        setting["start_from"] = checkpoint_sha256(file)[:16]
     return setting
 
 

@@ -29,10 +29,10 @@ from arvid.evaluation.row_kinds import ModelRow, Videos
 from arvid.evaluation.rows import evaluate_references, validation_set
 from arvid.experiments.paper import plain_records, write_page
 from arvid.experiments.variants import REFERENCES, folders, usable
-from arvid.files import sha256_file
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.sampling.contact_sheet import write_sheet
+from arvid.training.checkpoint_io import checkpoint_sha256
 from arvid.training.generator_module import checkpoint_path, load_generator
 
 NUM_CLIPS = 64
@@ -71,7 +71,7 @@ def main() -> None:
     )
     records = evaluate_references([run], protocol, options.out / REFERENCES)
     for name, kind in (("with text", ModelRow), ("without text", WithoutText)):
-        checksum = sha256_file(checkpoint_path(run))
+        checksum = checkpoint_sha256(checkpoint_path(run))
         row = kind(model, name, run=run, checkpoint_sha256=checksum)
         records.append(
             evaluate(row, protocol, real, options.out / name, description=model.description)

@@ -75,6 +75,7 @@ class Masked(Paradigm):
     options_class = MaskedSampling
     takes_frame_conditions = True
     is_causal = False
+    compiled_method = "_loss_of"
 
     def __init__(
         self,
@@ -146,11 +147,24 @@ class Masked(Paradigm):
         batch, num_frames = tokens.shape[:2]
         share = draw(partial(torch.rand, device=tokens.device), [batch])
         drop = share < self.condition_dropout if self.training else None
+        given = self._draw_given(num_frames)
+        unknown = num_frames * self.tokens_per_frame - given
+        return self._loss_of(tokens, condition, drop, given, draw_num_masked(self.masking, unknown))
+
+    def _loss_of(
+        self,
+        tokens: Tokens,
+        condition: Condition,
+        drop: Tensor | None,
+        given: int,
+        num_masked: int,
+    ) -> dict[str, Tensor]:
+        """`loss`, with given numbers of tokens of the given frames, and of masked tokens."""
+        batch, num_frames = tokens.shape[:2]
         context = self._copies(self.context(condition, batch, drop))
         of_frames = self.frame_conditions(condition, batch, num_frames, drop)
         sequence = to_sequence(tokens, self.spec, self.patch)  # (B, N[, C])
-        num, given = sequence.shape[1], self._draw_given(num_frames)
-        num_masked = draw_num_masked(self.masking, num - given)
+        num = sequence.shape[1]
         order = random_orders(batch, num - given, tokens.device)
         known = given_first(order[:, num_masked:], given)
         wanted = given + (order if self.loss_on == "all" else order[:, :num_masked])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -105,7 +104,7 @@ class Layout:
         middle = torch.where(token >= self.block_len, self.num_special - self.lead, 0)
         return self.num_context + self.lead + token + middle
 
-    @cached_property
+    @property
     def pieces(self) -> list[tuple[str, int]]:
         """Pieces of the sequence in order: the source of each piece, and its length."""
         return [

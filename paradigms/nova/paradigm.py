@@ -84,6 +84,7 @@ class NOVA(Paradigm):
     heads = HEADS
     options_class = NovaSampling
     takes_frame_conditions = True
+    compiled_method = "_loss_of"
 
     def __init__(
         self,
@@ -189,13 +190,18 @@ class NOVA(Paradigm):
 
         `per_token` is the mean over all masked tokens, and `frame_i` over those of each latent frame.
         """
+        drop = draw(partial(torch.rand, device=tokens.device), tokens.shape[:1])
+        dropped = drop < self.condition_dropout if self.training else None
+        return self._loss_of(tokens, condition, dropped, draw_once(self._draw_num_visible))
+
+    def _loss_of(
+        self, tokens: Tokens, condition: Condition, dropped: Tensor | None, num_visible: int
+    ) -> dict[str, Tensor]:
+        """`loss`, with a given number of visible tokens. `dropped` (B,) is True for clips without condition."""
         batch, num_frames = tokens.shape[:2]
-        drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
-        dropped = drop if self.training else None
         context = self.context(condition, batch, dropped)
         frame_conditions = self.frame_conditions(condition, batch, num_frames, dropped)
         patches = to_patches(tokens.flatten(0, 1), self.spec, self.patch)  # (BT, L[, p·p·C])
-        num_visible = draw_once(self._draw_num_visible)
         orders = self.orders(len(patches), tokens.device)
         visible, masked = orders[:, :num_visible], orders[:, num_visible:]
         indicators = self._training_indicators(  # (1, B, T, L', D)

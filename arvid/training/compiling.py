@@ -1,0 +1,37 @@
+"""torch.compile for the losses of a paradigm: the option `compile` of a generator's training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from arvid.contracts import Paradigm
+from arvid.nn import draws
+
+OPTIONS = {"fallback_random": True}
+"""Options of inductor, torch's default backend: random numbers are those of torch, so seeds mean the same."""
+
+
+def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the paradigm's method `compiled_method` as one graph for each set of sizes.
+
+    The first step with other sizes compiles again, with symbolic sizes. Batches that several processes share are
+    computed without the compiled code, since their random numbers come from a shared stream.
+
+    Args:
+        paradigm: changed in place.
+        backend: torch's backend.
+    """
+    name = paradigm.compiled_method
+    plain = getattr(paradigm, name)
+    options = OPTIONS if backend == "inductor" else None
+    compiled = torch.compile(plain, backend=backend, fullgraph=True, options=options)
+
+    @functools.wraps(plain)
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        return (plain if draws.is_shared() else compiled)(*args, **kwargs)
+
+    setattr(paradigm, name, choose)

@@ -1,0 +1,100 @@
+"""The tensors of a sharded training's checkpoint: a folder to which each process writes its own parts.
+
+The files are those of `torch.distributed.checkpoint`, so any number of processes can read them. Its index, `.metadata`,
+is a pickle; here only its own plain classes are read from it, and nothing else can be imported or run.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from arvid.errors import UserError
+
+INDEX = ".metadata"
+"""Name of the index in the folder: which part of which tensor lies where."""
+SUFFIX = ".distcp"
+
+_ALLOWED: Mapping[str, set[str]] = {
+    "torch.distributed.checkpoint.metadata": {
+        "Metadata",
+        "TensorStorageMetadata",
+        "TensorProperties",
+        "ChunkStorageMetadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"} | {name for name, t in vars(torch).items() if isinstance(t, torch.dtype)},
+    "pathlib": {"PosixPath"},
+}
+"""Module -> names in it that an index may use."""
+
+
+def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors, of which each process has a part or all. All processes must call this."""
+    save(dict(tensors), storage_writer=FileSystemWriter(folder))
+
+
+def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) -> None:
+    """Read values into existing tensors, of which each process may have a part.
+
+    `alone`: other processes do not call this. Raises UserError if the folder's files cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():  # that only one process reads
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            load(dict(targets), storage_reader=_Reader(folder), no_dist=alone)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        CheckpointException,
+    ) as error:
+        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def replace_tensors(value: Any, by: Callable[[str, Tensor], Any], name: str = "") -> Any:
+    """A copy of nested dicts and lists in which each tensor is replaced by `by(name, tensor)`.
+
+    A tensor's name is the path of keys to it: `optimizer_states.0.state.3.exp_avg`.
+    """
+    if isinstance(value, Tensor):
+        return by(name, value)
+    prefix = f"{name}." if name else ""
+    if isinstance(value, Mapping):
+        return {k: replace_tensors(v, by, f"{prefix}{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [replace_tensors(v, by, f"{prefix}{i}") for i, v in enumerate(value)]
+    return value
+
+
+class _Reader(FileSystemReader):
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        """The index, read by `_Index`."""
+        with open(Path(self.path) / INDEX, "rb") as file:
+            metadata: Metadata = _Index(file).load()
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Index(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _ALLOWED.get(module, ()):
+            raise pickle.UnpicklingError(f"{INDEX} names {module}.{name}, which no index has")
+        return super().find_class(module, name)

@@ -1,0 +1,281 @@
+"""Sharded training of generators: each process holds a part of every weight, gradient, moment and average.
+
+It is FSDP2 (`torch.distributed.fsdp.fully_shard`), by the option `--trainer.strategy sharded`. The losses are those of
+one process up to rounding. A block of the network or a token head is gathered when it is computed, then freed.
+Checkpoints are folders to which all processes write; runs resume with any number of processes, sharded or not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from arvid.contracts import TokenHead, UserError
+from arvid.files import sha256_file
+from arvid.ranges import at_least
+from arvid.training.checkpoint_io import (
+    CONTENT,
+    SHARDS,
+    read_checkpoint,
+    read_content,
+    save_checkpoint,
+    verifying,
+)
+from arvid.training.saving import remove
+from arvid.training.sharded_files import INDEX, read_tensors, replace_tensors, write_tensors
+from arvid.training.shards import part_of
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+HEAD_METHODS = ("loss", "sample", "sample_with_confidence")
+"""Methods of token heads that use their weights."""
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2 with arvid's checkpoints.
+
+    Args:
+        replicas: copies of the network over all processes. With as many as there are nodes, weights are gathered within
+            a node only, and gradients are averaged between nodes (HSDP). It must divide the number of processes.
+    """
+
+    def __init__(self, replicas: int = 1) -> None:
+        at_least(1).require("ShardedStrategy.", replicas=replicas)
+        super().__init__(tensor_parallel_size=1)
+        self.replicas = replicas
+
+    def setup_environment(self) -> None:
+        """Raises UserError if the replicas do not divide the processes."""
+        num = self.num_processes * self.num_nodes
+        if num % self.replicas:
+            raise UserError(
+                f"{num} processes cannot hold {self.replicas} replicas: set replicas to a divisor."
+            )
+        self._data_parallel_size = num
+        super().setup_environment()
+        kind, shape = self.root_device.type, (self.replicas, num // self.replicas)
+        mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicas", "shards"))
+        self._device_mesh = mesh if self.replicas > 1 else mesh["shards"]
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = self._device_mesh
+
+    def setup(self, trainer: Trainer) -> None:
+        """Raises UserError for a module that cannot be sharded."""
+        if not is_overridden("configure_model", self.lightning_module):
+            raise UserError(
+                f"{type(self.lightning_module).__name__} cannot be sharded: only generators can. "
+                "Use --trainer.strategy ddp."
+            )
+        super().setup(trainer)
+
+    # Checkpoints: those of other strategies, except that `save_checkpoint` writes the parts of each process.
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's state, in which each process has its own parts."""
+        return Strategy.lightning_module_state_dict(self)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        Strategy.load_model_state_dict(self, checkpoint, strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state, in which each process has its own parts."""
+        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return plain.state_dict()
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        Strategy.load_optimizer_state_dict(self, checkpoint)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint as a folder, completely or not at all. All processes must call this."""
+        path = Path(self.broadcast(filepath))
+        temporary = path.with_name(f".{path.name}")
+        if self.is_global_zero:
+            remove(temporary)
+            temporary.mkdir(parents=True)
+        self.barrier()
+        self._write(checkpoint, temporary)
+        if self.is_global_zero:
+            remove(path)
+            os.replace(temporary, path)
+        self.barrier()
+
+    def _write(self, checkpoint: dict[str, Any], folder: Path) -> None:
+        tensors: dict[str, Tensor] = {}
+
+        def take(name: str, tensor: Tensor) -> Tensor:
+            tensors[name] = tensor.detach()
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+        content = replace_tensors(checkpoint, take)
+        write_tensors(tensors, folder)
+        own = [path for path in folder.glob(f"__{self.global_rank}_*")]
+        own += [folder / INDEX] if self.is_global_zero else []
+        digests: list[Any] = [None] * self.world_size
+        found = {path.name: sha256_file(path) for path in own}
+        torch.distributed.all_gather_object(digests, found)
+        if self.is_global_zero:
+            shards = {name: digest for part in digests for name, digest in sorted(part.items())}
+            save_checkpoint({**content, SHARDS: shards}, folder / CONTENT)
+
+    def load_checkpoint(
+        self, checkpoint_path: _PATH, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, of which each process gets its own parts. All processes must call this.
+
+        Raises UserError if it is damaged.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        with verifying(path):
+            return self._read_folder(path) if path.is_dir() else self._read_file(path)
+
+    def _read_folder(self, path: Path) -> dict[str, Any]:
+        likes, targets = self._likes(), dict[str, Tensor]()
+
+        def allocate(name: str, empty: Tensor) -> Tensor:
+            like = likes(name, empty)
+            if like is None:
+                targets[name] = torch.empty_like(empty, device="cpu")
+            else:
+                targets[name] = torch.zeros_like(like, dtype=empty.dtype)
+            return targets[name]
+
+        checkpoint: dict[str, Any] = replace_tensors(read_content(path), allocate)
+        read_tensors(targets, path, alone=False)
+        return checkpoint
+
+    def _read_file(self, path: Path) -> dict[str, Any]:
+        likes = self._likes()
+
+        def divide(name: str, tensor: Tensor) -> Tensor:
+            like = likes(name, tensor)
+            return tensor if like is None else part_of(tensor, like)
+
+        divided: dict[str, Any] = replace_tensors(read_checkpoint(path), divide)
+        return divided
+
+    def _likes(self) -> Any:
+        """A function (name, tensor of a checkpoint) -> the sharded parameter that is divided as it must be, or None.
+
+        Names are paths such as `state_dict.NAME` and `optimizer_states.0.parts.1.state.INDEX.exp_avg`.
+        """
+        module = self.lightning_module
+        assert module is not None
+        weights = dict(module.named_parameters())
+        groups = [_parts(optimizer) for optimizer in self.optimizers]
+
+        def like(name: str, tensor: Tensor) -> Tensor | None:
+            part, _, rest = name.partition(".")
+            found: Tensor | None = None
+            if part in ("state_dict", "current_model_state"):
+                found = weights.get(rest)
+            elif part == "optimizer_states":
+                keys = rest.split(".")
+                which = int(keys[2]) if keys[1] == "parts" else 0
+                index = int(keys[-2])
+                parameters = groups[int(keys[0])][which] if groups else []
+                found = parameters[index] if index < len(parameters) else None
+            fits = isinstance(found, DTensor) and found.shape == tensor.shape
+            return found.detach() if fits and found is not None else None
+
+        return like
+
+
+def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
+    """The parameters of an optimizer, or of each part of `MuonAdamW`, in the order of its state."""
+    return [
+        [p for group in part.param_groups for p in group["params"]]
+        for part in getattr(optimizer, "parts", (optimizer,))
+    ]
+
+
+def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
+    """Shard a module: each block of a stack (`nn.ModuleList`) and each token head by itself, the rest together.
+
+    Args:
+        module: the module of a training.
+        mesh: the processes.
+        whole: a submodule without trained parameters, which stays whole on each process.
+        method: the module's method that computes the losses.
+    """
+    ignored = set(whole.parameters())
+    for part in _units(module, skipped=whole):
+        fully_shard(part, mesh=mesh)
+        for name in HEAD_METHODS:
+            if isinstance(part, TokenHead) and hasattr(part, name):
+                register_fsdp_forward_method(part, name)
+    # Freed after a forward pass too, so nothing keeps the weights of before a change, as averages make it.
+    fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+    register_fsdp_forward_method(module, method)
+    # Nothing writes into the losses, which may be views of one tensor.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+
+
+def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if child is skipped:
+            continue
+        if isinstance(child, TokenHead):
+            yield child
+        elif isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _units(child, skipped)
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Inside the block a sharded module is a plain one with all its weights, on every process: to sample from it.
+
+    All processes must enter and leave the block. A module that is not sharded stays as it is.
+    """
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    kept = [(part, type(part), _take_methods(part)) for part in parts]
+    for part, cls, _ in kept:
+        part.__class__ = cls.__mro__[2]  # FSDP2 made a subclass of FSDPModule and of this class
+    try:
+        yield
+    finally:
+        for part, cls, methods in kept:
+            part.__class__ = cls
+            vars(part).update(methods)
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
+
+
+def _take_methods(part: nn.Module) -> dict[str, Any]:
+    """Remove the methods that `register_fsdp_forward_method` has put before those of the class."""
+    own = vars(part)
+    found = [n for n, v in own.items() if inspect.ismethod(v) and v.__self__ is part]
+    return {name: own.pop(name) for name in found}
+
+
+StrategyRegistry.register(
+    "sharded", ShardedStrategy, description="FSDP2: weights, gradients and moments are divided"
+)

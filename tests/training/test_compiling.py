@@ -1,0 +1,101 @@
+"""Compiled losses: one graph, the numbers of the plain ones, and few graphs while sizes change.
+
+In a process without beartype's checks of shapes, which torch.compile cannot follow.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from arvid.contracts import UserError
+from arvid.training.generator_module import build_generator
+
+PARADIGMS = ("nova", "masked", "next_block", "next_token", "next_scale", "frame_diffusion")
+CONFIG = {
+    "paradigm": {"class_path": "nova", "init_args": {}},
+    "token_type": "continuous",
+    "tokenizers": {"continuous": "sprites-vae3d", "discrete": "sprites-magvit_fsq"},
+    "size": {"dim": 32, "depth": 3, "num_heads": 2, "head_dim": 32, "head_depth": 1},
+    "clip_shape": [9, 64, 64],
+}
+PROGRAM = """
+import json, sys
+import torch
+from arvid.contracts import Condition
+from arvid.training.compiling import compile_losses
+from arvid.training.generator_module import build_generator
+
+config = json.loads(sys.argv[1])
+STEPS = 5
+
+def model_of():
+    torch.manual_seed(0)
+    return build_generator(config).train()
+
+def steps(model):
+    spec = model.tokenizer.spec
+    grid = spec.grid(*model.clip_shape)
+    size = (2, grid.t, grid.h, grid.w)
+    found = []
+    for seed in range(STEPS):
+        torch.manual_seed(seed)
+        tokens = torch.randint(100, size) if spec.type == "discrete" else torch.randn(*size, spec.size)
+        loss = model.paradigm.loss(tokens, Condition())["loss"]
+        loss.backward()
+        found.append(loss.item())
+    weights = [p for p in model.parameters() if p.grad is not None]
+    return found, torch.cat([p.grad.flatten() for p in weights])
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+plain, model = model_of(), model_of()
+compile_losses(model.paradigm, backend)
+expected, gradients = steps(plain)
+found, others = steps(model)
+error = (others - gradients).norm() / gradients.norm()
+print(json.dumps({"expected": expected, "found": found, "error": error.item(), "graphs": len(graphs)}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "token_type"),
+    [
+        ("nova", "discrete"),
+        ("masked", "continuous"),
+        *(
+            pytest.param(name, kind, marks=pytest.mark.slow)
+            for name in PARADIGMS
+            for kind in ("continuous", "discrete")
+            if (name, kind) not in (("nova", "discrete"), ("masked", "continuous"))
+            and (name, kind) != ("next_scale", "discrete")
+        ),
+    ],
+)
+def test_every_loss_is_one_graph(paradigm: str, token_type: str) -> None:
+    """At most two: the first of fixed sizes, then one of symbolic sizes. A break of the graph would be an error."""
+    options = {"block": [1, 1, 8]} if paradigm == "next_block" else {}
+    part = {"class_path": paradigm, "init_args": options}
+    config = {**CONFIG, "paradigm": part, "token_type": token_type}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["found"] == pytest.approx(result["expected"], rel=1e-5)
+    assert result["error"] < 1e-5
+    assert 1 <= result["graphs"] <= 2
+
+
+def test_not_with_activation_checkpointing() -> None:
+    with pytest.raises(UserError, match="choose one"):
+        build_generator({**CONFIG, "compile": True, "checkpoint": "blocks"})
