@@ -7,6 +7,7 @@ Equal records give equal bytes.
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -74,11 +75,20 @@ def colours(rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def panel(name: str, draw: Callable[[Axes], None]) -> str:
-    """One panel as an `<svg>` element without a fixed size."""
+def panel(
+    name: str,
+    draw: Callable[[Axes], None],
+    *,
+    label: str,
+    size: tuple[float, float] = (4.4, 3.2),
+) -> str:
+    """One panel as an `<svg>` element without a fixed size; `size` in inches sets its proportions.
+
+    `label` says what it shows, for screen readers.
+    """
     # Ids must differ between panels of a page but not between runs: the hash of the drawing is the salt.
-    first = _render(name, draw)
-    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
+    first = _render(name, draw, label, size)
+    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw, label, size)
 
 
 def write_figure(
@@ -104,9 +114,9 @@ def write_figure(
                 figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
 
 
-def _render(salt: str, draw: Callable[[Axes], None]) -> str:
+def _render(salt: str, draw: Callable[[Axes], None], label: str, size: tuple[float, float]) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axis = figure.subplots()
         figure.patch.set_alpha(0)
         axis.patch.set_alpha(0)
@@ -118,4 +128,14 @@ def _render(salt: str, draw: Callable[[Axes], None]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img">{rest}'
+    return f'{opening} role="img" aria-label="{html.escape(label)}">{_themed(rest)}'
+
+
+def themed(colour: str) -> str:
+    """A colour as a CSS variable, which the page's dark theme changes, with the colour itself as its default."""
+    name = f"--c-{colour.removeprefix('#').lower()}"
+    return f"var({name}, {colour})"
+
+
+def _themed(svg: str) -> str:
+    return re.sub(r"#[0-9a-fA-F]{6}(?=[;\"'])", lambda found: themed(found[0]), svg)

@@ -66,7 +66,7 @@ def test_losses_by_latent_frame_are_those_of_the_last_validation(
     by_frame: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Callable[[Axes], None]] = []
-    monkeypatch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+    monkeypatch.setattr(plots, "panel", lambda _, draw, **kwargs: drawn.append(draw) or "")
     plot = plots.loss_by_latent_frame(by_frame)
     assert plot is not None
     assert [row.name for row in plot.rows] == ["a", "c", "d"]
@@ -90,9 +90,9 @@ def overlaps(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> int:
     """Pairs of labels that lie on each other in the plot as it is drawn."""
     drawn: list[Callable[[Axes], None]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+        patch.setattr(plots, "panel", lambda _, draw, **kwargs: drawn.append(draw) or "")
         plots.quality_against_speed(comparison)
-    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axis = figure.subplots()
     drawn[0](axis)
     figure.draw_without_rendering()
