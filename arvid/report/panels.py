@@ -98,20 +98,71 @@ def write_figure(
     columns: int | None = None,
     size: tuple[float, float] = (4.8, 3.6),
 ) -> None:
-    """Write panels of `size` inches as PATH.png and PATH.svg, in rows of `columns` panels (None: one row)."""
+    """Write panels of `size` inches, in rows of `columns` panels (None: one row).
+
+    PATH.png, PATH.svg and PATH.pdf hold the figure, PATH-slide.png enlarges it for a slide of 1920 by 1080 pixels, and
+    PATH-column.pdf has the panels below each other in the width of a column of a paper.
+    """
     columns = columns or len(draws)
-    rows = -(-len(draws) // columns)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": path.name}):  # equal drawings, equal files
-        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, draw in zip(axes, draws, strict=False):
-            axis.tick_params(length=0)
-            draw(axis)
-        for axis in axes[len(draws) :]:
-            axis.remove()
-        for kind, metadata in (("png", None), ("svg", {"Date": None})):
-            with atomic_write(path.with_name(f"{path.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+        figure = _figure(draws, columns, size)
+        width, height = figure.get_size_inches()
+        enlarged = min(SLIDE[0] / width, SLIDE[1] / height)
+        for ending, dpi in (
+            (".png", 160.0),
+            (".svg", 160.0),
+            (".pdf", 160.0),
+            ("-slide.png", enlarged),
+        ):
+            _save(figure, path.with_name(path.name + ending), dpi)
+    with mpl.rc_context({**_STYLE, **_COLUMN_STYLE}):
+        small = (COLUMN, COLUMN * size[1] / size[0])
+        _save(_figure(draws, 1, small), path.with_name(f"{path.name}-column.pdf"), 160.0)
+
+
+SLIDE = (1920, 1080)
+"""Pixels of a slide."""
+COLUMN = 3.35
+"""Width in inches of a column of a paper in two columns."""
+_COLUMN_STYLE: dict[Any, Any] = {"font.size": 7.5, "axes.titlesize": 8, "lines.linewidth": 1.3}
+_DATES: dict[str, dict[str, None] | None] = {
+    ".png": None,
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+"""Metadata by ending: without dates, so that equal drawings give equal files."""
+
+
+def legend_below(axis: Axes) -> None:
+    """One legend below all panels of the figure, off the data."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=max(1, int(figure.get_figwidth() / 1.7)),
+        frameon=False,
+        fontsize="small",
+    )
+
+
+def _figure(
+    draws: Sequence[Callable[[Axes], None]], columns: int, size: tuple[float, float]
+) -> Figure:
+    rows = -(-len(draws) // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, draw in zip(axes, draws, strict=False):
+        axis.tick_params(length=0)
+        draw(axis)
+    for axis in axes[len(draws) :]:
+        axis.remove()
+    return figure
+
+
+def _save(figure: Figure, path: Path, dpi: float) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=_DATES[path.suffix])
 
 
 def _render(salt: str, draw: Callable[[Axes], None], label: str, size: tuple[float, float]) -> str:

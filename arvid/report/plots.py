@@ -130,6 +130,7 @@ def quality_per_frame(comparison: Comparison) -> Plot | None:
     def draw(axis: Axes, title: str, lines: Mapping[str, Sequence[float | None]]) -> None:
         _draw_frames(axis, comparison, lines)
         axis.set(xlabel="frame", title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     shown = {name for lines in panels.values() for name in lines}
     return Plot(
@@ -216,7 +217,9 @@ def _draw_point(
     axis.errorbar(x, y, yerr=spread, fmt="o", ms=6, color=colour, mfc=face, mew=1.4, capsize=3)
     if named:
         weight = "normal" if row.is_reference else "bold"
-        axis.text(x, y, _short(row.name).replace(" (", "\n("), color=colour, weight=weight, fontsize=9)
+        axis.text(
+            x, y, _short(row.name).replace(" (", "\n("), color=colour, weight=weight, fontsize=9
+        )
 
 
 def label_levels(axis: Axes, levels: Sequence[tuple[float, str, str]]) -> None:

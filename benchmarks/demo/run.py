@@ -52,6 +52,8 @@ class Scale:
     """Size of the paradigms: a file of configs/sizes."""
     options: tuple[str, ...] = ()
     """Options of `arvid fit`, for tokenizers and generators alike."""
+    of_data: tuple[str, ...] = ()
+    """Further options with --data."""
     sprites: int | None = None
     """Number of training clips without --data; None: as in the setting."""
     num_clips: int | None = None
@@ -65,6 +67,10 @@ SCALES = {
             "--trainer.max_steps=3",
             "--trainer.val_check_interval=3",
             "--data.clips_per_step=4",
+        ),
+        of_data=(  # three steps need no more, and every clip is encoded
+            "--data.train.init_args.clips_per_video=1",
+            "--data.val.init_args.clips_per_video=1",
         ),
         num_clips=4,
     ),
@@ -92,6 +98,7 @@ def main() -> None:
     started = time.monotonic()
     data = [*(data_options(options.data) if options.data else []), *scale.options]
     if options.data:
+        data += scale.of_data
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)

@@ -332,7 +332,7 @@ def write_picture(real: RealSet, tokenizers: dict[str, VideoTokenizer], path: Pa
     video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
     made = [to_uint8(t.decode(t.encode(video))).cpu().numpy() for t in tokenizers.values()]
     rows = np.stack([np.stack(clips), *made], axis=1)  # (clip, row, T, H, W, 3)
-    write_sheet(path, rows)
+    write_sheet(path, rows, rows=["clip", *tokenizers])
 
 
 def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:
