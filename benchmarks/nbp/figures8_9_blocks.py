@@ -251,8 +251,11 @@ def draw_figure9(
     ) -> None:
         for name, value in values.items():
             error, colour = (errors or {}).get(name), palette[name]
-            axis.errorbar(sizes[name], value, error, fmt="o", color=colour, ms=6, capsize=3)
-            axis.text(sizes[name], value, name, color=colour, fontsize=8)
+            equal = [other for other in values if sizes[other] == sizes[name]]
+            # error bars of equal sizes stand side by side; the axis is logarithmic
+            place = sizes[name] * 1.15 ** (equal.index(name) - (len(equal) - 1) / 2)
+            axis.errorbar(place, value, error, fmt="o", color=colour, ms=6, capsize=3)
+            axis.text(place, value, name, color=colour, fontsize=8)
         axis.set(xlabel="tokens per block", ylabel=label, title=title, xscale="log")
         ticks = sorted(set(sizes.values()))
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
