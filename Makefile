@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types format bench clean
+.PHONY: help demo test test-all lint types format bench docs clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -40,8 +40,14 @@ format: $(INSTALLED) ## Rewrite the code in the house's format
 bench: $(INSTALLED) ## Run a benchmark by name: make bench NAME=demo ARGS="--scale smoke"
 	@$(BIN)/arvid bench $(NAME) $(ARGS)
 
+docs: $(INSTALLED) ## Build the docs site into site/; a broken link is an error
+	@$(BIN)/python -c "import mkdocs" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@$(BIN)/mkdocs build --quiet --strict
+	@echo "Open site/index.html."
+
 clean: ## Remove caches and build outputs (not .venv, not runs/)
-	@rm -rf dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf dist site .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import keyword
-import logging
 import signal
 import sys
 import warnings
@@ -129,8 +128,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode.*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

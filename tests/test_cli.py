@@ -259,3 +259,15 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "arvid", "--help"], capture_output=True, text=True, check=True
     )
     assert "compare" in done.stdout
+
+
+def test_bench_lists_its_scripts_in_one_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["bench"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= int(columns)
+        assert lines[0].startswith("demo  ")
+        assert next(line for line in lines if line.startswith("nova/image_to_video  "))

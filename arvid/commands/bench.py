@@ -1,15 +1,20 @@
 """Run a benchmark script: a table or figure of a paper, or the demo.
 
-example:
+examples:
+  arvid bench
   arvid bench demo --scale demo --out runs/demo
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import runpy
+import shutil
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import arvid
@@ -18,12 +23,7 @@ from arvid.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    known = _benchmarks()
-    width = max(map(len, known))
-    parser.epilog = "\n".join(
-        ["benchmarks:", *(f"  {name:{width}}  {_summary(known[name])}" for name in sorted(known))]
-    )
-    parser.add_argument("name", help="name of the benchmark, see below")
+    parser.add_argument("name", nargs="?", help="name of a script; without one, all are listed")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark (try --help)"
     )
@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     known = _benchmarks()
+    if options.name is None:
+        print(listing(known))
+        return 0
     if options.name not in known:
         close = difflib.get_close_matches(options.name, known, n=1)
         suggestion = f" Did you mean {close[0]!r}?" if close else ""
@@ -43,9 +46,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(script: Path) -> str:
-    """First line of a script's docstring."""
-    return script.read_text().partition('"""')[2].partition("\n")[0].removesuffix('"""')
+def listing(scripts: Mapping[str, Path], width: int | None = None) -> str:
+    """One line for each script: its name, and the first sentence of its docstring, cut to the terminal's width."""
+    width = width or shutil.get_terminal_size((140, 24)).columns
+    left = max(map(len, scripts), default=0) + 2
+    lines = [
+        textwrap.shorten(
+            f"{name} {_about(path)}",
+            max(width - left + len(name), left),
+            placeholder=" ...",
+            break_on_hyphens=False,
+        )
+        for name, path in sorted(scripts.items())
+    ]
+    return "\n".join(
+        f"{name:<{left}}{rest}" for name, _, rest in (line.partition(" ") for line in lines)
+    )
+
+
+def _about(script: Path) -> str:
+    """The first line of a script's docstring. The script is not run."""
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
 
 
 def _benchmarks() -> dict[str, Path]:

@@ -296,13 +296,23 @@ def _rows(check: Callable[[], Iterator[Row]]) -> list[Row]:
 
 def render(sections: dict[str, list[Row]]) -> str:
     """The rows as text, with advice below each row that is not ok, and the verdict at the end."""
+    names = [row.name for rows in sections.values() for row in rows]
+    width = min(max(map(len, names), default=0), LONGEST_NAME) + 2
     lines: list[str] = []
     for title, rows in sections.items():
         lines += ["", title]
         for row in rows:
-            lines.append(f"  {row.status:<8}{row.name:<27}{row.detail}")
-            lines += [f"{'':10}-> {row.advice}"] if row.status != "ok" and row.advice else []
+            start = f"  {row.status:<9}{row.name:<{width}}"
+            if len(row.name) >= width:  # a long name has a line for itself
+                lines.append(start.rstrip())
+                start = " " * (11 + width)
+            lines.append(f"{start}{row.detail}")
+            lines += [f"{'':11}-> {row.advice}"] if row.status != "ok" and row.advice else []
     return "\n".join([*lines[1:], "", _verdict(sections)])
+
+
+LONGEST_NAME = 40
+"""Letters of a name that share a line with their row's detail."""
 
 
 def _verdict(sections: dict[str, list[Row]]) -> str:

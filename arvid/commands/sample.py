@@ -166,5 +166,10 @@ def _write_sheet(made: list[dict[int, np.ndarray]] | None, options: argparse.Nam
         return
     batches = {i: videos for part in made for i, videos in part.items()}
     videos = np.concatenate([batches[i] for i in sorted(batches)])
-    write_sheet(options.out / "sheet.png", videos)
+    write_sheet(
+        options.out / "sheet.png",
+        videos[None],
+        rows=[f"{i:03d}" for i in range(len(videos))],
+        prompts=[options.prompt] if options.prompt else (),
+    )
     print(f"Wrote {len(videos)} clips and sheet.png to {options.out}.")

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from tqdm import tqdm
 
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import normalise
@@ -33,6 +32,7 @@ from arvid.data.stand_ins import Tally, read_clip
 from arvid.files import cache_dir, sha256_json
 from arvid.nn.conditions import of_clip
 from arvid.nn.finite import require_finite_weights
+from arvid.progress import Bar
 
 CLIPS_PER_SHARD = 256
 """An interruption loses at most this many clips. A shard has some 100 kB of ids, or 10 MB of continuous tokens."""
@@ -106,8 +106,7 @@ def encode_dataset(
     )  # so that independent runs that fill one folder rarely make the same shard
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
     hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar per terminal
-    bar = tqdm(desc="encoding", total=num_clips, unit="clip", leave=False, disable=hidden)
-    with bar:
+    with Bar(work="encoding clips", total=num_clips, hidden=hidden or not num_clips) as bar:
         for shard in mine:
             if (folder / shard_name(shard)).is_file():  # made by another run meanwhile
                 bar.update(len(manifest.clips_of(shard)))
@@ -132,7 +131,7 @@ def _encode(
     batches: list[list[int]],
     device: torch.device | str,
     posterior: bool,
-    bar: tqdm[NoReturn],
+    bar: Bar,
     tally: Tally,
 ) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """Tokens of the clips, their standard deviations if `posterior`, and the facts about each clip."""

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from arvid import registry
 from arvid.contracts import Clip, UserError, VideoDataset
@@ -46,6 +45,7 @@ from arvid.files import atomic_write, sha256_json
 from arvid.hardware import hardware
 from arvid.metrics.rollout import StepCurve, step_curve
 from arvid.processes import rank_and_count, wait_for_all
+from arvid.progress import Bar
 from arvid.sampling.contact_sheet import write_png
 from arvid.tensor_files import save_tensors
 
@@ -254,7 +254,7 @@ class _Evaluation:
             batch for batch in batches if not self._take_kept(batch)
         ]  # before decoding any clip
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
-        bar = tqdm(loaded, self.row.name, len(batches), disable=not progress, leave=False)
+        bar = Bar(loaded, self.row.name, len(batches), unit="batch", hidden=not progress)
         for batch, clips in zip(batches, bar, strict=True):
             measured, seconds = self._measure(batch, clips)
             self.parts.write(batch.name, measured, seconds)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from arvid.contracts import VideoDataset
 from arvid.data.loading import load_batches
@@ -18,6 +17,7 @@ from arvid.evaluation.parts import Parts
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_measurements import RealMeasurements
 from arvid.evaluation.scores import Measured, Score
+from arvid.progress import Bar
 
 MAX_CLIPS = 1024
 """Number of training clips that are measured at most. From a larger set they are chosen at random, seed 0."""
@@ -51,7 +51,7 @@ class TrainingClips:
         """Measure batches and write them to disk. Clips with cached measurements are not decoded."""
         missing = [name for name in names if not self._take_kept(name, parts)]
         loaded = load_batches(self.dataset, [self.batches[name] for name in missing])
-        bar = tqdm(loaded, "training clips", len(missing), disable=not progress, leave=False)
+        bar = Bar(loaded, "training clips", len(missing), unit="batch", hidden=not progress)
         for name, clips in zip(missing, bar, strict=True):
             videos = torch.from_numpy(np.stack([clip.video[self.scored] for clip in clips]))
             measured = {

@@ -7,7 +7,6 @@ itself.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -20,10 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from arvid.contracts import UserError
 from arvid.files import atomic_write
 from arvid.processes import child_environment
+from arvid.progress import last_line
 
 TAIL_BYTES = 4096
 STOP_SECONDS = 60.0
@@ -173,9 +176,12 @@ class _Running:
         self.process.wait()
 
     def progress(self) -> str:
-        """`name 12/400`: the last count of its progress bars."""
-        counts = re.findall(r"\| (\d+/\d+) \[", self._tail())
-        return f"{self.name} {counts[-1] if counts else 'starts'}"
+        """What it does, by the last line of progress in its log: `12/400 steps, train_loss 4.1, ..., 02:41 left`."""
+        line = last_line(self._tail())
+        if line is None:
+            return "starts"
+        work = "" if line.units == "steps" else f"{line.work}: "
+        return f"{work}{line.count} {line.units}, {line.rest}"
 
     def _tail(self) -> str:
         with self.log.open("rb") as log:
@@ -184,24 +190,29 @@ class _Running:
 
 
 class _Reporter:
-    """Reports the running jobs in one line: overwritten in a terminal, a new line from time to time in a log."""
+    """Reports the running jobs, one line for each: redrawn in a terminal, printed from time to time in a log."""
 
     def __init__(self, num_jobs: int) -> None:
         self.num_jobs = num_jobs
         self.terminal = sys.stderr.isatty()
         self.next = time.monotonic()
+        self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        if self.terminal:
+            self.live.start()
 
     def show(self, running: Sequence[_Running], *, waiting: int) -> None:
         if not running or time.monotonic() < self.next:
             return
         self.next = time.monotonic() + REPORT_SECONDS[self.terminal]
-        line = "   ".join(job.progress() for job in running)
-        if waiting:  # with one slot for every job the line shows all of them
-            line = f"{self.num_jobs - waiting - len(running)} of {self.num_jobs} ended   {line}"
-        print(f"\r{line}\x1b[K" if self.terminal else line, end="", file=sys.stderr, flush=True)
-        if not self.terminal:
-            print(file=sys.stderr)
+        lines = [f"{job.name} {job.progress()}" for job in running]
+        ended = self.num_jobs - waiting - len(running)
+        if waiting or ended:
+            lines.insert(0, f"{ended} of {self.num_jobs} ended")
+        if self.terminal:
+            shown = Text("\n".join(lines), overflow="ellipsis", no_wrap=True)
+            self.live.update(shown, refresh=True)
+        else:
+            print("\n".join(lines), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if self.terminal:
-            print(file=sys.stderr)
+        self.live.stop()

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,19 @@ def score(
         runs = [run_folder(p) for p in dict.fromkeys(model_path(v, out) for v in references)]
         if runs:
             records += evaluate_references(runs, protocol, out / REFERENCES, dataset)
-        records += [_score_variant(variant, protocol, out, dataset) for variant in variants]
+        for variant in variants:
+            with _naming(variant):
+                records.append(_score_variant(variant, protocol, out, dataset))
     return records
+
+
+@contextmanager
+def _naming(variant: Variant) -> Iterator[None]:
+    """UserErrors in the block name the row."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"Row {variant.name}: {error}") from error
 
 
 def _score_variant(
@@ -213,9 +225,10 @@ def measure_speed(
 
     `real` as in `score`.
     """
-    model = load_variant(variant, out)
-    clip = scored_clips(model, protocol, (real or {}).get(protocol.name))[0]
-    return _time_clip(model, clip, protocol.condition_frames)
+    with _naming(variant):
+        model = load_variant(variant, out)
+        clip = scored_clips(model, protocol, (real or {}).get(protocol.name))[0]
+        return _time_clip(model, clip, protocol.condition_frames)
 
 
 @torch.no_grad()

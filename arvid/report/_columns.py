@@ -33,8 +33,9 @@ class _Cost:
 
     field: str
     label: str
-    show: Callable[[float], str]
     detail: str
+    show: Callable[[float], str] | None = None
+    """Form of a value; None: one form for the column, by `numbers.alike`."""
     higher_is_better: bool | None = False
 
     def column(self, group: str) -> Column:
@@ -47,18 +48,19 @@ class _Cost:
             detail=self.detail,
         )
 
+    def cell(self, value: float) -> Cell:
+        return Cell(value=value, text=self.show(value) if self.show else "")
+
 
 _GENERATION = (
     _Cost(
         field="flops_per_generated_clip",
         label="FLOPs / clip",
-        show=numbers.prefixed,
         detail="Floating-point operations to generate one clip, counted, not estimated.",
     ),
     _Cost(
         field="frames_per_second",
         label="frames / s",
-        show=numbers.prefixed,
         detail="Frames generated per second, decoding included, on the hardware of the record.",
         higher_is_better=True,
     ),
@@ -67,7 +69,6 @@ _TRAINING = (
     _Cost(
         field="parameters",
         label="parameters",
-        show=numbers.prefixed,
         detail="Parameters of the generator, embeddings included; the tokenizer is not counted.",
         higher_is_better=None,
     ),
@@ -108,7 +109,7 @@ def _cells_of(row: Row, rows: Sequence[Row]) -> Iterator[Found]:
         values = [getattr(r.budget, cost.field) for r in row.records]
         # the records of a row repeat its training costs: one is enough
         for value in [v for v in values if v is not None][:1]:
-            yield cost.column(TRAINING), Cell(value=value, text=cost.show(value))
+            yield cost.column(TRAINING), cost.cell(value)
 
 
 def _metric(record: ResultRecord, metric: MetricValue, heading: str, ambiguous: bool) -> Found:
@@ -161,7 +162,7 @@ def _generation_costs(budget: Budget, heading: str) -> Iterator[Found]:
     for cost in _GENERATION:
         value = getattr(budget, cost.field)
         if value is not None:
-            yield cost.column(heading), Cell(value=value, text=cost.show(value))
+            yield cost.column(heading), cost.cell(value)
 
 
 _EVALUATIONS = _Cost(
@@ -187,6 +188,7 @@ def _finish(column: Column, rows: Sequence[Row], raw: dict[str, dict[str, Cell]]
     values = {name: c.value for name, cells in raw.items() if (c := cells.get(column.key))}
     own = [v for name, v in values.items() if name in trained and v is not None]
     decimals = numbers.decimals_for(own or [v for v in values.values() if v is not None])
+    alike = numbers.alike([v for v in values.values() if v is not None])
     best = _best(column, own)
     for row in rows:
         cell = raw[row.name].get(column.key)
@@ -194,7 +196,11 @@ def _finish(column: Column, rows: Sequence[Row], raw: dict[str, dict[str, Cell]]
             if reason := _failure(row, column, rows):
                 raw[row.name][column.key] = Cell(text="failed", detail=reason)
             continue
-        text = cell.text or numbers.with_uncertainty(cell.value or 0.0, cell.spread, decimals)
+        text = cell.text or (
+            alike(cell.value or 0.0)
+            if column.block == "cost"
+            else numbers.with_uncertainty(cell.value or 0.0, cell.spread, decimals)
+        )
         is_best = row.name in trained and best is not None and cell.value == best
         raw[row.name][column.key] = dataclasses.replace(cell, text=text, best=is_best)
 

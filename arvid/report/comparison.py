@@ -25,8 +25,10 @@ class Comparison:
     title: str
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
-    notes: tuple[str, ...]
-    """Remarks that every output must show: differences, failures."""
+    warnings: tuple[str, ...] = ()
+    """What limits the comparison as a whole: different settings or protocols, failures, several machines."""
+    remarks: tuple[str, ...] = ()
+    """How to read the values: means over seeds, differences within noise, metrics that are left out."""
 
     @classmethod
     def from_runs(
@@ -51,8 +53,18 @@ class Comparison:
                 "--allow-different-settings."
             )
         columns, rows_with_cells = _columns.build(rows)
-        notes = _notes(rows, differences)
-        return cls(title=title, rows=rows_with_cells, columns=columns, notes=notes)
+        return cls(
+            title=title,
+            rows=rows_with_cells,
+            columns=columns,
+            warnings=_warnings(rows, differences),
+            remarks=_remarks(rows),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings and remarks. Every output must show them."""
+        return self.warnings + self.remarks
 
     @property
     def records(self) -> tuple[ResultRecord, ...]:
@@ -124,7 +136,7 @@ class Comparison:
         return one_line(f"{row.name} ({caption})" if caption else row.name)
 
 
-def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
+def _warnings(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if differences:
         notes.append("The rows have different settings. " + "; ".join(differences))
@@ -132,15 +144,10 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             f"Made elsewhere, under settings that arvid does not know: {', '.join(elsewhere)}"
         )
-    if means := [f"{row.name}: {seed_list(row)}" for row in rows if row.seeds]:
-        notes.append("Means over training seeds, ± their standard deviation: " + "; ".join(means))
-    if ties := _noise.ties(rows):
-        notes.append("Within noise of the best (95 %): " + "; ".join(ties))
     for name, lines in _reading.protocol_differences(rows).items():
         notes.append(
             f"Different protocols have the name {name}; they share no column. " + "; ".join(lines)
         )
-    notes += _left_out(rows)
     for row in rows:
         notes += [f"{row.name} failed under {name}: {why}" for name, why in row.errors.items()]
     measured = [r.hardware for w in rows for r in w.sources if r.budget.frames_per_second]
@@ -148,6 +155,15 @@ def _notes(rows: Sequence[Row], differences: Sequence[str]) -> tuple[str, ...]:
     if len(machines) > 1:
         notes.append("Speeds were measured on different machines: " + " · ".join(machines))
     return tuple(notes)
+
+
+def _remarks(rows: Sequence[Row]) -> tuple[str, ...]:
+    notes = []
+    if means := [f"{row.name}: {seed_list(row)}" for row in rows if row.seeds]:
+        notes.append("Means over training seeds, ± their standard deviation: " + "; ".join(means))
+    if ties := _noise.ties(rows):
+        notes.append("Within noise of the best (95 %): " + "; ".join(ties))
+    return (*notes, *_left_out(rows))
 
 
 def _left_out(rows: Sequence[Row]) -> list[str]:

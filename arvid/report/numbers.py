@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -35,6 +35,21 @@ def prefixed(value: float) -> str:
         if abs(value) >= 0.9995 * size:  # 999.6 rounds to 1000: show it as 1.00k
             return f"{_three_digits(value / size)}{prefix}"
     return _three_digits(value)
+
+
+def alike(values: Sequence[float]) -> Callable[[float], str]:
+    """A form for all values of a column: one SI prefix and one number of decimals, two digits for the smallest value.
+
+    If the values span more than four powers of ten, each has its own prefix, by `prefixed`.
+    """
+    sizes = [abs(v) for v in values if v]
+    if not sizes or max(sizes) > 1e4 * min(sizes):
+        return prefixed
+    size, prefix = next(((s, p) for s, p in _PREFIXES if max(sizes) >= s), (1.0, ""))
+    if min(sizes) < 0.01 * size:  # 0.004M is harder to read than 4k
+        size, prefix = next(((s, p) for s, p in _PREFIXES if min(sizes) >= s), (1.0, ""))
+    decimals = min(max(1 - math.floor(math.log10(min(sizes) / size)), 0), 4)
+    return lambda value: f"{value / size:.{decimals}f}{prefix}"
 
 
 def short(value: float) -> str:

@@ -1,5 +1,31 @@
 "use strict";
 
+// Theme: the system's, until the button is pressed. Pages without storage forget the choice.
+const theme = document.getElementById("theme");
+const root = document.documentElement;
+const remembered = (change) => {
+  try {
+    return change === undefined ? localStorage.getItem("theme") : localStorage.setItem("theme", change);
+  } catch {
+    return null;
+  }
+};
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
+const showTheme = () => {
+  theme.textContent = isDark() ? "Light" : "Dark";
+  theme.setAttribute("aria-pressed", String(isDark()));
+  theme.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
+};
+if (["dark", "light"].includes(remembered())) root.dataset.theme = remembered();
+theme.addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  remembered(root.dataset.theme);
+  showTheme();
+});
+systemDark.addEventListener("change", showTheme);
+showTheme();
+
 // Sorting: each heading orders the rows of each part of its table; reference rows stay on top.
 for (const button of document.querySelectorAll(".numbers thead button")) {
   button.addEventListener("click", () => {
@@ -22,7 +48,7 @@ for (const button of document.querySelectorAll(".numbers thead button")) {
 
 // Playback: one clock for all videos. Those near the window are loaded and follow it, the others are let go,
 // because browsers hold only so many players at once.
-const videos = [...document.querySelectorAll("video")];
+const videos = [...document.querySelectorAll("video[data-src]")];
 if (videos.length) {
   const HOLD = 0.6; // seconds that the last frames stand before the loop begins again
   const DRIFT = 0.15; // a video further than this from the clock is put right
@@ -112,9 +138,65 @@ if (videos.length) {
     setPlaying(false);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.code !== "Space" || event.target.closest("button, input, select, summary, a")) return;
+    if (event.code !== "Space" || large.open || event.target.closest("button, input, select, summary, a")) return;
     event.preventDefault();
     setPlaying(!clock.playing);
+  });
+
+  // Small clips: squares for pixels, or smooth.
+  const pixels = document.getElementById("pixels");
+  const showPixels = (sharp) => {
+    document.body.classList.toggle("sharp", sharp);
+    pixels.setAttribute("aria-pressed", String(sharp));
+  };
+  pixels.addEventListener("click", () => showPixels(!document.body.classList.contains("sharp")));
+  showPixels(true);
+
+  // Enlarging: a dialog with one clip. Arrow keys go through the rows of its prompt; Escape closes it.
+  const large = document.getElementById("large");
+  const player = large.querySelector("video");
+  const link = document.getElementById("download");
+  let shown = null;
+  const enlarge = (button) => {
+    shown = button;
+    const source = button.querySelector("video").dataset.src;
+    const { name, prompt } = button.dataset;
+    document.getElementById("large-name").textContent = name;
+    document.getElementById("large-prompt").textContent = prompt;
+    player.src = source;
+    player.play().catch(() => {}); // refused: the controls are there
+    player.setAttribute("aria-label", `${name}: ${prompt}`);
+    link.href = source;
+    const words = `${name} ${prompt}`.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80);
+    link.download = `${words}.${source.slice(source.indexOf("/") + 1, source.indexOf(";"))}`;
+    if (!large.open) large.showModal();
+  };
+  const step = (by) => {
+    const all = [...shown.closest(".strip").querySelectorAll(".enlarge")];
+    enlarge(all[(all.indexOf(shown) + by + all.length) % all.length]);
+  };
+  for (const button of document.querySelectorAll(".enlarge")) {
+    button.addEventListener("click", () => enlarge(button));
+  }
+  player.addEventListener("loadedmetadata", () => {
+    player.classList.toggle("pixelated", player.videoWidth <= 128);
+  });
+  document.getElementById("earlier").addEventListener("click", () => step(-1));
+  document.getElementById("later").addEventListener("click", () => step(1));
+  document.getElementById("close").addEventListener("click", () => large.close());
+  large.addEventListener("click", (event) => {
+    if (event.target === large) large.close(); // beside its content
+  });
+  large.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.target === player) return; // in the player they move in time
+    event.preventDefault();
+    step(by);
+  });
+  large.addEventListener("close", () => {
+    player.removeAttribute("src");
+    player.load();
+    shown.focus();
   });
   setPlaying(!matchMedia("(prefers-reduced-motion: reduce)").matches);
   requestAnimationFrame(tick);

@@ -9,15 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import mimetypes
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import arvid
+from arvid.evaluation.records import ResultRecord
 from arvid.files import atomic_write
 from arvid.report import panels, plots, tables
 from arvid.report._clips import galleries
@@ -43,21 +48,30 @@ def write_report(
     comparison = Comparison.from_runs(
         run_dirs, allow_different_settings=allow_different_settings, title=title
     )
-    files = {
+    files = {  # the page offers these for download
         "table.md": tables.markdown(comparison),
         "table.csv": tables.to_csv(comparison),
         "table.json": tables.to_json(comparison),
         "table.tex": tables.tex(comparison),
-        "index.html": render(comparison, max_prompts=max_prompts),
     }
+    files["index.html"] = render(comparison, out=Path(out), files=files, max_prompts=max_prompts)
     for name, content in files.items():
         with atomic_write(Path(out) / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return comparison
 
 
-def render(comparison: Comparison, *, max_prompts: int = 8) -> str:
-    """The page as HTML."""
+def render(
+    comparison: Comparison, *, out: Path, files: Mapping[str, str], max_prompts: int = 8
+) -> str:
+    """The page as HTML.
+
+    Args:
+        comparison: its content.
+        out: folder of the page; links to the records are relative to it.
+        files: file name -> content of the tables that the page holds for download.
+        max_prompts: number of prompts of each protocol whose clips the page shows.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -69,7 +83,9 @@ def render(comparison: Comparison, *, max_prompts: int = 8) -> str:
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
         blocks=[(title, _block(comparison.in_block(block))) for block, title in BLOCKS.items()],
-        colours=panels.colours(comparison.rows),
+        colours={n: panels.themed(c) for n, c in panels.colours(comparison.rows).items()},
+        downloads={name: _download(name, text) for name, text in files.items()},
+        folder_of=partial(_folder_of, out=out),
         plots=[(p, [Markup(svg) for svg in p.panels]) for p in plots.all_plots(comparison)],
         galleries=galleries(comparison, max_prompts),
         settings=_settings(comparison),
@@ -107,6 +123,19 @@ def _provenance(comparison: Comparison) -> dict[str, list[str]]:
         "hardware": sorted({r.hardware for r in records if r.hardware}),
         "dates": sorted({r.created[:10] for r in records if r.created}),
     }
+
+
+def _download(name: str, text: str) -> str:
+    """A text file as a data URI."""
+    media_type = mimetypes.guess_type(name)[0] or "text/plain"
+    return f"data:{media_type};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _folder_of(record: ResultRecord, *, out: Path) -> str:
+    """Link from the page to the folder that holds a record; empty for a record that is not in a file."""
+    if record.folder is None:
+        return ""
+    return quote(Path(os.path.relpath(record.folder, out)).as_posix()) + "/"
 
 
 def _show(value: Any) -> str:

@@ -7,6 +7,7 @@ Equal records give equal bytes.
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -74,11 +75,20 @@ def colours(rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def panel(name: str, draw: Callable[[Axes], None]) -> str:
-    """One panel as an `<svg>` element without a fixed size."""
+def panel(
+    name: str,
+    draw: Callable[[Axes], None],
+    *,
+    label: str,
+    size: tuple[float, float] = (4.4, 3.2),
+) -> str:
+    """One panel as an `<svg>` element without a fixed size; `size` in inches sets its proportions.
+
+    `label` says what it shows, for screen readers.
+    """
     # Ids must differ between panels of a page but not between runs: the hash of the drawing is the salt.
-    first = _render(name, draw)
-    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw)
+    first = _render(name, draw, label, size)
+    return _render(name + hashlib.sha256(first.encode()).hexdigest(), draw, label, size)
 
 
 def write_figure(
@@ -88,25 +98,76 @@ def write_figure(
     columns: int | None = None,
     size: tuple[float, float] = (4.8, 3.6),
 ) -> None:
-    """Write panels of `size` inches as PATH.png and PATH.svg, in rows of `columns` panels (None: one row)."""
+    """Write panels of `size` inches, in rows of `columns` panels (None: one row).
+
+    PATH.png, PATH.svg and PATH.pdf hold the figure, PATH-slide.png enlarges it for a slide of 1920 by 1080 pixels, and
+    PATH-column.pdf has the panels below each other in the width of a column of a paper.
+    """
     columns = columns or len(draws)
-    rows = -(-len(draws) // columns)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": path.name}):  # equal drawings, equal files
-        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, draw in zip(axes, draws, strict=False):
-            axis.tick_params(length=0)
-            draw(axis)
-        for axis in axes[len(draws) :]:
-            axis.remove()
-        for kind, metadata in (("png", None), ("svg", {"Date": None})):
-            with atomic_write(path.with_name(f"{path.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+        figure = _figure(draws, columns, size)
+        width, height = figure.get_size_inches()
+        enlarged = min(SLIDE[0] / width, SLIDE[1] / height)
+        for ending, dpi in (
+            (".png", 160.0),
+            (".svg", 160.0),
+            (".pdf", 160.0),
+            ("-slide.png", enlarged),
+        ):
+            _save(figure, path.with_name(path.name + ending), dpi)
+    with mpl.rc_context({**_STYLE, **_COLUMN_STYLE}):
+        small = (COLUMN, COLUMN * size[1] / size[0])
+        _save(_figure(draws, 1, small), path.with_name(f"{path.name}-column.pdf"), 160.0)
 
 
-def _render(salt: str, draw: Callable[[Axes], None]) -> str:
+SLIDE = (1920, 1080)
+"""Pixels of a slide."""
+COLUMN = 3.35
+"""Width in inches of a column of a paper in two columns."""
+_COLUMN_STYLE: dict[Any, Any] = {"font.size": 7.5, "axes.titlesize": 8, "lines.linewidth": 1.3}
+_DATES: dict[str, dict[str, None] | None] = {
+    ".png": None,
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+"""Metadata by ending: without dates, so that equal drawings give equal files."""
+
+
+def legend_below(axis: Axes) -> None:
+    """One legend below all panels of the figure, off the data."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=max(1, int(figure.get_figwidth() / 1.7)),
+        frameon=False,
+        fontsize="small",
+    )
+
+
+def _figure(
+    draws: Sequence[Callable[[Axes], None]], columns: int, size: tuple[float, float]
+) -> Figure:
+    rows = -(-len(draws) // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, draw in zip(axes, draws, strict=False):
+        axis.tick_params(length=0)
+        draw(axis)
+    for axis in axes[len(draws) :]:
+        axis.remove()
+    return figure
+
+
+def _save(figure: Figure, path: Path, dpi: float) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=_DATES[path.suffix])
+
+
+def _render(salt: str, draw: Callable[[Axes], None], label: str, size: tuple[float, float]) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axis = figure.subplots()
         figure.patch.set_alpha(0)
         axis.patch.set_alpha(0)
@@ -118,4 +179,14 @@ def _render(salt: str, draw: Callable[[Axes], None]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img">{rest}'
+    return f'{opening} role="img" aria-label="{html.escape(label)}">{_themed(rest)}'
+
+
+def themed(colour: str) -> str:
+    """A colour as a CSS variable, which the page's dark theme changes, with the colour itself as its default."""
+    name = f"--c-{colour.removeprefix('#').lower()}"
+    return f"var({name}, {colour})"
+
+
+def _themed(svg: str) -> str:
+    return re.sub(r"#[0-9a-fA-F]{6}(?=[;\"'])", lambda found: themed(found[0]), svg)

@@ -18,6 +18,8 @@ from arvid.report.numbers import short
 from arvid.report.panels import DASHED, Plot, colours, panel
 from arvid.report.rollout import rollouts
 
+LONGEST_NAME = 34
+"""Letters of a name beside a point or line; longer names are cut."""
 MAX_NAMED = 6
 """With more trained rows a plot has a legend instead of names beside the points."""
 
@@ -82,7 +84,8 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
 
     def draw(axis: Axes) -> None:
         for row in comparison.rows:
-            _draw_point(axis, comparison, row, quality, speed, named=named or row.is_reference)
+            if row.cell(speed).value:
+                _draw_point(axis, comparison, row, quality, speed, named=named or row.is_reference)
         axis.set(xlabel="frames generated per second", ylabel=quality.heading, xscale="log")
         plain_ticks(axis.xaxis)
         values = [v for row in comparison.rows if (v := row.cell(quality).value) is not None]
@@ -90,6 +93,12 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
             axis.set_yscale("log")
             plain_ticks(axis.yaxis)
         axis.margins(x=0.3, y=0.12)
+        palette = colours(comparison.rows)
+        still = [row for row in comparison.rows if not row.cell(speed).value]
+        levels = [(y, r.name, palette[r.name]) for r in still if (y := r.cell(quality).value)]
+        for y, _, colour in levels:
+            axis.axhline(y, color=colour, lw=1, ls=DASHED)
+        label_levels(axis, levels)
         spread_labels(axis)
 
     better = "upper" if quality.higher_is_better else "lower"
@@ -97,7 +106,11 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
         title="Quality against speed",
         caption=f"{quality.label} against speed under {quality.group}; further to the {better} right "
         "is better. Dashed: reference rows that generate nothing.",
-        panels=(panel("speed", draw),),
+        panels=(
+            panel(
+                "speed", draw, label=f"{quality.label} against frames per second", size=(5.4, 3.5)
+            ),
+        ),
         rows=() if named else tuple(trained),
     )
 
@@ -117,12 +130,16 @@ def quality_per_frame(comparison: Comparison) -> Plot | None:
     def draw(axis: Axes, title: str, lines: Mapping[str, Sequence[float | None]]) -> None:
         _draw_frames(axis, comparison, lines)
         axis.set(xlabel="frame", title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     shown = {name for lines in panels.values() for name in lines}
     return Plot(
         title="Quality per frame",
         caption="Mean over clips at each frame, from the first frame (0) on.",
-        panels=tuple(panel("frames", partial(draw, title=k, lines=v)) for k, v in panels.items()),
+        panels=tuple(
+            panel("frames", partial(draw, title=k, lines=v), label=f"{k} at each frame")
+            for k, v in panels.items()
+        ),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )
 
@@ -139,7 +156,10 @@ def _by_token_type(
     return Plot(
         title=title,
         caption=f"{caption} Losses of different token types have different units: compare within a panel only.",
-        panels=tuple(panel(title, partial(draw, token_type=k, rows=v)) for k, v in panels.items()),
+        panels=tuple(
+            panel(title, partial(draw, token_type=k, rows=v), label=f"{title}, {k} tokens")
+            for k, v in panels.items()
+        ),
         rows=tuple(row for shown in panels.values() for row in shown),
     )
 
@@ -190,35 +210,69 @@ def _draw_point(
 ) -> None:
     colour = colours(comparison.rows)[row.name]
     y, x = row.cell(quality).value, row.cell(speed).value
-    if y is None:
-        return
-    if not x:
-        axis.axhline(y, color=colour, lw=1, ls=DASHED)
-        axis.annotate(
-            row.name,
-            (1, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            color=colour,
-        )
+    if y is None or x is None:
         return
     face = "white" if row.is_reference else colour
     spread = row.cell(quality).spread
-    axis.errorbar(x, y, yerr=spread, fmt="o", ms=8, color=colour, mfc=face, mew=1.6, capsize=2)
+    axis.errorbar(x, y, yerr=spread, fmt="o", ms=6, color=colour, mfc=face, mew=1.4, capsize=3)
     if named:
         weight = "normal" if row.is_reference else "bold"
-        axis.text(x, y, row.name, color=colour, weight=weight)
+        axis.text(
+            x, y, _short(row.name).replace(" (", "\n("), color=colour, weight=weight, fontsize=9
+        )
+
+
+def label_levels(axis: Axes, levels: Sequence[tuple[float, str, str]]) -> None:
+    """Name horizontal lines (y, name, colour) to the right of the axes, with the names kept apart.
+
+    Call it when the limits and the scale of the axis are final.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    gap = 1.3 * 9 / (axis.get_window_extent().height / figure.dpi * 72)  # a line of 9 points
+    to_share = axis.transData + axis.transAxes.inverted()
+    levels = sorted(levels)
+    own = [float(to_share.transform((1, y))[1]) for y, _, _ in levels]
+    for (y, name, colour), place in zip(levels, apart(own, gap), strict=True):
+        axis.annotate(
+            _short(name),
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.06, place),
+            textcoords="axes fraction",
+            va="center",
+            color=colour,
+            fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places moved apart to at least `gap`, up first, then down so that none is above 1."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    limit = max(1.0, places[-1]) if places else 1.0
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved
 
 
 def spread_labels(axis: Axes) -> None:
     """Move the labels of points apart. A line leads from a label that is far from its point."""
-    lines = [text for text in axis.texts if isinstance(text, Annotation)]
-    points = [text for text in axis.texts if text not in lines]
+    levels = [text for text in axis.texts if isinstance(text, Annotation)]
+    points = [text for text in axis.texts if text not in levels]
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout decides where the axes end
     adjust_text(
         points,
-        objects=lines or None,
+        objects=levels or None,
         ax=axis,
         ensure_inside_axes=False,  # the layout makes room for labels that reach out
         expand=(1.1, 1.3),

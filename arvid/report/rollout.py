@@ -35,7 +35,10 @@ def rollouts(comparison: Comparison) -> Plot | None:
         caption="Mean over clips at each step after the given frames, with one standard error (over seeds, if a row "
         "is a mean over seeds). Dashed: rows that were not trained, such as the last given frame repeated, and the "
         "reconstruction, which is the upper bound of any model on its tokens.",
-        panels=tuple(panel("rollout", partial(draw, title=k, lines=v)) for k, v in panels.items()),
+        panels=tuple(
+            panel("rollout", partial(draw, title=k, lines=v), label=f"{k} at each step")
+            for k, v in panels.items()
+        ),
         rows=tuple(row for row in comparison.rows if row.name in shown),
     )
 

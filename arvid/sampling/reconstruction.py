@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.data.clips import resize_frames
@@ -27,6 +25,7 @@ from arvid.metrics.paired import PairedMetric, Psnr, Ssim
 from arvid.metrics.perceptual import Lpips
 from arvid.nn.finite import require_finite_weights
 from arvid.processes import best_device
+from arvid.progress import Bar
 from arvid.sampling.contact_sheet import side_by_side
 
 FORMATS = {"PSNR": "{:.2f} dB", "SSIM": "{:.4f}", "LPIPS": "{:.4f}"}
@@ -107,7 +106,7 @@ def reconstruct(
     scores: dict[str, str] = {}
     for metric in metrics.values():
         metric.reset()
-    with tqdm(desc=path.name, total=work.num_frames, unit="frame", leave=False) as bar:
+    with Bar(work=path.name, total=work.num_frames, unit="frame") as bar:
         write_frames(target, _pairs(path, tokenizer, work, metrics, scores, bar), work.fps)
     for name in metrics.keys() - scores.keys():
         scores[name] = FORMATS[name].format(metrics[name].compute().value)
@@ -120,7 +119,7 @@ def _pairs(
     work: Work,
     metrics: dict[str, PairedMetric],
     scores: dict[str, str],
-    bar: tqdm[NoReturn],
+    bar: Bar,
 ) -> Iterator[Frames]:
     """Yield each frame beside its reconstruction, (H, 2W, 3), and update the metrics with it."""
     originals: deque[Frames] = deque()  # frames read, but not decoded yet: decoding may lag

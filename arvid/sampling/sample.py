@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import nn
-from tqdm import tqdm
 
 from arvid.contracts import (
     Clip,
@@ -30,6 +29,7 @@ from arvid.nn.conditioner import Conditioner
 from arvid.nn.conditions import all_conditions, condition, of_clips
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead
+from arvid.progress import Bar
 
 
 class Generator(Protocol):
@@ -245,11 +245,11 @@ def _bar(model: Generator, request: Request, shown: bool) -> Iterator[Request]:
         request.grid, prefix_frames=request.prefix_frames, options=request.options
     )
     name, total = next(iter(evaluations.items()))
-    with tqdm(total=total, desc=name, disable=not shown, leave=False) as bar:
+    with Bar(work=name, total=total, unit="evaluation", hidden=not shown) as bar:
         yield dataclasses.replace(request, on_step=lambda: _advance(bar))
 
 
-def _advance(bar: tqdm[Any]) -> None:
+def _advance(bar: Bar) -> None:
     bar.update()
 
 

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
 
 from arvid.data.datamodule import VideoDataModule
 from arvid.data.division import Division
 from arvid.data.stand_ins import read_clip
 from arvid.nn import draws
 from arvid.nn.draws import SharedStream, part_of
+from arvid.progress import Bar
 from arvid.ranges import FPS, at_least
 from arvid.sampling.contact_sheet import side_by_side
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.generator_module import GeneratorModule
 from arvid.training.pictures import show_video
 from arvid.training.sharding import gathered
+from arvid.training.summary import shown
 
 
 class SeedEachStep(Callback):
@@ -80,12 +81,12 @@ def _data(trainer: Trainer) -> Any:
 
 
 class StepBar(ProgressBar):
-    """A progress bar over the steps of the whole training (arvid counts steps, not epochs)."""
+    """Progress over the steps of the whole training (arvid counts steps, not epochs), with the last losses."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bar: tqdm[Any] | None = None
+        self._bar: Bar | None = None
 
     def disable(self) -> None:
         self._enabled = False
@@ -94,28 +95,32 @@ class StepBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar = tqdm(
+        self._bar = Bar(
+            work=Path(trainer.default_root_dir).name,
             total=trainer.max_steps if trainer.max_steps > 0 else None,
-            initial=trainer.global_step,
-            desc=Path(trainer.default_root_dir).name,
             unit="step",
-            disable=not self._enabled,
-            mininterval=1.0,
+            hidden=not self._enabled,
+            leave=True,
+            initial=trainer.global_step,
         )
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         assert self._bar is not None
+        if trainer.global_step == self._bar.n:  # gradients are being accumulated
+            return
+        # Reading a loss makes the CPU wait for the device, so it is read only when it is shown.
+        if not self._bar.disable and self._bar.is_due():
+            self._bar.set_postfix_str(shown(trainer), refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
-        if trainer.global_step % 50 == 0:
-            shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in _SHOWN}
-            self._bar.set_postfix(shown, refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
+            self._bar.set_postfix_str(shown(trainer), refresh=False)
             self._bar.close()
 
-
-_SHOWN = ("train_loss", "val_loss", "val_psnr")
+    def on_exception(self, *args: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Throughput(Callback):

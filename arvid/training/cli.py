@@ -58,7 +58,9 @@ from arvid.training.precision import slow_precision
 from arvid.training.run_lock import run_lock
 from arvid.training.saving import SaveLast, saved
 from arvid.training.setting import describe_run, describe_tokenizer_run, unregistered
+from arvid.training.summary import closing, opening
 from arvid.training.tokenizer_module import TokenizerModule
+from arvid.training.wandb_run import LogConfiguration, continue_wandb
 from arvid.trust import trust, trusting
 from arvid.yaml_files import check_yaml, load_yaml
 
@@ -69,18 +71,34 @@ SEALED_IO = "arvid.training.checkpoint_io.SealedCheckpointIO"
 LIGHTNINGS_OWN = ("best", "last", "hpc")
 """Values of --ckpt_path that are keywords, not paths: Lightning finds the files."""
 SAMPLING = "model.init_args.sampling"
+CALLBACKS = "trainer.callbacks"
 CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
 class _ConfigFile(ActionConfigFile):
-    """`--config`. Sampling options of several files are merged; jsonargparse itself would replace the whole dict."""
+    """`--config`. Several files are merged where jsonargparse itself would replace: sampling options and callbacks."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        before = cfg.get(SAMPLING)
+        before, callbacks = cfg.get(SAMPLING), _listed(cfg.get(CALLBACKS))
+        if callbacks:
+            cfg[CALLBACKS] = (
+                None  # so that a file without callbacks can be told from one with the same
+            )
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
         after = cfg.get(SAMPLING)
         if isinstance(before, dict) and isinstance(after, dict):
             cfg[SAMPLING] = {**before, **after}
+        if callbacks and cfg.get(CALLBACKS) != []:
+            cfg[CALLBACKS] = merged_callbacks(callbacks, _listed(cfg.get(CALLBACKS)))
+
+
+def merged_callbacks(earlier: Sequence[Any], later: Sequence[Any]) -> list[Any]:
+    """The callbacks of two configurations: those of `later`, and those of `earlier` of other classes, which come first.
+
+    A callback is a mapping with the key `class_path`.
+    """
+    replaced = {callback["class_path"] for callback in later}
+    return [*(c for c in earlier if c["class_path"] not in replaced), *later]
 
 
 class ArvidCLI(LightningCLI):
@@ -159,6 +177,7 @@ class ArvidCLI(LightningCLI):
         config.trainer.use_distributed_sampler = False  # the datamodule has its own sampler
         config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
         config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
+        continue_wandb(config.trainer.logger if self.subcommand == "fit" else [], run)
         _complete_slurm()
         if self.subcommand and config.trainer.devices == "auto":
             _choose_devices(config.trainer, config.data.clips_per_step)
@@ -176,6 +195,7 @@ class ArvidCLI(LightningCLI):
             StepBar(),
             Throughput(),
             Health(),
+            LogConfiguration(config.clone().as_dict()),
             LeaveOnSignal(saver),
         ]
 
@@ -235,6 +255,21 @@ class ArvidCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self._held.enter_context(run_lock(Path(self._config.run)))
         self.before_validate()
+        if self.trainer.is_global_zero:
+            every = self._config.save_every_n_steps
+            print(
+                opening(self.model, self.datamodule, self.trainer, save_every_n_steps=every),
+                flush=True,
+            )
+
+    def after_fit(self) -> None:
+        """Print what was reached and which commands come next."""
+        if not self.trainer.is_global_zero:
+            return
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        seconds = next(c.seconds for c in callbacks if isinstance(c, Throughput))
+        configs = [str(path) for path in self._config.config or ()]
+        print(closing(self.model, self.datamodule, self.trainer, seconds=seconds, configs=configs))
 
     def before_validate(self) -> None:
         self._held.enter_context(_ranks_start_as_we_did())
@@ -260,7 +295,8 @@ class ArvidCLI(LightningCLI):
         last = Path(self._config.run) / LAST_CHECKPOINT
         if self._config.get("ckpt_path") is None and is_checkpoint(last):
             _require_training(last)  # fails before the clips are encoded
-            print(f"Resuming from {last}.")
+            if self.trainer.is_global_zero:
+                print(f"Resuming from {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
                 holder["ckpt_path"] = str(last)
                 holder["weights_only"] = True
@@ -342,6 +378,8 @@ def _build(configs: Sequence[str], options: Sequence[str] = ()) -> ArvidCLI:
 
 
 def _lightning_cli(arguments: Sequence[str], *, run: bool) -> ArvidCLI:
+    for name in ("lightning.pytorch", "lightning.fabric"):  # hardware that is absent, tips
+        logging.getLogger(name).setLevel(logging.WARNING)
     given, sys.argv = sys.argv, [sys.argv[0], *resolve_configs(list(arguments))]
     try:
         with trusting(()), _explained(), ExitStack() as held:

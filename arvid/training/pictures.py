@@ -48,5 +48,5 @@ def show_reconstructions(
     white = np.full_like(side_by_side(clips)[:, :2], 255)
     stacked = np.concatenate([side_by_side(clips), white, side_by_side(made)], axis=1)
     path = show_video(trainer, "reconstructions", stacked, FPS)
-    rows = np.stack([clips, made], axis=1).reshape(-1, *clips.shape[1:])
-    write_sheet(path.with_suffix(".png"), rows)
+    rows = np.stack([clips, made], axis=1)  # (clip, row, T, H, W, 3)
+    write_sheet(path.with_suffix(".png"), rows, rows=("clip", "reconstruction"))

@@ -54,6 +54,8 @@ class Scale:
     """Options of `arvid fit`, for tokenizers and generators alike."""
     sprites: tuple[str, ...] = ()
     """Further options of `arvid fit` without --data."""
+    of_data: tuple[str, ...] = ()
+    """Further options with --data."""
     num_clips: int | None = None
     """Number of clips per protocol; None: as in the protocols."""
 
@@ -67,6 +69,10 @@ SCALES = {
             "--data.clips_per_step=4",
         ),
         sprites=("--data.train.init_args.num_clips=16", "--data.val.init_args.num_clips=16"),
+        of_data=(  # three steps need no more, and every clip is encoded
+            "--data.train.init_args.clips_per_video=1",
+            "--data.val.init_args.clips_per_video=1",
+        ),
         num_clips=4,
     ),
     "quick": Scale(
@@ -93,6 +99,7 @@ def main() -> None:
     started = time.monotonic()
     data = [*(data_options(options.data) if options.data else []), *scale.options]
     if options.data:
+        data += scale.of_data
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
         data += tokenizer_options(options)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from arvid.benchmarks.matrix._values import Cell, Metric
 from arvid.experiments.scaling import PowerLaw
-from arvid.report.panels import DASHED, TRAINED, write_figure
+from arvid.report.panels import DASHED, TRAINED, legend_below, write_figure
 from arvid.report.plots import plain_ticks, spread_labels
 
 Draw = Callable[[Axes], None]
@@ -249,7 +249,7 @@ def _drift_panel(
     axis.set(xlabel="frame", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if legend:
-        axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(axis)
 
 
 def draw_scaling(
@@ -290,4 +290,4 @@ def _scaling_panel(
     axis.set_title(f"{kind} tokens")
     plain_ticks(axis.xaxis)
     plain_ticks(axis.yaxis)
-    axis.legend(frameon=False, fontsize=7.5)
+    axis.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.16))

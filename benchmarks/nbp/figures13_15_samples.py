@@ -55,7 +55,8 @@ def main() -> None:
     lines = []
     for figure, names in shown.items():
         if names:
-            write(figure, np.stack([real, *(videos[name] for name in names)], axis=1), options)
+            made = np.stack([real, *(videos[name] for name in names)], axis=1)
+            write(figure, made, ["real", *names], [clip.caption for clip in clips], options)
             lines.append(f"- {figure}: real clip, {', '.join(names)}")
     results = {"scale": options.scale, "shown": shown, "clips": [clip.name for clip in clips]}
     write_page(options.out, "Figures 13 to 15 of NBP: samples", lines, NOTES, results)
@@ -98,9 +99,16 @@ def continued(
     )
 
 
-def write(figure: str, clips: np.ndarray, options: argparse.Namespace) -> None:
+def write(
+    figure: str,
+    clips: np.ndarray,
+    rows: Sequence[str],
+    captions: Sequence[str | None],
+    options: argparse.Namespace,
+) -> None:
     """Write clips (clip, row, T, H, W, 3) as a picture, one line per row and clip, and the first clip as a video."""
-    write_sheet(options.out / f"{figure}.png", clips)
+    prompts = [caption or f"clip {i + 1}" for i, caption in enumerate(captions)]
+    write_sheet(options.out / f"{figure}.png", clips, rows=rows, prompts=prompts)
     write_video(options.out / f"{figure}.mp4", side_by_side(clips[0]), SHOWN_FPS)
 
 

@@ -45,6 +45,7 @@ from arvid.paradigms.next_block.layout import Block
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.panels import colours, write_figure
+from arvid.report.plots import spread_labels
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
 """The task of figure 9, and generation from the condition only, which depends more on the model."""
@@ -241,16 +242,26 @@ def draw_figure9(
 ) -> None:
     """Quality under each protocol, and speed, against the number of tokens of a block."""
 
-    def draw(axis: Axes, values: Mapping[str, float], label: str, title: str) -> None:
+    def draw(
+        axis: Axes,
+        values: Mapping[str, float],
+        label: str,
+        title: str,
+        errors: Mapping[str, float | None] | None = None,
+    ) -> None:
         for name, value in values.items():
-            axis.plot(sizes[name], value, "o", color=palette[name], ms=7)
-            point = (sizes[name], value)
-            axis.annotate(name, point, (6, 5), textcoords="offset points", fontsize=7)
+            error, colour = (errors or {}).get(name), palette[name]
+            equal = [other for other in values if sizes[other] == sizes[name]]
+            # error bars of equal sizes stand side by side; the axis is logarithmic
+            place = sizes[name] * 1.15 ** (equal.index(name) - (len(equal) - 1) / 2)
+            axis.errorbar(place, value, error, fmt="o", color=colour, ms=6, capsize=3)
+            axis.text(place, value, name, color=colour, fontsize=8)
         axis.set(xlabel="tokens per block", ylabel=label, title=title, xscale="log")
         ticks = sorted(set(sizes.values()))
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.margins(x=0.3, y=0.12)
+        spread_labels(axis)
 
     sizes = {r.name: tokens for r in records if (tokens := block_tokens(r))}
     records = [record for record in records if record.name in sizes]
@@ -260,7 +271,9 @@ def draw_figure9(
         first = next(iter(found.values()))
         values = {name: record.metrics[0].value for name, record in found.items()}
         label = f"{first.metrics[0].heading} ↓"
-        draws.append(partial(draw, values=values, label=label, title=first.protocol["summary"]))
+        errors = {name: record.metrics[0].standard_error for name, record in found.items()}
+        title = first.protocol["summary"]
+        draws.append(partial(draw, values=values, label=label, title=title, errors=errors))
     pace = {name: speeds[name].frames_per_second for name in sizes}
     draws.append(partial(draw, values=pace, label="frames per second ↑", title="One clip alone"))
     write_figure(options.out / "figure9", draws)

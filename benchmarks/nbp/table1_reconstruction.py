@@ -355,7 +355,7 @@ def write_picture(
     video = torch.stack([normalise(clip) for clip in clips]).to(best_device())
     made = [to_uint8(t.decode(t.encode(video))).cpu().numpy() for t in tokenizers.values()]
     rows = np.stack([np.stack(clips), *made], axis=1)  # (clip, row, T, H, W, 3)
-    write_sheet(path, rows, num_frames=num_frames)
+    write_sheet(path, rows, rows=["clip", *tokenizers], num_frames=num_frames)
 
 
 def as_json(rows: dict[str, ResultRecord]) -> dict[str, list[dict[str, Any]]]:

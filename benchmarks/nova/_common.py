@@ -25,6 +25,7 @@ from arvid.evaluation.records import ResultRecord
 from arvid.experiments.paper import Cell, script_parser, table
 from arvid.experiments.variants import Variant, data_options, tokenizer_option, train, usable
 from arvid.ranges import at_least
+from arvid.sampling.contact_sheet import write_sheet
 
 PARADIGM = "--model.init_args.paradigm.init_args"
 PAPER = "nova-paper-video"
@@ -139,6 +140,16 @@ def generated_clips(records: Sequence[ResultRecord], num: int) -> np.ndarray:
     """The first clips of the records, (clip, row, T, H, W, 3): for each clip the rows in order."""
     kept = [[read_video(r.path(entry.file)).frames for entry in r.clips[:num]] for r in records]
     return np.stack([np.stack(clips) for clips in kept], axis=1)
+
+
+def write_clips(path: Path, records: Sequence[ResultRecord], num: int = 4) -> None:
+    """Write the first clips of the records as a sheet, with the names of the rows and the prompts."""
+    write_sheet(
+        path,
+        generated_clips(records, num),
+        rows=[record.name for record in records],
+        prompts=[clip.prompt for clip in records[0].clips[:num]],
+    )
 
 
 # Guidance, in the demos of the tables

@@ -24,7 +24,7 @@ from arvid.contracts import UserError
 from arvid.evaluation.records import EVALUATION_FOLDER, load
 from arvid.experiments.paper import script_parser, write_page
 from arvid.experiments.variants import named_paths
-from arvid.report.panels import write_figure
+from arvid.report.panels import legend_below, write_figure
 
 COLUMNS = {
     "dpg": "overall",
@@ -87,7 +87,7 @@ def draw(
         for name, found in ours.items():
             axis.plot(places, [found.get(key, math.nan) for key in COLUMNS], "o-", label=name)
         axis.set_xticks(list(places), list(COLUMNS.values()))
-        axis.legend(frameon=False, fontsize=7)
+        legend_below(axis)
         axis.set(ylabel="DPG-Bench", title="By category")
 
     write_figure(path, [panel])

@@ -44,7 +44,7 @@ from arvid.experiments.variants import Variant, folders, score, usable
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import DASHED, colours, write_figure
+from arvid.report.panels import DASHED, colours, legend_below, write_figure
 from arvid.sampling.contact_sheet import write_sheet
 from arvid.training.generator_module import GeneratorModule, load_generator
 
@@ -197,7 +197,7 @@ def draw_curves(
 
     def first(axis: Axes) -> None:
         panel(axis, next(iter(metrics)))
-        axis.legend(frameon=False, fontsize=7)
+        legend_below(axis)
 
     write_figure(path, [first, *(partial(panel, metric=name) for name in list(metrics)[1:])])
 
@@ -210,7 +210,13 @@ def draw_clips(
     clips = nova.generated_clips(shown, 4)
     chosen = protocol.choose(real)[0][: len(clips)]
     truth = np.stack([real[i].video for i in chosen])[:, None]
-    write_sheet(path, np.concatenate([truth, clips], axis=1), num_frames=12)
+    write_sheet(
+        path,
+        np.concatenate([truth, clips], axis=1),
+        rows=["real", *(record.name for record in shown)],
+        prompts=[clip.prompt for clip in shown[0].clips[: len(clips)]],
+        num_frames=12,
+    )
 
 
 if __name__ == "__main__":

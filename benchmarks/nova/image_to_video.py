@@ -77,10 +77,16 @@ def main() -> None:
             evaluate(row, protocol, real, options.out / name, description=model.description)
         )
     comparison = write_report(folders(records), options.out, title="Image to video with NOVA")
-    clips = nova.generated_clips([r for r in records if r.row == "trained"], 4)
+    trained = [r for r in records if r.row == "trained"]
+    clips = nova.generated_clips(trained, 4)
     chosen = protocol.choose(real)[0][: len(clips)]
     truth = np.stack([real[i].video for i in chosen])[:, None]
-    write_sheet(options.out / "figure6.png", np.concatenate([truth, clips], axis=1))
+    write_sheet(
+        options.out / "figure6.png",
+        np.concatenate([truth, clips], axis=1),
+        rows=["real", *(record.name for record in trained)],
+        prompts=[clip.prompt for clip in trained[0].clips[: len(clips)]],
+    )
     results = {
         "scale": options.scale,
         "protocol": protocol.describe(real),

@@ -31,7 +31,7 @@ from arvid.experiments.paper import Cell, headings, metric_cells, plain_records,
 from arvid.experiments.variants import Variant, folders, score, train
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import colours, write_figure
+from arvid.report.panels import colours, legend_below, write_figure
 from arvid.report.plots import plain_ticks
 from arvid.training.activations import FP16_MAX, LARGEST, VARIANCE, block_names
 
@@ -168,7 +168,7 @@ def draw(
         axis.annotate(
             "fp16 overflows", (0, FP16_MAX), (2, -10), textcoords="offset points", fontsize=8
         )
-        axis.legend(frameon=False, fontsize=8)
+        legend_below(axis)
 
     def over_depth(axis: Axes) -> None:
         for name, found in watched.items():

@@ -37,7 +37,6 @@ from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
 from arvid.report.panels import colours, write_figure
-from arvid.sampling.contact_sheet import write_sheet
 
 RANKS = (8, 24)
 PARTS = {"image": "first frames", "video": "later frames"}
@@ -75,7 +74,7 @@ def main() -> None:
     }
     draw(options.out / "figure8a", losses, colours(comparison.rows))
     trained = [record for record in records if record.row == "trained"]
-    write_sheet(options.out / "figure9.png", nova.generated_clips(trained, 4))
+    nova.write_clips(options.out / "figure9.png", trained)
     lines = [*our_table(records, losses), "", tables.markdown(comparison)]
     results = {
         "scale": options.scale,

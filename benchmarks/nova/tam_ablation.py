@@ -47,8 +47,7 @@ from arvid.experiments.variants import (
 )
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import write_figure
-from arvid.sampling.contact_sheet import write_sheet
+from arvid.report.panels import legend_below, write_figure
 from arvid.sampling.sample import Conditions, sample
 from arvid.suites.vbench.record import Layout
 from arvid.training.generator_module import GeneratorModule
@@ -75,7 +74,7 @@ def main() -> None:
     comparison = write_report(folders(records), options.out, title="NOVA without TAM")
     draw(options.out / "tam", seconds)
     shown = [r for name in ("real", WITH, WITHOUT) for r in records if r.name == name]
-    write_sheet(options.out / "clips.png", nova.generated_clips(shown, 4))
+    nova.write_clips(options.out / "clips.png", shown)
     results = {
         "scale": options.scale,
         "published": PUBLISHED,
@@ -155,7 +154,7 @@ def draw(path: Path, seconds: Seconds) -> None:
             axis.plot(list(found), list(found.values()), "o-", label=name)
         axis.set(xlabel="frames", ylabel="seconds for one clip", title="Time against length")
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False)
+        legend_below(axis)
 
     write_figure(path, [panel])
 

@@ -244,7 +244,12 @@ def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], li
     comparison = write_report(folders(records), options.out, title="NOVA: images")
     shown = [r for r in records if r.name == "real" or r.row == "trained"]
     clips = nova.generated_clips(shown, 8)[:, :, 0]  # (prompt, row, H, W, 3)
-    write_sheet(options.out / "images.png", clips.swapaxes(0, 1)[None])
+    write_sheet(
+        options.out / "images.png",
+        clips.swapaxes(0, 1)[None],  # prompts in the place of frames
+        rows=[record.name for record in shown],
+        columns=[clip.prompt for clip in shown[0].clips[:8]],
+    )
     return records, [tables.markdown(comparison)], notes
 
 

@@ -33,7 +33,6 @@ from arvid.experiments.paper import plain_records, write_page
 from arvid.experiments.variants import folders, named_paths, score
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.sampling.contact_sheet import write_sheet
 from arvid.suites.vbench.record import Layout
 from arvid.training.generator_module import load_generator
 
@@ -169,7 +168,7 @@ def demo(options: argparse.Namespace) -> tuple[list[ResultRecord], list[str], li
     records = score(nova.guided(run), [protocol], options.out)
     comparison = write_report(folders(records), options.out, title="NOVA: guidance")
     shown = [r for r in records if r.name == "real" or r.row == "trained"]
-    write_sheet(options.out / "clips.png", nova.generated_clips(shown, 4))
+    nova.write_clips(options.out / "clips.png", shown)
     return records, [tables.markdown(comparison)], notes
 
 

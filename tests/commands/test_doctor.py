@@ -98,3 +98,15 @@ for name in {packages}:
 import arvid.commands.doctor
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_long_name_does_not_run_into_its_detail() -> None:
+    long = doctor.Row(name="n" * 60, status="ok", detail="fine")
+    short = doctor.Row(name="torch", status="missing", detail="absent", advice="Install it.")
+    lines = doctor.render({"Section": [long, short]}).splitlines()
+    assert lines[1:5] == [
+        f"  ok       {'n' * 60}",
+        " " * (11 + 42) + "fine",
+        f"  missing  torch{' ' * 37}absent",
+        f"{'':11}-> Install it.",
+    ]

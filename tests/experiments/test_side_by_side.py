@@ -97,7 +97,7 @@ def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> Non
             started = next(m for line in demo.stderr if (m := re.search(r"(\S+) starts", line)))
             if moment == "a job trains":
                 log = tmp_path / f"{started[1]}.log"
-                while not re.search(r"\| \d+/1000000 \[", _text(log)):
+                while not re.search(r": \d+/1000000 steps", _text(log)):
                     assert demo.poll() is None
                     time.sleep(0.1)
         finally:

@@ -155,7 +155,7 @@ def test_speeds_of_different_machines_are_noted(
 ) -> None:
     fast = [replace(record, hardware="1 x H200") for record in make_records("next_token")]
     runs = [save_run(tmp_path / "a", make_records("nova")), save_run(tmp_path / "b", fast)]
-    assert "1 x H200" in Comparison.from_runs(runs).notes[-1]
+    assert "1 x H200" in Comparison.from_runs(runs).warnings[-1]
 
 
 def test_runs_that_cannot_be_compared_are_refused(

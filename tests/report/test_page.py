@@ -100,6 +100,26 @@ class Browser:
             assert time.monotonic() < end, f"never became true: {condition}"
             time.sleep(0.05)
 
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                **(text if kind == "keyDown" else {}),
+            )
+
+    def wait_for_file(self, path: Path, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not path.is_file():
+            assert time.monotonic() < end, f"{path} was never written"
+            time.sleep(0.05)
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
@@ -158,9 +178,9 @@ def test_the_page_opens_without_complaints(browser: Browser, report: Path) -> No
 
 def test_its_videos_decode_and_play_together(browser: Browser, report: Path) -> None:
     browser.open(report / "index.html")
-    assert browser.run("document.querySelectorAll('video').length") == 2 * 2 * 7
+    assert browser.run("document.querySelectorAll('.clips video').length") == 2 * 2 * 7
     for i in range(2 * 2 * 7):
-        browser.run(f"(v = document.querySelectorAll('video')[{i}]).scrollIntoView()")
+        browser.run(f"(v = document.querySelectorAll('.clips video')[{i}]).scrollIntoView()")
         browser.wait_for("v.readyState >= 2 && v.videoWidth === 32 && v.currentTime > 0")
     browser.run("document.querySelector('.clips').scrollIntoView()")
     browser.run("document.getElementById('restart').click()")
@@ -211,6 +231,105 @@ def test_a_heading_sorts_and_keeps_reference_rows_on_top(browser: Browser, repor
     assert browser.run(rows) == [*references[::-1], "next_block", "next_token", "nova"]
 
 
+def test_keys_sort_a_table(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    browser.run("(b = document.querySelector('.numbers thead button')).focus()")
+    browser.press("Enter")
+    assert browser.run("b.closest('th').getAttribute('aria-sort')") == "ascending"
+    browser.press("Enter")
+    assert browser.run("b.closest('th').getAttribute('aria-sort')") == "descending"
+
+
+def test_a_clip_is_enlarged_by_click_and_keys(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    browser.run("(all = [...document.querySelector('.strip').querySelectorAll('.enlarge')])[0]")
+    browser.run("all[1].focus()")
+    browser.press("Enter")
+    assert browser.run("(large = document.getElementById('large')).open")
+    names = "[document.getElementById('large-name').textContent, large.querySelector('video').src]"
+    source = "all[{}].querySelector('video').dataset.src"
+    assert browser.run(names) == ["reconstruction", browser.run(source.format(1))]
+    browser.wait_for("large.querySelector('video').currentTime > 0")
+    browser.run("document.getElementById('close').focus()")
+    browser.press("ArrowRight")
+    assert browser.run(names) == ["first frame repeated", browser.run(source.format(2))]
+    browser.press("ArrowLeft")
+    browser.press("ArrowLeft")
+    assert browser.run(names)[0] == "real"
+    browser.press("Escape")
+    browser.wait_for("!large.open && document.activeElement === all[0]")
+    browser.run("all[3].click()")
+    assert browser.run("large.open")
+    browser.run("document.getElementById('close').click()")
+    assert not browser.run("large.open")
+    assert browser.complaints() == []
+
+
+def test_clips_and_tables_can_be_downloaded(browser: Browser, report: Path, tmp_path: Path) -> None:
+    browser.open(report / "index.html")
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for name in ("table.csv", "table.tex", "table.json", "table.md"):
+        browser.run(f"document.querySelector('a[download=\"{name}\"]').click()")
+        browser.wait_for_file(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (report / name).read_bytes()
+    browser.run("document.querySelector('.enlarge').click()")
+    browser.run("document.getElementById('download').click()")
+    clip = tmp_path / browser.run("document.getElementById('download').download")
+    assert clip.name == "real-img-src-x-onerror-alert-1-moves-left.mp4"
+    browser.wait_for_file(clip)
+    assert clip.read_bytes()[4:8] == b"ftyp"
+
+
+def test_the_theme_follows_the_system_until_the_button_is_pressed(
+    browser: Browser, report: Path
+) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    found = {}
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", features=features)
+        browser.open(report / "index.html")
+        found[scheme] = browser.run(paper)
+    assert found == {"light": "rgb(251, 250, 247)", "dark": "rgb(20, 24, 28)"}
+    browser.run("document.getElementById('theme').click()")
+    assert browser.run(paper) == found["light"]
+    browser.open(report / "index.html")
+    assert browser.run(paper) == found["light"]  # remembered
+    browser.run("localStorage.clear()")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_small_clips_have_sharp_pixels_on_request(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    browser.run("(v = document.querySelector('.clips video')).scrollIntoView()")
+    browser.wait_for("v.videoWidth === 32")
+    assert browser.run("getComputedStyle(v).imageRendering") == "pixelated"
+    browser.run("document.getElementById('pixels').click()")
+    assert browser.run("getComputedStyle(v).imageRendering") == "auto"
+
+
+def test_everything_has_a_name_for_screen_readers(browser: Browser, report: Path) -> None:
+    browser.open(report / "index.html")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = ("button", "link", "slider", "combobox", "checkbox", "image", "table", "columnheader")
+    named = {role: [] for role in roles}
+    for node in nodes:
+        if not node["ignored"] and (role := node["role"]["value"]) in named:
+            named[role].append(node["name"]["value"].strip())
+    assert all(named[role] for role in roles), named
+    # A table's corner is an empty heading by design.
+    assert all(name for role in roles if role != "columnheader" for name in named[role])
+    assert "FD (sprites) lower is better" in " ".join(" ".join(named["button"]).split())
+    assert any(name.startswith("Enlarge nova: ") for name in named["button"])
+
+
+def test_records_are_linked_from_the_page(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    folders = set(re.findall(r'<a href="([^"]+evaluation/)"', page))
+    assert len(folders) == 7
+    assert all((report / folder / "sprites-t2v.json").is_file() for folder in folders)
+
+
 def test_text_from_outside_stays_text(browser: Browser, report: Path) -> None:
     browser.open(report / "index.html")
     prompts = browser.run("[...document.querySelectorAll('.prompt span')].map(e => e.textContent)")
@@ -248,7 +367,7 @@ def test_a_clip_that_is_gone_leaves_a_gap(
     (found[1] / "evaluation/sprites-t2v/001.mp4").unlink()
     write_report(found, tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()
-    assert (page.count("<video"), page.count(">no clip<")) == (7, 1)
+    assert (page.count("data-src="), page.count(">no clip<")) == (7, 1)
 
 
 def test_a_page_without_clips_and_curves_still_comes(

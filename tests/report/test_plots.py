@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from arvid.evaluation.records import ResultRecord
 from arvid.report import plots
 from arvid.report.comparison import Comparison
+from arvid.report.panels import legend_below, write_figure
+from arvid.report.plots import apart
 
 NAMES = ("nova-cosine", "nova-linear", "nova-8-sets", "nova-deep", "nova-wide")
 VALUES = ((61.3, 9.4), (62.0, 9.9), (63.1, 9.5), (60.5, 10.3), (65.0, 9.6))
@@ -66,7 +71,7 @@ def test_losses_by_latent_frame_are_those_of_the_last_validation(
     by_frame: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Callable[[Axes], None]] = []
-    monkeypatch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+    monkeypatch.setattr(plots, "panel", lambda _, draw, **kwargs: drawn.append(draw) or "")
     plot = plots.loss_by_latent_frame(by_frame)
     assert plot is not None
     assert [row.name for row in plot.rows] == ["a", "c", "d"]
@@ -90,9 +95,9 @@ def overlaps(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> int:
     """Pairs of labels that lie on each other in the plot as it is drawn."""
     drawn: list[Callable[[Axes], None]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(plots, "panel", lambda _, draw: drawn.append(draw) or "")
+        patch.setattr(plots, "panel", lambda _, draw, **kwargs: drawn.append(draw) or "")
         plots.quality_against_speed(comparison)
-    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axis = figure.subplots()
     drawn[0](axis)
     figure.draw_without_rendering()
@@ -111,3 +116,38 @@ def test_labels_of_close_points_are_spread(
 
 def test_the_same_records_give_the_same_picture(close: Comparison) -> None:
     assert plots.quality_against_speed(close) == plots.quality_against_speed(close)
+
+
+def test_a_figure_comes_for_pages_papers_and_slides(tmp_path: Path) -> None:
+    def draw(axis: Axes) -> None:
+        axis.plot([0, 1], [1, 2], label="a")
+        legend_below(axis)
+
+    for folder in ("first", "second"):
+        write_figure(tmp_path / folder / "f", [draw, draw_plain], size=(4, 3))
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == ["f-column.pdf", "f-slide.png", "f.pdf", "f.png", "f.svg"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert read_png(tmp_path / "first/f.png").shape == (480, 1280, 3)
+    assert read_png(tmp_path / "first/f-slide.png").shape == (720, 1920, 3)
+    box = re.search(
+        rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / "first/f-column.pdf").read_bytes()
+    )
+    assert box is not None
+    assert [float(x) for x in box.groups()] == pytest.approx([3.35 * 72, 2 * 3.35 * 72 * 3 / 4])
+
+
+def draw_plain(axis: Axes) -> None:
+    axis.plot([0, 1], [2, 1])
+
+
+def read_png(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_names_of_lines_stay_apart_and_inside() -> None:
+    assert apart([0.1, 0.5], 0.1) == [0.1, 0.5]
+    assert apart([0.1, 0.12, 0.13], 0.1) == pytest.approx([0.1, 0.2, 0.3])
+    assert apart([0.95, 0.97, 0.98], 0.1) == pytest.approx([0.8, 0.9, 1.0])
+    assert apart([], 0.1) == []

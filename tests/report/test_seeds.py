@@ -80,7 +80,7 @@ def test_the_mean_over_seeds_with_its_deviation(seed: Save, tmp_path: Path) -> N
     stored = json.loads((tmp_path / "report/table.json").read_text())["rows"][1]["records"]
     assert [r["setting_hash"] for r in stored] == [f"hash{n}" for n in (0, 0, 1, 1, 2, 2)]
     page = (tmp_path / "report/index.html").read_text()
-    assert all(f"<td>nova-{n}-0</td>" in page for n in range(3))
+    assert all(f">nova-{n}-0</a></td>" in page for n in range(3))
 
 
 def test_rows_within_noise_are_told_by_the_seeds(seed: Save) -> None:

@@ -18,7 +18,7 @@ from arvid.evaluation.row_kinds import ReconstructionRow
 from arvid.nn.finite import require_finite_weights
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.paradigms.nova.sampling import NovaSampling
-from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side
+from arvid.sampling.contact_sheet import contact_sheet, encode_png, side_by_side, write_sheet
 from arvid.sampling.sample import Conditions, clip_grid, sample, stream
 from arvid.training import generator_module
 from arvid.training.generator_module import GeneratorModule, load_generator
@@ -209,6 +209,24 @@ def test_contact_sheet_shows_first_to_last_frame_of_each_clip() -> None:
     assert (sheet[4:6] == 255).all()
     assert contact_sheet(videos, num_frames=40, gap=0).shape == (8, 17 * 6, 3)
     assert contact_sheet(videos, num_frames=9, gap=2, scale=3).shape == (2 * 12 + 2, 9 * 18 + 16, 3)
+
+
+def test_a_sheet_names_rows_prompts_and_frames(tmp_path: Path) -> None:
+    clips = np.zeros((2, 3, 17, 96, 96, 3), np.uint8)
+    write_sheet(tmp_path / "bare.png", clips)
+    names, prompts = ("a", "a long name", "c"), ("a red square", "é" * 500)
+    for _ in range(2):
+        write_sheet(tmp_path / "named.png", clips, rows=names, prompts=prompts)
+    bare, named = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("bare", "named"))
+    assert bare.shape == (20 + 2 * 3 * 96 + 4 * 4 + 4, 9 * 100, 3)
+    left = named.shape[1] - bare.shape[1]
+    assert 60 < left < 110  # "a long name"
+    assert named.shape[0] == bare.shape[0] + 2 * 24
+    assert (named[:20, left:] < 255).any(), "numbers of frames"
+    assert (named[20:44] < 255).any(), "the prompt"
+    middle = 44 + 100 + 48
+    assert (named[middle - 8 : middle + 8, : left - 4] < 255).any(), "the name of the second row"
+    assert (named[44:, left : left + 96] == 0).mean() > 0.9
 
 
 def test_clips_side_by_side_and_as_png() -> None:

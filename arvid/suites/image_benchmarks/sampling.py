@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from arvid.errors import UserError
 from arvid.files import atomic_write, sha256_json
+from arvid.progress import Bar
 from arvid.sampling.contact_sheet import write_png
 from arvid.suites.image_benchmarks.benchmark import Batch, Part
 from arvid.suites.manifest import claim
@@ -61,7 +61,7 @@ def sample_part(
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     mine = part.batches[shard[0] :: shard[1]]
-    for batch in tqdm(mine, desc=part.folder.name, disable=not progress, leave=False):
+    for batch in Bar(mine, part.folder.name, unit="batch", hidden=not progress):
         if not all(path.exists() for path in batch.files):
             seeds = range(seed, seed + batch.num_images)
             images = sampler([batch.prompt] * batch.num_images, seeds)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from arvid.data.video import VideoError, probe_video, write_video
+from arvid.progress import Bar
 from arvid.suites.vbench.suite import Take
 
 VideoSampler = Callable[[str, int], UInt8[np.ndarray, "t h w 3"]]
@@ -53,7 +53,7 @@ def sample_suite(
     folder.mkdir(parents=True, exist_ok=True)
     num_sampled = 0
     mine = takes[shard[0] :: shard[1]]
-    for take in tqdm(mine, desc="vbench videos", disable=not progress, leave=False):
+    for take in Bar(mine, "vbench videos", unit="video", hidden=not progress):
         path = folder / take.file
         if not _is_readable(path):
             text = take.prompt.text if texts is None else texts[take.prompt.text]

@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import arvid
 from arvid.contracts import UserError
 from arvid.data.video import read_video
 from arvid.metrics.inference import full_precision
 from arvid.processes import best_device, gather, rank_and_count, wait_for_all
+from arvid.progress import Bar
 from arvid.sealed import Damaged, verify, write_sealed_json
 from arvid.suites.vbench.dimensions import Dimension, VideoScore
 from arvid.suites.vbench.networks import weights_hash
@@ -130,7 +129,7 @@ def _score_videos(
     scores = _interrupted(_partials(partial.parent, name), made_with)
     counted: Counter[str] = Counter()
     chosen: dict[str, VideoScore] = {}
-    for take in tqdm(takes, desc=name, disable=not progress, leave=False):
+    for take in Bar(takes, name, unit="video", hidden=not progress):
         text = take.prompt.text
         if counted[text] == SAMPLES:
             continue
