@@ -4,7 +4,8 @@
     clips = model.sample("a large red square moves left", seed=0)
     results = arvid.evaluate(model, "sprites-generation")
 
-`load`, `evaluate`, `compare`, `tokenize`, `detokenize` and `plot` are imported at first use (see docs/python.md).
+`load`, `evaluate`, `compare`, `plot`, `tokenize`, `detokenize` and `push` are imported at first use. docs/python.md
+shows them.
 """
 
 from importlib import import_module
@@ -15,12 +16,13 @@ from arvid._torchvision import prepare_torchvision
 if TYPE_CHECKING:
     from arvid.api.model import load
     from arvid.api.plotting import plot
+    from arvid.api.publishing import push
     from arvid.api.scoring import compare, evaluate
     from arvid.api.tokens import detokenize, tokenize
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compare", "detokenize", "evaluate", "load", "plot", "tokenize"]
+__all__ = ["__version__", "compare", "detokenize", "evaluate", "load", "plot", "push", "tokenize"]
 
 prepare_torchvision()
 
@@ -30,6 +32,7 @@ _MODULES = {
     "evaluate": "arvid.api.scoring",
     "load": "arvid.api.model",
     "plot": "arvid.api.plotting",
+    "push": "arvid.api.publishing",
     "tokenize": "arvid.api.tokens",
 }
 

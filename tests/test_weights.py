@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from arvid import weights
+from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.weights import Weights
 
@@ -90,6 +91,32 @@ def test_download_that_fails_or_is_another_file_leaves_nothing(
         ):
             weights.locate("small")
         assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_the_command_lists_downloads_and_checks(
+    monkeypatch: pytest.MonkeyPatch, web: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = Weights(
+        file="w.pt",
+        purpose="a test",
+        source="somewhere",
+        digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(),
+        url=web.url("published.pt", CONTENT),
+    )
+    monkeypatch.setattr(weights, "KNOWN", {"small": known})
+    monkeypatch.setattr("arvid.commands.weights.KNOWN", weights.KNOWN)
+    assert "`arvid weights get small` downloads it" in weights.how_to_get("small")
+    assert main(["weights", "list"]) == 0
+    assert "small  absent   a test" in capsys.readouterr().out
+    assert main(["weights", "get", "small"]) == 0
+    assert capsys.readouterr().out == f"{known.path}\n"
+    assert main(["weights", "check"]) == 0
+    known.path.write_bytes(b"changed")
+    assert main(["weights", "check", "small"]) == 1
+    assert "small  damaged" in capsys.readouterr().out
+    assert main(["weights", "get"]) == 2
+    assert main(["weights", "get", "smal"]) == 2
+    assert "Did you mean 'small'?" in capsys.readouterr().err
 
 
 def test_damaged_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,7 @@ class Clips:
             shown = f'<img {look} src="{_data_uri("image/png", encode_png(clip[0]))}">'
         else:
             source = _data_uri("video/mp4", _encode(clip, self.fps))
-            shown = (
-                f'<video {look} src="{source}" autoplay loop muted playsinline controls></video>'
-            )
+            shown = f'<video {look} src="{source}" autoplay loop muted playsinline></video>'
         caption = html.escape(self.captions[index]) if self.captions else ""
         return (
             f'<figure style="margin:0;width:{max(width, 120)}px">{shown}'

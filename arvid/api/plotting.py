@@ -52,7 +52,9 @@ class Plots(Sequence[Plot]):
         return "".join(self._figure(plot) for plot in self.plots)
 
     def _figure(self, plot: Plot) -> str:
-        panels = "".join(f'<div style="width:420px">{panel}</div>' for panel in plot.panels)
+        panels = "".join(
+            f'<div style="width:420px;background:white">{panel}</div>' for panel in plot.panels
+        )
         names = [
             f'<span style="color:{self.palette[row.name]}">■</span> {html.escape(row.name)} '
             for row in plot.rows

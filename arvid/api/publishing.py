@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arvid.api.card import card
+from arvid.api.model import Source, locate
 from arvid.api.repository import FORMAT, MANIFEST, check_name, endpoint
 from arvid.contracts import UserError
 from arvid.evaluation.records import EVALUATION_FOLDER, ResultRecord, load_run
@@ -15,7 +16,7 @@ from arvid.evaluation.rows import records_folder
 from arvid.files import atomic_write, sha256_file
 from arvid.sealed import write_sealed_json
 from arvid.training.checkpoint_io import read_checkpoint, verifying
-from arvid.training.generator_module import checkpoint_path, read_description
+from arvid.training.generator_module import read_description
 from arvid.training.keys import PUBLISHED
 from arvid.training.published import write_published
 
@@ -31,7 +32,7 @@ class Published:
     """Folder, or address of the commit."""
 
 
-def write_repository(run: str | Path, name: str, folder: Path, *, licence: str | None) -> Published:
+def write_repository(run: Source, name: str, folder: Path, *, licence: str | None) -> Published:
     """Write the repository `user/name` of a run into an empty or new folder.
 
     Raises UserError for a run without a generator's checkpoint, damaged files, and a folder with other files.
@@ -39,7 +40,7 @@ def write_repository(run: str | Path, name: str, folder: Path, *, licence: str |
     check_name(name)
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder.")
-    path = checkpoint_path(run)
+    path = locate(run)
     with verifying(path):
         checkpoint = read_checkpoint(path)
         description = read_description(path, checkpoint)
@@ -62,10 +63,11 @@ def write_repository(run: str | Path, name: str, folder: Path, *, licence: str |
     return Published((*digests, "README.md", MANIFEST), str(folder))
 
 
-def push(
-    run: str | Path, name: str, *, licence: str | None = None, private: bool = False
-) -> Published:
-    """Publish a run as `user/name`, in one commit. Needs a token of the hub (`hf auth login`, or HF_TOKEN).
+def push(run: Source, name: str, *, licence: str | None = None, private: bool = False) -> Published:
+    """Publish a run as `user/name` on the Hugging Face Hub, in one commit.
+
+    Needs a token of the hub (`hf auth login`, or HF_TOKEN). `run` is a run folder, a checkpoint or a model. `licence`
+    is the weights' licence as the hub names it, by default not stated.
 
     Raises UserError as `write_repository` does, and if the hub refuses it.
     """
@@ -79,7 +81,7 @@ def push(
         try:
             api.create_repo(name, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=name, folder_path=folder, commit_message=f"arvid push {Path(run).name}"
+                repo_id=name, folder_path=folder, commit_message=f"arvid push {name}"
             )
         except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
             raise UserError(

@@ -91,5 +91,7 @@ def test_importing_arvid_is_quick() -> None:
     listed = "import arvid, sys; print(*dir(arvid)); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True)
     names, modules = done.stdout.splitlines()
-    assert {"load", "evaluate", "compare", "plot", "tokenize", "detokenize"} <= set(names.split())
+    assert {"load", "evaluate", "compare", "plot", "push", "tokenize", "detokenize"} <= set(
+        names.split()
+    )
     assert not {"numpy", "torch", "arvid.api"} & set(modules.split())

@@ -105,7 +105,12 @@ def run_cells(notebook: Path, show: Callable[[Any], None]) -> None:
                 show(eval(code, known))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+SLOW = {"own-clips": pytest.mark.slow}  # it trains a tokenizer and a generator
+
+
+@pytest.mark.parametrize(
+    "notebook", [pytest.param(p, id=p.stem, marks=SLOW.get(p.stem, ())) for p in NOTEBOOKS]
+)
 def test_notebooks(notebook: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i, clip in enumerate(Sprites(12, size=64)):
         write_video(folder / f"videos/{'ab'[i % 2]}/{i}.mp4", clip.video, 8)
