@@ -37,13 +37,6 @@ def hardware() -> str:
     return f"{gpus}; {cpu}"
 
 
-def fast_dtype() -> str:
-    """Type of a generator's weights that is fast on this machine: bfloat16 on GPUs that have it, else float32."""
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bfloat16"
-    return "float32"
-
-
 def instruction_set() -> str:
     """The CPU instructions that torch uses, e.g. `AVX512, avx512_bf16`, with the variables that limit them."""
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]

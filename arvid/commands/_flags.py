@@ -39,16 +39,13 @@ def chosen_dtype(asked: str) -> str:
         return asked
     import torch
 
-    from arvid.hardware import fast_dtype
-
-    dtype = fast_dtype()
-    if dtype != "float32":
-        torch.set_float32_matmul_precision("high")
-        if rank_and_count()[0] == 0:
-            print(
-                f"Precision: {dtype} weights, TF32 products elsewhere. For float32: --dtype float32."
-            )
-    return dtype
+    cuda = torch.cuda
+    if not (cuda.is_available() and cuda.is_bf16_supported(including_emulation=False)):
+        return "float32"
+    torch.set_float32_matmul_precision("high")
+    if rank_and_count()[0] == 0:
+        print("Precision: bfloat16 weights, TF32 products elsewhere. For float32: --dtype float32.")
+    return "bfloat16"
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:

@@ -114,12 +114,9 @@ def graphs_of(module: nn.Module) -> CudaGraphs:
     return known[1]
 
 
-def has_graphs(x: Tensor) -> bool:
-    """Whether sampling on the device of `x` captures CUDA graphs.
-
-    Not under autocast: it frees the casted weights, which graphs need.
-    """
-    return _allowed and x.is_cuda and not torch.is_autocast_enabled("cuda")
+def may_capture() -> bool:
+    """Whether sampling on a GPU captures graphs. Not under autocast: it frees the casted weights, which graphs need."""
+    return _allowed and not torch.is_autocast_enabled("cuda")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import KVCache, Transformer
-from arvid.nn.cuda_graph import CudaGraph, has_graphs
+from arvid.nn.cuda_graph import CudaGraph, may_capture
 from arvid.nn.functional import FunctionalTransformer
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.nn.positions import Rotation
@@ -85,6 +85,11 @@ class FixedSteps:
 
 IDLE: WeakKeyDictionary[nn.Module, tuple[object, FixedSteps]] = WeakKeyDictionary()
 """Steps of each network that no decoder uses now, with their kind (`Decoder._kind`)."""
+
+
+def has_graphs(context: Tensor) -> bool:
+    """Whether steps are captured as CUDA graphs."""
+    return context.is_cuda and may_capture()
 
 
 class Decoder:

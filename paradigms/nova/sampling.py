@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arvid.contracts import Request, SamplingOptions, UserError
 from arvid.nn.attention import KVCache
-from arvid.nn.cuda_graph import graphs_of, has_graphs
+from arvid.nn.cuda_graph import CudaGraphs, graphs_of, may_capture
 from arvid.nn.heads.diffusion import DiffusionHead, WholeFrame
 from arvid.nn.masking import read_tokens, write_tokens
 from arvid.nn.tokens import to_patches
@@ -136,9 +136,7 @@ class ClipSampler:
         model, options = self.model, self.options
         tokens = model.empty_tokens(len(orders), orders.device)
         sizes = set_sizes(model.num_positions, options.num_sets or model.num_sets)
-        graphs = None
-        if has_graphs(tokens) and not model.training:
-            graphs = graphs_of(model.spatial)
+        graphs = self._graphs()
         for i, part in enumerate(set_slices(sizes)):
             given = indicators(tokens, orders[:, : part.start]), tokens, orders
             of_set = partial(self._hidden, part=part)
@@ -148,6 +146,11 @@ class ClipSampler:
             tokens = write_tokens(tokens, new, self._tokens(hidden, new, (i + 1) / len(sizes)))
             self.request.on_step()
         return tokens
+
+    def _graphs(self) -> CudaGraphs | None:
+        """The graphs of the spatial layers; None where kernels are launched one by one."""
+        captures = self.context.is_cuda and may_capture() and not self.model.training
+        return graphs_of(self.model.spatial) if captures else None
 
     def _hidden(
         self,

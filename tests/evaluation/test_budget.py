@@ -15,6 +15,7 @@ from arvid.evaluation.budget import (
     generation_flops,
     training_flops,
 )
+from arvid.flops import flop_counter
 from arvid.nn.attention import Attention
 from arvid.nn.text import WordTextEncoder
 from arvid.paradigms.next_block import NextBlock

@@ -69,7 +69,10 @@ def test_captured_sets_draw_what_others_do(tam: bool, monkeypatch: pytest.Monkey
     net, given = model(tam=tam), condition()
     requests = [Request(given, GRID, options=OPTIONS, generator=seeded(i)) for i in range(2)]
     plain = [net.generate(request) for request in requests]
-    monkeypatch.setattr(sampling, "has_graphs", lambda x: True)
+    graphs = cuda_graph.graphs_of
+    monkeypatch.setattr(
+        sampling.ClipSampler, "_graphs", lambda sampler: graphs(sampler.model.spatial)
+    )
     monkeypatch.setattr(cuda_graph, "CudaGraph", Replayed)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(Replayed, "captured", 0)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from arvid.cli import main
 from arvid.commands import sample, vbench
+from arvid.commands._flags import chosen_dtype
 from arvid.commands._sampling import CommandParser, sampling_options
 from arvid.errors import UserError
 from arvid.options import SamplingOptions
@@ -99,3 +101,20 @@ def test_an_option_may_not_be_called_as_one_of_the_command(
     monkeypatch.setattr(generator_module, "load_sampling", lambda *_, **__: Own())
     with pytest.raises(UserError, match="option count is also one of the command's"):
         parsed(sample.add_arguments, "--checkpoint=x")
+
+
+def test_the_type_of_weights_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen_dtype("float16") == "float16"
+    assert chosen_dtype("auto") == "float32"
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert chosen_dtype("auto") == "bfloat16"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert "bfloat16 weights" in capsys.readouterr().out

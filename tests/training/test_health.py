@@ -59,6 +59,6 @@ def test_flops_of_a_batch_are_those_of_its_step(
     assert seconds_at_peak(module, batch) == 0  # a CPU's peak rate is not known
     monkeypatch.setattr(health, "get_available_flops", lambda *_: 10 * counted)
     monkeypatch.setattr(health, "flops_of_batch", lambda *_: counted)
-    module._device = torch.device("cuda")
+    module._device = torch.device("cuda", 0)
     module._trainer = SimpleNamespace(precision="bf16-mixed")  # type: ignore[assignment]
     assert seconds_at_peak(module, batch) == pytest.approx(0.1 / 3)

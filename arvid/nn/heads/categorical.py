@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.nn.checkpointing import checkpointed
-from arvid.nn.cuda_graph import CudaGraphs, graphs_of, has_graphs
+from arvid.nn.cuda_graph import CudaGraphs, graphs_of, may_capture
 from arvid.nn.heads.threshold import draw_kept
 from arvid.nn.linear import FEW_ROWS, linear
 from arvid.options import option
@@ -141,7 +141,7 @@ class CategoricalHead(TokenHead):
         generator: torch.Generator | None,
     ) -> Int[Tensor, "b n"]:
         # The graphs are kept with the linear map, which `packed` heads share.
-        graphs = graphs_of(self.logits) if has_graphs(logits) else None
+        graphs = graphs_of(self.logits) if logits.is_cuda and may_capture() else None
         return draw(logits.flatten(0, 1), options, generator, graphs).view(logits.shape[:2])
 
     def take_fault(self) -> bool:

@@ -26,7 +26,7 @@ from arvid.contracts import SamplingOptions, TokenHead, UserError
 from arvid.lasting import constant
 from arvid.nn.attention import gather_rows
 from arvid.nn.checkpointing import checkpointed
-from arvid.nn.cuda_graph import graphs_of, has_graphs
+from arvid.nn.cuda_graph import graphs_of, may_capture
 from arvid.nn.draws import draw, randn_like
 from arvid.nn.heads.diffusion_process import (
     NUM_TRAIN_STEPS,
@@ -288,7 +288,7 @@ class DiffusionHead(TokenHead):
         def denoised(passes: Tensor, noise: Tensor) -> Tensor:
             return self._denoised(passes, iter(noise), options, image_guidance)
 
-        if self.training or not has_graphs(hidden):
+        if self.training or not may_capture():
             return denoised(passes, noise)
         return graphs_of(self)((options, image_guidance), denoised, passes, noise).clone()
 
