@@ -11,7 +11,7 @@ import torch
 from arvid.contracts import Paradigm
 from arvid.nn import draws
 
-OPTIONS = {"fallback_random": True}
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True}
 """Options of inductor, torch's default backend: random numbers are those of torch, so seeds mean the same."""
 
 
