@@ -447,6 +447,8 @@ class Paradigm(_Checked, nn.Module, ABC):
     compiled_method: ClassVar[str] = "loss"
     """Method that `torch.compile` compiles as one graph; by default `loss`. It must not read values of tensors. A loss
     that does, such as a drawn number of masked tokens, calls another method with them."""
+    varying_lengths: ClassVar[bool] = False
+    """Whether numbers of tokens in that method vary from step to step."""
     required_frames: int = 0
     """Minimum number of prefix latent frames, for a paradigm that can only continue clips."""
 

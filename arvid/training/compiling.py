@@ -16,9 +16,10 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": 
 
 
 def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the paradigm's method `compiled_method` as one graph for each set of sizes.
+    """Compile the paradigm's method `compiled_method` as one graph.
 
-    The first step with other sizes compiles again, with symbolic sizes. Batches that several processes share are
+    The second step compiles again: what the first one has made and kept is now given. If lengths vary, they are then
+    symbolic. Batches that several processes share are
     computed without the compiled code, since their random numbers come from a shared stream.
 
     Args:
@@ -28,7 +29,12 @@ def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "indu
     name = paradigm.compiled_method
     plain = getattr(paradigm, name)
     options = OPTIONS if backend == "inductor" else None
-    compiled = torch.compile(plain, backend=backend, fullgraph=True, options=options)
+    dynamic = (
+        None if paradigm.varying_lengths else False
+    )  # None: symbolic from the second length on
+    compiled = torch.compile(
+        plain, backend=backend, fullgraph=True, dynamic=dynamic, options=options
+    )
 
     @functools.wraps(plain)
     def choose(*args: Any, **kwargs: Any) -> Any:

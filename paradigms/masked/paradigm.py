@@ -76,6 +76,7 @@ class Masked(Paradigm):
     takes_frame_conditions = True
     is_causal = False
     compiled_method = "_loss_of"
+    varying_lengths = True
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class NextScale(Paradigm):
     heads = HEADS
     options_class = NextScaleSampling
     takes_frame_conditions = True
+    compiled_method = "_loss_of"
     blocks: Tensor
     cos: Tensor
     sin: Tensor
@@ -189,18 +190,30 @@ class NextScale(Paradigm):
         drop = None
         if self.training:
             drop = draw(partial(torch.rand, device=tokens.device), [batch]) < self.condition_dropout
-        context = self.context(condition, batch, drop)
         corrupt = self._corrupt if self.training and self.corruption else None
         split = self.scales.split(tokens.flatten(0, 1), corrupt)
+        target = self._normalised(split.targets).unflatten(0, (batch, num_frames)).flatten(1, 2)
+        return self._loss_of(tokens, condition, drop, split.shown, target)
+
+    def _loss_of(
+        self,
+        tokens: Tokens,
+        condition: Condition,
+        drop: Tensor | None,
+        shown: list[Tensor],
+        target: Tensor,
+    ) -> dict[str, Tensor]:
+        """`loss`, with given inputs of all scales, and targets (B, T·P[, C])."""
+        batch, num_frames = tokens.shape[:2]
+        context = self.context(condition, batch, drop)
         before = self.before(tokens[:, :-1] if num_frames > 1 else None, batch)
-        x = self.inputs(split.shown, before.flatten(0, 1)).unflatten(0, (batch, num_frames))
+        x = self.inputs(shown, before.flatten(0, 1)).unflatten(0, (batch, num_frames))
         of_frames = self.frame_conditions(condition, batch, num_frames, drop)  # (B, t, D)
         if of_frames is not None:
             x = x + of_frames[:, :, None]
         x = torch.cat([context.to(x.dtype), x.flatten(1, 2)], dim=1)
         x = self.transformer(x, self.mask(x.shape[1]), rotation=self.rotary(0, x.shape[1]))
         hidden = self.norm(x[:, context.shape[1] :])
-        target = self._normalised(split.targets).unflatten(0, (batch, num_frames)).flatten(1, 2)
         losses = self.head.loss(hidden, target)
         return self._means(losses.unflatten(1, (num_frames, -1)))
 

@@ -38,10 +38,16 @@ def _resize(x: Tensor, side: Side, mode: str) -> Tensor:
     old = (x.shape[1], x.shape[2])
     if old == side:
         return x
-    rows, columns = (_matrix(n, new, mode, x.device) for n, new in zip(old, side, strict=True))
+    rows, columns = (_constant(n, new, mode, x.device) for n, new in zip(old, side, strict=True))
     with torch.autocast(x.device.type, enabled=False):
         y = torch.einsum("ih,nhwc,jw->nijc", rows, x.float(), columns)
     return y.to(x.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(num: int, new: int, mode: str, device: torch.device) -> Tensor:
+    """`_matrix`, which torch.compile takes for a constant: it cannot follow how the matrix is made and kept."""
+    return _matrix(num, new, mode, device)
 
 
 @lru_cache(maxsize=256)

@@ -85,6 +85,7 @@ class NOVA(Paradigm):
     options_class = NovaSampling
     takes_frame_conditions = True
     compiled_method = "_loss_of"
+    varying_lengths = True
 
     def __init__(
         self,
