@@ -37,7 +37,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         work: name of the work.
         total: number of units.
         unit: name of one unit, in the singular.
-        hidden: show nothing, for processes other than the first.
+        hidden: show nothing, for processes other than the first. Nothing is shown of no units either.
         leave: keep the finished bar. A log then always has a last line.
         initial: units that were done before.
     """
@@ -62,7 +62,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
             work,
             total,
             unit=unit,
-            disable=hidden,
+            disable=hidden or total == 0,
             leave=leave,
             initial=initial,
             file=sys.stderr,
@@ -85,7 +85,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         mean = done / values["elapsed"] if values["elapsed"] else 0.0
         rate = mean if self._closed else values["rate"] or mean
         units = self.unit + ("es" if self.unit.endswith("ch") else "s")
-        speed = f"{rate:#.3g} {units}/s"
+        speed = f"{rate:#.3g} {units}/s" if rate else f"? {units}/s"
         if 0 < rate < 1:
             speed = f"{1 / rate:#.3g} s/{self.unit}"
         return {**values, "units": units, "speed": speed}

@@ -57,6 +57,8 @@ def test_the_last_line_is_the_only_one_of_its_kind_and_has_the_mean_speed(
 def test_short_work_leaves_a_log_empty(capsys: pytest.CaptureFixture[str], clock: _Clock) -> None:
     for _ in Bar(range(3), "clips", 3):
         clock.now += 1.0
+    for _ in Bar([], "no clips", 0, leave=True):
+        pass
     assert capsys.readouterr().err == ""
 
 
