@@ -47,11 +47,9 @@ def test_the_demo(
     assert found.keys() == {"fd-sprites", "psnr-pooled", "ssim"}
     assert found["psnr-pooled"] > 20
     picture = cv2.imread(str(out / "originals-and-reconstructions.png"))
-    assert picture.shape == (
-        3 * 3 * (96 + 2) - 2,
-        9 * (96 + 2) - 2,
-        3,
-    )  # 3 clips of 3 rows, 9 frames
+    # 3 clips of 3 rows, 9 frames; frame numbers above, names on the left
+    assert picture.shape[0] == 20 + 3 * (3 * 100 - 4) + 2 * 4
+    assert 9 * 100 - 4 < picture.shape[1] < 9 * 100 + 200
 
 
 @pytest.fixture
