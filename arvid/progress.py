@@ -37,7 +37,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         work: name of the work.
         total: number of units.
         unit: name of one unit, in the singular.
-        hidden: show nothing, for processes other than the first.
+        hidden: show nothing, for processes other than the first. Nothing is shown of no units either.
         leave: keep the finished bar. A log then always has a last line.
         initial: units that were done before.
     """
@@ -56,13 +56,13 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         self.lines = not sys.stderr.isatty()
         self._began = time.monotonic()
         self._next_line = self._began + FIRST_SECONDS
-        self._written = False
+        self._written = self._closed = False
         super().__init__(
             items,
             work,
             total,
             unit=unit,
-            disable=hidden,
+            disable=hidden or total == 0,
             leave=leave,
             initial=initial,
             file=sys.stderr,
@@ -82,9 +82,10 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         """What the forms above may hold: tqdm's values, the plural of the unit, and the speed in words."""
         values = super().format_dict
         done = values["n"] - values["initial"]
-        rate = values["rate"] or (done / values["elapsed"] if values["elapsed"] else 0.0)
+        mean = done / values["elapsed"] if values["elapsed"] else 0.0
+        rate = mean if self._closed else values["rate"] or mean
         units = self.unit + ("es" if self.unit.endswith("ch") else "s")
-        speed = f"{rate:#.3g} {units}/s"
+        speed = f"{rate:#.3g} {units}/s" if rate else f"? {units}/s"
         if 0 < rate < 1:
             speed = f"{1 / rate:#.3g} s/{self.unit}"
         return {**values, "units": units, "speed": speed}
@@ -95,7 +96,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
             super().display(*args, **kwargs)
             return
         now = time.monotonic()
-        if now >= self._next_line:
+        if now >= self._next_line and not self._closed:
             self._next_line = now + min(
                 max(FIRST_SECONDS, GROWTH * (now - self._began)), LONGEST_SECONDS
             )
@@ -104,6 +105,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
     def close(self) -> None:
         """Erase the bar, or leave it; in a log, write the last line if there were others or the bar would stay."""
         if self.lines and not self.disable:
+            self._closed = True
             if self.leave or self._written:
                 self._write(DONE)
             self.fp = io.StringIO()  # tqdm ends a bar with a control character

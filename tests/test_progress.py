@@ -35,13 +35,30 @@ def test_a_log_gets_lines_ever_more_rarely(
     lines = text.splitlines()
     assert lines[0].startswith(f"run: {FIRST_SECONDS:.0f}/4000 steps, train_loss 4, 1.00 steps/s, ")
     assert lines[0].endswith(" left")
+    assert len([line for line in lines if line.startswith("run: 4000/4000")]) == 1
     assert 40 < len(lines) < 120  # one each 5 s at first, one each 200 s at last
     assert lines[-1] == "run: 4000/4000 steps, train_loss 3999, 1.00 steps/s, 1:06:40 in all"
+
+
+def test_the_last_line_is_the_only_one_of_its_kind_and_has_the_mean_speed(
+    capsys: pytest.CaptureFixture[str], clock: _Clock
+) -> None:
+    with Bar(work="run", total=3, unit="step", leave=True) as bar:
+        for seconds in (1.0, 1.0, 4.0):
+            clock.now += seconds
+            bar.update()
+        clock.now += 24.0  # saving
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-1] == "run: 3/3 steps, 10.0 s/step, 00:30 in all"
+    assert len(shown) == 2
+    assert shown[0].endswith(" left")
 
 
 def test_short_work_leaves_a_log_empty(capsys: pytest.CaptureFixture[str], clock: _Clock) -> None:
     for _ in Bar(range(3), "clips", 3):
         clock.now += 1.0
+    for _ in Bar([], "no clips", 0, leave=True):
+        pass
     assert capsys.readouterr().err == ""
 
 

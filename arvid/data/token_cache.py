@@ -106,7 +106,7 @@ def encode_dataset(
     )  # so that independent runs that fill one folder rarely make the same shard
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
     hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar per terminal
-    with Bar(work="encoding clips", total=num_clips, hidden=hidden or not num_clips) as bar:
+    with Bar(work="encoding clips", total=num_clips, hidden=hidden) as bar:
         for shard in mine:
             if (folder / shard_name(shard)).is_file():  # made by another run meanwhile
                 bar.update(len(manifest.clips_of(shard)))

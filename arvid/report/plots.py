@@ -92,10 +92,14 @@ def quality_against_speed(comparison: Comparison) -> Plot | None:
         if min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
             plain_ticks(axis.yaxis)
-        axis.margins(x=0.3, y=0.12)
+        axis.margins(x=0.25, y=0.12)
+        if levels_named := [row for row in comparison.rows if not row.cell(speed).value]:
+            low, high = axis.get_xlim()
+            axis.set_xlim(low, high * (high / low) ** 0.6)  # points end before the names of lines
         palette = colours(comparison.rows)
-        still = [row for row in comparison.rows if not row.cell(speed).value]
-        levels = [(y, r.name, palette[r.name]) for r in still if (y := r.cell(quality).value)]
+        levels = [
+            (y, r.name, palette[r.name]) for r in levels_named if (y := r.cell(quality).value)
+        ]
         for y, _, colour in levels:
             axis.axhline(y, color=colour, lw=1, ls=DASHED)
         label_levels(axis, levels)
@@ -293,8 +297,16 @@ def _draw_frames(
             axis.plot(*zip(*points, strict=True), color=palette[row.name], ls=style)
 
 
+class _FewTicks(LogLocator):
+    """Ticks at 1, 2 and 5 times powers of ten; on an axis of more than 2.5 powers of ten at these powers only."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        self.set_params(subs=(1,) if vmax > 300 * vmin else (1, 2, 5))
+        return super().tick_values(vmin, vmax)
+
+
 def plain_ticks(axis: Axis) -> None:
-    """Set ticks of a logarithmic axis to 1, 2 and 5 times powers of ten, as plain numbers or with an SI prefix."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Set few ticks on a logarithmic axis, as plain numbers or with an SI prefix."""
+    axis.set_major_locator(_FewTicks())
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_locator(NullLocator())

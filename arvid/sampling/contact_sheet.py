@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
@@ -175,4 +174,6 @@ def _text_width(text: str) -> int:
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
     """The font that comes with matplotlib, so that pictures are equal everywhere."""
+    import matplotlib  # slow to import
+
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13)

@@ -60,6 +60,11 @@ def bench(name: str, out: Path, *arguments: str) -> tuple[str, dict[str, object]
     return (out / "table.md").read_text(), json.loads((out / "results.json").read_text())
 
 
+def sheet_height(*, clips: int, rows: int) -> int:
+    """Rows of pixels: the frame numbers, then for each clip its prompt and 96 pixels for each row, gaps of 4."""
+    return 20 + clips * (24 + rows * 100 - 4) + (clips - 1) * 4
+
+
 def height(picture: Path) -> int:
     """In pixels."""
     read = cv2.imread(str(picture))
@@ -84,9 +89,8 @@ def test_tam(tmp_path: Path) -> None:
     assert rows["without-TAM"]["options"]["paradigm.tam"] == "False"
     assert rows["nova"]["setting_hash"] == rows["without-TAM"]["setting_hash"]
     assert {m["name"] for m in rows["nova"]["metrics"]} >= {"fd-sprites", "motion"}
-    assert (
-        height(tmp_path / "clips.png") == 2 * 3 * (96 + 2) - 2
-    )  # two captions: real, with, without
+    # two captions: real, with, without
+    assert height(tmp_path / "clips.png") == sheet_height(clips=2, rows=3)
     assert (tmp_path / "tam.png").is_file()
     assert (tmp_path / "index.html").is_file()
 
@@ -102,9 +106,8 @@ def test_extrapolation_on_sprites(tmp_path: Path) -> None:
     ceiling = result["steps"]["reconstruction (continuous)"]["psnr"]["mean"]  # type: ignore[index]
     assert min(ceiling) > max(curves["psnr"]["mean"])
     assert "| step 1 | step 2 (1x) | step 5 (2x) | step 8 (3x) |" in page
-    assert (
-        height(tmp_path / "figure4.png") == 2 * 4 * (96 + 2) - 2
-    )  # real, reconstruction, two ways to go on
+    # real, reconstruction, two ways to go on
+    assert height(tmp_path / "figure4.png") == sheet_height(clips=2, rows=4)
 
 
 @pytest.mark.slow
