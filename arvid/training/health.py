@@ -130,7 +130,9 @@ def flops_of_batch(module: GeneratorModule, batch: dict[str, Any]) -> float:
         torch.enable_grad(),
         flop_counter() as flops,
     ):
-        network.loss(fake(batch["tokens"]), condition)["loss"].backward()
+        # Of the class, because the object's own `loss` may be compiled.
+        losses = type(network).loss(network, fake(batch["tokens"]), condition)
+        losses["loss"].backward()
     return float(flops.get_total_flops())
 
 
