@@ -40,7 +40,7 @@ class Clips:
         """Write one mp4 per clip (png for a single frame) and a contact sheet, sheet.png; returns the clips' paths."""
         folder = Path(folder)
         write_clips(folder, self.array, self.fps)
-        write_sheet(folder / "sheet.png", self.array)
+        write_sheet(folder / "sheet.png", self.array[:, None], prompts=self.captions)
         suffix = "png" if self.shape[1] == 1 else "mp4"
         return [folder / f"{i:03d}.{suffix}" for i in range(len(self))]
 

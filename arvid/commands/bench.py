@@ -23,7 +23,8 @@ from arvid.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", nargs="?", help="name of a script; without one, all are listed")
+    parser.epilog = f"benchmarks:\n{listing(_benchmarks())}"
+    parser.add_argument("name", nargs="?", help="name of a benchmark, see below")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark (try --help)"
     )
