@@ -60,6 +60,7 @@ def test_published_sets_train(name: str, tmp_path: Path, options: list[str]) -> 
     assert main(["fit", *(f"--config={c}" for c in configs), *options, f"--run={run}"]) == 0
     model = load_generator(run)
     assert model.clip_shape == (33 if name.endswith("video") else 1, 32, 64)
+    assert model.paradigm.num_sets == 64
 
 
 @pytest.mark.slow
@@ -79,7 +80,6 @@ def test_published_sets_train_sharded(
             losses.append(float(next(row["train_loss"] for row in csv.DictReader(file))))
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert load_generator(tmp_path / "2").clip_shape[1:] == (32, 64)
-    assert model.paradigm.num_sets == 64
 
 
 def test_the_sets_are_those_of_the_facts() -> None:
