@@ -78,8 +78,8 @@ def test_each_training_step_draws_anew_and_validation_never(
             patch.setattr(module.paradigm, "loss", loss)
             return losses(module, batch, draw=draw)
 
-    losses = GeneratorModule._losses
-    monkeypatch.setattr(GeneratorModule, "_losses", watch)
+    losses = GeneratorModule.losses
+    monkeypatch.setattr(GeneratorModule, "losses", watch)
     assert main([*FIT, "--config=paradigms/nova", f"--run={tmp_path}"]) == 0
     noise = torch.stack(seen["train"])
     assert len(noise) == 3

@@ -147,7 +147,8 @@ def test_missing_weights_are_an_error_that_says_what_to_do(
     monkeypatch.undo()
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"i3d_torchscript\.pt, which is missing\. Get it from"
+        UserError,
+        match=r"i3d_torchscript\.pt, which is missing\. `arvid weights get i3d-torchscript` downloads it\. Get it from",
     ) as e:
         scores_for(PROTOCOL)
     assert str(tmp_path) in str(e.value)
@@ -204,7 +205,10 @@ def test_optional_metrics_say_what_they_lack(
     for name in OPTIONAL_MODULES[package]:
         monkeypatch.setitem(sys.modules, name, MagicMock())
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
-    with pytest.raises(UserError, match=f"{file}, which is missing. Get it from"):
+    with pytest.raises(
+        UserError,
+        match=rf"{file}, which is missing\. (`arvid weights get \S+` downloads it\. )?Get it from",
+    ):
         scores_for(protocol)
 
 
