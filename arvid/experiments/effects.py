@@ -240,4 +240,10 @@ def _percent(share: float) -> str:
 
 def _interval(found: Estimate, unit: str) -> str:
     unit = f" {unit}" if unit else ""
-    return f"{found.value:.2g}{unit} (95 % interval {found.low:.2g} to {found.high:.2g})"
+    value, low, high = map(_two_digits, (found.value, found.low, found.high))
+    return f"{value}{unit} (95 % interval {low} to {high})"
+
+
+def _two_digits(value: float) -> str:
+    """Two significant digits; whole numbers from 10 on: 0.037, 2.1, 213."""
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
