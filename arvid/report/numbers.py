@@ -33,8 +33,8 @@ def prefixed(value: float) -> str:
     """Three digits and an SI prefix: 1234567 is `1.23M`."""
     for size, prefix in _PREFIXES:
         if abs(value) >= 0.9995 * size:  # 999.6 rounds to 1000: show it as 1.00k
-            return f"{_three_digits(value / size)}{prefix}"
-    return _three_digits(value)
+            return f"{three_digits(value / size)}{prefix}"
+    return three_digits(value)
 
 
 def alike(values: Sequence[float]) -> Callable[[float], str]:
@@ -69,5 +69,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """Three significant digits; whole numbers from 100 on."""
     return f"{value:.0f}" if abs(value) >= 99.95 or not value else f"{value:#.3g}"

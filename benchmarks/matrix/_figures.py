@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from arvid.benchmarks.matrix._values import Cell, Metric
 from arvid.experiments.scaling import PowerLaw
+from arvid.report.numbers import three_digits
 from arvid.report.panels import DASHED, TRAINED, legend_below, write_figure
 from arvid.report.plots import plain_ticks, spread_labels
 
@@ -83,7 +84,7 @@ def _add_references(axis: Axes, metric: Metric) -> None:
             style |= {"xycoords": ("data", "axes fraction"), "xytext": (2, 3)}
             axis.annotate(label, (value, 1), **style)
             continue
-        text = f"{label} {value:.3g}"
+        text = f"{label} {three_digits(value)}"
         left = value < low
         text = f"\u2190 {text}" if left else f"{text} \u2192"
         style |= {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
