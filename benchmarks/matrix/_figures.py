@@ -32,6 +32,18 @@ def order_colours(orders: Sequence[str]) -> dict[str, str]:
     return {order: TRAINED[i % len(TRAINED)] for i, order in enumerate(orders)}
 
 
+def cell_style(order: str, kind: str, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Style and label of the line of an order and token type."""
+    return {
+        "color": colours[order],
+        "ls": LINES[kind],
+        "marker": "o",
+        "ms": 3.5,
+        "fillstyle": FILL[kind],
+        "label": f"{order}, {kind}",
+    }
+
+
 def draw_matrix(path: Path, metrics: Sequence[Metric], orders: Sequence[str]) -> None:
     """One panel per metric: orders from top to bottom, both token types with standard errors, reference rows."""
     draws = [
@@ -238,15 +250,7 @@ def _drift_panel(
     colours = order_colours(orders)
     for (order, kind), values in lines.items():
         points = [(i, value) for i, value in enumerate(values) if value is not None]
-        axis.plot(
-            *zip(*points, strict=True),
-            color=colours[order],
-            ls=LINES[kind],
-            marker="o",
-            ms=3.5,
-            fillstyle=FILL[kind],
-            label=f"{order}, {kind}",
-        )
+        axis.plot(*zip(*points, strict=True), **cell_style(order, kind, colours))
     axis.set(xlabel="frame", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if legend:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from arvid.benchmarks.matrix._figures import FILL, LINES, order_colours
+from arvid.benchmarks.matrix._figures import cell_style, order_colours
 from arvid.benchmarks.matrix._rows import ORDERS, MatrixRow
 from arvid.benchmarks.matrix._values import Cell
 from arvid.contracts import VideoDataset
@@ -33,7 +33,7 @@ from arvid.experiments.longer import (
 from arvid.experiments.paper import table
 from arvid.experiments.variants import load_variant, score, usable
 from arvid.report.numbers import decimals_for, fixed, with_uncertainty
-from arvid.report.panels import write_figure
+from arvid.report.panels import legend_below, write_figure
 from arvid.training.generator_module import GeneratorModule
 
 NUM_CLIPS = 32
@@ -131,7 +131,6 @@ def _with_error(values: np.ndarray, decimals: int) -> str:
 
 def draw(path: Path, longer: Longer, orders: Sequence[str]) -> None:
     """One panel per metric: mean over seeds at each step, with the end of the trained length marked."""
-    legend = min(len(longer.curves), 2) - 1  # right of the first row of panels
     draws = [
         partial(
             _panel,
@@ -139,7 +138,7 @@ def draw(path: Path, longer: Longer, orders: Sequence[str]) -> None:
             cells=cells,
             trained=longer.trained,
             orders=orders,
-            legend=i == legend,
+            legend=i == 0,
         )
         for i, (label, cells) in enumerate(longer.curves.items())
     ]
@@ -152,16 +151,7 @@ def _panel(
     colours = order_colours(orders)
     for (order, kind), values in cells.items():
         mean, steps = values.mean(0), range(1, values.shape[1] + 1)
-        axis.plot(
-            steps,
-            mean,
-            color=colours[order],
-            ls=LINES[kind],
-            marker="o",
-            ms=3.5,
-            fillstyle=FILL[kind],
-            label=f"{order}, {kind}",
-        )
+        axis.plot(steps, mean, **cell_style(order, kind, colours))
         if len(values) > 1:
             error = values.std(0, ddof=1) / len(values) ** 0.5
             axis.fill_between(
@@ -170,4 +160,4 @@ def _panel(
     axis.axvline(trained - 1, color="#66727d", lw=1, ls=":")
     axis.set(xlabel="latent frame after the given one (dotted: trained length)", title=title)
     if legend:
-        axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(axis)
