@@ -240,6 +240,7 @@ def next_block_step(scale: Scale, way: tuple[str, Checkpointing, bool], rate: fl
 
 
 def shape_of(grid: TokenGrid) -> tuple[int, int, int]:
+    """Latent frames, rows and columns."""
     return grid.t, grid.h, grid.w
 
 
