@@ -3,8 +3,8 @@
 Built-in paradigms and tokenizers are the folders `paradigms/<name>` and `tokenizers/<name>`. The folder's name is the
 short name, and its package exposes exactly one class that fulfils the contract (among `__all__`, or else among all
 public names). An importer or exporter is a module of such a folder: `paradigms/nova/import_nova.py` is the importer
-`nova`. Built-in text encoders, conditions, datasets and metrics are in the tables below. Other packages add theirs by
-entry points of the group `arvid.<kind>`, such as `arvid.paradigms`.
+`nova`. All other built-in parts are in the tables below. Other packages add theirs by entry points of the group
+`arvid.<kind>`, such as `arvid.paradigms`.
 
 Listing names imports none of them; getting a class imports one module. A class that nobody registered is only imported
 from a package that the user trusts (see `arvid.trust`).
@@ -67,6 +67,10 @@ TABLES: dict[Kind, dict[str, str]] = {
         "video_manifest": "arvid.data.manifest:VideoManifest",
         "webdataset": "arvid.data.webdataset:WebDataset",
         "windows": "arvid.data.windows:Windows",
+    },
+    "importers": {
+        "far": "arvid.released.far:FarImporter",
+        "mar": "arvid.released.mar:MarImporter",
     },
     "exporters": {"checkpoint": "arvid.training.one_file:CheckpointExporter"},
     "text_encoders": {

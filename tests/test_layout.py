@@ -175,6 +175,7 @@ ROOMS = (
     "training",
     "evaluation",
     "planning",
+    "released",
     "suites",
     "report",
     "experiments",

@@ -18,7 +18,8 @@ from arvid.contracts import Condition, Request, TokenGrid, TokenSpec, UserError
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
 from arvid.nn.positions import rotation, scalar_code
-from arvid.paradigms.frame_diffusion.published import build, from_published, read_config
+from arvid.released.far import from_published, read_config
+from arvid.released.generator import build
 from arvid.tokenizers.pretrained import Pretrained
 from arvid.training.export import fingerprint
 from arvid.training.generator_module import load_generator

@@ -12,7 +12,8 @@ from torch import Tensor
 from arvid.cli import main
 from arvid.contracts import Condition, Request, TokenSpec, UserError
 from arvid.nn.causal_conv import Backbone
-from arvid.paradigms.masked.published import build, from_published, read_config
+from arvid.released.generator import build
+from arvid.released.mar import from_published, read_config
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import save_tokenizer
 from arvid.training.generator_module import load_generator

@@ -10,21 +10,20 @@ The long-context models (FAR_B_Long, FAR_M_Long) have a second patch size for di
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
-from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, published_name, read_checkpoint
-from arvid.paradigms.frame_diffusion.paradigm import FrameDiffusion
-from arvid.training.export import load_tokenizer
-from arvid.training.generator_file import save_generator
-from arvid.training.instantiate import bind
+from arvid.contracts import Paradigm, TokenSpec, UserError
+from arvid.importing import Imported, Importer, Move, match, published_name, read_checkpoint
+from arvid.ranges import at_least
+from arvid.released.generator import convert
 
 SIDE = 8
 """Rows and columns of tokens of all released models."""
@@ -95,15 +94,8 @@ def read_config(tensors: Mapping[str, Any], spec: TokenSpec, num_frames: int) ->
     }
 
 
-def build(config: Mapping[str, Any], spec: TokenSpec) -> FrameDiffusion:
-    """The untrained paradigm of a configuration of `read_config`."""
-    factory = bind(FrameDiffusion, config["paradigm"]["init_args"], what="FAR", positional=4)
-    context = ContextSpec(conditions={"label": config["num_classes"]} if config["label"] else {})
-    return factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
-
-
 def from_published(
-    tensors: Mapping[str, Any], net: FrameDiffusion
+    tensors: Mapping[str, Any], net: Paradigm
 ) -> tuple[dict[str, Tensor], list[Move]]:
     """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
 
@@ -149,26 +141,32 @@ def _converted(part: str, value: Tensor, head_dim: int) -> Tensor:
     return value
 
 
-def import_file(file: Path, out: Path, *, tokenizer: str, num_frames: int) -> Imported:
-    """Write a released checkpoint as one that `load_generator` reads.
+class FarImporter(Importer):
+    """Import FAR: FILE is a released model, such as FAR_L_UCF101_Cond128-c6f798bf.pth. Long-context models are refused.
 
-    `tokenizer` is the name or file of its autoencoder, and `num_frames` are those of a training clip. Raises UserError
-    where file or tokenizer do not fit.
+    Its autoencoder is a DC-AE in the layout of diffusers: put the released model_16x_c32_config.json (8x for 64 pixels,
+    32x for 256) into a folder as config.json, and DCAE_UCF101_Res128-bb9d1258.pth as diffusion_pytorch_model.bin.
     """
-    tensors = read_checkpoint(file)
-    video = load_tokenizer(tokenizer)
-    try:
-        config = read_config(tensors, video.spec, num_frames)
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            net = build(config, video.spec)
-        state, moves = from_published(tensors, net)
-    except UserError as error:
-        raise UserError(f"{file}: no FAR on the tokens of {tokenizer}: {error}") from error
-    save_generator(
-        out,
-        config=config,
-        tensors={f"paradigm.{name}": value for name, value in state.items()},
-        tokenizer=video,
-        record={"imported": "far", "file": file.name, "sha256": sha256_file(file)},
-    )
-    return Imported(moves, unused=[])
+
+    suffix = ".ckpt"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--tokenizer", required=True, help="its DC-AE, as pretrained:FOLDER")
+        parser.add_argument(
+            "--frames",
+            type=at_least(1).integer,
+            default=16,
+            help="frames of a training clip (default: 16; 30 for BAIR)",
+        )
+
+    def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
+        tensors = read_checkpoint(file)
+        moves = convert(
+            "far",
+            file,
+            out,
+            tokenizer=options.tokenizer,
+            config=partial(read_config, tensors, num_frames=options.frames),
+            weights=partial(from_published, tensors),
+        )
+        return Imported(moves, unused=[])

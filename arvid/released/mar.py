@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from arvid.contracts import ContextSpec, Size, TokenSpec, UserError
-from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, published_name, read_checkpoint, strip_prefix
-from arvid.paradigms.masked.paradigm import Masked
-from arvid.training.export import load_tokenizer
-from arvid.training.generator_file import save_generator
-from arvid.training.instantiate import bind
+from arvid.contracts import Paradigm, TokenSpec, UserError
+from arvid.importing import (
+    Imported,
+    Importer,
+    Move,
+    match,
+    published_name,
+    read_checkpoint,
+    strip_prefix,
+)
+from arvid.released.generator import convert
 
 SAMPLING = {"guidance": 3.0, "guidance_ramp": True, "diffusion_steps": 100, "num_sets": 64}
 OPTIONS = {"num_sets": 64, "masking": "truncated", "dropout": 0.1, "diffusion": {"form": "mar"}}
@@ -98,21 +103,15 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any
     }
 
 
-def build(config: Mapping[str, Any], spec: TokenSpec) -> Masked:
-    """The untrained paradigm of a configuration of `read_config`."""
-    factory = bind(Masked, config["paradigm"]["init_args"], what="MAR", positional=4)
-    context = ContextSpec(conditions={"label": config["num_classes"]})
-    return factory(spec, spec.grid(*config["clip_shape"]), context, Size(**config["size"]))
-
-
 def from_published(
-    tensors: Mapping[str, Tensor], net: Masked
+    tensors: Mapping[str, Tensor], net: Paradigm
 ) -> tuple[dict[str, Tensor], list[Move]]:
     """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
 
     Raises UserError with a list of tensors that do not fit.
     """
-    own, p = net.state_dict(), net.patch
+    own = net.state_dict()
+    p = math.isqrt(own["network.embed.project.weight"].shape[1] // net.spec.size)
     state, moves = match(tensors, own, {name: published_name(name, NAMES, LAYERS) for name in own})
     for name, value in state.items():
         if name in ("network.embed.project.weight", "head.net.embed.weight"):
@@ -125,28 +124,25 @@ def from_published(
     return state, moves
 
 
-def import_file(file: Path, out: Path, *, tokenizer: str) -> Imported:
-    """Write a checkpoint of the released code as one that `load_generator` reads.
+class MarImporter(Importer):
+    """Import an image model of MAR: FILE is its checkpoint-last.pth, whose averaged weights are taken."""
 
-    `tokenizer` is the name or file of its autoencoder. Raises UserError where file or tokenizer do not fit.
-    """
-    with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
-        checkpoint = read_checkpoint(file)
-    entry = next((key for key in ("model_ema", "model") if key in checkpoint), None)
-    tensors = strip_prefix(checkpoint if entry is None else checkpoint[entry], "module.")
-    video = load_tokenizer(tokenizer)
-    try:
-        config = read_config(tensors, video.spec)
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            net = build(config, video.spec)
-        state, moves = from_published(tensors, net)
-    except UserError as error:
-        raise UserError(f"{file}: no MAR on the tokens of {tokenizer}: {error}") from error
-    save_generator(
-        out,
-        config=config,
-        tensors={f"paradigm.{name}": value for name, value in state.items()},
-        tokenizer=video,
-        record={"imported": "mar", "file": file.name, "sha256": sha256_file(file)},
-    )
-    return Imported(moves, unused=[key for key in checkpoint if entry and key != entry])
+    suffix = ".ckpt"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--tokenizer", required=True, help="KL-16, as pretrained:FOLDER")
+
+    def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
+            checkpoint = read_checkpoint(file)
+        entry = next((key for key in ("model_ema", "model") if key in checkpoint), None)
+        tensors = strip_prefix(checkpoint if entry is None else checkpoint[entry], "module.")
+        moves = convert(
+            "mar",
+            file,
+            out,
+            tokenizer=options.tokenizer,
+            config=partial(read_config, tensors),
+            weights=partial(from_published, tensors),
+        )
+        return Imported(moves, unused=[key for key in checkpoint if entry and key != entry])
