@@ -124,6 +124,13 @@ class BlockCausal:
                 )
         return self._flex
 
+    def prepare(self) -> None:
+        """Compute what `attend` reads, before blocks that are compiled and computed again: such code may change nothing."""
+        if self.first is None and self.blocks.is_cuda and _has_triton():
+            self.flex()
+        elif self.first is None or len(self.blocks) <= SHORT:
+            self.dense()
+
     def score(self) -> Any:
         """FlexAttention's `score_mod`, which hides padding; None without padding.
 

@@ -253,6 +253,8 @@ class Transformer(nn.Module):
         """`wanted` (B, K) are the positions to return. In the last block, other positions only give keys and values."""
         last = len(self.blocks) - 1
         again = self.gradient_checkpointing and caches is None
+        if again and isinstance(mask, BlockCausal):
+            mask.prepare()
         for i, block in enumerate(self.blocks):
             cache = caches[i] if caches is not None else None
             given = (x, mask, cache, wanted if i == last else None, rotation)

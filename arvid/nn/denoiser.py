@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arvid.contracts import Size, TokenGrid, TokenSpec
+from arvid.nn.attend import BlockCausal
 from arvid.nn.attention import Attention, KVCache, Mask
 from arvid.nn.checkpointing import checkpointed
 from arvid.nn.linear import Linear
@@ -168,6 +169,8 @@ class Denoiser(nn.Module):
         code = F.silu(code)
         codes = self._rotation(index, num_context)
         again = self.gradient_checkpointing and not caches
+        if again and isinstance(mask, BlockCausal):
+            mask.prepare()
         for i, block in enumerate(self.blocks):
             given = (x, code, num_context, mask, caches[i] if caches else None, codes)
             x = checkpointed(block, *given) if again else block(*given)

@@ -110,7 +110,7 @@ class GeneratorModule(LightningModule):
         optimizer: options of the optimiser and its schedule.
         checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the
             network, for a third more time; or blocks_and_head. Results do not change.
-        compile: compile the losses with torch.compile, as one graph. Needs `checkpoint: none`, and no sharding.
+        compile: compile the losses with torch.compile, as one graph. Not for sharded networks.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """
@@ -148,8 +148,6 @@ class GeneratorModule(LightningModule):
         self.conditioner = Conditioner(text=text, sizes=self._sizes(names), tokens=spec)
         self.paradigm = paradigm(spec, spec.grid(*clip_shape), self.conditioner.spec, size)
         set_checkpointing(self.paradigm, checkpoint)
-        if compile and checkpoint != "none":
-            raise UserError("model.compile needs model.checkpoint none: choose one of them.")
         self.compile_losses = compile
         self._require_frame_conditions(self.conditioner.spec)
         self.sampling = build_sampling(type(self.paradigm), token_type, sampling or {})

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
+from shutil import which
+from typing import Any
 
 import pytest
-
-from arvid.contracts import UserError
-from arvid.training.generator_module import build_generator
 
 PARADIGMS = ("nova", "masked", "next_block", "next_token", "next_scale", "frame_diffusion")
 OPTIONS = {"next_block": {"block": [1, 1, 8]}, "nova": {"patch": 1}}
@@ -57,12 +57,28 @@ def backend(graph, inputs):
     return graph.forward
 
 plain, model = model_of(), model_of()
-compile_losses(model.paradigm, backend)
+if sys.argv[2] == "inductor":
+    compile_losses(model.paradigm)
+else:
+    compile_losses(model.paradigm, backend)
 expected, gradients = steps(plain)
 found, others = steps(model)
 error = (others - gradients).norm() / gradients.norm()
 print(json.dumps({"expected": expected, "found": found, "error": error.item(), "graphs": len(graphs)}))
 """
+
+
+def compared(config: dict[str, Any], backend: str) -> dict[str, Any]:
+    """What PROGRAM prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(config), backend],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 @pytest.mark.parametrize(
@@ -87,19 +103,28 @@ def test_every_loss_is_one_graph(paradigm: str, token_type: str) -> None:
     options = OPTIONS.get(paradigm, {})
     part = {"class_path": paradigm, "init_args": options}
     config = {**CONFIG, "paradigm": part, "token_type": token_type}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(config)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = compared(config, "none")
     assert result["found"] == pytest.approx(result["expected"], rel=1e-5)
     assert result["error"] < 1e-5
     assert 1 <= result["graphs"] <= 2
 
 
-def test_not_with_activation_checkpointing() -> None:
-    with pytest.raises(UserError, match="choose one"):
-        build_generator({**CONFIG, "compile": True, "checkpoint": "blocks"})
+@pytest.mark.skipif(which("g++") is None, reason="inductor needs a compiler of C++")
+@pytest.mark.parametrize(
+    ("paradigm", "checkpoint"),
+    [
+        ("next_block", "blocks"),  # whose blocks have dropout, which the second computation repeats
+        *(
+            pytest.param(name, what, marks=pytest.mark.slow)
+            for name, what in product(PARADIGMS, ("none", "blocks", "blocks_and_head"))
+            if (name, what) != ("next_block", "blocks")
+        ),
+    ],
+)
+def test_compiled_blocks_are_computed_again(paradigm: str, checkpoint: str) -> None:
+    """By torch's default backend, in the backward pass: the numbers stay."""
+    part = {"class_path": paradigm, "init_args": OPTIONS.get(paradigm, {})}
+    config = {**CONFIG, "paradigm": part, "token_type": "discrete", "checkpoint": checkpoint}
+    result = compared(config, "inductor")
+    assert result["found"] == pytest.approx(result["expected"], rel=1e-5)
+    assert result["error"] < 1e-5
