@@ -32,4 +32,5 @@ def losses_by_frame(
         for values in (losses * weights, weights)
     )
     means = torch.where(counts > 0, sums / counts.clamp_min(1e-9), losses.mean())
-    return {f"frame_{i}": mean for i, mean in enumerate(means)}
+    # Clones, since inductor fails to make views of an output again if lengths are symbolic.
+    return {f"frame_{i}": mean.clone() for i, mean in enumerate(means)}

@@ -19,8 +19,8 @@ def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "indu
     """Compile the paradigm's method `compiled_method` as one graph.
 
     The second step compiles again: what the first one has made and kept is now given. If lengths vary, they are then
-    symbolic. Batches that several processes share are
-    computed without the compiled code, since their random numbers come from a shared stream.
+    symbolic. Batches that several processes share are computed without the compiled code, since their random numbers
+    come from a shared stream.
 
     Args:
         paradigm: changed in place.
@@ -29,9 +29,7 @@ def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "indu
     name = paradigm.compiled_method
     plain = getattr(paradigm, name)
     options = OPTIONS if backend == "inductor" else None
-    dynamic = (
-        None if paradigm.varying_lengths else False
-    )  # None: symbolic from the second length on
+    dynamic = None if paradigm.varying_lengths else False  # None: symbolic from the second length
     compiled = torch.compile(
         plain, backend=backend, fullgraph=True, dynamic=dynamic, options=options
     )

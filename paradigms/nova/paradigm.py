@@ -216,11 +216,12 @@ class NOVA(Paradigm):
         )
         losses = self.head.loss(hidden[0], read_tokens(patches, masked))
         per_frame = losses.unflatten(0, (batch, num_frames)).mean((0, 2))  # (T,)
+        image = per_frame[:1].mean()  # no view: see `losses_by_frame`
         if num_frames == 1:
-            return {"loss": per_frame[0], "image": per_frame[0], "per_token": per_frame[0].detach()}
-        image, video = per_frame[0], per_frame[1:].mean()
+            return {"loss": image, "image": image, "per_token": image.detach()}
+        video = per_frame[1:].mean()
         mean = per_frame.mean().detach()
-        by_frame = {f"frame_{i}": loss for i, loss in enumerate(per_frame.detach())}
+        by_frame = {f"frame_{i}": loss.clone() for i, loss in enumerate(per_frame.detach())}
         return {
             "loss": image + video,
             "image": image,
