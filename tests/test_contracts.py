@@ -301,6 +301,7 @@ SMALL_TOKENIZERS: dict[str, dict[str, Any]] = {
         "class_name": "AutoencoderKLWan",
         "config": {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
     },
+    "tats": {"base": 4, "strides": (2, 4, 4), "num_codes": 11, "channels": 4},
 }
 """Options of those whose defaults are too large for a test."""
 

@@ -146,6 +146,7 @@ OWNERS: dict[str, Make] = {
     "MagvitCodebook": needing(registry.get("tokenizers", "magvit_codebook"), bottleneck="vq"),
     "OpenMagvit2": needing(registry.get("tokenizers", "open_magvit2")),
     "OpenSoraPlan": needing(registry.get("tokenizers", "open_sora_plan")),
+    "Tats": needing(registry.get("tokenizers", "tats")),
     "nova": paradigm("nova", "continuous"),
     "next_block": paradigm("next_block", "discrete"),
     "next_token": paradigm("next_token", "discrete"),
