@@ -70,25 +70,18 @@ class _Rows:
 class Shard:
     """An open shard. Its file is closed with the object.
 
-    Raises UserError if the file is damaged or belongs to another shard, and FileNotFoundError.
+    Raises UserError if the file cannot be a shard, and FileNotFoundError. `verify` checks all of it.
     """
 
     def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
         self.path = path
         self.manifest = manifest
+        self.number = number
         with naming(path):
             self._file = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._rows, self._metadata = self._read_header()
-            self._tokens = self._rows["tokens"]
         self._conditions = sorted(name for name in self._rows if name not in _NO_CONDITIONS)
-        num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
-        if self._tokens.count != num_clips:
-            raise UserError(
-                f"{path} is of another folder: {self._tokens.count} clips instead of {num_clips}."
-            )
-        if self._metadata.get("name", name) != name:  # older shards have no name
-            raise UserError(f"{path} is of another folder, or another shard of this one.")
 
     def _read_header(self) -> tuple[dict[str, _Rows], dict[str, str]]:
         """The tensors by name, and the metadata."""
@@ -113,10 +106,21 @@ class Shard:
         return content
 
     def verify(self) -> None:
-        """Check the content. Raises UserError if it is damaged or holds impossible tokens."""
+        """Check the content. Raises UserError if it is damaged, holds impossible tokens or is of another folder."""
+        expected, name = (
+            len(self.manifest.clips_of(self.number)),
+            self.manifest.name_of(self.number),
+        )
+        found = self._rows["tokens"].count
+        if found != expected:
+            raise UserError(
+                f"{self.path} is of another folder: {found} clips instead of {expected}."
+            )
+        if self._metadata.get("name", name) != name:  # older shards have no name
+            raise UserError(f"{self.path} is of another folder, or another shard of this one.")
         with naming(self.path):
             verify_tensor_file(self.path, required=self.manifest.sealed)
-            tokens = self._values(self._tokens, 0, self._tokens.count)
+            tokens = self._values(self._rows["tokens"], 0, found)
             row = first_impossible(tokens, self.manifest.spec)
             if row is not None:
                 raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
