@@ -29,7 +29,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./-]+))?")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of attention layers in diffusers before 0.15 -> today's. Older files have the old names."""
+"""Names of attention layers in older files (diffusers before 0.15) -> current names."""
 
 
 def read_config(source: str) -> dict[str, Any]:

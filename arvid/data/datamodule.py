@@ -397,8 +397,9 @@ def _require_captions(module: Any, train: VideoDataset) -> None:
     conditioner = getattr(module, "conditioner", None)
     if conditioner is not None and conditioner.text is not None and not train.has_captions:
         raise UserError(
-            "The caption is a condition (model.text), but no clip of data.train has one. Name the column of the "
-            "captions (columns: {caption: ...}), or remove model.text."
+            "The caption is a condition (model.text), but no clip of data.train has one. Put the videos into a folder "
+            "for each class, name the manifest's column of captions (columns: {caption: ...}), or train without a "
+            "caption: --model.init_args.text null."
         )
 
 

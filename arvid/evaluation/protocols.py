@@ -209,9 +209,9 @@ class Protocol:
         available = min(wanted, size // 2)
         if available < MIN_CLIPS:
             raise UserError(
-                f"Protocol {self.name} would compare {available} clips, but statistics need at least {MIN_CLIPS}. "
-                f"Ask for more, and give a validation set of at least {2 * MIN_CLIPS} clips. It has {size}, and half "
-                "of them are kept to compare real clips with real clips."
+                f"Protocol {self.name}: the validation set has {size} clips, but at least {2 * MIN_CLIPS} are needed: "
+                f"{MIN_CLIPS} to score, and as many for the row of real clips. Add videos, or raise "
+                "data.val.init_args.clips_per_video."
             )
         return available
 
