@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+import arvid
 from arvid.commands._sampling import CommandParser
 from arvid.commands._suites import SUITES, run_suite
 from arvid.errors import UserError
@@ -84,6 +85,7 @@ def _run(arguments: list[str]) -> int:
         description="Comparative research on autoregressive video generation.",
         epilog="`arvid COMMAND --help` explains a command with an example.",
     )
+    parser.add_argument("--version", action="version", version=f"arvid {arvid.__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
     )

@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from arvid.contracts import UserError
 from arvid.files import atomic_write, write_json
-from arvid.importing import read_checkpoint
+from arvid.importing import read_weights
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./-]+))?")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of attention layers in diffusers before 0.15 -> today's. Older files have the old names."""
+"""Names of attention layers in older files (diffusers before 0.15) -> current names."""
 
 
 def read_config(source: str) -> dict[str, Any]:
@@ -57,16 +56,6 @@ def locate_weights(source: str) -> Path:
     if pickled.is_file() and not pickled.with_name(WEIGHTS).is_file():
         return pickled
     return _locate(source, WEIGHTS)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or `torch.save` file. Raises UserError if it cannot be read safely."""
-    if path.suffix != ".safetensors":
-        return read_checkpoint(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error}).") from error
 
 
 def write_model(

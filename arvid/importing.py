@@ -8,14 +8,17 @@ by `arvid.exporters`.
 from __future__ import annotations
 
 import argparse
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from arvid.contracts import UserError
@@ -85,6 +88,49 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a dict of weights.")
     return checkpoint
+
+
+def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """As `read_checkpoint`, for a file that also holds objects of other packages, such as a training's arguments.
+
+    Each class of another package is replaced by an empty one that keeps attributes, so nothing is imported or run.
+    """
+    with torch.serialization.safe_globals(list(_stand_ins(path))):
+        return read_checkpoint(path)
+
+
+def _stand_ins(path: str | Path) -> Iterator[tuple[type, str]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # whatever a damaged file causes: `read_checkpoint` raises UserError for it
+        return
+    for name in names:
+        if "\0" in name:  # no name of a class: `read_checkpoint` refuses it
+            continue
+        yield type(name.rsplit(".", 1)[-1], (_StandIn,), {}), name
+
+
+class _StandIn:
+    """Replaces a class that is not needed. It keeps attributes in a dict; other pickled states (numpy's) are lost."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or `torch.save` file. Raises UserError if it cannot be read safely."""
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error}).") from error
 
 
 def unpickling_fault(error: Exception) -> str:

@@ -56,7 +56,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         self.lines = not sys.stderr.isatty()
         self._began = time.monotonic()
         self._next_line = self._began + FIRST_SECONDS
-        self._written = self._closed = False
+        self._closed = False
         super().__init__(
             items,
             work,
@@ -85,9 +85,9 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
         mean = done / values["elapsed"] if values["elapsed"] else 0.0
         rate = mean if self._closed else values["rate"] or mean
         units = self.unit + ("es" if self.unit.endswith("ch") else "s")
-        speed = f"{rate:#.3g} {units}/s" if rate else f"? {units}/s"
+        speed = f"{_digits(rate)} {units}/s" if rate else f"? {units}/s"
         if 0 < rate < 1:
-            speed = f"{1 / rate:#.3g} s/{self.unit}"
+            speed = f"{_digits(1 / rate)} s/{self.unit}"
         return {**values, "units": units, "speed": speed}
 
     def display(self, *args: Any, **kwargs: Any) -> None:
@@ -96,25 +96,30 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
             super().display(*args, **kwargs)
             return
         now = time.monotonic()
-        if now >= self._next_line and not self._closed:
+        is_last = self.total is not None and self.n >= self.total  # `close` writes it
+        if now >= self._next_line and not self._closed and not is_last:
             self._next_line = now + min(
                 max(FIRST_SECONDS, GROWTH * (now - self._began)), LONGEST_SECONDS
             )
             self._write(LINE)
 
     def close(self) -> None:
-        """Erase the bar, or leave it; in a log, write the last line if there were others or the bar would stay."""
+        """Erase the bar, or leave it; in a log, write the last line if the work was long or the bar would stay."""
         if self.lines and not self.disable:
             self._closed = True
-            if self.leave or self._written:
+            if self.leave or time.monotonic() >= self._began + FIRST_SECONDS:
                 self._write(DONE)
             self.fp = io.StringIO()  # tqdm ends a bar with a control character
         super().close()
 
     def _write(self, form: str) -> None:
-        self._written = True
         given = {**self.format_dict, "ncols": None, "bar_format": form if self.total else None}
         print(self.format_meter(**given), file=sys.stderr, flush=True)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,9 @@ def known(name: str) -> Weights:
 def how_to_get(name: str) -> str:
     """Advice for missing weights: the command that downloads them, if there is one, and where they are from."""
     found = KNOWN[name]
-    command = f"`arvid weights get {name}` downloads it. " if found.url else ""
-    return f"{command}{found.advice}"
+    if not found.url:
+        return found.advice
+    return f"`arvid weights get {name}` downloads it. By hand: {found.advice}"
 
 
 def locate(name: str) -> Path:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 import arvid  # noqa: F401  # makes torchvision importable beside a torch of another build
+from arvid.nn.causal_conv import Backbone
 
 SEED = 0
 
@@ -50,6 +51,25 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder of real videos ../shared, which is not here")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """A causal network with strides 4x4x4, for tests of tokenizers."""
+    return Backbone(
+        base=4,
+        multipliers=(1, 1, 2),
+        strides=((2, 2, 2), (2, 2, 2)),
+        num_units=1,
+        num_mid_units=0,
+        num_groups=2,
+    )
+
+
+@pytest.fixture
+def video() -> torch.Tensor:
+    """Two random clips (2, 3, 9, 8, 8) in [-1, 1], for tests of tokenizers."""
+    return torch.rand(2, 3, 9, 8, 8) * 2 - 1
 
 
 @contextmanager

@@ -295,11 +295,13 @@ def test_conditions_of_a_clip_of_another_length_are_refused(
 
 
 SMALL_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "open_magvit2": {"channels": (4, 8, 8, 8), "bits": 6, "num_blocks": 1, "num_groups": 2},
     "open_sora_plan": {"channels": (4, 4, 8, 8), "num_groups": 2},
     "pretrained": {
         "class_name": "AutoencoderKLWan",
         "config": {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
     },
+    "tats": {"base": 4, "strides": (2, 4, 4), "num_codes": 11, "channels": 4},
 }
 """Options of those whose defaults are too large for a test."""
 

@@ -31,6 +31,20 @@ def _add(monkeypatch: pytest.MonkeyPatch, digest: str) -> Weights:
     return known
 
 
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, web: Any) -> Weights:
+    """Weights called `small` that can be downloaded."""
+    known = Weights(
+        file="w.pt",
+        purpose="a test",
+        source="somewhere",
+        digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(),
+        url=web.url("published.pt", CONTENT),
+    )
+    monkeypatch.setitem(weights.KNOWN, "small", known)
+    return known
+
+
 @pytest.mark.parametrize("name", weights.KNOWN)
 def test_missing_file_is_named_with_its_source_and_place(name: str) -> None:
     known = weights.KNOWN[name]
@@ -52,22 +66,12 @@ def test_published_file_is_found(monkeypatch: pytest.MonkeyPatch, digest: str) -
     assert weights.locate("small") == known.path
 
 
-def test_missing_file_is_downloaded_where_that_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, web: Any
-) -> None:
-    known = Weights(
-        file="w.pt",
-        purpose="a test",
-        source="somewhere",
-        digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(),
-        url=web.url("published.pt", CONTENT),
-    )
-    monkeypatch.setitem(weights.KNOWN, "small", known)
+def test_missing_file_is_downloaded_where_that_is_asked_for(published: Weights) -> None:
     with pytest.raises(UserError, match="which is missing"):
         weights.locate("small")
     with weights.downloading(True):
         assert weights.locate("small").read_bytes() == CONTENT
-    known.path.unlink()
+    published.path.unlink()
     with pytest.raises(UserError, match="which is missing"):
         weights.locate("small")
 
@@ -94,24 +98,17 @@ def test_download_that_fails_or_is_another_file_leaves_nothing(
 
 
 def test_the_command_lists_downloads_and_checks(
-    monkeypatch: pytest.MonkeyPatch, web: Any, capsys: pytest.CaptureFixture[str]
+    published: Weights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = Weights(
-        file="w.pt",
-        purpose="a test",
-        source="somewhere",
-        digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(),
-        url=web.url("published.pt", CONTENT),
-    )
-    monkeypatch.setattr(weights, "KNOWN", {"small": known})
+    monkeypatch.setattr(weights, "KNOWN", {"small": published})
     monkeypatch.setattr("arvid.commands.weights.KNOWN", weights.KNOWN)
     assert "`arvid weights get small` downloads it" in weights.how_to_get("small")
     assert main(["weights", "list"]) == 0
     assert "small  absent   a test" in capsys.readouterr().out
     assert main(["weights", "get", "small"]) == 0
-    assert capsys.readouterr().out == f"{known.path}\n"
+    assert capsys.readouterr().out == f"{published.path}\n"
     assert main(["weights", "check"]) == 0
-    known.path.write_bytes(b"changed")
+    published.path.write_bytes(b"changed")
     assert main(["weights", "check", "small"]) == 1
     assert "small  damaged" in capsys.readouterr().out
     assert main(["weights", "get"]) == 2

@@ -1,4 +1,4 @@
-"""arvid in Python: what the commands do, with strings, paths and lists in and NumPy arrays out.
+"""The Python interface: functions that do what the commands do. They take strings and paths and return NumPy arrays.
 
 The functions of this folder are `arvid.load`, `evaluate`, `compare`, `plot`, `tokenize`, `detokenize` and `push` (see
 docs/python.md). `import arvid` finds them here at first use, so it stays fast.

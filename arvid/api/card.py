@@ -31,8 +31,8 @@ def card(
 
     Args:
         name: user/name.
-        description: of the checkpoint: factors, options, setting and its hash.
-        records: results of the run.
+        description: description in the checkpoint: factors, options, setting and the setting's hash.
+        records: result records of the run.
         digest: SHA-256 of the weights.
         command: the command that repeats the training, if known.
         licence: the weights' licence, as the hub names it; None: not stated.
@@ -53,9 +53,9 @@ def card(
         *_clips(name, records),
         "## Training",
         *_training(command),
-        f"Setting `{description['setting_hash']}`: everything that is equal between compared rows.",
+        f"Setting `{description['setting_hash']}`. Models with the same setting can be compared.",
         _table(description["setting"]),
-        "Options of the row:",
+        "Options of this model:",
         _table(description["options"]),
         "## Files",
         f"`model.safetensors` has the SHA-256 `{digest}`. `arvid.json` lists the SHA-256 of each file.",

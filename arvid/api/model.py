@@ -1,4 +1,4 @@
-"""Trained models: loading by run folder, file or name on the Hugging Face Hub, and sampling from words and paths."""
+"""Loads trained models from a run folder, a file or the Hugging Face Hub, and samples clips from them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Model:
             frames: frames per clip; by default as trained.
             seed: seed of all random numbers. The same seed, count and frames give the same clips.
             first_frames: video or image to continue: a path, or an array uint8 (k, H, W, 3) of the model's size.
-            num_first_frames: number of frames of a path that are given to the model.
+            num_first_frames: number of frames to take from the file.
             negative_prompt: negative prompt of classifier-free guidance.
             conditions: other conditions by name: {"label": 3}, {"actions": ["stay", "left", ...]}.
             options: sampling options by name: {"guidance": 4.0}. `model.module.sampling` has the defaults.
@@ -157,7 +157,7 @@ def _captions(prompt: str | Sequence[str] | None, count: int) -> list[str] | Non
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """A condition's value, given as Python data or as on the command line. Raises UserError."""
+    """The value of a condition, from Python data or text of the command line. Raises UserError if it is invalid."""
     kind = condition(name)
     try:
         return kind.parse(_as_text(kind, value))

@@ -1,4 +1,4 @@
-"""Writes a run as a repository of the Hugging Face Hub: weights, records, clips and a model card."""
+"""Publishes a run as a repository of the Hugging Face Hub: weights, records, clips and a model card."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def push(run: Source, name: str, *, licence: str | None = None, private: bool = 
 
 
 def _copy_records(source: Path, records: list[ResultRecord], folder: Path) -> None:
-    """Copy the records with the files that they name."""
+    """Copy the records, and the files that they name: clips, first frames and values per clip."""
     for record in records:
         named = [
             record.per_clip,

@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: `hf://user/name`, a repository that `arvid push` has written.
 
 `arvid.json` lists the SHA-256 of each file. Only this list and the weights are downloaded: no other file is read, and
-no code is run. The weights are kept in the cache folder. HF_ENDPOINT names another server than huggingface.co.
+no code is run. The weights are kept in the cache folder. The variable HF_ENDPOINT names another server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def fetch(source: str) -> Path:
     """The weights of a published model, from the cache or downloaded.
 
     `source` is `hf://user/name`, optionally with `@REVISION` (branch, tag or commit; main by default). Raises UserError
-    if there is no such model, and if its list or its weights are not what was pushed.
+    if there is no such model, and if its list or weights differ from what was pushed.
     """
     repository, _, revision = source.removeprefix(PREFIX).partition("@")
     user, name = check_name(repository)
@@ -83,7 +83,7 @@ def parse_manifest(content: bytes, where: str) -> dict[str, str]:
 
 
 def _manifest(url: str, kept: Path) -> bytes:
-    """The list of files; without a connection the one of the last download."""
+    """The list of files. Without a connection: the list of the last download."""
     try:
         content = read_url(f"{url}/{MANIFEST}", _headers())
     except UserError as error:

@@ -57,6 +57,8 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
     },
     "sky": {},
+    "dmlab": {},
+    "minecraft": {},
     "folder": {
         "val_fraction": {**_VAL_FRACTION, "help": "share of the videos in val (default: 0.1)"},
     },

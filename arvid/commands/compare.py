@@ -3,15 +3,20 @@
 Rows with different settings are refused, with a list of the differences. Runs that differ only in the training seed are
 one row: mean and standard deviation over the seeds.
 
-example:
-  arvid compare runs/demo/* --out runs/demo/report
-  arvid compare runs/nova-seed* runs/next_block-seed* --out runs/report
+Files among the runs, such as logs that a wildcard adds, are left out.
+
+examples:
+  arvid compare runs/nova runs/next_block --out report
+  arvid compare runs/demo/references/* runs/demo/n* --out report
+  arvid compare runs/nova-seed* runs/next_block-seed* --out report
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from arvid.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +36,11 @@ def run(options: argparse.Namespace) -> int:
     from arvid.report import tables
     from arvid.report.page import write_report
 
+    folders = [path for path in options.runs if not path.is_file()]
+    if not folders:
+        raise UserError(f"{options.runs[0]} is a file. Give the folders of runs.")
     comparison = write_report(
-        options.runs,
+        folders,
         options.out,
         allow_different_settings=options.allow_different_settings,
         title=options.title,

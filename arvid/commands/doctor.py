@@ -257,7 +257,7 @@ def check_browser() -> Iterator[Row]:
 def check_weights() -> Iterator[Row]:
     """Published weights that some metrics need."""
     from arvid.downloading import has_checksum
-    from arvid.weights import KNOWN, how_to_get
+    from arvid.weights import KNOWN
 
     for name, item in KNOWN.items():
         present = item.path.is_file()
@@ -267,7 +267,7 @@ def check_weights() -> Iterator[Row]:
             name=item.file,
             status="ok" if genuine else "broken" if present else "missing",
             detail=f"{what}; for {item.purpose}",
-            advice=item.advice if present else how_to_get(name),
+            advice=item.advice if present or not item.url else f"arvid weights get {name}",
         )
 
 

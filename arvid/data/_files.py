@@ -10,8 +10,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,12 @@ from arvid.data._survey import content_hash, contents, file_stamp
 from arvid.data._survey import probe_files as probe_files
 from arvid.data._videos import DistinctFiles, Videos, is_long_enough
 from arvid.data.clips import ClipSpec, clip_indices, frames_there, resize_frames
+from arvid.data.frame_values import (
+    read_values,
+    require_per_frame,
+    values_digest,
+    values_of_frames,
+)
 from arvid.data.motion import MotionCache
 from arvid.data.pictures import is_pictures, read_pictures
 from arvid.data.video import MAX_PIXELS, Probe, VideoError, read_frames
@@ -58,6 +64,8 @@ class FileOptions:
         motion: measure each clip's motion score.
         strict: raise an error for broken or missing files; by default they are reported and skipped.
         max_pixels: files with larger frames count as broken. 8K by default.
+        conditions: conditions per frame in .npz files beside the videos (see `arvid.data.frame_values`), each with the
+            names of its class ids or vector components, such as {actions: [stay, left, right]}.
 
     Raises UserError for values outside their ranges.
     """
@@ -71,6 +79,7 @@ class FileOptions:
     motion: bool = False
     strict: bool = False
     max_pixels: int = MAX_PIXELS
+    conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "all"):
@@ -78,6 +87,11 @@ class FileOptions:
         SHARE.require(val_fraction=self.val_fraction)
         at_least(1).require(clips_per_video=self.clips_per_video, max_pixels=self.max_pixels)
         at_least(0).require(seed=self.seed)
+        require_per_frame(self.conditions)
+        if self.mirror and self.conditions:
+            raise UserError(
+                f"Mirrored clips would contradict their {', '.join(self.conditions)}: set mirror to false."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +158,11 @@ class FileDataset(VideoDataset):
             num_listed = len(chosen) + len(missing)
             raise UserError(self._empty_message(where, len(entries), len(chosen), num_listed))
         _require_one_there(self._videos, where)
+        if options.conditions:
+            read_values(self._videos[0][0].path, options.conditions)
+        self.value_names = {
+            name: tuple(given) for name, given in options.conditions.items() if given
+        }
         self._fingerprint = ""
         self._motion = MotionCache() if options.motion else None
 
@@ -169,6 +188,9 @@ class FileDataset(VideoDataset):
             motion=self._motion_of(entry, probe, cut.indices, video),
             fps=options.clip.clip_fps(probe.fps),
             name=self.clip_name(index),
+            conditions=values_of_frames(entry.path, options.conditions, cut.indices)
+            if options.conditions
+            else {},
         )
 
     def clip_name(self, index: int) -> str:
@@ -237,6 +259,11 @@ class FileDataset(VideoDataset):
         # These only choose files, and the files are hashed themselves.
         for name in ("split", "val_fraction", "strict", "max_pixels"):
             del options[name]
+        if not options["conditions"]:  # hashes are older than conditions
+            del options["conditions"]
+        elif not self._is_believed:
+            paths = [entry.path for entry in self._videos.files().entries]
+            options["values"] = values_digest(paths, options["conditions"])
         return sha256_with_files({"version": version, "classes": self.classes, **options}, files)
 
     def _contents(self, files: DistinctFiles) -> dict[Path, str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from arvid.contracts import UserError, VideoDataset
 from arvid.data.collate import Example, collate, normalise
 from arvid.data.division import Division, divide
+from arvid.data.order import Order, WholeOrder, WindowOrder
 from arvid.data.stand_ins import MAX_UNREADABLE, Tally, read_clip
-from arvid.data.token_cache import cache_folder, describe_clip, encode_dataset
+from arvid.data.token_cache import CLIPS_PER_SHARD, cache_folder, describe_clip, encode_dataset
 from arvid.data.token_shards import TokenShards
 from arvid.nn.draws import Part, part_of
 from arvid.ranges import SHARE, at_least
@@ -55,14 +55,15 @@ class TokenExamples(Dataset[Example]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches of indices, from one permutation of the clips after another.
+    """Endless batches of indices.
 
     Args:
         num_items: number of clips in the set.
         batch_size: clips per batch of a process.
-        seed: seed of the permutations.
+        seed: seed of the order.
         start: number of batches to skip.
         rank, world_size: this process, and the number of processes that share each step.
+        order: order of the clips. By default one permutation of all clips after another.
     """
 
     def __init__(
@@ -74,27 +75,20 @@ class StepSampler(Sampler[list[int]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        order: Order | None = None,
     ) -> None:
-        self.num_items = num_items
         self.batch_size = batch_size
-        self.seed = seed
         self.start = start
         self.rank = rank
         self.world_size = world_size
+        self.order = order or WholeOrder(num_items, seed)
 
     def __iter__(self) -> Iterator[list[int]]:
         step_size = self.batch_size * self.world_size
         position = self.start * step_size + self.rank * self.batch_size
-        epoch, order = -1, np.empty(0, int)
         while True:
-            batch = []
-            # Positions count clips from the start of the training; a batch may span two permutations.
-            for i in range(position, position + self.batch_size):
-                if i // self.num_items != epoch:
-                    epoch = i // self.num_items
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_items)
-                batch.append(int(order[i % self.num_items]))
-            yield batch
+            # A batch may span two epochs.
+            yield [self.order(i) for i in range(position, position + self.batch_size)]
             position += step_size
 
 
@@ -190,6 +184,9 @@ class VideoDataModule(LightningDataModule):
             random stream.
         num_workers: processes that load clips.
         seed: seed of the order of the clips.
+        shuffle_window: shuffle the training clips inside windows of this many shards of 256 clips, such as 8, so that
+            each shard is read once in an epoch (see `arvid.data.order.WindowOrder`). For object storage, and for sets
+            that are larger than the memory. By default the whole set is shuffled.
         posterior: train on tokens drawn anew at each step from the tokenizer's posterior, as NOVA's released code does.
             By default on the posterior means. Needs a tokenizer with a posterior; validation is on the means.
         max_unreadable: largest share of a set's clips that may become unreadable during training. Other clips replace
@@ -207,11 +204,17 @@ class VideoDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        shuffle_window: int | None = None,
         posterior: bool = False,
         max_unreadable: float = MAX_UNREADABLE,
     ) -> None:
         super().__init__()
-        at_least(1).require("data.", batch_size=batch_size, clips_per_step=clips_per_step)
+        at_least(1).require(
+            "data.",
+            batch_size=batch_size,
+            clips_per_step=clips_per_step,
+            shuffle_window=shuffle_window,
+        )
         at_least(0).require("data.", num_workers=num_workers, seed=seed)
         self.train = train
         self.val = val
@@ -220,6 +223,7 @@ class VideoDataModule(LightningDataModule):
         self.division = Division(batch_size)
         self.num_workers = num_workers
         self.seed = seed
+        self.shuffle_window = shuffle_window
         self.posterior = posterior
         SHARE.require("data.", max_unreadable=max_unreadable)
         self.tallies = [Tally(len(clips), max_unreadable) for clips in (train, val)]
@@ -314,6 +318,7 @@ class VideoDataModule(LightningDataModule):
             start=trainer.global_step * trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            order=self._window_order(examples),
         )
         return load(
             examples,
@@ -323,6 +328,24 @@ class VideoDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             # Copies out of pinned memory do not hold up the host.
             pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _window_order(self, examples: VideoExamples | TokenExamples) -> WindowOrder | None:
+        if self.shuffle_window is None:
+            return None
+        trainer = self.trainer
+        assert trainer is not None
+        shards = examples.shards if isinstance(examples, TokenExamples) else None
+        own = self.division.batch_size * trainer.accumulate_grad_batches
+        return WindowOrder(
+            len(examples),
+            self.seed,
+            clips_per_shard=shards.manifest.clips_per_shard
+            if shards is not None
+            else CLIPS_PER_SHARD,
+            window=self.shuffle_window,
+            clips_per_step=own * trainer.world_size,
+            prefetch=shards.prefetch if shards is not None else None,
         )
 
     def val_dataloader(self) -> BatchLoader:
@@ -374,8 +397,9 @@ def _require_captions(module: Any, train: VideoDataset) -> None:
     conditioner = getattr(module, "conditioner", None)
     if conditioner is not None and conditioner.text is not None and not train.has_captions:
         raise UserError(
-            "The caption is a condition (model.text), but no clip of data.train has one. Name the column of the "
-            "captions (columns: {caption: ...}), or remove model.text."
+            "The caption is a condition (model.text), but no clip of data.train has one. Put the videos into a folder "
+            "for each class, name the manifest's column of captions (columns: {caption: ...}), or train without a "
+            "caption: --model.init_args.text null."
         )
 
 

@@ -1,7 +1,7 @@
-"""Write, read and verify the files of a folder of token shards.
+"""Write the files of a folder of token shards, and read its manifest.
 
     FOLDER/manifest.json            tokenizer, dataset and shape of the tokens; written first
-    FOLDER/00000.safetensors        tokens, captions and values of other conditions of the first clips
+    FOLDER/00000.safetensors        tokens, captions and values of other conditions of the first clips (see shard.py)
     FOLDER/00001.safetensors        the same of the next clips, and so on
 
 Clip i is in shard i // clips_per_shard, so it can be read without the other shards. A shard is complete or absent, and
@@ -14,39 +14,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from arvid.contracts import TokenSpec, UserError
-from arvid.data.collate import Example
 from arvid.files import atomic_write, sha256_json
 from arvid.sealed import (
     KEY,
-    Damaged,
     seal_tensors,
     verify,
-    verify_tensor_file,
     write_sealed_json,
 )
 
-FORMAT = "arvid tokens 3"
+FORMAT = "arvid tokens 4"
+CAPTIONS_IN_HEADERS = "arvid tokens 3"
+"""Format of older folders, whose shards have their captions in the header. They are still read and filled."""
 UNSEALED = "arvid tokens 2"
-"""Format of older folders, without checksums. They are still read and filled."""
+"""Format of still older folders, without checksums. They are still read and filled."""
 MANIFEST = "manifest.json"
-_TOKENS = ("tokens", "spread")
-"""Tensors of a shard; the others are the values of conditions by name."""
+CAPTIONS, CAPTION_ENDS = "captions", "caption_ends"
+"""Tensors with the captions: their text in UTF-8 (uint8), and the end of each in bytes (n,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +137,11 @@ def write_shard(
     }
     if std is not None:
         tensors["spread"] = std.numpy().astype(np.float16)
-    captions = json.dumps([clip["caption"] for clip in facts])
-    metadata = {"captions": captions, "name": manifest.name_of(shard)}
-    content = seal_tensors(safetensors.numpy.save(tensors, metadata))
+    # JSON may hold half of a surrogate pair, which strict UTF-8 refuses.
+    captions = [clip["caption"].encode("utf-8", "surrogatepass") for clip in facts]
+    tensors[CAPTIONS] = np.frombuffer(b"".join(captions), np.uint8)
+    tensors[CAPTION_ENDS] = np.cumsum([len(caption) for caption in captions])
+    content = seal_tensors(safetensors.numpy.save(tensors, {"name": manifest.name_of(shard)}))
     with atomic_write(folder / shard_name(shard)) as temporary:
         temporary.write_bytes(content)
 
@@ -169,14 +168,9 @@ def impossible(spec: TokenSpec) -> str:
     return f"ids outside the vocabulary of {spec.size}"
 
 
-def verify_shard(folder: Path, manifest: Manifest, shard: int) -> None:
-    """Raise UserError if a shard is damaged."""
-    Shard(folder / shard_name(shard), manifest, shard).verify()
-
-
 def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
     """Numbers of the shards that a folder does not hold yet."""
-    there = {path.name for path in folder.glob("*.safetensors")}
+    there = set(os.listdir(folder))
     return [n for n in range(manifest.num_shards) if shard_name(n) not in there]
 
 
@@ -207,74 +201,24 @@ def read_manifest(path: str) -> Manifest:
 
 def _is_sealed(stated: str) -> bool:
     """Whether files of a format have checksums."""
-    if stated not in (FORMAT, UNSEALED):
+    if stated not in (FORMAT, CAPTIONS_IN_HEADERS, UNSEALED):
         raise ValueError(f"it says {stated!r}, not {FORMAT!r}")
-    return stated == FORMAT
+    return stated != UNSEALED
 
 
 def _with_tuples(value: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 
-class Shard:
-    """An open shard. Only the requested clips are read.
-
-    Raises UserError if the file is damaged or belongs to another shard.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
-        self.path = path
-        self.manifest = manifest
-        with naming(path):
-            self._file = safe_open(path, framework="np")
-            self._tokens = self._file.get_slice("tokens")
-            names = set(self._file.keys())
-            self._std = self._file.get_slice("spread") if "spread" in names else None
-            self._names = names - {*_TOKENS}
-            found = self._tokens.get_shape()[0]
-            metadata = self._file.metadata() or {}
-        num_clips, name = len(manifest.clips_of(number)), manifest.name_of(number)
-        if found != num_clips:
-            raise UserError(f"{path} is of another folder: {found} clips instead of {num_clips}.")
-        if metadata.get("name", name) != name:  # older shards have no name
-            raise UserError(f"{path} is of another folder, or another shard of this one.")
-
-    def verify(self) -> None:
-        """Check the content. Raises UserError if it is damaged or holds impossible tokens."""
-        with naming(self.path):
-            verify_tensor_file(self.path, required=self.manifest.sealed)
-            row = first_impossible(self._file.get_tensor("tokens"), self.manifest.spec)
-            if row is not None:
-                raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
-
-    def example(self, row: int) -> Example:
-        """The example of a clip (see `TokenShards.example`)."""
-        tokens = torch.from_numpy(np.array(self._tokens[row]))
-        example = {
-            "tokens": tokens if tokens.is_floating_point() else tokens.long(),
-            "caption": self._captions[row],
-            **{name: values[row] for name, values in self._conditions.items()},
-        }
-        if self._std is not None:
-            example["spread"] = torch.from_numpy(np.array(self._std[row])).float()
-        return example
-
-    @cached_property
-    def _captions(self) -> list[str]:
-        captions: list[str] = json.loads(self._file.metadata()["captions"])
-        return captions
-
-    @cached_property
-    def _conditions(self) -> dict[str, np.ndarray]:
-        return {name: self._file.get_tensor(name) for name in sorted(self._names)}
-
-
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Turn errors about a shard's content into UserErrors with the file's name and what to do."""
+    """Turn errors about a shard's content into UserErrors with the file's name and what to do. A missing file stays a
+    FileNotFoundError."""
     try:
         yield
-    except Exception as error:  # safetensors has many error types
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged header leads to many types of errors
         raise UserError(
             f"{path} is damaged ({error}). Delete it and run the same `arvid encode` again, which makes only "
             "missing shards; or copy it again."

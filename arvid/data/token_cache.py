@@ -17,6 +17,7 @@ from torch import Tensor
 from arvid.contracts import Clip, UserError, VideoDataset, VideoTokenizer
 from arvid.data.collate import normalise
 from arvid.data.loading import load_batches
+from arvid.data.shard import verify_shard
 from arvid.data.shard_files import (
     UNSEALED,
     Manifest,
@@ -25,7 +26,6 @@ from arvid.data.shard_files import (
     impossible,
     missing_shards,
     shard_name,
-    verify_shard,
     write_shard,
 )
 from arvid.data.stand_ins import Tally, read_clip

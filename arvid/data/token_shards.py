@@ -1,7 +1,8 @@
 """Token shards as a dataset: encoded clips in a folder on disk or in object storage, without their videos.
 
-shard_files.py describes the files. Each is verified before its first clip is read. Shards in object storage (s3://,
-gs://, hf://, https://, and all else that fsspec reads) are copied into the cache when their first clip is read.
+shard_files.py describes the files. Opening a folder reads its manifest and lists its files; a shard is opened when its
+first clip is read, and verified before. Shards in object storage (s3://, gs://, hf://, https://, and all else that
+fsspec reads) are then copied into the cache.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
@@ -17,24 +19,24 @@ from typing import Any, NoReturn
 import numpy as np
 
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.data._shard_copies import ShardCopies
 from arvid.data.collate import OTHERS, Example
-from arvid.data.shard_files import (
-    Shard,
-    is_url,
-    missing_shards,
-    naming,
-    read_bytes,
-    read_manifest,
-    shard_name,
-)
-from arvid.files import atomic_write, cache_dir, sha256_json
-from arvid.sealed import verify_tensors
+from arvid.data.shard import Shard
+from arvid.data.shard_files import is_url, missing_shards, read_manifest, shard_name
+from arvid.ranges import above
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 1 << 26
 """Largest folder, in bytes, that is verified when it is opened, in some 0.05 s. A larger folder is verified shard by
 shard in a thread; a reader that is ahead of the thread verifies its shard itself."""
+AHEAD = 1 << 36
+"""Largest folder, in bytes, that the thread verifies: each process that opens the folder reads it whole. The shards of
+a larger folder are verified when they are first read."""
+MAX_OPEN = 128
+"""Shards that a process keeps open. To open one again takes some 50 µs."""
+PREFETCHES = 4
+"""Shards that are copied ahead from a URL at a time."""
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -74,19 +76,27 @@ class TokenShards(VideoDataset):
 
     Args:
         path: folder or URL of the shards. Storage other than disk and http needs its package (s3fs, gcsfs).
+        cache_gib: for a URL, size of its copies in the cache (`ARVID_CACHE`), in GiB, above which the copies that were
+            opened longest ago are deleted. By default all are kept.
 
-    Raises UserError if the folder holds no shards, or some are missing or damaged. At a URL this is found when a shard
-    is read.
+    Raises UserError if the folder holds no shards, or some are missing or damaged. At a URL, and in a large folder,
+    damage is found when a shard is read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, cache_gib: float | None = None) -> None:
+        above(0).require("", cache_gib=cache_gib)
         self.path = str(path).rstrip("/")
         self.manifest = read_manifest(self.path)
         self.classes = self.manifest.classes
         self.value_names = self.manifest.value_names
-        self._shards: dict[int, Shard] = {}
+        self._shards: dict[int, Shard] = {}  # the shard that was used last is the last one
         self._verified = _flags(self.manifest.num_shards)
-        if not is_url(self.path):
+        self._prefetching: ThreadPoolExecutor | None = None
+        self._copies: ShardCopies | None = None
+        if is_url(self.path):
+            limit = None if cache_gib is None else cache_gib * 2**30
+            self._copies = ShardCopies(self.path, self.manifest, limit)
+        else:
             self._require_all()
 
     def _require_all(self) -> None:
@@ -98,12 +108,13 @@ class TokenShards(VideoDataset):
                 f"{self.path}: {len(missing)} of {self.manifest.num_shards} shards are missing ({names}{more}). "
                 "Run the same `arvid encode` again, which makes only those, or copy them here."
             )
-        numbers = range(self.manifest.num_shards)
-        if sum(self._shard(n).path.stat().st_size for n in numbers) > AT_ONCE:
+        # Shards differ in their captions alone, so the first tells the size: to ask for each is slow on a network.
+        total = (Path(self.path) / shard_name(0)).stat().st_size * self.manifest.num_shards
+        if total <= AT_ONCE:
+            for number in range(self.manifest.num_shards):
+                self._verify(number)
+        elif total <= AHEAD:
             Thread(target=self._verify_ahead, daemon=True).start()
-            return
-        for number in numbers:
-            self._verify(number)
 
     def _verify_ahead(self) -> None:
         """Verify all shards in the background. A damaged one is a warning here, and an error when it is read."""
@@ -116,7 +127,7 @@ class TokenShards(VideoDataset):
     def _verify(self, number: int) -> None:
         """Raise UserError if a shard is damaged. All processes that load from this set verify it once in total."""
         if not self._verified[number]:
-            self._shard(number).verify()
+            self._opened(number).verify()  # not an open one: a thread verifies too
             self._verified[number] = True
 
     def __len__(self) -> int:
@@ -157,28 +168,43 @@ class TokenShards(VideoDataset):
                 "Encode the clips again with that option, or turn it off."
             )
 
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Copy shards of a URL into the cache in the background. A failure is an error when the shard is read."""
+        if self._copies is None:
+            return
+        if self._prefetching is None:
+            self._prefetching = ThreadPoolExecutor(PREFETCHES, "prefetch")
+        for number in numbers:
+            self._prefetching.submit(self._copies.fetch, number)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}  # open files stay with their process
+        return {
+            **self.__dict__,
+            "_shards": {},
+            "_prefetching": None,
+        }  # these stay with their process
 
     def _shard(self, number: int) -> Shard:
-        if number not in self._shards:
-            path = self._fetched(shard_name(number))
-            self._shards[number] = Shard(path, self.manifest, number)
-        return self._shards[number]
+        shard = self._shards.pop(number, None) or self._opened(number)
+        self._shards[number] = shard
+        if len(self._shards) > MAX_OPEN:
+            del self._shards[next(iter(self._shards))]
+        return shard
 
-    def _fetched(self, name: str) -> Path:
-        """Path of a file: in the folder itself, or in the cache, after a copy from object storage."""
-        if not is_url(self.path):
-            return Path(self.path) / name
-        key = sha256_json([self.path, self.manifest.stored()])[:24]
-        target = cache_dir() / "shards" / key / name
-        if not target.is_file():
-            content = read_bytes(f"{self.path}/{name}")
-            with naming(f"{self.path}/{name}"):
-                verify_tensors(content, required=self.manifest.sealed)
-            with atomic_write(target) as temporary:
-                temporary.write_bytes(content)
-        return target
+    def _opened(self, number: int) -> Shard:
+        if self._copies is None:
+            path = Path(self.path) / shard_name(number)
+            try:
+                return Shard(path, self.manifest, number)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"{path} is missing. Run the same `arvid encode` again, or copy it here."
+                ) from error
+        while True:
+            try:
+                return Shard(self._copies.fetch(number), self.manifest, number)
+            except FileNotFoundError:  # another process deleted the copy just now, to make space
+                continue
 
 
 def _flags(num: int) -> np.ndarray:

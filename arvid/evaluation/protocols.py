@@ -32,6 +32,15 @@ SUFFIXES = (".yaml", ".yml")
 
 T = TypeVar("T")
 
+_YOUNGER: dict[str, Any] = {
+    "given_rate": "cut",
+    "optional_metrics": [],
+    "trajectories": 1,
+    "conditions": [],
+    "scored_every": 1,
+}
+"""Options that came after the first hashes, and their defaults, which a hash leaves out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -73,6 +82,10 @@ class Protocol:
     clip: ClipSpec | None = None
     """How real clips are cut and resized; defines the length and size of all clips. None: as the run's setting does."""
 
+    conditions: tuple[str, ...] = ()
+    """Conditions per frame that a model gets besides caption and class, such as actions. An .npz file beside each real
+    video has them (see `arvid.data.frame_values`)."""
+
     given_rate: Literal["cut", "keep"] = "cut"
     """Treatment of given videos (`--videos`) that are faster than `clip.fps`. cut: take frames at that rate, as from
     real clips. keep: take the first frames at any rate."""
@@ -85,6 +98,8 @@ class Protocol:
     """Frames per autoregressive step (the tokenizers' temporal stride), for curves over the steps of a prediction."""
     scored_frames: int | None = None
     """Number of frames that metrics use, from the first scored one; None: all."""
+    scored_every: int = 1
+    """Metrics use every n-th frame, beginning with the first scored one."""
     paired_frames: int | None = None
     """Number of the scored frames that paired metrics use; None: all."""
     paired_size: int | None = None
@@ -114,6 +129,7 @@ class Protocol:
             folds=self.folds,
             frames_per_step=self.frames_per_step,
             scored_frames=self.scored_frames,
+            scored_every=self.scored_every,
             paired_frames=self.paired_frames,
             paired_size=self.paired_size,
             batch_size=self.batch_size,
@@ -126,7 +142,7 @@ class Protocol:
         length = self.clip.num_frames if self.clip else None
         given = 0 if self.score_given else self.condition_frames
         predicts = self.task == "prediction"
-        needed = given + (self.scored_frames or 1)
+        needed = given + ((self.scored_frames or 1) - 1) * self.scored_every + 1
         return [
             (not self.metrics, "it names no metrics"),
             (
@@ -134,6 +150,14 @@ class Protocol:
                 "predictions need condition_frames, and other tasks have none",
             ),
             (self.frames_per_step > 1 and not predicts, "only predictions are made in steps"),
+            (
+                self.scored_every > 1 and predicts,
+                "a prediction is scored at every frame (scored_every: 1)",
+            ),
+            (
+                bool(self.conditions) and self.clip is None,
+                "conditions are read beside the real videos, so it needs a clip of its own",
+            ),
             (
                 length is not None and needed > length,
                 f"it scores frame {needed} of clips with {length} frames",
@@ -149,13 +173,9 @@ class Protocol:
         """All parameters, the actual number of clips, and the hashes of the data and of the protocol."""
         # through JSON, so that tuples become lists as in a file
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        # defaults are left out: hashes are older than these options
-        if self.given_rate == "cut":
-            del values["given_rate"]
-        if not self.optional_metrics:
-            del values["optional_metrics"]
-        if self.trajectories == 1:
-            del values["trajectories"]
+        for name, default in _YOUNGER.items():
+            if values[name] == default:
+                del values[name]
         values["num_clips"] = self.available_clips(dataset)
         values["data"] = dataset.fingerprint()[:16]
         return {**values, "hash": sha256_json(values)[:16]}
@@ -209,9 +229,9 @@ class Protocol:
         available = min(wanted, size // 2)
         if available < MIN_CLIPS:
             raise UserError(
-                f"Protocol {self.name} would compare {available} clips, but statistics need at least {MIN_CLIPS}. "
-                f"Ask for more, and give a validation set of at least {2 * MIN_CLIPS} clips. It has {size}, and half "
-                "of them are kept to compare real clips with real clips."
+                f"Protocol {self.name}: the validation set has {size} clips, but at least {2 * MIN_CLIPS} are needed: "
+                f"{MIN_CLIPS} to score, and as many for the row of real clips. Add videos, or raise "
+                "data.val.init_args.clips_per_video."
             )
         return available
 
@@ -223,8 +243,9 @@ class Protocol:
     @property
     def scored(self) -> slice:
         """The frames of a clip that metrics use."""
-        start = 0 if self.score_given else self.condition_frames
-        return slice(start, None if self.scored_frames is None else start + self.scored_frames)
+        start, every = 0 if self.score_given else self.condition_frames, self.scored_every
+        num = self.scored_frames
+        return slice(start, None if num is None else start + num * every, every)
 
     @property
     def predicted(self) -> slice:

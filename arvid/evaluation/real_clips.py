@@ -36,7 +36,9 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
     missing: list[str] = []
     if split_list is not None:
         entries, missing = take_listed(entries, read_split_list(split_list))
-    options = FileOptions(clip=protocol.clip, seed=protocol.seed)
+    # without names: a model has its own from its training
+    conditions: dict[str, tuple[str, ...]] = {name: () for name in protocol.conditions}
+    options = FileOptions(clip=protocol.clip, seed=protocol.seed, conditions=conditions)
     return FileDataset(entries, options, where=str(where), classes=entries.classes, missing=missing)
 
 

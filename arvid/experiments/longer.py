@@ -1,4 +1,4 @@
-"""Clips longer than trained: their real continuations, and tables of the quality at each autoregressive step."""
+"""Clips longer than the training clips: their real continuations, and tables of quality per autoregressive step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def longer_frames(model: GeneratorModule, times: int) -> int:
 
 
 def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, ClipSpec]:
-    """The clips of which a run's validation set has the beginnings or windows, `num_frames` of each.
+    """The validation clips of a run with their real continuations, `num_frames` frames each, and how they are cut.
 
-    Raises UserError for a set whose clips have no continuation: whole rendered clips.
+    Raises UserError if the clips have no continuation: rendered clips end with their last trained frame.
     """
     config: dict[str, Any] = model.description["validation"]
     values = dict(config["init_args"])
@@ -33,8 +33,8 @@ def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, Cl
         config, clip = values["dataset"], {"size": list(model.clip_shape[1:])}
         if config["init_args"]["num_frames"] != num_frames:
             raise UserError(
-                f"The run was trained on windows of clips of {config['init_args']['num_frames']} frames, which have no "
-                f"continuation of {num_frames}: change --times, or train another."
+                f"The run was trained on windows of clips with {config['init_args']['num_frames']} frames, so there "
+                f"are no real clips with {num_frames} frames. Change --times, or train on windows of longer clips."
             )
     elif "clip" in values:
         clip = {**values["clip"], "num_frames": num_frames, "window": "start", "short": "drop"}
@@ -49,9 +49,9 @@ def continued(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, Cl
 
 
 def rendered_anew(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset, ClipSpec]:
-    """A validation set of rendered clips with `num_frames` frames each. They move more slowly than trained clips.
+    """The validation clips of a run rendered with `num_frames` frames, and how they are cut.
 
-    Their first frames, captions and attributes are those of the validation set.
+    First frames, captions and attributes stay the same. The motion takes all frames, so it is slower than in training.
     """
     config: dict[str, Any] = model.description["validation"]
     values = {**config["init_args"], "num_frames": num_frames}
@@ -62,7 +62,7 @@ def rendered_anew(model: GeneratorModule, num_frames: int) -> tuple[VideoDataset
 
 
 def step_tables(records: Sequence[ResultRecord], trained: int) -> list[str]:
-    """One table per metric, with a column for the last step of each trained length of `trained` latent frames."""
+    """Lines of one table per metric, with the columns of `shown_steps`. `trained`: latent frames of a training clip."""
     lines = []
     for metric in dict.fromkeys(name for r in records for name in r.rollout):
         curves = {r.name: r.rollout[metric].mean for r in records if metric in r.rollout}

@@ -21,6 +21,8 @@ import torch
 from arvid import registry
 from arvid.contracts import Clip, Request, UserError, VideoDataset
 from arvid.data.collate import normalise
+from arvid.data.folder import find_videos
+from arvid.data.manifest import read_manifest
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
@@ -288,6 +290,18 @@ def data_options(data: Path, val: Path | None = None) -> list[str]:
             f"--data.{part}.init_args.split={'all' if val else part}",
         ]
     return found
+
+
+def condition_options(data: Path) -> list[str]:
+    """Options of `arvid fit` that train without captions, if no video of a folder or manifest has one; else none.
+
+    Raises UserError if there are no videos.
+    """
+    entries = find_videos(data) if data.is_dir() else read_manifest(data)
+    if entries.has("caption"):
+        return []
+    print(f"{data}: no video has a class or caption. The models are trained without a condition.")
+    return ["--model.init_args.text=null"]
 
 
 def tokenizer_option(*, continuous: str | None = None, discrete: str | None = None) -> str:

@@ -135,6 +135,11 @@ PREPROCESSINGS = {
             grid="tf1",
         ),
         Preprocessing(
+            name="teco",
+            source="wilson1yan/teco, teco/fvd.py (TensorFlow 2)",
+            weights="i3d-pretrained-400",
+        ),
+        Preprocessing(
             name="magvit",
             source="google-research/magvit, its metrics in JAX",
             weights="i3d-pretrained-400",

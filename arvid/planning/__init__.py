@@ -1,1 +1,1 @@
-"""What a run will cost, before it runs: parameters, memory, FLOPs, days, sampling and encoding."""
+"""Costs of a run, computed before it starts: parameters, memory, FLOPs, days, sampling and encoding."""

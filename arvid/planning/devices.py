@@ -1,7 +1,7 @@
-"""Devices by name: peak rates as their vendor publishes them, and memory.
+"""GPUs by name, with memory and peak rates from the vendors' data sheets.
 
-Rates are of dense matrix products with accumulation in float32. Data sheets give twice the number where they count
-structured sparsity.
+Rates are those of dense matrix products with float32 accumulation. Data sheets that count structured sparsity give
+twice these numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arvid.hardware import hardware, product_rate
 
 GIB = 2**30
 USABLE = 0.92
-"""Share of the nominal memory that tensors can have; the rest is the driver's, the libraries' and fragmentation."""
+"""Share of the nominal memory that tensors can use. Driver, libraries and fragmentation take the rest."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Device:
     half: float
     """Peak rate of bf16 products in TFLOP/s."""
     single: float
-    """Peak rate of float32 products in TFLOP/s: TF32, which `arvid fit` turns on, where there are cores for it."""
+    """Peak rate of float32 products in TFLOP/s. It is that of TF32 if the GPU has it, since `arvid fit` turns it on."""
     source: str
 
     @property
     def bytes(self) -> float:
-        """Bytes that tensors can have."""
+        """Bytes that tensors can use."""
         return self.memory * GIB * USABLE
 
     def rate(self, precision: str) -> float:
@@ -57,13 +57,13 @@ DEVICES = (
     Device("RTX3090", 24, 71, 35.6, "NVIDIA Ampere GA102 whitepaper"),
 )
 MEASURED = "measured"
-"""The name of this machine's own device, whose rates are measured."""
+"""Name of this machine's own device. Its rates are measured."""
 SIDE = 8192
 """Rows and columns of the matrices that are timed on a GPU."""
 
 
 def find_device(name: str) -> Device:
-    """A device of the table by its name, in any case; or this machine's for `measured`. Raises UserError."""
+    """The device with this name, ignoring case; this machine's for `measured`. Raises UserError for an unknown name."""
     if name == MEASURED:
         return measure()
     known = {_plain(device.name): device for device in DEVICES}

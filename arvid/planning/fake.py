@@ -1,7 +1,7 @@
-"""Networks without numbers: shapes and types of every tensor, but no memory for weights or activations.
+"""Networks on fake tensors: every tensor has a shape and a dtype, but weights and activations take no memory.
 
-A paper's model is built in seconds and "runs" on a laptop. `light` builds modules whose large parameters have no
-storage, `FakeNetworks` replaces the parameters by torch's fake tensors and lets the modules run on them.
+So a laptop builds and "runs" the largest published model in seconds. Inside `without_storage`, modules are built whose
+large parameters have no storage. `FakeNetworks` replaces the parameters by torch's fake tensors and runs the modules.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from arvid.nn.checkpointing import repeating_in
 from arvid.nn.draws import drawing_by
 
 LARGE = 2**14
-"""Elements of a tensor from which on `light` gives it no storage. Constructors may read the values of smaller ones."""
+"""Smallest number of elements of a tensor without storage. Smaller tensors keep values that constructors may read."""
 FACTORIES = {torch.empty, torch.rand, torch.randn, torch.zeros, torch.ones}
-"""How constructors make parameters."""
+"""Functions with which constructors make parameters."""
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-"""Type of matrix products, by the first part of Lightning's `precision`."""
+"""Dtype of matrix products, by the first part of Lightning's `precision`."""
 
 IN_FLOAT32 = {
     torch.layer_norm,
@@ -58,7 +58,7 @@ IN_FLOAT32 = {
 """Functions that autocast computes in float32 on GPUs, but not on CPUs (PyTorch's table of autocast operations)."""
 
 
-class _Light(TorchFunctionMode):
+class _WithoutStorage(TorchFunctionMode):
     """Makes large floating-point tensors on the meta device."""
 
     def __torch_function__(
@@ -80,9 +80,9 @@ def _is_large(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def light() -> Iterator[None]:
-    """Inside the block, modules are built whose large parameters have no storage. Buffers keep their values."""
-    with _Light():
+def without_storage() -> Iterator[None]:
+    """Inside the block, large parameters of new modules have no storage. Buffers keep their values."""
+    with _WithoutStorage():
         yield
 
 
@@ -91,19 +91,19 @@ class FakeNetworks:
 
     Args:
         precision: Lightning's `precision` of the training, such as "bf16-mixed".
-        gpu: count what a GPU computes and stores, not what a CPU does: its attention kernels, and which functions its
-            autocast leaves in float32.
+        gpu: count what a GPU computes and stores, not a CPU. They differ in attention kernels, and in the functions
+            that autocast computes in float32.
     """
 
     def __init__(self, precision: str = "32-true", *, gpu: bool = True) -> None:
         self.precision = precision
         self.gpu = gpu
         self.drew = False
-        """Whether a random number decided about shapes in the last run."""
+        """Whether a random number decided a shape in the last run."""
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def take(self, module: nn.Module) -> None:
-        """Replace the module's parameters by fake ones, on the CPU, in the type in which they are trained."""
+        """Replace the module's parameters by fake ones on the CPU, with the dtype of the training."""
         taken: dict[int, nn.Parameter] = {}
         for child in module.modules():
             for name, parameter in child._parameters.items():
@@ -129,12 +129,12 @@ class FakeNetworks:
 
     @contextmanager
     def running(self, *, autocast: bool = True, uniform: float = 0.5) -> Iterator[None]:
-        """Inside the block, modules that were taken can run.
+        """Inside the block, modules can run whose parameters `take` has replaced.
 
         Args:
             autocast: use the mixed precision of the training, if it has one.
-            uniform: the number between 0 and 1 that stands for each random number which decides about shapes, such as
-                the share of masked tokens.
+            uniform: value from 0 to 1 that replaces each random number that decides a shape, such as the share of
+                masked tokens.
         """
         mixed = self.precision.endswith("-mixed") and autocast
         self.drew = False
@@ -162,7 +162,7 @@ def at_quantile(sample: Callable[[], Any], uniform: float) -> Any:
 
 
 class _Uniform(TorchFunctionMode):
-    """Answers `torch.rand` and `torch.randint` by one given quantile."""
+    """Makes `torch.rand` and `torch.randint` return one given quantile."""
 
     def __init__(self, uniform: float) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class _Uniform(TorchFunctionMode):
 
 
 class _GpuFunctions(TorchFunctionMode):
-    """What GPUs store differently: the mask of dropout in one byte a number, and what autocast leaves in float32."""
+    """Imitates what a GPU stores: dropout masks of one byte per element, and float32 tensors under its autocast."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -1,8 +1,8 @@
-"""Sampling of one clip on fake tensors: FLOPs, evaluations and the cache.
+"""Costs of sampling one clip, counted on fake tensors: FLOPs, network evaluations and the KV cache.
 
-A clip of a large model needs hundreds of thousands of operations. Two things make counting quick, and both are exact.
-The head is counted from one and two tokens, because its FLOPs are linear in the tokens. And the network runs with two
-small depths, because FLOPs and cache are linear in the depth.
+A large model needs hundreds of thousands of operations for a clip. Two exact shortcuts make counting quick. The head
+runs on one and on two tokens only, because its FLOPs are linear in the number of tokens. The network runs at two small
+depths only, because FLOPs and cache are linear in the depth.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arvid.sampling.sample import clip_grid
 from arvid.training.generator_module import GeneratorModule
 
 PERIODS = (1, 2, 3, 6)
-"""Differences of the two depths that are tried. Parts with a third or a half of the blocks need more than 1."""
+"""Differences between the two depths, in the order of trial. A part with half of the blocks needs more than 1."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class GenerationCost:
     """Costs of sampling one clip."""
 
     flops: float
-    """Without decoding."""
+    """FLOPs of all tokens, without decoding."""
     decoding_flops: float
     evaluations: dict[str, int]
     """Evaluations of each network, by name."""
     cache: float
-    """Bytes of keys and values."""
+    """Bytes of the KV cache."""
 
 
 def generation_cost(
@@ -49,9 +49,9 @@ def generation_cost(
     """The costs of one clip of the trained length, with the model's own sampling options.
 
     Args:
-        build: makes the model with a number of blocks.
-        depth: blocks of the model.
-        fakes: the fake tensors that it runs on.
+        build: makes the model with a given number of blocks.
+        depth: number of blocks of the model.
+        fakes: the fake tensors on which it runs.
     """
     model = build(depth)
     pair = _depths(build, depth, model)
@@ -71,7 +71,7 @@ def generation_cost(
 def _depths(
     build: Callable[[int], GeneratorModule], depth: int, model: GeneratorModule
 ) -> tuple[int, int] | None:
-    """The smallest two depths from which all stacks of blocks grow evenly up to the model's; None if there are none."""
+    """The smallest two depths from which all stacks of blocks grow linearly to the model's; None if there are none."""
     target = _stacks(model)
     for period in PERIODS:
         small = depth % period or period
@@ -88,7 +88,7 @@ def _depths(
 
 
 def _stacks(model: GeneratorModule) -> list[int]:
-    """Blocks of each stack of the network; the head's do not depend on the depth."""
+    """Number of blocks of each stack of the network. Those of the head do not depend on the depth."""
     return [len(m) for m in model.paradigm.modules() if isinstance(m, nn.ModuleList)]
 
 
@@ -107,7 +107,7 @@ def encoding_flops(model: GeneratorModule, fakes: FakeNetworks) -> float:
 
 
 def _tokens_cost(model: GeneratorModule, fakes: FakeNetworks) -> tuple[float, float]:
-    """FLOPs of the tokens of one clip, and bytes of the cache."""
+    """FLOPs of all tokens of one clip, and bytes of the KV cache."""
     model.requires_grad_(False)
     paradigm, options = model.paradigm.eval(), model.sampling
     watch, given_head = _Caches(), getattr(paradigm, "head", None)
@@ -129,7 +129,7 @@ def _tokens_cost(model: GeneratorModule, fakes: FakeNetworks) -> tuple[float, fl
 
 
 class _ZeroIds(TorchFunctionMode):
-    """Tells the range of given ids, which are zeros here: models check it, but fake tensors have no values."""
+    """Makes `Tensor.aminmax` return zeros. Models check the range of given ids, but fake tensors have no values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -138,7 +138,7 @@ class _ZeroIds(TorchFunctionMode):
 
 
 class _Caches:
-    """Finds the caches that are alive after the first evaluation. Their memory has its final size from the start."""
+    """Finds the KV caches that exist after the first evaluations. A cache has its final size from the start."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -147,7 +147,7 @@ class _Caches:
 
     def look(self) -> None:
         self._looks += 1
-        if self._looks <= 2:  # a few networks fill their caches with the second evaluation
+        if self._looks <= 2:  # some networks make their caches in the second evaluation
             new = _all_caches() - self._others
             self.num_bytes = max(self.num_bytes, sum(cache.num_bytes for cache in new))
 
@@ -157,9 +157,9 @@ def _all_caches() -> set[KVCache]:
 
 
 class _HeadStandIn:
-    """Gives a head methods that return zeros, and sums up the FLOPs that the real ones would have.
+    """Replaces the sampling methods of a head: the new ones return zeros, and add up the FLOPs of the real ones.
 
-    Sampling reads values of logits, which fake tensors do not have.
+    The real ones cannot run: they read values of logits, which fake tensors do not have.
     """
 
     def __init__(self, head: TokenHead | None) -> None:

@@ -1,4 +1,4 @@
-"""Memory of a GPU in training: the state, and what fits with which sharding, checkpointing and micro-batch."""
+"""GPU memory in training: bytes of the state, and which sharding, checkpointing and micro-batch fit together."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from arvid.training.muon import stacked_matrices
 
 Sharding = Literal["one GPU", "DDP", "FSDP"]
 BUCKETED: Sharding = "DDP"
-"""DDP copies gradients into buckets, which are as large as the gradients."""
+"""Sharding with buckets of gradients. They take as much memory as the gradients."""
 PREFETCHED = 2
-"""Blocks whose weights FSDP holds whole at a time: the one that runs, and the next."""
+"""Number of blocks whose weights FSDP has gathered at a time: the running block and the next one."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class State:
     """Bytes that stay on a GPU during training, without sharding."""
 
     weights: int
-    """Of trained parameters."""
+    """Trained parameters."""
     frozen: int
-    """Of frozen parameters, such as the tokenizer's."""
+    """Frozen parameters, such as those of the tokenizer."""
     gradients: int
     optimizer: int
     averages: int
@@ -34,7 +34,7 @@ class State:
     """Weights of trained parameters outside stacks of blocks."""
 
     def per_gpu(self, sharding: Sharding, num_gpus: int) -> float:
-        """Bytes on each of the GPUs. FSDP divides all but frozen weights, and gathers the weights of a few blocks."""
+        """Bytes on each GPU. FSDP divides everything but frozen weights, and gathers the weights of a few blocks."""
         divisible = self.weights + self.gradients + self.optimizer + self.averages
         if sharding == "FSDP":
             gathered = self.rest + PREFETCHED * self.block
@@ -64,7 +64,7 @@ def count_state(module: nn.Module, *, muon: bool | str, averages: bool) -> State
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The trained blocks of all stacks; not those inside another stack's blocks."""
+    """The trained blocks of all outermost stacks (`nn.ModuleList`)."""
     stacks = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
     inner = {id(m) for stack in stacks for block in stack for m in block.modules()}
     outer = [stack for stack in stacks if id(stack) not in inner]
@@ -79,7 +79,7 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
 
 @dataclass(frozen=True)
 class Activations:
-    """Peak memory of a step besides the state, as a function of the micro-batch: `fixed` + clips x `per_clip`."""
+    """Peak memory of a step without the state, as a function of the micro-batch: `fixed` + clips x `per_clip`."""
 
     fixed: float
     per_clip: float
@@ -96,26 +96,26 @@ class Activations:
         return self.fixed + self.per_clip * clips
 
     def most_clips(self, num_bytes: float) -> int:
-        """The largest micro-batch that fits into so many bytes; 0 for none."""
+        """The largest micro-batch that fits into `num_bytes`; 0 if none fits."""
         return max(int((num_bytes - self.fixed) // self.per_clip), 0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to train, and whether it fits."""
+    """A combination of sharding and checkpointing, its memory, and whether it fits."""
 
     sharding: Sharding
     checkpoint: str
     state: float
     """Bytes of the state on each GPU."""
     activations: float
-    """Bytes of the step's peak with the setting's micro-batch, besides the state."""
+    """Peak bytes of a step with the setting's micro-batch, without the state."""
     micro_batch: int
-    """Largest micro-batch that fits and divides the step's clips; 0 for none."""
+    """Largest micro-batch that fits and divides the clips of a step; 0 if none fits."""
     fits: bool
     """Whether the setting's micro-batch fits."""
     flops: float
-    """FLOPs for one clip, with those that checkpointing adds."""
+    """FLOPs of one clip, including recomputation by checkpointing."""
 
     @property
     def total(self) -> float:
@@ -132,16 +132,16 @@ def fit_ways(
     num_gpus: int,
     memory: float,
 ) -> list[Fit]:
-    """Every sharding with every checkpointing, in the order of preference.
+    """All combinations of sharding and checkpointing, in order of preference.
 
     Args:
-        state: of the training.
-        activations: by name of the checkpointing.
-        flops: of one clip, by name of the checkpointing.
+        state: state of the training.
+        activations: peak memory of a step, by name of the checkpointing.
+        flops: FLOPs of one clip, by name of the checkpointing.
         batch_size: the setting's micro-batch.
         clips_per_gpu: clips of a step on each GPU.
         num_gpus: number of GPUs.
-        memory: bytes of a GPU.
+        memory: bytes of a GPU that tensors can use.
     """
     shardings: Sequence[Sharding] = ("DDP", "FSDP") if num_gpus > 1 else ("one GPU",)
     ways = []

@@ -1,4 +1,7 @@
-"""A configuration's modules on fake tensors, without its files: stand-ins for tokenizers and text encoders."""
+"""Builds the modules of a configuration on fake tensors, without files of weights.
+
+Tokenizers whose file is missing, and text encoders, are replaced by stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from arvid.metrics.perceptual import untrained
 from arvid.nn.conditions import ClassId, Vector, condition
 from arvid.nn.frame_conditions import group_frames
 from arvid.nn.text import TextEncoder, TextShape
-from arvid.planning.fake import FakeNetworks, light
+from arvid.planning.fake import FakeNetworks, without_storage
 from arvid.planning.setting import Setting
 from arvid.training.cli import find_config
 from arvid.training.export import embedded, load_tokenizer
@@ -34,10 +37,10 @@ class PlannedTokenizer:
 
     tokenizer: VideoTokenizer
     note: str
-    """What was assumed about it; empty if the setting's own file was read."""
+    """What was assumed about the tokenizer. Empty if the setting's own file was read."""
 
     def load(self, token_type: TokenType) -> VideoTokenizer:
-        """The tokenizer. It takes the place of `Tokenizers` in the construction of a GeneratorModule."""
+        """The tokenizer, frozen. A GeneratorModule calls this in place of `Tokenizers.load`."""
         return self.tokenizer.requires_grad_(False).eval()
 
 
@@ -69,9 +72,9 @@ class _UntrainedPerceptual(PerceptualLoss):
 def plan_tokenizer(setting: Setting, override: str | None = None) -> PlannedTokenizer:
     """The tokenizer of a generator's setting.
 
-    `override` names a configuration of a tokenizer, such as "tokenizers/magvit_fsq-base". Otherwise a missing file is
-    replaced by a configuration that comes with arvid: that for the setting, such as tokenizers/clips-vae3d for
-    settings/clips, or the published one. Raises UserError if the tokens have another type than the run's.
+    `override` names a configuration of a tokenizer, such as "tokenizers/magvit_fsq-base". Without it, a missing file is
+    replaced by a configuration of arvid: the one for the setting (tokenizers/clips-vae3d for settings/clips), or else a
+    published one. Raises UserError if the tokens have another type than the run's.
     """
     token_type: TokenType = setting.model["token_type"]
     planned = _of_name(setting, token_type, override)
@@ -89,7 +92,7 @@ def _of_name(setting: Setting, token_type: TokenType, override: str | None) -> P
     name = Tokenizers(**setting.model["tokenizers"]).of(token_type)
     short, _, source = name.partition(":")
     if source and short in registry.names("tokenizers"):
-        with light():
+        with without_storage():
             tokenizer = registry.get("tokenizers", short).untrained(source)
         return PlannedTokenizer(tokenizer, "")
     if name in embedded() or Path(name).is_file():
@@ -97,7 +100,7 @@ def _of_name(setting: Setting, token_type: TokenType, override: str | None) -> P
     for config in _candidates(setting.name):
         tokenizer = _of_config(config)
         if tokenizer.spec.type == token_type:
-            note = f"{name} is not here: its network is taken from {config} (--tokenizer names another)"
+            note = f"{name} does not exist, so its network is that of {config} (--tokenizer names another)"
             return PlannedTokenizer(tokenizer, note)
     raise UserError(f"There is no tokenizer {name!r}. Name its configuration with --tokenizer.")
 
@@ -112,7 +115,7 @@ def _candidates(setting: str) -> list[str]:
 
 def _of_config(name: str) -> VideoTokenizer:
     config = load_yaml(str(find_config(name)))
-    with light():
+    with without_storage():
         tokenizer: VideoTokenizer = build(
             "tokenizers", config["model"]["init_args"]["tokenizer"], what="The tokenizer"
         )
@@ -126,7 +129,7 @@ def plan_generator(
     *,
     depth: int | None = None,
 ) -> GeneratorModule:
-    """The generator of a setting on fake tensors. `depth`: transformer blocks, if not those of the setting's size."""
+    """The generator of a setting on fake tensors. `depth` replaces the number of transformer blocks of its size."""
     model = dict(setting.model)
     size = {**model["size"], "depth": depth or model["size"]["depth"]}
     model.update(
@@ -135,7 +138,7 @@ def plan_generator(
         num_classes=setting.num_classes,
         value_names=setting.value_names,
     )
-    with light():
+    with without_storage():
         given = {"tokenizers": tokenizer, "text": _text_encoder(model["text"])}
         module = build_generator(model, given=given)
     fakes.take(module)
@@ -154,13 +157,13 @@ def _text_encoder(config: Mapping[str, Any] | None) -> TextEncoder | None:
 
 
 def plan_tokenizer_training(setting: Setting, fakes: FakeNetworks) -> TokenizerModule:
-    """The module that trains a setting's tokenizer on fake tensors, in the state with all losses."""
+    """The module that trains a setting's tokenizer, on fake tensors, with all losses switched on."""
     model = dict(setting.model)
     perceptual = model.pop("perceptual", None)
     if model.get("adversarial"):
         model["adversarial"] = {**model["adversarial"], "start_step": 0}
     tokenizer = model.pop("tokenizer")
-    with light():
+    with without_storage():
         given = {"tokenizer": build("tokenizers", tokenizer, what="The tokenizer")}
         module = instantiate(TokenizerModule, model, what="The model", given=given)
         if perceptual:
@@ -169,13 +172,13 @@ def plan_tokenizer_training(setting: Setting, fakes: FakeNetworks) -> TokenizerM
     if module.perceptual is not None:
         network = module.perceptual.network
         fakes.take(network)
-        network.to = lambda *_: network  # type: ignore[method-assign]  # it is in place
+        network.to = lambda *_: network  # type: ignore[method-assign]  # it is on fake tensors already
     module.discriminator_guard = _NoGuard()  # type: ignore[assignment]
     return module
 
 
 class _NoGuard:
-    """In place of DiscriminatorGuard, which reads the loss's value."""
+    """Replaces DiscriminatorGuard, which reads the value of the loss."""
 
     def update(self, loss: Tensor, step: int) -> None: ...
 
@@ -183,7 +186,7 @@ class _NoGuard:
 def example_condition(
     module: GeneratorModule, batch_size: int, num_frames: int | None = None
 ) -> Condition:
-    """A condition of a batch with every condition that the model has, as zeros. Call it while fake networks run."""
+    """The condition of a batch: zeros for each condition of the model. Call it while fake networks run."""
     conditioner = module.conditioner
     captions = ["a"] * batch_size if conditioner.text is not None else None
     given: Condition = conditioner(caption=captions)

@@ -32,7 +32,7 @@ MOST_GPUS = 8
 """GPUs of one machine."""
 MEDIAN = 0.5
 EXTREMES = (0.0, 0.999)
-"""Random numbers at the ends of their range: the largest step is one of these two."""
+"""Quantiles of the random numbers that decide shapes. One of these two gives the step with the most memory."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Training:
     """Trained parameters."""
     state: State
     steps: dict[str, StepCost]
-    """Cost of a micro-batch by checkpointing: FLOPs at the median of random shapes, memory at its largest."""
+    """Cost of a micro-batch by checkpointing: FLOPs for shapes at the median, memory for the largest shapes."""
     lines: dict[str, Activations]
-    """Peak memory besides the state, for any micro-batch, by checkpointing."""
+    """Peak memory without the state, for any micro-batch, by checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Encoding:
     """Costs of encoding the clips into token shards."""
 
     flops: float
-    """Of one clip."""
+    """FLOPs of one clip."""
     bytes_per_clip: int
 
 
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def best(self) -> Fit | None:
-        """The first way that fits the setting's micro-batch, else the first that fits any; None if none fits."""
+        """The first way that fits with the setting's micro-batch, or else with a smaller one; None if none fits."""
         fitting = [way for way in self.ways if way.micro_batch]
         return next((way for way in fitting if way.fits), fitting[0] if fitting else None)
 
@@ -112,7 +112,7 @@ def make_plan(
         setting: see `read_setting`.
         device: the kind of GPU.
         num_gpus: number of GPUs that train together; by default `MOST_GPUS`, or fewer if they cannot share a step.
-        utilisation: share of the device's peak rate that is reached.
+        utilisation: share of the device's peak rate that the training reaches.
         tokenizer: configuration of the tokenizer, if it has no file yet (see `plan_tokenizer`).
 
     Raises UserError for a number of GPUs that does not divide the clips of a step.
@@ -158,7 +158,7 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Costs:
-    """What does not depend on device and number of GPUs."""
+    """The costs that do not depend on the device and the number of GPUs."""
 
     training: Training
     tokens_per_clip: int
@@ -186,7 +186,7 @@ def _generator(setting: Setting, fakes: FakeNetworks, override: str | None) -> _
 
 
 def _sampling(setting: Setting, tokenizer: PlannedTokenizer) -> tuple[GenerationCost, Encoding]:
-    """Generation and encoding, which `arvid` computes in float32 by default."""
+    """Costs of generation and encoding in float32, which is arvid's default for both."""
     fakes = FakeNetworks()
 
     def build(depth: int) -> GeneratorModule:
@@ -229,7 +229,7 @@ def _training(
     parts: dict[str, int],
     checkpointings: Sequence[Checkpointing],
 ) -> Training:
-    """Measure the steps: FLOPs at the median of the random numbers that decide about shapes, memory at the worst."""
+    """Measure a step with each checkpointing: FLOPs for shapes at the median, memory for the largest shapes."""
     module.train()
     set_checkpointing(module, "none")
     config = setting.model["optimizer"]

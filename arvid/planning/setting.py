@@ -1,4 +1,4 @@
-"""The numbers of a `fit` configuration that a plan needs. Data sets are not built: no file of theirs is opened."""
+"""The values of a `fit` configuration that a plan needs. Datasets are not built, so none of their files is opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Setting:
     clip_shape: tuple[int, int, int]
     """Frames, height and width of a clip."""
     num_clips: int | None
-    """Clips of the training set, if the configuration says it."""
+    """Clips of the training set; None if the configuration does not hold it."""
     batch_size: int
     """Clips of a micro-batch."""
     clips_per_step: int | None
@@ -37,7 +37,7 @@ class Setting:
     precision: str
     """Lightning's precision, such as "bf16-mixed"."""
     averages: bool
-    """Whether averages of the weights are kept."""
+    """Whether EMA weights are kept."""
     num_classes: int
     value_names: dict[str, list[str]]
 
@@ -54,10 +54,10 @@ def read_setting(
     Args:
         config: see `arvid.training.cli.parse_fit`.
         names: names of its files, as given to --config.
-        clip_shape: frames, height and width of the clips; by default the data set's options say it.
-        num_clips: clips of the training set; by default from the data set's options, where they say it.
+        clip_shape: frames, height and width of the clips; by default from the dataset's options.
+        num_clips: clips of the training set; by default from the dataset's options, if they hold it.
 
-    Raises UserError for a configuration without a model, and for a data set whose options do not say the clips' shape.
+    Raises UserError for a configuration without a model, and if the dataset's options do not hold the clips' shape.
     """
     model, data, trainer = (config[key] for key in ("model", "data", "trainer"))
     if not model:
@@ -89,7 +89,7 @@ def _class(path: str) -> Any:
 
 
 def _setting_name(names: Sequence[str]) -> str:
-    """`clips` of `configs/settings/clips.yaml`; empty if no file is in a folder `settings`."""
+    """`clips` for `configs/settings/clips.yaml`; empty if no file is in a folder `settings`."""
     for name in names:
         folder, _, file = name.removesuffix(".yaml").rpartition("/")
         if folder.endswith("settings"):
@@ -100,7 +100,7 @@ def _setting_name(names: Sequence[str]) -> str:
 def _clip_shape(train: Mapping[str, Any]) -> tuple[int, int, int]:
     options = train.get("init_args") or {}
     inner = options.get("dataset")
-    if isinstance(inner, Mapping):  # windows of another data set's clips
+    if isinstance(inner, Mapping):  # windows of another dataset's clips
         return options["num_frames"], *_clip_shape(inner)[1:]
     if "clip" in options:
         clip = ClipSpec(**(options["clip"] or {}))

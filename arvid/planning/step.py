@@ -1,4 +1,4 @@
-"""One training step on fake tensors: FLOPs, what is saved for the backward pass, and the peak of memory."""
+"""Costs of one training step, on fake tensors: FLOPs, tensors saved for the backward pass, and peak memory."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class StepCost:
     saved: int
     """Bytes of the tensors that are saved for the backward pass, without parameters."""
     peak: int
-    """Largest number of bytes at a time, without parameters and their gradients: saved tensors and temporary ones."""
+    """Peak bytes of saved and temporary tensors, without parameters and their gradients."""
 
 
 def measure_step(module: nn.Module, losses: Losses) -> StepCost:
-    """The costs of `losses()` and of its backward passes. Gradients are freed as soon as they are there.
+    """The costs of `losses()` and of the backward passes, on fake or real tensors.
 
-    Works on fake and on real tensors.
+    Gradients of parameters are freed as soon as they are computed.
     """
     parameters = list(module.parameters())
     saved, counter = SavedTensors(parameters), flop_counter()
@@ -47,7 +47,7 @@ def measure_step(module: nn.Module, losses: Losses) -> StepCost:
 
 
 class _NoModules:
-    """In place of the counter's tracker of modules, whose hooks keep tensors alive that checkpointing would free."""
+    """Replaces the counter's tracker of modules. Its hooks keep tensors alive that checkpointing would free."""
 
     parents = frozenset({"Global"})
 
@@ -61,7 +61,9 @@ class SavedTensors:
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self._own = {_key(p.untyped_storage()) for p in parameters}
-        self._found: dict[int, UntypedStorage] = {}  # kept alive: keys would be given again
+        self._found: dict[
+            int, UntypedStorage
+        ] = {}  # kept alive: a new storage could get the key of a freed one
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -84,7 +86,7 @@ class SavedTensors:
 
 
 class LiveMemory(TorchDispatchMode):
-    """The largest number of bytes that is alive at a time, of storages made inside the block."""
+    """Peak bytes of the storages that are made inside the block and alive at the same time."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The plan as text: short tables with units, one recommendation."""
+"""The plan as text: short tables with units, and one recommendation."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _head_of_ways(plan: Plan) -> str:
 
 def _ways(plan: Plan) -> Table:
     table = _plain(
-        "sharding", "checkpointing", "state", "step", "together", "fits", "largest micro-batch"
+        "sharding", "checkpointing", "state", "step", "total", "fits", "largest micro-batch"
     )
     for way in plan.ways:
         table.add_row(
@@ -149,8 +149,8 @@ def recommendation(plan: Plan) -> str:
     if best is None:
         smallest = min(plan.ways, key=lambda way: way.total)
         return (
-            f"Nothing fits: the smallest way needs {gib(smallest.total)}. Take more GPUs (--gpus), a device with more "
-            f"memory, or a smaller model. {rates}"
+            f"Nothing fits: the least memory needed is {gib(smallest.total)}. Take more GPUs (--gpus), a device with "
+            f"more memory, or a smaller model. {rates}"
         )
     if best.fits and best.micro_batch == plan.setting.batch_size:
         batch = f"micro-batch {best.micro_batch}, as set"
@@ -164,7 +164,7 @@ def _words(way: Fit) -> str:
 
 
 def gib(num_bytes: float) -> str:
-    """Bytes in GiB, or in MiB below a tenth of one."""
+    """Bytes in GiB; below 0.1 GiB in MiB."""
     if num_bytes < GIB / 10:
         return f"{num_bytes / 2**20:.2f} MiB"
     return f"{num_bytes / GIB:,.2f} GiB"

@@ -12,17 +12,21 @@ UNCERTAINTY = "±: standard error; over folds or training seeds, standard deviat
 
 
 def markdown(comparison: Comparison) -> str:
-    """Markdown: notes and two tables. Names and notes are escaped; HTML in them is shown as text."""
+    """Markdown: warnings, two tables, remarks. Names and notes are escaped; HTML in them is shown as text."""
     parts = [f"# {_md(comparison.title)}", "", _md(comparison.summary)]
-    for note in comparison.notes:
-        parts += ["", f"> **Note.** {_md(note)}"]
+    parts += _notes(comparison.warnings)
     for block, title in BLOCKS.items():
         columns = comparison.in_block(block)
         if columns:
             parts += ["", f"## {title}", "", _markdown_table(comparison, columns)]
     parts += ["", f"Bold: the best trained row. {UNCERTAINTY}"]
     parts += [f"\nEvaluations: {_md(line)}" for line in comparison.legend]
+    parts += _notes(comparison.remarks)
     return "\n".join(parts) + "\n"
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"\n> **Note.** {_md(note)}" for note in notes]
 
 
 def tex(comparison: Comparison) -> str:

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from arvid import terminal
+from arvid.report._markup import UNCERTAINTY
 from arvid.report.cells import BLOCKS, Cell, Column, one_line
 from arvid.report.comparison import Comparison
 
-_HEADING_WIDTH = 12  # longer headings of columns are wrapped
+_HEADING_WIDTH = 12  # longer headings of columns are wrapped between words
 _RULES = Box("    \n    \n ── \n    \n ┄┄ \n    \n    \n    \n")
 
 
@@ -36,17 +37,22 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 def _parts(comparison: Comparison, console: Console) -> Iterator[RenderableType]:
     yield comparison.summary
-    for note in comparison.notes:
-        line = Table.grid(padding=(0, 1))
-        line.add_row("note:", one_line(note))
-        yield line
+    yield from map(_note, comparison.warnings)
     for block in BLOCKS:
         for columns in _fitting(comparison, comparison.in_block(block), console):
             yield ""
             yield _table(comparison, columns)
-    yield "\n* best of the trained rows    ± spread    ↑ higher is better, ↓ lower is better"
+    yield "\n* best of the trained rows    ↑ higher is better, ↓ lower is better"
+    yield UNCERTAINTY
     if comparison.legend:
         yield "\n  ".join(["evaluations per clip:", *map(one_line, comparison.legend)])
+    yield from map(_note, comparison.remarks)
+
+
+def _note(text: str) -> Table:
+    line = Table.grid(padding=(0, 1))
+    line.add_row("note:", one_line(text))
+    return line
 
 
 def _fitting(
@@ -90,7 +96,8 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
 
 def _label(column: Column) -> str:
     label = f"{column.label} ({column.unit})" if column.unit else column.label
-    return f"{textwrap.fill(one_line(label), _HEADING_WIDTH)} {column.arrow}".strip()
+    lines = textwrap.wrap(one_line(label), _HEADING_WIDTH, break_long_words=False)
+    return "\n".join([*lines[:-1], f"{lines[-1]} {column.arrow}".strip()])
 
 
 def _cell(cell: Cell) -> Text:

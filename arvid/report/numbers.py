@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
     """`45 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s" if seconds >= 10 else f"{seconds:.2g} s"
+        return f"{whole} s" if seconds >= 9.95 else f"{seconds:#.2g} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)

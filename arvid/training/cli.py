@@ -118,6 +118,13 @@ class ArvidCLI(LightningCLI):
         known = LightningCLI.subcommands()
         return {name: skipped for name, skipped in known.items() if name in sys.argv[1:2]}
 
+    def setup_parser(self, add_subcommands: bool, *args: Any) -> None:
+        """The parser. Without a subcommand it also takes the options of `fit` that a run's config.yaml holds."""
+        super().setup_parser(add_subcommands, *args)
+        if not add_subcommands:
+            self.parser.add_argument("--ckpt_path", type=str | None, default=None)
+            self.parser.add_argument("--weights_only", type=bool | None, default=None)
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with `--config` only."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
@@ -175,8 +182,8 @@ class ArvidCLI(LightningCLI):
         trust(config.trust)
         config.trainer.default_root_dir = str(run)
         config.trainer.use_distributed_sampler = False  # the datamodule has its own sampler
-        config.trainer.plugins = [*_listed(config.trainer.plugins), Namespace(class_path=SEALED_IO)]
-        config.trainer.logger = [*_listed(config.trainer.logger), _csv_logger(run)]
+        config.trainer.plugins = _with(config.trainer.plugins, Namespace(class_path=SEALED_IO))
+        config.trainer.logger = _with(config.trainer.logger, _csv_logger(run))
         continue_wandb(config.trainer.logger if self.subcommand == "fit" else [], run)
         _complete_slurm()
         if self.subcommand and config.trainer.devices == "auto":
@@ -545,6 +552,22 @@ def _listed(configured: Any) -> list[Any]:
     if configured is None or isinstance(configured, bool):
         return []
     return list(configured) if isinstance(configured, list) else [configured]
+
+
+def _with(configured: Any, own: Namespace) -> list[Any]:
+    """The configured loggers or plugins and arvid's own. A run's config.yaml holds arvid's already: it is replaced."""
+    return [*(entry for entry in _listed(configured) if not _is_same_kind(entry, own)), own]
+
+
+def _is_same_kind(entry: Any, own: Namespace) -> bool:
+    """Whether an entry has the class of `own` and, for a logger, its name."""
+    if isinstance(entry, str) or entry.get("class_path") != own.class_path:
+        return False
+    return _name_of(entry) == _name_of(own)
+
+
+def _name_of(entry: Any) -> Any:
+    return (entry.get("init_args") or {}).get("name")
 
 
 def _csv_logger(run: Path) -> Namespace:

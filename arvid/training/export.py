@@ -130,7 +130,9 @@ def embedded() -> dict[str, Path]:
 def _short_name(cls: type[VideoTokenizer]) -> str:
     known = registry.names("tokenizers")
     last = cls.__module__.removeprefix("arvid.tokenizers.").split(".")[0]
-    for name in sorted(known, key=lambda n: n != last):  # likely name first: others need imports
+    for name in sorted(
+        known, key=lambda n: n != last
+    ):  # the likely name first: each further one costs an import
         if registry.get("tokenizers", name) is cls:
             return name
     raise UserError(
@@ -188,7 +190,7 @@ def _read_file(path: Path) -> tuple[Description, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             stated = (file.metadata() or {}).get("format")
         if stated not in (FORMAT, UNSEALED):
-            raise UserError("not a tokenizer file: it does not say that arvid wrote it as one.")
+            raise UserError("not a tokenizer file of arvid: its metadata do not name the format.")
         tensors, metadata = load_tensors(path, sealed=stated == FORMAT)
         return json.loads(metadata["tokenizer"]), tensors
     except Damaged as error:

@@ -1,4 +1,4 @@
-"""Logs how a training runs: learning rate, waiting for data, memory, and the share of a GPU's rate that it uses."""
+"""Logs learning rate, waiting time for data, peak memory and FLOP utilisation (MFU) of a training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 class Health(Callback):
-    """Logs values of each step that Lightning logs:
+    """Logs these values every `trainer.log_every_n_steps` steps:
 
     | value | meaning |
     |---|---|
@@ -34,7 +34,7 @@ class Health(Callback):
     | `peak_memory_gib` | largest memory so far: of tensors on a GPU, or of the process on a CPU |
     | `flop_utilisation` | generators on GPUs with a known peak rate: FLOPs of the network / (time · peak rate) |
 
-    Nothing waits for the device. FLOPs are counted once, on fake tensors; computing activations again does not count.
+    Measuring never waits for the GPU. FLOPs are counted once, on fake tensors. Recomputed activations do not count.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Health(Callback):
         }
         step, before = trainer.global_step, self._logged
         self._logged = (step, self._ended)
-        # Between two logged steps, because a GPU may be steps behind the host.
+        # A mean over the steps since the last log: the GPU may be several steps behind the host.
         if self._clip_share and before is not None and step > before[0]:
             clips = (step - before[0]) * trainer.accumulate_grad_batches * len(batch["tokens"])
             values["flop_utilisation"] = clips * self._clip_share / (self._ended - before[1])
@@ -100,7 +100,7 @@ def seconds_at_peak(module: LightningModule, batch: Any) -> float:
         return 0.0
     try:
         return flops_of_batch(module, batch) / len(batch["tokens"]) / peak
-    except Exception as error:  # a number in a log must not end a training
+    except Exception as error:  # a value of the log must not stop a training
         warn(f"flop_utilisation is not logged: the network's FLOPs cannot be counted ({error}).")
         return 0.0
 
@@ -125,12 +125,12 @@ def flops_of_batch(module: GeneratorModule, batch: dict[str, Any]) -> float:
     network = _copied(module.paradigm, fake)
     with (
         fakes,
-        drawing_by(_really),
+        drawing_by(_draw_unnoticed),
         kernels_of_gpus(),
         torch.enable_grad(),
         flop_counter() as flops,
     ):
-        # Of the class, because the object's own `loss` may be compiled.
+        # The method of the class, because `loss` of the object may be compiled.
         losses = type(network).loss(network, fake(batch["tokens"]), condition)
         losses["loss"].backward()
     return float(flops.get_total_flops())
@@ -146,7 +146,7 @@ def _copied(network: nn.Module, fake: Any) -> Any:
     return copy.deepcopy(network, copies)
 
 
-def _really(sample: Any) -> Any:
-    """A random number that decides about shapes, without a trace in the generators."""
+def _draw_unnoticed(sample: Any) -> Any:
+    """Draw a random number that decides a shape, on real tensors. The state of the generators does not change."""
     with unset_fake_temporarily(), torch.random.fork_rng(devices=[]):
         return sample()

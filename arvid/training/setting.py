@@ -141,10 +141,17 @@ def _of_training(
         "data.posterior": config["data"]["posterior"],
         "data.clips_per_step": _clips_per_step(config, num_processes),
         "data.seed": config["data"]["seed"],
+        **_shuffle_window(config),
         "seed": config["seed_everything"],
         **flatten({key: config["trainer"].get(key) for key in TRAINER_KEYS}, "trainer"),
         **_of_callbacks(config["trainer"].get("callbacks") or []),
     }
+
+
+def _shuffle_window(config: Mapping[str, Any]) -> dict[str, int]:
+    """Older settings do not have it, so it is left out if the whole set is shuffled."""
+    window = config["data"].get("shuffle_window")
+    return {} if window is None else {"data.shuffle_window": window}
 
 
 def _clips_per_step(config: Mapping[str, Any], num_processes: int) -> int:

@@ -1,7 +1,8 @@
-"""The tensors of a sharded training's checkpoint: a folder to which each process writes its own parts.
+"""Tensors of a sharded checkpoint: a folder into which each process writes its own parts.
 
-The files are those of `torch.distributed.checkpoint`, so any number of processes can read them. Its index, `.metadata`,
-is a pickle; here only its own plain classes are read from it, and nothing else can be imported or run.
+The format is that of `torch.distributed.checkpoint`, so any number of processes can read the files. The index,
+`.metadata`, is a pickle. The reader here accepts only the classes of such an index, so a file can import and run
+nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from arvid.errors import UserError
 
 INDEX = ".metadata"
-"""Name of the index in the folder: which part of which tensor lies where."""
+"""Name of the index: it lists each part of each tensor with its file and position."""
 SUFFIX = ".distcp"
 
 _ALLOWED: Mapping[str, set[str]] = {
@@ -45,17 +46,17 @@ _ALLOWED: Mapping[str, set[str]] = {
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors, of which each process has a part or all. All processes must call this."""
+    """Write tensors. Each process has a part of a tensor, or all of it. All processes must call this."""
     save(dict(tensors), storage_writer=FileSystemWriter(folder))
 
 
 def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) -> None:
-    """Read values into existing tensors, of which each process may have a part.
+    """Read values into existing tensors. Sharded tensors get the part of this process.
 
-    `alone`: other processes do not call this. Raises UserError if the folder's files cannot be read.
+    `alone`: only this process reads. Otherwise all processes must call this. Raises UserError for unreadable files.
     """
     try:
-        with warnings.catch_warnings():  # that only one process reads
+        with warnings.catch_warnings():  # it warns if only one process reads
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
             load(dict(targets), storage_reader=_Reader(folder), no_dist=alone)
     except (
@@ -96,5 +97,7 @@ class _Reader(FileSystemReader):
 class _Index(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in _ALLOWED.get(module, ()):
-            raise pickle.UnpicklingError(f"{INDEX} names {module}.{name}, which no index has")
+            raise pickle.UnpicklingError(
+                f"{INDEX} names {module}.{name}, which an index never contains"
+            )
         return super().find_class(module, name)

@@ -1,8 +1,8 @@
-"""Sharded training of generators: each process holds a part of every weight, gradient, moment and average.
+"""Sharded training of generators (`--trainer.strategy sharded`), by FSDP2 (`torch.distributed.fsdp.fully_shard`).
 
-It is FSDP2 (`torch.distributed.fsdp.fully_shard`), by the option `--trainer.strategy sharded`. The losses are those of
-one process up to rounding. A block of the network or a token head is gathered when it is computed, then freed.
-Checkpoints are folders to which all processes write; runs resume with any number of processes, sharded or not.
+Each process holds a part of every weight, gradient, optimizer moment and EMA weight. The weights of a transformer block
+or token head are gathered before it is computed and freed afterwards. Losses equal those of one process up to rounding.
+A checkpoint is a folder into which all processes write. A run resumes with any number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for FSDP2 with arvid's checkpoints.
 
     Args:
-        replicas: copies of the network over all processes. With as many as there are nodes, weights are gathered within
-            a node only, and gradients are averaged between nodes (HSDP). It must divide the number of processes.
+        replicas: number of copies of the network. It must divide the number of processes. With one copy per node
+            (HSDP), weights are gathered within a node, and only averaged gradients travel between nodes.
     """
 
     def __init__(self, replicas: int = 1) -> None:
@@ -86,7 +86,7 @@ class ShardedStrategy(ModelParallelStrategy):
             )
         super().setup(trainer)
 
-    # Checkpoints: those of other strategies, except that `save_checkpoint` writes the parts of each process.
+    # Checkpoints have the same content as with other strategies, but each process saves and loads its own parts.
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -144,9 +144,9 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: _PATH, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint, of which each process gets its own parts. All processes must call this.
+        """Read a checkpoint. Each process gets its own parts of the tensors. All processes must call this.
 
-        Raises UserError if it is damaged.
+        Raises UserError if the checkpoint is damaged.
         """
         path = Path(self.broadcast(checkpoint_path))
         with verifying(path):
@@ -178,7 +178,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return divided
 
     def _likes(self) -> Any:
-        """A function (name, tensor of a checkpoint) -> the sharded parameter that is divided as it must be, or None.
+        """A function (name, tensor of a checkpoint) -> the parameter that is sharded in the same way; None: none is.
 
         Names are paths such as `state_dict.NAME` and `optimizer_states.0.parts.1.state.INDEX.exp_avg`.
         """
@@ -213,13 +213,13 @@ def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
 
 
 def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
-    """Shard a module: each block of a stack (`nn.ModuleList`) and each token head by itself, the rest together.
+    """Shard a module. Each block of an `nn.ModuleList` and each token head is one unit; all the rest is another.
 
     Args:
-        module: the module of a training.
+        module: the LightningModule of a training.
         mesh: the processes.
-        whole: a submodule without trained parameters, which stays whole on each process.
-        method: the module's method that computes the losses.
+        whole: a submodule without trained parameters. It stays whole on each process.
+        method: name of the module's method that computes the losses.
     """
     ignored = set(whole.parameters())
     for part in _units(module, skipped=whole):
@@ -227,10 +227,10 @@ def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method
         for name in HEAD_METHODS:
             if isinstance(part, TokenHead) and hasattr(part, name):
                 register_fsdp_forward_method(part, name)
-    # Freed after a forward pass too, so nothing keeps the weights of before a change, as averages make it.
+    # Gathered weights are freed after the forward pass. Kept ones would be stale after EMA weights are swapped in.
     fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
     register_fsdp_forward_method(module, method)
-    # Nothing writes into the losses, which may be views of one tensor.
+    # The losses may be views of one tensor. Nothing writes into them, so FSDP2's warning about views does not apply.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
 
 
@@ -248,9 +248,9 @@ def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Inside the block a sharded module is a plain one with all its weights, on every process: to sample from it.
+    """Gather a sharded module: inside the block it is a plain module with all weights on every process, for sampling.
 
-    All processes must enter and leave the block. A module that is not sharded stays as it is.
+    All processes must enter and leave the block. A module that is not sharded does not change.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
@@ -270,7 +270,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def _take_methods(part: nn.Module) -> dict[str, Any]:
-    """Remove the methods that `register_fsdp_forward_method` has put before those of the class."""
+    """Remove and return the methods that `register_fsdp_forward_method` has set on the object."""
     own = vars(part)
     found = [n for n, v in own.items() if inspect.ismethod(v) and v.__self__ is part]
     return {name: own.pop(name) for name in found}

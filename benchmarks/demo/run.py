@@ -2,9 +2,9 @@
 
 NOVA (frame by frame, in sets of tokens) and next-block prediction (row by row), each on continuous and on discrete
 tokens, and reference rows for comparison. The default data are the included sprites with their included tokenizers.
-With --actions: keyboard sprites, which move as an action for each frame says. With --data: a folder of videos (a folder
-per class) or a manifest; the two tokenizers are then trained first. `arvid bench matrix` compares more orders, with
-several seeds. `arvid bench demo` is the same command.
+With --actions: keyboard sprites, which move as an action for each frame says. With --data: your own clips; the two
+tokenizers are then trained first. `arvid bench matrix` compares more orders, with several seeds. `arvid bench demo` is
+the same command.
 
 scales:
   demo    one million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
@@ -69,9 +69,9 @@ SCALES = {
             "--data.clips_per_step=4",
         ),
         sprites=("--data.train.init_args.num_clips=16", "--data.val.init_args.num_clips=16"),
-        of_data=(  # three steps need no more, and every clip is encoded
+        of_data=(  # few, because every clip is encoded; four validation clips are the fewest that can be scored
             "--data.train.init_args.clips_per_video=1",
-            "--data.val.init_args.clips_per_video=1",
+            "--data.val.init_args.clips_per_video=4",
         ),
         num_clips=4,
     ),
@@ -91,7 +91,13 @@ def main() -> None:
     from arvid.benchmarks.matrix._rows import TOKEN_TYPES, all_rows
     from arvid.evaluation.protocols import get_protocol
     from arvid.experiments.side_by_side import run_side_by_side
-    from arvid.experiments.variants import data_options, folders, score, train
+    from arvid.experiments.variants import (
+        condition_options,
+        data_options,
+        folders,
+        score,
+        train,
+    )
     from arvid.report import tables
     from arvid.report.page import write_report
 
@@ -100,9 +106,10 @@ def main() -> None:
     data = [*(data_options(options.data) if options.data else []), *scale.options]
     if options.data:
         data += scale.of_data
+        conditions = condition_options(options.data)
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)
-        data += tokenizer_options(options)
+        data += [*tokenizer_options(options), *conditions]
     else:
         data += scale.sprites
     rows = [
@@ -136,7 +143,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--scale", choices=sorted(SCALES), default="demo")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--data", type=Path, help="folder of class folders, or .jsonl/.csv file")
+    which.add_argument(
+        "--data",
+        type=Path,
+        help="your own clips: a folder of videos, with or without class folders, or a manifest (.csv, .jsonl, ...)",
+    )
     which.add_argument("--actions", action="store_true", help="keyboard sprites")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the runs")
     parser.add_argument("--title", default="Two orders of prediction, two token types")

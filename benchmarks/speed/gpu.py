@@ -51,7 +51,7 @@ from arvid.nn.attention import TransformerBlock
 from arvid.nn.causal_conv import Backbone
 from arvid.nn.checkpointing import Checkpointing, set_checkpointing
 from arvid.paradigms.next_block import NextBlock
-from arvid.planning.fake import FakeNetworks, light
+from arvid.planning.fake import FakeNetworks, without_storage
 from arvid.planning.memory import count_state
 from arvid.planning.step import measure_step
 from arvid.ranges import above
@@ -231,7 +231,7 @@ def next_block_step(scale: Scale, way: tuple[str, Checkpointing, bool], rate: fl
         return loss_of(model, tokens, Condition(), scale.precision)
 
     fakes = FakeNetworks()
-    with light():
+    with without_storage():
         model = build()
     fakes.take(model)
     with fakes.running(), flop_counter() as counter:
@@ -292,7 +292,7 @@ def planned_memory(
 ) -> float:
     """Peak in GiB that `arvid plan` states: weights, gradients, moments, and the peak of a step."""
     fakes = FakeNetworks(scale.precision)
-    with light():
+    with without_storage():
         model = build()
     fakes.take(model)
     set_checkpointing(model, checkpointing)

@@ -12,8 +12,7 @@ and V are one matrix here. The conversion only moves rows, so results are equal.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from arvid.contracts import TokenGrid, UserError, VideoTokenizer
 from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, read_checkpoint, strip_prefix
+from arvid.importing import Imported, Move, match, read_training_checkpoint, strip_prefix
 from arvid.paradigms.next_block.layout import Start, raster_block
 from arvid.paradigms.next_block.prompt import LlamaPrompt
 from arvid.training.export import load_tokenizer
@@ -117,7 +116,7 @@ def import_file(file: Path, out: Path, *, tokenizer: Path, text: Path | None) ->
     Raises UserError with a list of tensors that are missing, left over or of another shape, and if a tokenizer does not
     fit.
     """
-    checkpoint = _read(file)
+    checkpoint = read_training_checkpoint(file)
     for key in (STATE, ARGUMENTS):
         if not isinstance(checkpoint.get(key), dict):
             raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
@@ -283,31 +282,3 @@ def _network(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str
     others = {name.split(".")[0] for name in tensors if not name.startswith(NETWORK)}
     masks = {"attention masks" for name in tensors if name.endswith(MASK)}
     return network, sorted(others | masks)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The file's content. Classes of other packages in it are replaced by empty ones, so nothing is imported."""
-    with torch.serialization.safe_globals(list(_stand_ins(file))):
-        return read_checkpoint(file)
-
-
-def _stand_ins(file: Path) -> Iterator[tuple[type, str]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except (OSError, ValueError, RuntimeError):
-        return  # `read_checkpoint` will raise the error
-    for name in names:
-        yield type(name.rsplit(".", 1)[-1], (_StandIn,), {}), name
-
-
-class _StandIn:
-    """Replaces a class that is not needed. It keeps attributes in a dict; other pickled states (numpy's) are lost."""
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)

@@ -20,7 +20,7 @@ from torch import Tensor
 from arvid import hub
 from arvid.contracts import UserError
 from arvid.files import sha256_file, write_json
-from arvid.importing import Imported, Move, match, read_checkpoint
+from arvid.importing import Imported, Move, match, read_checkpoint, read_weights
 from arvid.nn.heads.diffusion import DiffusionHead
 from arvid.nn.heads.diffusion_process import Process, diffusers_scheduler
 from arvid.paradigms.nova.paradigm import NOVA
@@ -72,7 +72,7 @@ def import_file(
         raise UserError(f"{folder / 'transformer' / hub.CONFIG}: {error}") from error
     video = load_tokenizer(tokenizer or _vae(folder))
     file = hub.locate_weights(str(folder / "transformer"))
-    tensors = hub.read_weights(file)
+    tensors = read_weights(file)
     with torch.device("meta"):  # only names and shapes: the weights come from the file
         net = published.build(video.spec)
     try:

@@ -19,7 +19,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from arvid.contracts import Clip, UserError
-from arvid.data import shard_files, token_shards
+from arvid.data import shard as shard_module
+from arvid.data import token_shards
 from arvid.data.collate import normalise
 from arvid.data.shard_files import missing_shards, read_manifest, write_shard
 from arvid.data.sprites import Sprites
@@ -267,14 +268,14 @@ def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified: list[str] = []
-    verify = shard_files.verify_tensor_file
+    verify = shard_module.verify_tensor_file
 
     def noted(path: Path, *, required: bool) -> None:
         verified.append(path.stem)
         verify(path, required=required)
 
     monkeypatch.setattr(token_shards, "AT_ONCE", 0)
-    monkeypatch.setattr(shard_files, "verify_tensor_file", noted)
+    monkeypatch.setattr(shard_module, "verify_tensor_file", noted)
     threads: list[Thread] = []
     monkeypatch.setattr(Thread, "start", lambda self: threads.append(self))
     flip(folder / "00003.safetensors")

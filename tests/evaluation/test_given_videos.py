@@ -35,11 +35,13 @@ def shades(num_frames: int, start: int = 40, step: int = 3) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six videos in two classes, 60 frames of 32x32 at 25 per second, and of unlike content in every frame."""
+    """Six videos in two classes, 60 frames of 32x32 at 25 per second, each of unlike content and with actions."""
     root = tmp_path_factory.mktemp("same")
     clips = Sprites(NUM, num_frames=60, size=32)
     for i, clip in enumerate(clips):
-        write_video(root / ("Left", "Right")[i % 2] / f"v{i // 2}.mp4", clip.video, 25, crf=0)
+        place = root / ("Left", "Right")[i % 2] / f"v{i // 2}.mp4"
+        write_video(place, clip.video, 25, crf=0)
+        np.savez(place.with_suffix(".npz"), actions=np.arange(60) % 4)
     return root
 
 
@@ -50,13 +52,15 @@ def small(protocol: Protocol, **values: Any) -> Protocol:
     """
     assert protocol.clip is not None
     num_frames = min(protocol.clip.num_frames, 17)
-    scored = min(protocol.scored_frames or num_frames, num_frames)
+    fitting = (num_frames - 1) // protocol.scored_every + 1
+    scored = min(protocol.scored_frames or fitting, fitting)
     values = {
         "num_clips": 2 if protocol.folds > 1 else NUM,
         "num_real": protocol.num_real and NUM,
         "folds": min(protocol.folds, 3),
         "clip": dataclasses.replace(protocol.clip, size=32, num_frames=num_frames),
         "scored_frames": protocol.scored_frames and scored,
+        "condition_frames": min(protocol.condition_frames, 5),
         "metrics": ("fd-pixels",) if protocol.task == "generation" else ("psnr", "ssim"),
         "paired_size": protocol.paired_size and 32,
         "trajectories": 1,

@@ -35,6 +35,14 @@ SMALL = Protocol(name="small", summary="", task="generation", metrics=("fd-pixel
             "stylegan-v-2048-128f",
             (2048, 1, 128, 256, None, "random", "crop", 0, 128, "stylegan-v", 0),
         ),
+        (
+            "stylegan-v-2048-128f-sub8",
+            (2048, 1, 128, 256, None, "random", "crop", 0, 16, "stylegan-v", 0),
+        ),
+        ("teco-dmlab", (256, 4, 300, 64, None, "start", "crop", 144, None, None, 1)),
+        ("teco-dmlab-fvd", (256, 4, 300, 64, None, "start", "crop", 36, None, "teco", 1)),
+        ("teco-minecraft", (256, 4, 300, 128, None, "start", "crop", 144, None, None, 1)),
+        ("teco-minecraft-fvd", (256, 4, 300, 128, None, "start", "crop", 36, None, "teco", 1)),
         ("latte-2048-16f", (2048, 1, 16, 256, None, "random", "crop", 0, 16, "stylegan-v", 0)),
         ("arvid-1024-16f", (1024, 3, 17, 128, 8, "center", "crop", 0, 16, "antialiased", 1)),
         ("nova-extrapolation", (200, 1, 201, (480, 768), 12, "start", "crop", 1, None, None, 1)),
@@ -158,6 +166,36 @@ def test_frames_that_are_scored() -> None:
     cases = {"nbp-k600-fp": range(16), "nbp-ucf101-cg": range(16), "clips-prediction": range(5, 17)}
     for name, expected in cases.items():
         assert frames[get_protocol(name).scored] == list(expected)
+
+
+def test_every_eighth_frame_is_scored() -> None:
+    protocol = get_protocol("stylegan-v-2048-128f-sub8")
+    assert list(range(128))[protocol.scored] == list(range(0, 128, 8))
+    with pytest.raises(UserError, match="scores frame 129 of clips with 128 frames"):
+        dataclasses.replace(protocol, scored_frames=17)
+    with pytest.raises(UserError, match="scored at every frame"):
+        dataclasses.replace(protocol, task="prediction", condition_frames=1)
+
+
+def test_options_of_later_versions_change_a_hash_only_if_they_are_used() -> None:
+    data = Sprites(8)
+    plain = dataclasses.replace(get_protocol("latte-2048-16f"), num_clips=4)
+    every = dataclasses.replace(plain, scored_frames=2, scored_every=8)
+    described = [p.describe(data) for p in (plain, every)]
+    assert [("scored_every" in d, "conditions" in d) for d in described] == [
+        (False, False),
+        (True, False),
+    ]
+    acting = dataclasses.replace(plain, conditions=("actions",))
+    assert acting.describe(data)["hash"] != described[0]["hash"]
+
+
+def test_tecos_protocols_give_actions_and_score_what_its_code_scores() -> None:
+    names = ("teco-dmlab", "teco-minecraft", "teco-dmlab-fvd", "teco-minecraft-fvd")
+    found = [get_protocol(name) for name in names]
+    assert [p.conditions for p in found] == [("actions",), ("actions",), (), ("actions",)]
+    scored = [len(range(300)[p.scored]) for p in found]
+    assert scored == [156, 156, 300, 300]
 
 
 def test_novas_extrapolation_is_fifty_steps() -> None:

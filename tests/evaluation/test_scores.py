@@ -148,7 +148,7 @@ def test_missing_weights_are_an_error_that_says_what_to_do(
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
     with pytest.raises(
         UserError,
-        match=r"i3d_torchscript\.pt, which is missing\. `arvid weights get i3d-torchscript` downloads it\. Get it from",
+        match=r"i3d_torchscript\.pt, which is missing\. `arvid weights get i3d-torchscript` downloads it\. By hand",
     ) as e:
         scores_for(PROTOCOL)
     assert str(tmp_path) in str(e.value)
@@ -207,7 +207,7 @@ def test_optional_metrics_say_what_they_lack(
     monkeypatch.setenv("ARVID_WEIGHTS", str(tmp_path))
     with pytest.raises(
         UserError,
-        match=rf"{file}, which is missing\. (`arvid weights get \S+` downloads it\. )?Get it from",
+        match=rf"{file}, which is missing\. (`arvid weights get \S+` downloads it\. By hand: )?Get it from",
     ):
         scores_for(protocol)
 

@@ -62,6 +62,7 @@ def test_the_table_of_published_variants_is_frozen() -> None:
     plain, script = "i3d-pretrained-400", "i3d-torchscript"
     expected = {
         "tf-reference": (plain, 1e-3, 1, "squash", "tf1", None, "nearest"),
+        "teco": (plain, 1e-3, 1, "squash", "half-pixel", None, "nearest"),
         "magvit": (plain, 1e-3, 1, "squash", "tf1", None, "nearest"),
         "magvit-64": (plain, 1e-3, 1, "squash", "tf1", 64, "nearest"),
         "stylegan-v": (script, 1e-3, 0, "inside", "half-pixel", None, "nearest"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -91,19 +90,13 @@ def test_published_sets_train(name: str, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_published_sets_train_sharded(
-    name: str, folder: Path, tmp_path: Path, together: Any
+    name: str, folder: Path, tmp_path: Path, alone_and_sharded: Any
 ) -> None:
     """Two processes compute the loss of one."""
     configs = [f"--config={c}" for c in (f"settings/{name}", f"paradigms/{name}", "sizes/debug")]
     given = ["fit", *configs, *ONE_STEP, *places(folder, name), "--data.batch_size=1"]
-    losses = []
-    for count, strategy in ((1, "auto"), (2, "sharded")):
-        command = [*given, "--trainer.log_every_n_steps=1", f"--trainer.strategy={strategy}"]
-        codes, outputs = together.run([*command, f"--run={count}"], count, tmp_path)
-        assert codes == [0] * count, outputs
-        with open(tmp_path / f"{count}/logs/version_0/metrics.csv", newline="") as file:
-            losses.append(float(next(row["train_loss"] for row in csv.DictReader(file))))
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    alone, sharded = alone_and_sharded(given)
+    assert sharded == pytest.approx(alone, rel=1e-6)
     assert load_generator(tmp_path / "2").clip_shape == (17, 32, 32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -468,6 +468,12 @@ def draw(checkpoint: Path, out: Path, *options: str) -> int:
     return main(["sample", *given])
 
 
+def with_clip(options: Sequence[str], folder: Path) -> list[str]:
+    """The options, with the folder's clip as the value of --first-frames."""
+    clip = folder / "clip.mp4"
+    return [f"{o}={clip}" if o == "--first-frames" else o for o in options]
+
+
 @pytest.mark.parametrize(
     ("mode", "options", "evaluations"),
     [
@@ -488,9 +494,7 @@ def test_every_mode_samples_from_the_command_line(
     options: list[str],
     evaluations: int,
 ) -> None:
-    clip = str(folder / "clip.mp4")
-    given = [f"{o}={clip}" if o == "--first-frames" else o for o in options]
-    assert draw(imported(mode, 4), tmp_path / "out", *given) == 0
+    assert draw(imported(mode, 4), tmp_path / "out", *with_clip(options, folder)) == 0
     frames = 9 if "--frames=9" in options else 17
     assert f"1 clips of {frames} frames: {evaluations} of transformer" in capsys.readouterr().out
     assert read_video(tmp_path / "out/000.mp4").frames.shape == (frames, 32, 32, 3)
@@ -518,9 +522,7 @@ def test_what_cannot_be_sampled_says_why(
     options: list[str],
     message: str,
 ) -> None:
-    clip = str(folder / "clip.mp4")
-    given = [f"{o}={clip}" if o == "--first-frames" else o for o in options]
-    assert draw(imported(mode, 4), tmp_path / "out", *given) != 0
+    assert draw(imported(mode, 4), tmp_path / "out", *with_clip(options, folder)) != 0
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arvid.evaluation.budget import generation_flops
 from arvid.nn.attend import BlockCausal, attend
 from arvid.nn.draws import Dropout, drawing_by
-from arvid.planning.fake import FakeNetworks, at_quantile, light
+from arvid.planning.fake import FakeNetworks, at_quantile, without_storage
 from arvid.planning.generation import generation_cost
 from arvid.planning.memory import count_state
 from arvid.planning.networks import (
@@ -186,7 +186,7 @@ def test_gpus_keep_norms_in_float32_under_autocast() -> None:
 
 
 def test_large_parameters_take_no_memory_and_buffers_keep_their_values() -> None:
-    with light():
+    with without_storage():
         layer = nn.Linear(10**6, 10**6)
         layer.register_buffer("values", torch.arange(3))
     assert layer.weight.is_meta

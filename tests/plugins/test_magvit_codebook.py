@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,30 +14,27 @@ from arvid.nn.causal_conv import Backbone
 from arvid.tokenizers.magvit_codebook import MagvitCodebook
 from arvid.training.export import load_tokenizer, save_tokenizer
 
-TINY = Backbone(
-    base=4,
-    multipliers=(1, 1, 2),
-    strides=((2, 2, 2), (2, 2, 2)),
-    num_units=1,
-    num_mid_units=0,
-    num_groups=2,
-)
 BOTTLENECKS = ("lfq", "bsq", "vq")
 
 
-def build(bottleneck: str, **options: object) -> MagvitCodebook:
-    torch.manual_seed(0)
-    return MagvitCodebook(backbone=TINY, bottleneck=bottleneck, bits=6, **options).eval()  # type: ignore[arg-type]
-
-
-@pytest.fixture(params=BOTTLENECKS)
-def tokenizer(request: pytest.FixtureRequest) -> MagvitCodebook:
-    return build(request.param)
+Build = Callable[..., MagvitCodebook]
 
 
 @pytest.fixture
-def video() -> Tensor:
-    return torch.rand(2, 3, 9, 8, 8) * 2 - 1
+def build(tiny_backbone: Backbone) -> Build:
+    """`build(bottleneck, **options)`: a tokenizer with 64 ids."""
+
+    def make(bottleneck: str, **options: object) -> MagvitCodebook:
+        torch.manual_seed(0)
+        given = {"bottleneck": bottleneck, "bits": 6, **options}
+        return MagvitCodebook(backbone=tiny_backbone, **given).eval()  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(params=BOTTLENECKS)
+def tokenizer(request: pytest.FixtureRequest, build: Build) -> MagvitCodebook:
+    return build(request.param)
 
 
 def test_every_id_comes_back_from_its_code(tokenizer: MagvitCodebook) -> None:
@@ -47,7 +45,7 @@ def test_every_id_comes_back_from_its_code(tokenizer: MagvitCodebook) -> None:
     assert torch.equal(tokenizer.indices_to_codes(ids[0, 0]), codes[0, 0])
 
 
-def test_codes_of_bits_are_signs_and_lie_on_the_sphere() -> None:
+def test_codes_of_bits_are_signs_and_lie_on_the_sphere(build: Build) -> None:
     ids = torch.arange(64)
     signs, sphere = (build(name).indices_to_codes(ids) for name in ("lfq", "bsq"))
     assert set(signs.flatten().tolist()) == {-1.0, 1.0}
@@ -56,7 +54,7 @@ def test_codes_of_bits_are_signs_and_lie_on_the_sphere() -> None:
     assert build("lfq").latents_to_indices(latents).item() == 0b101010
 
 
-def test_vq_takes_the_nearest_code() -> None:
+def test_vq_takes_the_nearest_code(build: Build) -> None:
     tokenizer = build("vq", channels=3)
     table = tokenizer.indices_to_codes(torch.arange(64))
     latents = torch.randn(2, 1, 3, 3, 3)
@@ -83,7 +81,7 @@ def test_gradients_reach_every_parameter(tokenizer: MagvitCodebook, video: Tenso
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
 
 
-def test_the_codebook_follows_the_latents_in_training_alone(video: Tensor) -> None:
+def test_the_codebook_follows_the_latents_in_training_alone(build: Build, video: Tensor) -> None:
     tokenizer = build("vq")
     ids = torch.arange(64)
     before = tokenizer.indices_to_codes(ids).clone()
@@ -102,7 +100,7 @@ def test_the_codebook_follows_the_latents_in_training_alone(video: Tensor) -> No
     assert new < old
 
 
-def test_entropy_and_commitment_have_their_weights(video: Tensor) -> None:
+def test_entropy_and_commitment_have_their_weights(build: Build, video: Tensor) -> None:
     losses = {}
     for entropy, commitment in ((0.0, 0.0), (0.1, 0.0), (0.2, 0.0), (0.0, 0.5)):
         net = build("lfq", entropy_weight=entropy, commitment_weight=commitment).train()
@@ -124,8 +122,8 @@ def test_a_file_holds_bottleneck_and_codebook(
     assert torch.equal(loaded.encode(video), tokenizer.encode(video))
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused(build: Build) -> None:
     with pytest.raises(UserError, match="one number for each bit"):
         build("lfq", channels=8)
     with pytest.raises(UserError, match="bits"):
-        MagvitCodebook(backbone=TINY, bits=19)
+        build("lfq", bits=19)

@@ -9,30 +9,16 @@ from arvid.contracts import TokenGrid, UserError
 from arvid.nn.causal_conv import Backbone
 from arvid.tokenizers.magvit_fsq import MagvitFSQ
 
-TINY = Backbone(
-    base=4,
-    multipliers=(1, 1, 2),
-    strides=((2, 2, 2), (2, 2, 2)),
-    num_units=1,
-    num_mid_units=0,
-    num_groups=2,
-)
+
+@pytest.fixture
+def tokenizer(tiny_backbone: Backbone) -> MagvitFSQ:
+    return MagvitFSQ(backbone=tiny_backbone, levels=(8, 5, 5)).eval()
 
 
 @pytest.fixture
-def tokenizer() -> MagvitFSQ:
-    return MagvitFSQ(backbone=TINY, levels=(8, 5, 5)).eval()
-
-
-@pytest.fixture
-def published() -> MagvitFSQ:
+def published(tiny_backbone: Backbone) -> MagvitFSQ:
     """The published levels, behind a small backbone."""
-    return MagvitFSQ(backbone=TINY).eval()
-
-
-@pytest.fixture
-def video() -> torch.Tensor:
-    return torch.rand(2, 3, 9, 8, 8) * 2 - 1
+    return MagvitFSQ(backbone=tiny_backbone).eval()
 
 
 def test_published_parameters() -> None:
@@ -126,10 +112,10 @@ def test_what_a_latent_frame_sees(tokenizer: MagvitFSQ, video: torch.Tensor) -> 
     assert (before[:, :, 5:] - after[:, :, 5:]).abs().max() > 1e-3
 
 
-def test_unit_range_is_inside_only(video: torch.Tensor) -> None:
+def test_unit_range_is_inside_only(video: torch.Tensor, tiny_backbone: Backbone) -> None:
     """Encoder and decoder see [0, 1]; both doors stay [-1, 1]."""
-    inside = MagvitFSQ(backbone=TINY, levels=(8, 5, 5), unit_range=True).eval()
-    outside = MagvitFSQ(backbone=TINY, levels=(8, 5, 5)).eval()
+    inside = MagvitFSQ(backbone=tiny_backbone, levels=(8, 5, 5), unit_range=True).eval()
+    outside = MagvitFSQ(backbone=tiny_backbone, levels=(8, 5, 5)).eval()
     outside.load_state_dict(inside.state_dict())
     unit = (video + 1) / 2
     tokens = inside.encode(video)
@@ -139,9 +125,9 @@ def test_unit_range_is_inside_only(video: torch.Tensor) -> None:
     torch.testing.assert_close(inside.decode(tokens), expected.clamp(-1, 1))
 
 
-def test_rounding_is_in_full_precision(published: MagvitFSQ) -> None:
+def test_rounding_is_in_full_precision(published: MagvitFSQ, tiny_backbone: Backbone) -> None:
     """In bf16 weights and activations are coarse, but never the codes."""
-    half = MagvitFSQ(backbone=TINY).bfloat16().eval()
+    half = MagvitFSQ(backbone=tiny_backbone).bfloat16().eval()
     half_codes = half.quantizer.quantize(torch.tensor([0.3, -1.2, 2.0, 0.1, -0.7, 1.5]))
     assert half.codes_to_indices(half_codes).item() == 55_245
     indices = torch.arange(64_000)
@@ -174,6 +160,6 @@ def test_a_clip_that_does_not_fit(tokenizer: MagvitFSQ) -> None:
         tokenizer.encode(torch.zeros(1, 3, 8, 8, 8))
 
 
-def test_impossible_levels() -> None:
+def test_impossible_levels(tiny_backbone: Backbone) -> None:
     with pytest.raises(UserError, match="levels must be at least 3"):
-        MagvitFSQ(backbone=TINY, levels=(8, 2))
+        MagvitFSQ(backbone=tiny_backbone, levels=(8, 2))

@@ -11,24 +11,10 @@ from arvid.contracts import TokenGrid, UserError
 from arvid.nn.causal_conv import Backbone
 from arvid.tokenizers.vae3d import VAE3D
 
-TINY = Backbone(
-    base=4,
-    multipliers=(1, 1, 2),
-    strides=((2, 2, 2), (2, 2, 2)),
-    num_units=1,
-    num_mid_units=0,
-    num_groups=2,
-)
-
 
 @pytest.fixture
-def vae() -> VAE3D:
-    return VAE3D(backbone=TINY, latent_channels=3, kl_weight=0.1).eval()
-
-
-@pytest.fixture
-def video() -> torch.Tensor:
-    return torch.rand(2, 3, 9, 8, 8) * 2 - 1
+def vae(tiny_backbone: Backbone) -> VAE3D:
+    return VAE3D(backbone=tiny_backbone, latent_channels=3, kl_weight=0.1).eval()
 
 
 def test_spec_and_shapes(vae: VAE3D, video: torch.Tensor) -> None:
@@ -149,6 +135,6 @@ def test_a_clip_that_does_not_fit(vae: VAE3D) -> None:
         vae.encode(torch.zeros(1, 3, 5, 10, 8))
 
 
-def test_impossible_options() -> None:
+def test_impossible_options(tiny_backbone: Backbone) -> None:
     with pytest.raises(UserError, match="latent_channels"):
-        VAE3D(backbone=TINY, latent_channels=0)
+        VAE3D(backbone=tiny_backbone, latent_channels=0)

@@ -1,4 +1,4 @@
-"""What is rehearsed: each paradigm with each token type and head, tokenizers, feature networks."""
+"""Cases of the rehearsal: each paradigm with each token type and head, tokenizers and feature networks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from arvid.training.step import one_or_nan
 
 GRID = TokenGrid(2, 4, 16)
 SMALL_GRID = TokenGrid(2, 1, 16)
-"""For next-token prediction, whose clip has a step for each token."""
+"""For next-token prediction: it samples one token per step."""
 SIZE = Size(dim=64, depth=3, num_heads=2, head_dim=32, head_depth=1)
 CONTEXT = ContextSpec(text_dim=8, text_len=3, conditions={"label": 5, "motion": 1})
 SPECS: dict[str, TokenSpec] = {
@@ -59,13 +59,13 @@ ADVERSARIAL = Adversarial(
 )
 BATCH = 2
 STEPS = {"diffusion_steps": 2, "discrete_steps": 2, "num_sets": 4}
-"""Few steps of each kind of sampling."""
+"""Numbers of sampling steps, for the options that a paradigm has."""
 
 Case = Callable[[], Record]
 
 
 def all_cases() -> Iterator[tuple[str, Case]]:
-    """Names of the cases, and what runs them."""
+    """The name of each case and the function that runs it."""
     for name in registry.names("paradigms"):
         cls = registry.get("paradigms", name)
         for token_type in cls.heads:
@@ -83,7 +83,7 @@ def all_cases() -> Iterator[tuple[str, Case]]:
 
 
 def _heads(cls: type[Paradigm], token_type: str) -> list[str]:
-    """Names of the diffusion heads that a paradigm can have for this type of tokens; an empty name for its own head."""
+    """Names of the diffusion heads for this type of tokens. An empty name: the paradigm's only head."""
     can_choose = "diffusion" in inspect.signature(cls).parameters
     return list(HEADS) if token_type == "continuous" and can_choose else [""]
 
@@ -114,7 +114,7 @@ def _condition() -> Condition:
 
 
 def training_step(build: Callable[[], Paradigm]) -> Record:
-    """A step in bf16 with clipped gradients, a fused optimiser and averages."""
+    """A training step in bf16 with gradient clipping, a fused optimizer and EMA weights."""
     model = build().train()
 
     def losses() -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def _counted_steps(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor
             torch._foreach_lerp_(kept["averages"], list(model.parameters()), 0.01)
 
     def first() -> None:
-        """Make what a first step leaves: moments and masks."""
+        """The first step, which makes moments and cached masks."""
         to_device(model)
         config = OptimizerConfig(lr=1e-3, schedule="constant")
         kept["optimizer"] = build_optimizer(model, config, max_steps=10, fused=True)["optimizer"]
@@ -156,7 +156,7 @@ def _counted_steps(model: torch.nn.Module, losses: Callable[[], dict[str, Tensor
 
 
 def generation(build: Callable[[], Paradigm]) -> Record:
-    """A clip with guidance that continues a frame if the paradigm can; the first clip is not counted."""
+    """The second clip of a model, with guidance. It continues a given frame if the paradigm can do so."""
     model = build().eval().requires_grad_(False)
 
     def clip() -> None:
@@ -178,7 +178,7 @@ def generation(build: Callable[[], Paradigm]) -> Record:
 
 
 def frame_of_64_sets() -> Record:
-    """One frame of NOVA with guidance, in 64 sets of 25 denoising steps each, as released."""
+    """One frame of NOVA with guidance: 64 sets of 25 denoising steps each, as in the released code."""
     net = (
         NOVA(SPECS["continuous"], TokenGrid(1, 16, 16), CONTEXT, SIZE).eval().requires_grad_(False)
     )
@@ -245,19 +245,19 @@ def tokenizer_step(name: str) -> Record:
 
 
 def coding(name: str) -> Record:
-    """A clip to tokens and back, at once and in pieces."""
+    """Encode a clip, then decode the tokens: all at once, and as a stream."""
     tokenizer = _tokenizer(name).eval().requires_grad_(False)
 
-    def there_and_back() -> None:
+    def round_trip() -> None:
         tokens = tokenizer.encode(torch.zeros(BATCH, 3, 5, 32, 32, device="cuda"))
         tokenizer.decode(tokens)
         list(tokenizer.decode_stream(iter(tokens.split(1, dim=1))))
 
-    return counted(there_and_back, before=lambda: to_device(tokenizer))
+    return counted(round_trip, before=lambda: to_device(tokenizer))
 
 
 def features() -> Record:
-    """Features of I3D, which is every Fréchet video distance's network."""
+    """Features of I3D, the network of FVD."""
     network = I3D(bn_eps=1e-3)
 
     def run() -> None:

@@ -1,8 +1,8 @@
 """Runs code on fake tensors of the device "cuda" and records what a GPU would do.
 
-A launch is an operation that makes a tensor on the device. A wait is a moment in which the host waits for the device:
-it reads a value, needs a shape that depends on values, or copies between device and pageable memory. A tensor on the
-wrong device raises an error, as on a GPU. Values that are read back are answered by stand-ins, so the code goes on.
+A launch is an operation that makes a tensor on the device. A wait is an operation for which the host waits for the
+device: it reads a value, needs a shape that depends on values, or copies between device and pageable memory. A tensor
+on the wrong device raises an error, as on a GPU. A value that is read gets a stand-in, so that the code continues.
 
 A replay of a CUDA graph counts as one launch. So does attention, for which GPUs have one kernel.
 """
@@ -27,7 +27,7 @@ from arvid.nn import cuda_graph
 
 ROOT = Path(__file__).parents[2]
 SOURCES = tuple(str(ROOT / folder) for folder in ("arvid", "paradigms", "tokenizers"))
-"""Folders whose lines are named as the places of waits."""
+"""Folders of arvid's code. The place of a wait is a line in one of them."""
 WITH_UNKNOWN_SHAPES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 SAME_MEMORY = {"_unsafe_view", "lift_fresh", "detach", "_reshape_alias"}
 """Operations without a kernel that the dispatcher does not mark as views."""
@@ -39,7 +39,7 @@ class Record:
     def __init__(self) -> None:
         self.launches = 0
         self.waits: Counter[str] = Counter()
-        """Number of waits by what was waited for and where."""
+        """Number of waits, by reason and place."""
         self.capturing = False
 
     def launch(self, num: int = 1) -> None:
@@ -52,7 +52,7 @@ class Record:
 
 
 def _place() -> str:
-    """The innermost line of arvid that is being run."""
+    """The innermost line of arvid on the stack."""
     for frame in reversed(traceback.extract_stack()):
         if frame.filename.startswith(SOURCES):
             return f"{Path(frame.filename).resolve().relative_to(ROOT)}:{frame.lineno}"
@@ -60,7 +60,7 @@ def _place() -> str:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts operations, those of the backward pass too, and answers values that are read back."""
+    """Counts operations of the forward and backward pass, and returns stand-ins for values that are read."""
 
     def __init__(self, record: Record) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _FakeTensors(FakeTensorMode):
 
 
 class _Functions(TorchFunctionMode):
-    """What a CPU build of PyTorch does in another way than one for GPUs."""
+    """Replaces functions that a CPU build of PyTorch runs differently from a GPU build."""
 
     def __init__(self, record: Record, fakes: FakeTensorMode) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Functions(TorchFunctionMode):
             return self._moved(func(*args, **{**kwargs, "device": "cpu"}))
         if func is Tensor.to and not isinstance(args[0], FakeTensor) and _is_cuda(args[1:]):
             self.record.wait("a tensor with values is copied to the device")
-            return self._moved(args[0])  # it was made outside of fake mode, to be kept
+            return self._moved(args[0])  # a tensor that was made before fake mode began
         return func(*args, **kwargs)
 
     def _moved(self, x: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def _is_cuda(devices: Any) -> bool:
 
 
 class DeviceGenerator(torch.Generator):
-    """Stands for a generator of the device, which a CPU build cannot make."""
+    """Stand-in for a random generator of the device. A CPU build cannot make one."""
 
     device_type = "cuda"
 
@@ -166,7 +166,7 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Tensor:
-    """The fused kernel, which takes any mask and dtype. (Fake tensors would take the decomposition into products.)"""
+    """The fused kernel for any mask and dtype. (By default, fake tensors use a decomposition into matrix products.)"""
     bias = None
     if attn_mask is not None:
         bias = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -torch.inf)
@@ -178,7 +178,7 @@ def _attention(
 
 
 class _Graph:
-    """`torch.cuda.CUDAGraph`."""
+    """Replaces `torch.cuda.CUDAGraph`."""
 
     record: Record
 
@@ -187,14 +187,14 @@ class _Graph:
 
 
 class _Stream:
-    """`torch.cuda.Stream`."""
+    """Replaces `torch.cuda.Stream`."""
 
     def wait_stream(self, _: object) -> None: ...
 
 
 @contextmanager
 def _device_functions(record: Record) -> Iterator[None]:
-    """Replaces the functions of `torch.cuda` that need a device."""
+    """Inside the block, functions of `torch.cuda` that need a device are replaced."""
 
     @contextmanager
     def capture(*_: object, **__: object) -> Iterator[None]:
@@ -237,7 +237,7 @@ def recording() -> Iterator[Record]:
 
 
 def counted(run: Callable[[], object], *, before: Callable[[], object] | None = None) -> Record:
-    """What `run` does; `before` is run first, and not counted."""
+    """The counts of `run`. `before` runs first and is not counted."""
     with recording() as record:
         if before is not None:
             before()
@@ -247,7 +247,7 @@ def counted(run: Callable[[], object], *, before: Callable[[], object] | None = 
 
 
 def to_device(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """The module with fake tensors on "cuda" in the places of its own; call it inside of `recording`."""
+    """Replace the tensors of a module by fake ones on "cuda". Call it inside `recording`."""
 
     def fake(x: Tensor) -> Tensor:
         chosen = dtype if dtype is not None and x.is_floating_point() else x.dtype

@@ -1,6 +1,6 @@
-"""Runs all cases and prints what they did as JSON. Its argument is the library that `device.cpp` was built to.
+"""Runs cases and prints their counts as JSON: `rehearse.py LIBRARY [CASE ...]`. LIBRARY is `device.cpp`, built.
 
-A program of its own, because the library must be loaded before PyTorch.
+It is a program of its own, because the library must be loaded before PyTorch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A rehearsal on a GPU that does nothing: no tensor on a wrong device, few launches, no wait of the host.
 
-Budgets may only fall: a test also fails if a case needs much less than its budget, which is then to be lowered.
+Budgets may only fall: a test also fails if a case needs much less than its budget. Lower the budget then.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 
 HERE = Path(__file__).parent
 TORCH = "2.13"
-"""The version with which the launches were counted. Others decompose some operations in another way."""
+"""The PyTorch version of the budgets. Other versions decompose some operations differently."""
 SLACK = 0.9
-"""A case that needs less than this share of its budget is to get a lower one."""
+"""Smallest share of its budget that a case may need."""
 
 ONE_CHECK = {"arvid/nn/tokens.py": 1}
-"""Ids of given frames are checked once for a clip."""
+"""One wait per clip: it checks the ids of given frames."""
 
 BUDGETS: dict[str, tuple[int, dict[str, int]]] = {
     "frame_diffusion discrete: step": (1056, {}),
@@ -97,7 +97,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def outcomes(library: Path) -> dict[str, Any]:
-    """What each case did. All run in one process of their own, which loads the library before PyTorch."""
+    """Counts of each case. All cases run in one separate process, which loads the library before PyTorch."""
     done = subprocess.run(
         [sys.executable, HERE / "rehearse.py", library],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -127,5 +127,5 @@ def test_nothing_waits_and_launches_are_few(outcomes: dict[str, Any], name: str)
 
 
 def test_a_frame_of_64_sets_needs_few_launches() -> None:
-    """89,000 for the 0.6B model when each kernel was launched by itself."""
+    """The 0.6B model needed 89,000 launches before CUDA graphs."""
     assert BUDGETS["nova: frame of 64 sets"][0] < 2000

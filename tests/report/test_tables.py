@@ -49,6 +49,22 @@ def test_text_fits_the_terminal_and_holds_every_number(comparison: Comparison, w
     assert "*61.3 ± 2.0" in shown
 
 
+def test_text_and_markdown_have_warnings_above_the_tables_and_remarks_below(
+    comparison: Comparison,
+) -> None:
+    told = replace(comparison, warnings=("a warning",), remarks=("a remark",))
+    for shown in (tables.text(told), tables.markdown(told)):
+        first, last = shown.index("Quality"), shown.rindex("Cost")
+        assert shown.index("a warning") < first
+        assert shown.index("a remark") > last
+
+
+def test_headings_break_between_words_only(comparison: Comparison) -> None:
+    renamed = replace(comparison.columns[0], label="FD (EfficientNet)", unit=None)
+    columns = (renamed, *comparison.columns[1:])
+    assert "(EfficientNet)" in tables.text(replace(comparison, columns=columns))
+
+
 def test_text_has_one_table_per_block_where_there_is_room(comparison: Comparison) -> None:
     lines = tables.text(comparison, 140).splitlines()
     assert sum(line.startswith("nova (continuous)") for line in lines) == 2

@@ -52,6 +52,18 @@ def test_every_combination_trains_and_samples(
     assert not np.array_equal(videos[0], videos[2])
 
 
+def test_the_configuration_that_a_run_saves_repeats_the_run(
+    tmp_path: Path, small_fit: Arguments, losses_of: Losses
+) -> None:
+    given = small_fit(tmp_path / "run", "next_block", "--trainer.max_steps=3")
+    assert main(given) == 0
+    config = str(tmp_path / "run/logs/version_0/config.yaml")
+    assert main(["fit", f"--config={config}", f"--run={tmp_path / 'again'}"]) == 0
+    assert losses_of(tmp_path / "again") == losses_of(tmp_path / "run") != {}
+    assert not (tmp_path / "run/logs/version_1").exists()
+    assert main(["data", "check", config]) == 0
+
+
 KILLED = """
 import os, signal, sys
 from arvid.cli import main

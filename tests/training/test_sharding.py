@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import pickle
 import shutil
 import signal
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,23 +47,20 @@ SAMPLES = [
 ]
 
 
-def logged(run: Path, name: str) -> dict[int, float]:
-    """Values of a name by step over all logs of a run."""
-    found: dict[int, float] = {}
-    logs = run.glob("logs/version_*/metrics.csv")
-    for log in sorted(logs, key=lambda path: int(path.parent.name.rpartition("_")[2])):
-        with open(log, newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get(name):
-                    found[int(row["step"])] = float(row[name])
-    return found
+Compare = Callable[..., None]
 
 
-def same_losses(one: Path, other: Path, *, steps: int, rel: float = 1e-6) -> None:
-    for name in ("train_loss", "val_loss"):
-        expected = logged(one, name)
-        assert len(expected) == (steps if name == "train_loss" else steps // 2)
-        assert logged(other, name) == pytest.approx(expected, rel=rel)
+@pytest.fixture(scope="session")
+def same_losses(losses_of: Callable[..., dict[int, float]]) -> Compare:
+    """`same_losses(one, other, steps=..., rel=1e-6)`: fails unless two runs have the same losses of so many steps."""
+
+    def compare(one: Path, other: Path, *, steps: int, rel: float = 1e-6) -> None:
+        for name in ("train_loss", "val_loss"):
+            expected = losses_of(one, name)
+            assert len(expected) == (steps if name == "train_loss" else steps // 2)
+            assert losses_of(other, name) == pytest.approx(expected, rel=rel)
+
+    return compare
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, together: Any) -> Path:
     return folder
 
 
-def test_two_processes_compute_what_one_does(runs: Path) -> None:
+def test_two_processes_compute_what_one_does(runs: Path, same_losses: Compare) -> None:
     """With clipping, accumulation and averages, which validation uses."""
     same_losses(runs / "one", runs / "two", steps=5)
     assert (runs / "two/samples/step-0000003.mp4").is_file()
@@ -119,7 +116,9 @@ def test_one_file_is_exported_that_samples_alike(runs: Path, tmp_path: Path) -> 
     assert load_generator(tmp_path / "model.ckpt").trained == load_generator(runs / "two").trained
 
 
-def test_a_run_goes_on_with_and_without_sharding(runs: Path, tmp_path: Path, together: Any) -> None:
+def test_a_run_goes_on_with_and_without_sharding(
+    runs: Path, tmp_path: Path, together: Any, same_losses: Compare
+) -> None:
     """Two more steps of each run, in the other's way."""
     for name in ("one", "two"):
         shutil.copytree(runs / name, tmp_path / name, symlinks=True)
@@ -132,7 +131,7 @@ def test_a_run_goes_on_with_and_without_sharding(runs: Path, tmp_path: Path, tog
     assert (tmp_path / "two" / LAST).is_file()
 
 
-def test_muon_trains_parts_of_matrices(tmp_path: Path, together: Any) -> None:
+def test_muon_trains_parts_of_matrices(tmp_path: Path, together: Any, same_losses: Compare) -> None:
     """Its tolerance is larger: the orthogonal factors of small gradients depend on the order of sums."""
     short = [*FIT, NOVA, MUON, "--trainer.max_steps=3"]
     codes, outputs = together.run([*short, "--run=one"], 1, tmp_path)
@@ -181,7 +180,9 @@ def test_tokenizers_are_not_sharded(tmp_path: Path, together: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_four_processes_in_replicas(replicas: int, tmp_path: Path, together: Any) -> None:
+def test_four_processes_in_replicas(
+    replicas: int, tmp_path: Path, together: Any, same_losses: Compare
+) -> None:
     strategy = ["--trainer.strategy=arvid.training.sharding.ShardedStrategy"]
     strategy += [f"--trainer.strategy.replicas={replicas}", "--run=four"]
     codes, outputs = together.run([*FIT, NOVA, "--run=one"], 1, tmp_path)
@@ -202,7 +203,9 @@ def test_four_processes_in_replicas(replicas: int, tmp_path: Path, together: Any
         ("next_scale", "continuous"),
     ],
 )
-def test_every_paradigm(paradigm: str, token_type: str, tmp_path: Path, together: Any) -> None:
+def test_every_paradigm(
+    paradigm: str, token_type: str, tmp_path: Path, together: Any, same_losses: Compare
+) -> None:
     """With all activations computed again, and samples on the way."""
     given = [
         *FIT,

@@ -11,6 +11,8 @@ Sources:
   its catalog; a record file holds 256 clips, and there are 169 training files and 1 test file.
 - Sky time-lapse: arXiv:1709.07592. Counts: the readme in the archive. URL: PKU-YuanGroup/Open-Sora-Plan,
   docs/Data.md.
+- DMLab and Minecraft: arXiv:2210.02396 and wilson1yan/teco at 1e92c08 (README.md, teco/data.py, scripts/download). The
+  sizes of train and test are not stated there.
 """
 
 from __future__ import annotations
@@ -181,6 +183,32 @@ SKY = Facts(
     counts={"train": 2_392, "test": 225},
 )
 
+DMLAB = Facts(
+    name="dmlab",
+    title="DMLab of TECO: walks through mazes, 64x64, 300 frames, an action at each",
+    page="https://github.com/wilson1yan/teco",
+    licence="none stated",
+    get=(
+        "the Internet Archive's items dmlab_dataset_aa, _ab and _ac (54 GB), by scripts/download/dmlab.sh of "
+        "wilson1yan/teco"
+    ),
+    source="a folder with train/*/*.npz and test/*/*.npz, each with the arrays video and actions",
+    counts={"clips": 40_000},
+)
+
+MINECRAFT = Facts(
+    name="minecraft",
+    title="Minecraft of TECO: walks through marshes, 128x128, 300 frames, an action at each",
+    page="https://github.com/wilson1yan/teco",
+    licence="none stated",
+    get=(
+        "the Internet Archive's items minecraft_marsh_dataset_aa to _ak (210 GB), by scripts/download/minecraft.sh of "
+        "wilson1yan/teco"
+    ),
+    source="a folder with train/*/*.mp4 and test/*/*.mp4, each with an .npz of the array actions beside it",
+    counts={"clips": 200_000},
+)
+
 FOLDER = Facts(
     name="folder",
     title="any folder of videos, with one folder per class or none",
@@ -190,5 +218,5 @@ FOLDER = Facts(
     source="ROOT/<Class>/<video>, or ROOT/<video>; or an archive of such a folder",
 )
 
-DATASETS = (UCF101, KINETICS600, MOVING_MNIST, BAIR, SKY, FOLDER)
+DATASETS = (UCF101, KINETICS600, MOVING_MNIST, BAIR, SKY, DMLAB, MINECRAFT, FOLDER)
 """All datasets, in the order of the command's help."""

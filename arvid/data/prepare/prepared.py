@@ -55,6 +55,8 @@ class Prepared:
     """Names of the items of each split."""
     classes: Sequence[str] = ()
     """Names of the classes, by number."""
+    conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Conditions per frame beside the clips, and the names of their values (see `arvid.data.frame_values`)."""
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Split -> reason -> number of listed clips that are not among the items."""
     remarks: Sequence[str] = ()
@@ -127,7 +129,7 @@ def write_prepared(
         _write_manifest(path, [rows[n] for n in names])
         _write_list(listed, names)
         files[path.name] = sha256_file(path)
-    _write_configuration(out, files)
+    _write_configuration(out, files, prepared.conditions)
     write_json(out / "dataset.json", _description(facts, source, prepared, summary, files))
     return summary
 
@@ -188,7 +190,9 @@ def _write_list(path: Path, names: Sequence[str]) -> None:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def _write_configuration(out: Path, files: Mapping[str, str]) -> None:
+def _write_configuration(
+    out: Path, files: Mapping[str, str], conditions: Mapping[str, Sequence[str]]
+) -> None:
     """Write data.yaml, which puts the manifests into a setting. It needs a training and a validation (or test) split.
 
     The setting still decides how clips are cut. Its own `split` is replaced by "all".
@@ -200,10 +204,15 @@ def _write_configuration(out: Path, files: Mapping[str, str]) -> None:
     if not val:
         path.unlink(missing_ok=True)
         return
+    beside = {"conditions": {name: list(names) for name, names in conditions.items()}}
     data = {
         part: {
             "class_path": "arvid.data.manifest.VideoManifest",
-            "init_args": {"path": str(out.absolute() / name), "split": "all"},
+            "init_args": {
+                "path": str(out.absolute() / name),
+                "split": "all",
+                **(beside if conditions else {}),
+            },
         }
         for part, name in (("train", train), ("val", val))
     }

@@ -1,0 +1,88 @@
+"""Copies of the shards of a URL in the cache folder, which the processes of a machine share.
+
+    CACHE/shards/<key>/00000.safetensors    a copied shard; the key is a hash of the URL and the manifest
+    CACHE/shards/<key>/.lock-0              a lock; shards share NUM_LOCKS of them
+
+One process copies a shard while the others that need it wait. Deleting copies is always safe.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+from arvid.data.shard_files import Manifest, naming, read_bytes, shard_name
+from arvid.errors import UserError
+from arvid.files import atomic_write, cache_dir, sha256_json
+from arvid.sealed import verify_tensors
+
+NUM_LOCKS = 64
+
+
+class ShardCopies:
+    """The copies of one folder.
+
+    Args:
+        url: URL of the folder.
+        manifest: its manifest.
+        max_bytes: size of all copies above which those that were opened longest ago are deleted. None: keep all.
+    """
+
+    def __init__(self, url: str, manifest: Manifest, max_bytes: float | None) -> None:
+        self.url = url
+        self.manifest = manifest
+        self.max_bytes = max_bytes
+        self.key = sha256_json([url, manifest.stored()])[:24]
+
+    def fetch(self, number: int) -> Path:
+        """Path of the copy of a shard, which is made if there is none.
+
+        Raises UserError if the shard cannot be read, or the cache cannot be written.
+        """
+        folder = cache_dir() / "shards" / self.key
+        target = folder / shard_name(number)
+        try:
+            if not target.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder / f".lock-{number % NUM_LOCKS}"):
+                    if not target.is_file():
+                        self._copy(target)
+            elif self.max_bytes is not None:
+                os.utime(target)
+        except FileNotFoundError:  # another process deleted it just now
+            return self.fetch(number)
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise UserError(
+                f"{self.url} cannot be copied into {folder}: {error}. Set ARVID_CACHE to another folder."
+            ) from error
+        return target
+
+    def _copy(self, target: Path) -> None:
+        source = f"{self.url}/{target.name}"
+        content = read_bytes(source)
+        with naming(source):
+            verify_tensors(content, required=self.manifest.sealed)
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(content)
+        if self.max_bytes is not None:
+            self._evict(target)
+
+    def _evict(self, newest: Path) -> None:
+        """Delete the copies that were opened longest ago until the others fit, but never `newest`."""
+        found: list[tuple[float, int, str]] = []
+        for entry in os.scandir(newest.parent):
+            if entry.name.endswith(newest.suffix) and not entry.name.startswith("."):
+                try:
+                    state = entry.stat()
+                except FileNotFoundError:
+                    continue
+                found.append((state.st_mtime, state.st_size, entry.path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= (self.max_bytes or 0):
+                return
+            if path != str(newest):
+                Path(path).unlink(missing_ok=True)
+                total -= size

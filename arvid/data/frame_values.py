@@ -1,0 +1,100 @@
+"""Values of the frames of a video, such as actions, in an .npz file beside it.
+
+`walks/a.mp4` has `walks/a.npz`, with an array (T, ...) for each condition per frame (see `arvid.nn.conditions`) under
+its name. T is at least the number of frames of the file. TECO (arXiv:2210.02396) publishes its Minecraft videos in this
+layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arvid.errors import UserError
+from arvid.nn.conditions import condition
+
+Values = NDArray[Any]
+
+
+def values_file(video: Path) -> Path:
+    """The file of a video's values: `a.npz` for `a.mp4`, and for the folder of frames `a`."""
+    return video.with_suffix(".npz")
+
+
+def require_per_frame(names: Iterable[str]) -> None:
+    """Raise UserError for an unknown condition, and for one that has a value per clip."""
+    for name in names:
+        if not condition(name).per_frame:
+            raise UserError(
+                f"The condition {name} has a value per clip, so it cannot lie beside a video. Conditions per frame can."
+            )
+
+
+def read_values(video: Path, names: Iterable[str]) -> dict[str, Values]:
+    """The values (T, ...) of a video by condition.
+
+    Raises UserError if the file is missing or damaged, lacks a condition, or holds something else than numbers.
+    """
+    path = values_file(video)
+    if not path.is_file():
+        raise UserError(
+            f"{video} has no values of {', '.join(names)}: there is no {path.name} beside it. Write it, with an array "
+            "for each condition (docs/datasets.md)."
+        )
+    arrays = read_arrays(path, names)
+    return {name: _checked(path, name, values) for name, values in arrays.items()}
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
+    """Arrays of an .npz file by name; nothing is unpickled. Raises UserError if it is damaged or lacks one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            known = list(file)
+            found = {name: file[name] for name in names if name in known}
+    # a TypeError comes from an .npy file, which is one array
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read as .npz: {error}. Write it again.") from error
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{path} has no array {missing[0]!r}, only: {', '.join(known) or 'none'}.")
+    return found
+
+
+def _checked(path: Path, name: str, values: Values) -> Values:
+    """Values in the condition's type. Raises UserError if they do not fit it."""
+    dtype = np.dtype(condition(name).dtype)
+    if values.ndim == 0 or values.dtype.kind not in "iuf":
+        raise UserError(f"{path}: {name} must be numbers, one or more for each frame.")
+    if dtype.kind == "i" and values.dtype.kind == "f":
+        raise UserError(f"{path}: {name} must be whole numbers, got {values.dtype}.")
+    return values.astype(dtype)
+
+
+def values_of_frames(
+    video: Path, names: Iterable[str], indices: NDArray[np.int64]
+) -> dict[str, Values]:
+    """The values of frames (N,) of a video by condition, each (N, ...). Raises UserError as `read_values` does."""
+    found = read_values(video, names)
+    for name, values in found.items():
+        if indices.max() >= len(values):
+            raise UserError(
+                f"{values_file(video)}: {name} has {len(values)} rows, but a clip takes frame {indices.max()} of "
+                f"{video.name}. Write a row for each frame."
+            )
+    return {name: values[indices] for name, values in found.items()}
+
+
+def values_digest(videos: Iterable[Path], conditions: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of the values of videos, in order. The compression of the files does not count."""
+    digest = hashlib.sha256()
+    for video in videos:
+        for name, values in read_values(video, conditions).items():
+            digest.update(f"{name}{values.dtype.str}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""Converts the published VQGANs of TATS to arvid's format: `arvid import tats`.
+
+The files are listed at https://github.com/songweige/TATS (UCF-101, Sky-Timelapse, Taichi-HD, MUGEN, AudioSet-Drums).
+They are checkpoints of Lightning 1.5. Their `state_dict` has the weights of tokenizer, discriminators and perceptual
+loss, and their `hyper_parameters` the training's arguments, which give the size of the network. Besides the codes, the
+codebook has two moving averages of its training, which are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from arvid.contracts import UserError
+from arvid.files import sha256_file
+from arvid.importing import Imported, match, read_training_checkpoint
+from arvid.tokenizers.tats import Tats
+from arvid.tokenizers.tats.network import SameConv3d, SameConvTranspose3d
+from arvid.training.export import build, save_tokenizer
+
+WEIGHTS, ARGUMENTS = "state_dict", "hyper_parameters"
+PARTS = ("encoder.", "decoder.", "pre_vq_conv.", "post_vq_conv.", "codebook.embeddings")
+"""Parts of the tokenizer; other weights belong to its training."""
+OPTIONS = {
+    "base": "n_hiddens",
+    "strides": "downsample",
+    "num_codes": "n_codes",
+    "channels": "embedding_dim",
+    "norm": "norm_type",
+}
+"""Constructor's argument -> argument of the training."""
+FIXED = {"image_channels": 3, "padding_type": "replicate"}
+"""Arguments that have one value in the published models, and that some files do not have."""
+
+
+def import_file(file: Path, out: Path) -> Imported:
+    """Write the published tokenizer in `file` as a tokenizer file of arvid.
+
+    Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
+    """
+    checkpoint = read_training_checkpoint(file)
+    for key in (WEIGHTS, ARGUMENTS):
+        if not isinstance(checkpoint.get(key), dict):
+            raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
+    weights = checkpoint[WEIGHTS]
+    tensors = {name: value for name, value in weights.items() if name.startswith(PARTS)}
+    try:
+        options = read_options(checkpoint[ARGUMENTS])
+        with torch.device("meta"):  # only names and shapes: the weights come from the file
+            tokenizer = build({"name": "tats", "hyperparameters": options})
+        assert isinstance(tokenizer, Tats)
+        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
+    except UserError as error:
+        raise UserError(f"{file}: not a VQGAN of TATS: {error}") from error
+    tokenizer.load_state_dict(state, assign=True)
+    record = {"imported": "tats", "file": file.name, "sha256": sha256_file(file)}
+    save_tokenizer(tokenizer, out, record)
+    others = {name.partition(".")[0] for name in weights if not name.startswith(PARTS)}
+    return Imported(moves, unused=sorted(others | checkpoint.keys() - {WEIGHTS, ARGUMENTS}))
+
+
+def read_options(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from the training's. Raises UserError if some are missing or of another model."""
+    given = getattr(hyper_parameters.get("args"), "__dict__", {})
+    missing = [name for name in OPTIONS.values() if name not in given]
+    if missing:
+        raise UserError(f"the arguments of its training lack {', '.join(missing)}.")
+    faults = [
+        f"{name} is {given[name]!r:.40}, not {value!r}"
+        for name, value in FIXED.items()
+        if given.get(name, value) != value
+    ]
+    if faults:
+        raise UserError(f"{'; '.join(faults)}.")
+    options = {name: given[key] for name, key in OPTIONS.items()}
+    if isinstance(options["strides"], (list, tuple)):
+        options["strides"] = list(options["strides"])
+    return options
+
+
+def published_names(tokenizer: Tats) -> dict[str, str]:
+    """The published name of each tensor, by arvid's name."""
+    inner: dict[type[nn.Module], str] = {SameConv3d: "conv.", SameConvTranspose3d: "convt."}
+    found = {}
+    for own in tokenizer.state_dict():
+        module, _, name = own.rpartition(".")
+        found[own] = f"{module}.{inner.get(type(tokenizer.get_submodule(module)), '')}{name}"
+    return found
