@@ -11,7 +11,7 @@ from arvid.api.repository import is_hub_name
 from arvid.api.results import Results
 from arvid.contracts import UserError
 from arvid.evaluation.protocols import get_protocol
-from arvid.evaluation.real_clips import real_clips
+from arvid.evaluation.real_clips import real_set
 from arvid.evaluation.rows import evaluate_references, evaluate_run, records_folder
 from arvid.report.comparison import Comparison
 from arvid.report.page import write_report
@@ -37,7 +37,8 @@ def evaluate(
     Args:
         models: a model, run folder or `hf://user/name`, or a list of them.
         protocols: name of a protocol or path of a YAML file, or a list of them (docs/protocols.md).
-        real: real clips: folder or manifest. Not needed if the protocol uses the validation set of the run's setting.
+        real: real clips: folder, manifest or file of `arvid stats make`. Not needed if the protocol uses the validation
+            set of the run's setting.
         real_list: file that lists the real videos to use.
         num_clips: another number of clips than the protocol's.
         metrics: names of metrics to use instead of the protocol's own.
@@ -57,7 +58,7 @@ def evaluate(
             protocol = get_protocol(name, num_clips=num_clips, metrics=metrics)
             clips = None
             if real is not None:
-                clips = real_clips(protocol, Path(real), Path(real_list) if real_list else None)
+                clips = real_set(protocol, Path(real), Path(real_list) if real_list else None)
             records += [
                 evaluate_run(path, protocol, clips, dtype=kind)
                 for path, kind in zip(paths, dtypes, strict=True)

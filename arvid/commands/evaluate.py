@@ -38,7 +38,7 @@ from arvid.processes import rank_and_count, sharing_processes
 from arvid.ranges import at_least
 
 if TYPE_CHECKING:
-    from arvid.data._files import FileDataset
+    from arvid.contracts import VideoDataset
     from arvid.evaluation.protocols import Protocol
     from arvid.evaluation.records import ResultRecord
 
@@ -67,8 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--real",
         type=Path,
         metavar="PATH",
-        help="real clips: folder of class folders, folder of videos, or manifest (.csv, .jsonl, .parquet). Not needed "
-        "if the protocol uses the validation set of the run's setting",
+        help="real clips: folder of class folders, folder of videos, or manifest (.csv, .jsonl, .parquet), "
+        "or a file of `arvid stats make` in place of videos. Not needed if the protocol uses the validation set of the "
+        "run's setting",
     )
     how.add_argument(
         "--real-list",
@@ -146,7 +147,7 @@ def _evaluate(options: argparse.Namespace, protocol: Protocol) -> None:
 
 
 def _records(
-    options: argparse.Namespace, protocol: Protocol, real: FileDataset | None
+    options: argparse.Namespace, protocol: Protocol, real: VideoDataset | None
 ) -> list[ResultRecord]:
     from arvid.evaluation.rows import evaluate_pipeline, evaluate_run, evaluate_videos
 
@@ -173,14 +174,14 @@ def _records(
     ]
 
 
-def _real(options: argparse.Namespace, protocol: Protocol) -> FileDataset | None:
+def _real(options: argparse.Namespace, protocol: Protocol) -> VideoDataset | None:
     if options.real is None:
         if options.real_list is not None:
             raise UserError("--real-list selects videos of --real: give --real too.")
         return None
-    from arvid.evaluation.real_clips import real_clips
+    from arvid.evaluation.real_clips import real_set
 
-    return real_clips(protocol, options.real, options.real_list)
+    return real_set(protocol, options.real, options.real_list)
 
 
 def _show(record: ResultRecord) -> None:

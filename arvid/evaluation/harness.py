@@ -28,6 +28,7 @@ from arvid.evaluation.code_identity import code_identity
 from arvid.evaluation.parts import Measurements, Parts
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_measurements import RealMeasurements
+from arvid.evaluation.real_statistics import RealStatistics
 from arvid.evaluation.records import (
     EVALUATION_FOLDER,
     Budget,
@@ -39,7 +40,7 @@ from arvid.evaluation.records import (
     save,
 )
 from arvid.evaluation.row_kinds import Row, Videos
-from arvid.evaluation.scores import Measured, Score, optional_scores, scores_for
+from arvid.evaluation.scores import Measured, Score, lacking, optional_scores, scores_for
 from arvid.evaluation.training_clips import TrainingClips
 from arvid.files import atomic_write, sha256_json
 from arvid.hardware import hardware
@@ -111,7 +112,7 @@ def evaluate(
     scores = {**_required_scores(protocol, dataset, training), **optional}
     if protocol.trajectories > 1:
         _require_of_trajectories(scores, protocol)
-    kept = RealMeasurements(dataset, protocol.scored, code_identity(measuring))
+    kept = _kept(dataset, protocol, code_identity(measuring))
     clips = None
     if training is not None:
         training_code = code_identity({*measuring, type(training)})
@@ -147,9 +148,18 @@ def _required_scores(
 ) -> dict[str, Score]:
     scores = scores_for(protocol)
     for name, score in scores.items():
-        if lack := score.missing(dataset, training):
+        if lack := lacking(score, dataset, training):
             raise UserError(f"Protocol {protocol.name} cannot measure {name}: {lack}.")
     return scores
+
+
+def _kept(
+    dataset: VideoDataset, protocol: Protocol, code: str
+) -> RealMeasurements | RealStatistics:
+    """The measurements of the real clips: those of a statistics file, or those in the cache."""
+    if isinstance(dataset, RealStatistics):
+        return dataset
+    return RealMeasurements(dataset, protocol.scored, code)
 
 
 def _require_of_trajectories(scores: dict[str, Score], protocol: Protocol) -> None:
@@ -218,7 +228,7 @@ class _Evaluation:
         scores: dict[str, Score],
         path: Path,
         identity: str,
-        kept: RealMeasurements,
+        kept: RealMeasurements | RealStatistics,
         training: TrainingClips | None,
     ) -> None:
         self.row = row

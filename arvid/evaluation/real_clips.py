@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from arvid.contracts import UserError
+from arvid.contracts import UserError, VideoDataset
 from arvid.data._entries import Entries, Entry
 from arvid.data._files import FileDataset, FileOptions
 from arvid.data._walk import Content, LeftOut, look_into, walk
 from arvid.data.folder import find_videos, read_split_list, take_listed
 from arvid.data.manifest import read_manifest
 from arvid.evaluation.protocols import Protocol
+from arvid.evaluation.real_statistics import SUFFIX, RealStatistics
+
+
+def real_set(protocol: Protocol, where: Path, split_list: Path | None = None) -> VideoDataset:
+    """The clips of `real_clips`, or those of a statistics file (`.safetensors`).
+
+    Raises UserError as `real_clips` and `RealStatistics` do, and for a list beside a statistics file.
+    """
+    if protocol.clip is None or where.suffix != SUFFIX or not where.is_file():
+        return real_clips(protocol, where, split_list)
+    if split_list is not None:
+        raise UserError(f"{where} holds statistics of chosen videos: leave --real-list out.")
+    return RealStatistics(where, protocol)
 
 
 def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) -> FileDataset:

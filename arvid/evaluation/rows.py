@@ -17,6 +17,7 @@ from arvid.evaluation.external import NO_SETTING, VideosRow
 from arvid.evaluation.harness import evaluate
 from arvid.evaluation.pipelines import PipelineRow, check_task, load_pipeline
 from arvid.evaluation.protocols import Protocol
+from arvid.evaluation.real_statistics import RealStatistics
 from arvid.evaluation.records import ResultRecord
 from arvid.evaluation.row_kinds import FirstFrameRow, ModelRow, RealRow, ReconstructionRow, Row
 from arvid.processes import best_device
@@ -88,6 +89,8 @@ def evaluate_references(
     The rows: other real clips (if there are enough), the reconstruction by each tokenizer in use, the first frame (or
     the last given one) repeated, and the first run's model untrained. Without runs: only rows that need no model.
     """
+    if isinstance(real, RealStatistics):
+        raise UserError("Reference rows need real videos: give them with --real, not statistics.")
     models = {run: load_generator(run) for run in runs}
     _require_one_setting(models)
     first = next(iter(models.values()), None)

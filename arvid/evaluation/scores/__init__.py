@@ -22,6 +22,7 @@ from torchmetrics import Metric
 
 from arvid import registry
 from arvid.contracts import Clip, UserError, VideoDataset
+from arvid.evaluation.real_statistics import RealStatistics
 from arvid.evaluation.records import MetricValue
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Score(ABC):
 
     uses_training: ClassVar[bool] = False
     """Whether it compares with clips of the training set."""
+    of_moments: ClassVar[bool] = False
+    """Whether of the real clips it takes only the mean and covariance of their features."""
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> Score:
@@ -93,6 +96,11 @@ class Score(ABC):
         """
         return None
 
+    @property
+    def num_features(self) -> int | None:
+        """Width of the features that `measure_real` gives as `real`; None (the default) for others."""
+        return None
+
     @abstractmethod
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         """Metric values from the measurements of all clips. `protocol` is the protocol's name."""
@@ -122,11 +130,18 @@ def optional_scores(
         except UserError as error:
             notes.append(left_out(name, str(error)))
             continue
-        if lack := score.missing(dataset, training):
+        if lack := lacking(score, dataset, training):
             notes.append(left_out(name, lack))
         else:
             found[name] = score
     return found, tuple(notes)
+
+
+def lacking(score: Score, dataset: VideoDataset, training: VideoDataset | None) -> str | None:
+    """What the real clips or the training set lack for a metric, as a sentence part; None for nothing."""
+    if isinstance(dataset, RealStatistics):
+        return dataset.lacks(score)
+    return score.missing(dataset, training)
 
 
 def left_out(metric: str, reason: str) -> str:

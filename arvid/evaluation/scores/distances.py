@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arvid.contracts import Clip, UserError
+from arvid.evaluation.real_statistics import ONLY_MOMENTS
 from arvid.evaluation.records import MetricValue
 from arvid.evaluation.scores import Measured, Score
 from arvid.metrics.bootstrap import (
@@ -107,6 +108,10 @@ class Distance(Score):
     def real_identity(self) -> Mapping[str, Any]:
         return self.features.identity
 
+    @property
+    def num_features(self) -> int:
+        return self.features.network.num_features
+
     def values(self, measured: Measured, protocol: str) -> list[MetricValue]:
         value = MetricValue(
             name=self.name,
@@ -118,6 +123,8 @@ class Distance(Score):
             feature_sha256=self.features.network.sha256,
             protocol=protocol,
         )
+        if ONLY_MOMENTS in measured:  # rows that cannot be drawn from
+            return [value]
         return [self.with_uncertainty(value, measured["real"], measured["generated"])]
 
     @abstractmethod
@@ -131,6 +138,8 @@ class Distance(Score):
 
 class Frechet(Distance):
     """Fréchet distance with a bootstrap standard deviation and interval."""
+
+    of_moments = True
 
     def distance(self, real: Tensor, generated: Tensor) -> float:
         return float(frechet_distance_from_features(real, generated, self.ddof))
@@ -227,6 +236,7 @@ class FvdLimit(Fvd):
     """FVD extrapolated to infinitely many clips, by a line in 1 / N through the distances of subsets."""
 
     name, label = "fvd-limit", "FVD (N → ∞)"
+    of_moments = False
 
     def distance(self, real: Tensor, generated: Tensor) -> float:
         limit = sample_count_curve(real, generated, ddof=self.ddof).limit
