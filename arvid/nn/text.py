@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from arvid.contracts import UserError
 from arvid.files import cache_dir, sha256_json
 from arvid.nn.attention import Transformer
+from arvid.packs import KEY_BYTES, Packs
 from arvid.ranges import at_least
 from arvid.sealed import Damaged
-from arvid.tensor_files import load_tensors, save_tensors
+from arvid.tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         self.dim = int(config.hidden_size)
         self.num_tokens = num_tokens
         self.truncate = truncate
-        self.cache = _FeatureCache([_identity(name), config.to_dict()]) if cache else None
+        self.cache = _FeatureCache([_identity(name), config.to_dict()], self.dim) if cache else None
         self._frozen = _Frozen()
         self.register_buffer("_device", torch.empty(0), persistent=False)
 
@@ -222,9 +224,9 @@ class HuggingFaceTextEncoder(TextEncoder):
             return self._encode(prompts)
         found = {ids: self.cache.read(ids) for ids in prompts}
         missing = [ids for ids, rows in found.items() if rows is None]
-        for ids, encoded in zip(missing, self._encode(missing), strict=True):
-            self.cache.write(ids, encoded)
-            found[ids] = encoded
+        encoded = dict(zip(missing, self._encode(missing), strict=True))
+        self.cache.write(encoded)
+        found.update(encoded)
         return [rows for ids in prompts if (rows := found[ids]) is not None]
 
     def _encode(self, prompts: list[tuple[int, ...]]) -> list[Tensor]:
@@ -255,16 +257,31 @@ class _Frozen:
 
 
 class _FeatureCache:
-    """Features on disk in float16: a folder for each encoder with a file for each prompt.
+    """Features of prompts on disk in float16: packs for each encoder (see `arvid.packs`).
 
-    If a file's checksum shows damage, the prompt is encoded again, with a warning.
+    Earlier versions wrote a file for each prompt, which is still read. If features are damaged, the prompt is encoded
+    again, with a warning.
     """
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, dim: int) -> None:
         self.folder = cache_dir() / "text" / sha256_json(encoder)[:24]
+        self.dim = dim
+        self.packs = Packs(self.folder / "packs")
 
     def read(self, ids: tuple[int, ...]) -> Tensor | None:
-        path = self._path(ids)
+        """Features (n, dim) of a prompt's n tokens, or None."""
+        try:
+            content = self.packs.read(_key(ids))
+        except (OSError, Damaged) as error:
+            logger.warning("%s: the prompt is encoded again.", error)
+            return None
+        if content is None:
+            return self._read_file(sha256_json(ids))
+        rows = np.frombuffer(content, np.float16).reshape(-1, self.dim)
+        return torch.from_numpy(rows.copy())
+
+    def _read_file(self, digest: str) -> Tensor | None:
+        path = self.folder / digest[:2] / f"{digest[2:]}.safetensors"
         if not path.is_file():
             return None
         try:
@@ -273,12 +290,15 @@ class _FeatureCache:
             logger.warning("%s is damaged (%s): the prompt is encoded again.", path, error)
             return None
 
-    def write(self, ids: tuple[int, ...], features: Tensor) -> None:
-        save_tensors(self._path(ids), {"features": features.half()})
+    def write(self, features: Mapping[tuple[int, ...], Tensor]) -> None:
+        """Keep the features of prompts."""
+        self.packs.write(
+            {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
+        )
 
-    def _path(self, ids: tuple[int, ...]) -> Path:
-        key = sha256_json(ids)
-        return self.folder / key[:2] / f"{key[2:]}.safetensors"
+
+def _key(ids: tuple[int, ...]) -> bytes:
+    return bytes.fromhex(sha256_json(ids))[:KEY_BYTES]
 
 
 def _load(name: str) -> nn.Module:
