@@ -12,12 +12,14 @@ from torch import Tensor
 
 from arvid.errors import UserError
 from arvid.nn.conditions import condition, require_same
+from arvid.nn.text import KnownFeatures
 
 Example = dict[str, Any]
 """`video` float (3, T, H, W) in [-1, 1] or `tokens`, with `caption` (str) and the values of conditions by name (see
-`arvid.nn.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations."""
+`arvid.nn.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations.
+`text` are cached features of the caption (n, D), or None."""
 TENSORS = ("video", "tokens", "spread")
-OTHERS = ("caption", "unreadable", *TENSORS)
+OTHERS = ("caption", "text", "unreadable", *TENSORS)
 """Keys of an example that are no conditions."""
 
 
@@ -53,4 +55,5 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
     for key in TENSORS:
         if key in examples[0]:
             batch[key] = torch.stack([example[key] for example in examples])
-    return batch
+    known = KnownFeatures.of([example.get("text") for example in examples])
+    return batch if known is None else {**batch, "text": known}

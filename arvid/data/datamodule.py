@@ -23,6 +23,7 @@ from arvid.data.stand_ins import MAX_UNREADABLE, Tally, read_clip
 from arvid.data.token_cache import CLIPS_PER_SHARD, cache_folder, describe_clip, encode_dataset
 from arvid.data.token_shards import TokenShards
 from arvid.nn.draws import Part, part_of
+from arvid.nn.text import FeatureReader
 from arvid.ranges import SHARE, at_least
 
 
@@ -42,16 +43,18 @@ class VideoExamples(Dataset[Example]):
 
 
 class TokenExamples(Dataset[Example]):
-    """Encoded clips as tokens."""
+    """Encoded clips as tokens, with the cached text features of their captions if there is a `reader` of them."""
 
-    def __init__(self, shards: TokenShards) -> None:
+    def __init__(self, shards: TokenShards, reader: FeatureReader | None = None) -> None:
         self.shards = shards
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def __getitem__(self, index: int) -> Example:
-        return self.shards.example(index)
+        example = self.shards.example(index)
+        return {**example, "text": self.reader(example["caption"])} if self.reader else example
 
 
 class StepSampler(Sampler[list[int]]):
@@ -385,7 +388,8 @@ class VideoDataModule(LightningDataModule):
         dataset.require_tokenizer(module.tokenizer_hash)
         if posterior:
             dataset.require_posterior()
-        return TokenExamples(dataset)
+        text = getattr(getattr(module, "conditioner", None), "text", None)
+        return TokenExamples(dataset, None if text is None else text.reader())
 
 
 def _trains_on_tokens(module: Any) -> bool:

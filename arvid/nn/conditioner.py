@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from arvid.contracts import Condition, ContextSpec, TokenSpec, UserError
 from arvid.nn.conditions import condition
 from arvid.nn.frame_conditions import group_frames
-from arvid.nn.text import TextEncoder
+from arvid.nn.text import KnownFeatures, TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Conditioner(nn.Module):
         caption: Sequence[str] | None = None,
         negative: Sequence[str] | None = None,
         values: Mapping[str, Tensor] | None = None,
+        known: KnownFeatures | None = None,
     ) -> Condition:
         """The condition of a batch. Conditions that are not given, or that the model does not have, are absent.
 
@@ -70,12 +71,14 @@ class Conditioner(nn.Module):
             caption: caption of each clip.
             negative: negative prompt of each clip, for classifier-free guidance.
             values: other conditions by name, (B[, K]) per clip or (B, T[, K]) per frame.
+            known: cached features of the captions, as `TextEncoder.reader` read them.
 
         Raises UserError for values on the CPU that the model does not know (see `check`).
         """
         given = Condition()
         if self.text is not None and caption is not None:
-            given.text, given.text_mask = self.text(caption)
+            cached = {} if known is None else {"known": known}
+            given.text, given.text_mask = self.text(caption, **cached)
         if self.text is not None and negative is not None:
             given.negative_text, given.negative_text_mask = self.text(negative)
         for name, size in self.sizes.items():
@@ -108,7 +111,11 @@ class Conditioner(nn.Module):
         missing = [name for name in self.sizes if name not in batch]
         if missing:
             raise UserError(f"The clips of this dataset have no values of {', '.join(missing)}.")
-        return self(caption=batch["caption"], values={name: batch[name] for name in self.sizes})
+        return self(
+            caption=batch["caption"],
+            values={name: batch[name] for name in self.sizes},
+            known=batch.get("text"),
+        )
 
 
 class ContextEmbedder(nn.Module):

@@ -6,11 +6,11 @@ import json
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -41,6 +41,32 @@ WIDTHS = {
 """`hidden_size` of encoders, from their configurations on the hub."""
 
 
+FeatureReader = Callable[[str], Tensor | None]
+"""Prompt -> features (n, dim) of its n tokens, or None if they are not cached."""
+
+
+class KnownFeatures(NamedTuple):
+    """Cached features of a batch of prompts."""
+
+    rows: Float[Tensor, "b n d"]
+    """Padded with zeros, in the type of the cache."""
+    lengths: Sequence[int]
+    """Number of tokens of each prompt; -1 for a prompt without cached features."""
+
+    @classmethod
+    def of(cls, features: Sequence[Tensor | None]) -> KnownFeatures | None:
+        """Pad the features (n, dim) of prompts. None if there are none."""
+        known = [rows for rows in features if rows is not None]
+        if not known:
+            return None
+        longest = max(map(len, known))
+        padded = known[0].new_zeros(len(features), longest, known[0].shape[1])
+        for i, rows in enumerate(features):
+            if rows is not None:
+                padded[i, : len(rows)] = rows
+        return cls(padded, [-1 if rows is None else len(rows) for rows in features])
+
+
 class TextEncoder(nn.Module, ABC):
     """Prompts -> features (B, S, dim) and a mask (B, S) that is True for words, with fixed S = `num_tokens`."""
 
@@ -52,6 +78,13 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """Raises UserError for a prompt that is too long, unless the encoder may cut it."""
+
+    def reader(self) -> FeatureReader | None:
+        """Reads cached features, in the processes that load data. None: the encoder has no cache.
+
+        The rows that it reads are then given to `forward` as `known`.
+        """
+        return None
 
     @classmethod
     def shape_of(cls, options: Mapping[str, Any]) -> TextShape | None:
@@ -190,9 +223,17 @@ class HuggingFaceTextEncoder(TextEncoder):
             self._frozen.model = _load(self.name)
         return self._frozen.model.to(self._device.device)
 
+    def reader(self) -> FeatureReader | None:
+        if self.cache is None:
+            return None
+        limit = self.num_tokens if self.truncate else None
+        return _CacheReader(self.tokenizer, limit, self.cache)
+
     @torch.no_grad()
-    def forward(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
-        features = self._features([self._ids(prompt) for prompt in prompts])
+    def forward(
+        self, prompts: Sequence[str], known: KnownFeatures | None = None
+    ) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+        features = self._features([self._ids(prompt) for prompt in prompts], known)
         padded = self._device.new_zeros(len(prompts), self.num_tokens, self.dim)
         mask = torch.zeros(padded.shape[:2], dtype=torch.bool, device=padded.device)
         for i, rows in enumerate(features):
@@ -218,11 +259,17 @@ class HuggingFaceTextEncoder(TextEncoder):
         cut = self.tokenizer(prompt, truncation=True, max_length=self.num_tokens)
         return tuple(cut["input_ids"])
 
-    def _features(self, prompts: list[tuple[int, ...]]) -> list[Tensor]:
+    def _features(
+        self, prompts: list[tuple[int, ...]], known: KnownFeatures | None
+    ) -> list[Tensor]:
         """Features (n, dim) of each prompt's n tokens; n may be 0."""
         if self.cache is None:
             return self._encode(prompts)
-        found = {ids: self.cache.read(ids) for ids in prompts}
+        found: dict[tuple[int, ...], Tensor | None] = {}
+        if known is not None:
+            given = zip(prompts, known.rows, known.lengths, strict=True)
+            found = {ids: rows[:length] for ids, rows, length in given if length >= 0}
+        found = {ids: found[ids] if ids in found else self.cache.read(ids) for ids in prompts}
         missing = [ids for ids, rows in found.items() if rows is None]
         encoded = dict(zip(missing, self._encode(missing), strict=True))
         self.cache.write(encoded)
@@ -295,6 +342,20 @@ class _FeatureCache:
         self.packs.write(
             {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
         )
+
+
+@dataclass(frozen=True)
+class _CacheReader:
+    """A `FeatureReader` without the encoder's weights, which can be sent to another process."""
+
+    tokenizer: Any
+    limit: int | None
+    """Length to which prompts are cut."""
+    cache: _FeatureCache
+
+    def __call__(self, prompt: str) -> Tensor | None:
+        cut = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
+        return self.cache.read(tuple(self.tokenizer(prompt, **cut)["input_ids"]))
 
 
 def _key(ids: tuple[int, ...]) -> bytes:

@@ -179,6 +179,38 @@ def test_shards_of_another_tokenizer_are_refused(
         train(Watcher(corners()), clips=TokenShards(str(tmp_path)))
 
 
+def read_by_length(prompt: str) -> Tensor | None:
+    """Rows of the number of words; no prompt with a circle is cached."""
+    words = len(prompt.split())
+    return None if "circle" in prompt else torch.full((words, 2), float(words))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_read_the_text_features(
+    tmp_path: Path, corners: Callable[..., VideoTokenizer], num_workers: int
+) -> None:
+    tokenizer = corners()
+    encode_dataset(tokenizer, "hash", CLIPS, tmp_path)
+    shards = TokenShards(str(tmp_path))
+    module = Watcher(tokenizer)
+    without = train(Watcher(tokenizer), 6, shards)
+    assert not any("text" in batch for batch in without.seen)
+    module.conditioner = SimpleNamespace(text=SimpleNamespace(reader=lambda: read_by_length))
+    train(module, 6, shards, num_workers=num_workers)
+    captions = [caption for batch in module.seen for caption in batch["caption"]]
+    assert len({"circle" in caption for caption in captions}) == 2
+    for batch, plain in zip(module.seen, without.seen, strict=True):
+        assert batch["caption"] == plain["caption"]
+        expected = [read_by_length(caption) for caption in batch["caption"]]
+        if all(rows is None for rows in expected):
+            assert "text" not in batch
+            continue
+        rows, lengths = batch["text"]
+        assert list(lengths) == [-1 if one is None else len(one) for one in expected]
+        for padded, one in zip(rows, expected, strict=True):
+            assert padded.sum() == (0 if one is None else one.sum())
+
+
 def test_a_tokenizer_cannot_train_on_shards(
     tmp_path: Path, corners: Callable[..., VideoTokenizer]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from arvid.files import sha256_json
 from arvid.nn.conditioner import Conditioner, ContextEmbedder, warn_once
 from arvid.nn.conditions import condition
 from arvid.nn.positions import grid_code, scalar_code
-from arvid.nn.text import HuggingFaceTextEncoder, WordTextEncoder
+from arvid.nn.text import HuggingFaceTextEncoder, KnownFeatures, WordTextEncoder
 from arvid.tensor_files import save_tensors
 
 SPEC = ContextSpec(text_dim=8, text_len=3, conditions={"label": 5, "motion": 1, "fps": 1})
@@ -160,6 +161,36 @@ def test_features_are_kept_on_disk(
         again, "_encode", lambda prompts: [] if not prompts else pytest.fail("encoded again")
     )
     torch.testing.assert_close(again(prompts)[0], features, rtol=1e-3, atol=1e-3)
+
+
+def test_features_that_data_workers_read_are_not_read_again(
+    local_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    assert HuggingFaceTextEncoder(str(local_encoder)).reader() is None
+    options = {"num_tokens": 3, "truncate": True, "cache": True}
+    encoder = HuggingFaceTextEncoder(str(local_encoder), **options)
+    prompts = ["a red square moves", "", "square", "a red square moves left"]  # two are cut alike
+    encoder([*prompts[:2], prompts[3]])
+    reader = pickle.loads(pickle.dumps(encoder.reader()))
+    known = KnownFeatures.of([reader(prompt) for prompt in prompts])
+    assert known is not None
+    assert known.lengths == [3, 0, -1, 3]
+    assert known.rows.shape == (4, 3, 16)
+    again = HuggingFaceTextEncoder(str(local_encoder), **options)
+    assert again.cache is not None
+    read: list[tuple[int, ...]] = []
+    monkeypatch.setattr(again.cache, "read", lambda ids: read.append(ids))
+    given = Conditioner(text=again).from_batch({"caption": prompts, "text": known})
+    features, mask = given.text, given.text_mask
+    assert features is not None
+    assert mask is not None
+    assert read == [again._ids("square")]
+    expected, expected_mask = encoder(prompts)
+    assert torch.equal(mask, expected_mask)
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(features[[0, 1, 3]], expected[[0, 1, 3]])
+    assert KnownFeatures.of([None, None]) is None
 
 
 def test_damaged_features_are_made_anew(
