@@ -81,6 +81,8 @@ class Shard:
             self._file = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._rows, self._metadata = self._read_header()
+            if "tokens" not in self._rows:
+                raise Damaged("it has no tokens")
         self._conditions = sorted(name for name in self._rows if name not in _NO_CONDITIONS)
 
     def _read_header(self) -> tuple[dict[str, _Rows], dict[str, str]]:
