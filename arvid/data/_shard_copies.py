@@ -9,7 +9,10 @@ One process copies a shard while the others that need it wait. Deleting copies i
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from filelock import FileLock
 
@@ -19,6 +22,8 @@ from arvid.files import atomic_write, cache_dir, sha256_json
 from arvid.sealed import verify_tensors
 
 NUM_LOCKS = 64
+PREFETCHES = 4
+"""Shards that are copied ahead at a time."""
 
 
 class ShardCopies:
@@ -86,3 +91,25 @@ class ShardCopies:
             if path != str(newest):
                 Path(path).unlink(missing_ok=True)
                 total -= size
+
+
+class Prefetcher:
+    """Copies shards in the background. A failure is an error when the shard is read.
+
+    Daemon threads, unlike a ThreadPoolExecutor's, do not delay the end of the process until their queue is empty.
+    """
+
+    def __init__(self, copies: ShardCopies) -> None:
+        self._copies = copies
+        self._numbers: SimpleQueue[int] = SimpleQueue()
+        for _ in range(PREFETCHES):
+            Thread(target=self._work, daemon=True).start()
+
+    def add(self, number: int) -> None:
+        """Copy a shard after those that were added before."""
+        self._numbers.put(number)
+
+    def _work(self) -> None:
+        while True:
+            with suppress(UserError):
+                self._copies.fetch(self._numbers.get())

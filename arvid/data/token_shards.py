@@ -11,7 +11,6 @@ import logging
 import math
 import mmap
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from arvid.contracts import Clip, UserError, VideoDataset
-from arvid.data._shard_copies import ShardCopies
+from arvid.data._shard_copies import Prefetcher, ShardCopies
 from arvid.data.collate import OTHERS, Example
 from arvid.data.shard import Shard
 from arvid.data.shard_files import is_url, missing_shards, read_manifest, shard_name
@@ -35,8 +34,6 @@ AHEAD = 1 << 36
 a larger folder are verified when they are first read."""
 MAX_OPEN = 128
 """Shards that a process keeps open. To open one again takes some 50 µs."""
-PREFETCHES = 4
-"""Shards that are copied ahead from a URL at a time."""
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -91,7 +88,7 @@ class TokenShards(VideoDataset):
         self.value_names = self.manifest.value_names
         self._shards: dict[int, Shard] = {}  # the shard that was used last is the last one
         self._verified = _flags(self.manifest.num_shards)
-        self._prefetching: ThreadPoolExecutor | None = None
+        self._prefetcher: Prefetcher | None = None
         self._copies: ShardCopies | None = None
         if is_url(self.path):
             limit = None if cache_gib is None else cache_gib * 2**30
@@ -172,16 +169,16 @@ class TokenShards(VideoDataset):
         """Copy shards of a URL into the cache in the background. A failure is an error when the shard is read."""
         if self._copies is None:
             return
-        if self._prefetching is None:
-            self._prefetching = ThreadPoolExecutor(PREFETCHES, "prefetch")
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self._copies)
         for number in numbers:
-            self._prefetching.submit(self._copies.fetch, number)
+            self._prefetcher.add(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             **self.__dict__,
             "_shards": {},
-            "_prefetching": None,
+            "_prefetcher": None,
         }  # these stay with their process
 
     def _shard(self, number: int) -> Shard:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +227,40 @@ def test_threads_and_prefetching_copy_a_shard_once(
         thread.join()
     require_equal(shards, tokens)
     assert sorted(names) == [shard_name(n) for n in range(12)]
+
+
+def test_prefetching_neither_fails_nor_delays_the_end(tmp_path: Path) -> None:
+    fill(tmp_path / "there")
+    (tmp_path / "there" / shard_name(0)).unlink()
+    program = f"""
+import threading
+from arvid.data import _shard_copies
+from arvid.data.token_shards import TokenShards
+read, wanted = _shard_copies.read_bytes, threading.Event()
+
+def hanging(path):
+    if "00001" in path:
+        wanted.set()
+        threading.Event().wait()
+    return read(path)
+
+_shard_copies.read_bytes = hanging
+shards = TokenShards("{(tmp_path / "there").as_uri()}")
+shards.prefetch(range(12))
+assert wanted.wait(60)
+shards.example(10)
+print("read", flush=True)
+"""
+    environment = {**os.environ, "ARVID_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        env=environment,
+    )
+    assert (done.stdout, done.stderr) == ("read\n", "")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, own_cache: Path) -> None:
