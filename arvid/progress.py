@@ -90,11 +90,10 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
             speed = f"{_digits(1 / rate)} s/{self.unit}"
         return {**values, "units": units, "speed": speed}
 
-    def display(self, *args: Any, **kwargs: Any) -> None:
-        """Draw the bar; in a log, write a line if one is due."""
+    def display(self, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
+        """Draw the bar; in a log, write a line if one is due. Returns whether a bar was drawn: tqdm erases it then."""
         if not self.lines:
-            super().display(*args, **kwargs)
-            return
+            return bool(super().display(*args, **kwargs))
         now = time.monotonic()
         is_last = self.total is not None and self.n >= self.total  # `close` writes it
         if now >= self._next_line and not self._closed and not is_last:
@@ -102,6 +101,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes no [Item] when the prog
                 max(FIRST_SECONDS, GROWTH * (now - self._began)), LONGEST_SECONDS
             )
             self._write(LINE)
+        return False
 
     def close(self) -> None:
         """Erase the bar, or leave it; in a log, write the last line if the work was long or the bar would stay."""

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TextIO
 
 from rich.console import Console
 
 WIDTH = 140
 """Columns of output that is not to a terminal."""
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """One line of text for stdout. A terminal gets lines that break between words, and are indented from the second on.
+
+    Output that goes to a file stays one line, for programs that read it.
+    """
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(
+        text,
+        console().width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def console(file: TextIO | None = None, width: int = WIDTH) -> Console:

@@ -170,7 +170,10 @@ def test_sample_writes_clips_and_a_sheet(
     given = ["sample", f"--checkpoint={trained_run}", "--prompt=a red square", "--count=2"]
     code = main([*given, f"--first-frames={first}", "--frames=13", f"--out={tmp_path}/out"])
     assert code == 0
-    assert "2 clips of 13 frames: 24 of transformer." in capsys.readouterr().out
+    assert (
+        "2 clips of 13 frames. Network evaluations per clip: 24 transformer."
+        in capsys.readouterr().out
+    )
     assert len(read_video(tmp_path / "out/001.mp4").frames) == 13
     assert (tmp_path / "out/sheet.png").read_bytes().startswith(b"\x89PNG")
 

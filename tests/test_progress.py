@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from arvid.progress import FIRST_SECONDS, Bar, Line, last_line
@@ -63,6 +65,17 @@ def test_a_slow_rate_is_seconds_per_unit(capsys: pytest.CaptureFixture[str], clo
     for _ in Bar(range(3), "scored", 3, unit="batch"):
         clock.now += 20.0
     assert "scored: 3/3 batches, 20.0 s/batch" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_its_line_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    for _ in Bar(range(3), "clips", 3):
+        pass
+    *_, erased, after = terminal.getvalue().split("\r")
+    assert erased.isspace()
+    assert after == ""
 
 
 def test_the_last_line_is_found_among_others() -> None:

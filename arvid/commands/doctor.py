@@ -296,6 +296,8 @@ def _rows(check: Callable[[], Iterator[Row]]) -> list[Row]:
 
 def render(sections: dict[str, list[Row]]) -> str:
     """The rows as text, with advice below each row that is not ok, and the verdict at the end."""
+    from arvid.terminal import wrapped
+
     names = [row.name for rows in sections.values() for row in rows]
     width = min(max(map(len, names), default=0), LONGEST_NAME) + 2
     lines: list[str] = []
@@ -306,8 +308,9 @@ def render(sections: dict[str, list[Row]]) -> str:
             if len(row.name) >= width:  # a long name has a line for itself
                 lines.append(start.rstrip())
                 start = " " * (11 + width)
-            lines.append(f"{start}{row.detail}")
-            lines += [f"{'':11}-> {row.advice}"] if row.status != "ok" and row.advice else []
+            lines.append(wrapped(f"{start}{row.detail}", 11 + width))
+            if row.status != "ok" and row.advice:
+                lines.append(wrapped(f"{'':11}-> {row.advice}", 14))
     return "\n".join([*lines[1:], "", _verdict(sections)])
 
 

@@ -185,6 +185,8 @@ def _real(options: argparse.Namespace, protocol: Protocol) -> VideoDataset | Non
 
 
 def _show(record: ResultRecord) -> None:
+    from arvid.terminal import wrapped
+
     if rank_and_count()[0] == 0:
         values = ", ".join(f"{m.heading} {m.value:.4g}{m.unit}" for m in record.metrics)
-        print(f"{record.name}: {values}")
+        print(wrapped(f"{record.name}: {values}", indent=2))

@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _sample(options: argparse.Namespace) -> None:
     from arvid.sampling.sample import clip_grid
+    from arvid.terminal import wrapped
     from arvid.training.generator_module import load_generator
 
     model = load_generator(options.checkpoint, dtype=chosen_dtype(options.dtype))
@@ -94,8 +95,10 @@ def _sample(options: argparse.Namespace) -> None:
         grid, prefix_frames=prefix_frames, options=sampling
     )
     if rank_and_count()[0] == 0:
-        counts = ", ".join(f"{num} of {name}" for name, num in evaluations.items())
-        print(f"{options.count} clips of {model.tokenizer.spec.num_frames(grid)} frames: {counts}.")
+        counts = ", ".join(f"{num} {name}" for name, num in evaluations.items())
+        clips = "1 clip" if options.count == 1 else f"{options.count} clips"
+        frames = model.tokenizer.spec.num_frames(grid)
+        print(wrapped(f"{clips} of {frames} frames. Network evaluations per clip: {counts}."))
     _write_sheet(gather(_sample_batches(options, model, conditions, first, sampling)), options)
 
 

@@ -39,6 +39,12 @@ MIN_TIMES, MIN_SECONDS = 3, 2.0
 """Smallest number of timings of a clip, and smallest total time. The fastest is used: it was disturbed least."""
 FINISHED = "finished"
 """File in a run folder that holds the command whose training is finished."""
+FEW_CLIPS = (
+    "--data.train.init_args.clips_per_video=1",
+    "--data.val.init_args.clips_per_video=4",
+)
+"""Options of `arvid fit` for a trial on a user's videos. All clips are encoded, so there are few. A score needs four
+validation clips, which may be those of one video."""
 REFERENCES = "references"
 """Folder of the reference rows, beside the variants' folders."""
 

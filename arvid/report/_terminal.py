@@ -45,13 +45,19 @@ def _parts(comparison: Comparison, console: Console) -> Iterator[RenderableType]
     yield "\n* best of the trained rows    ↑ higher is better, ↓ lower is better"
     yield UNCERTAINTY
     if comparison.legend:
-        yield "\n  ".join(["evaluations per clip:", *map(one_line, comparison.legend)])
+        yield "evaluations per clip:"
+        yield from (_hanging("-", line) for line in comparison.legend)
     yield from map(_note, comparison.remarks)
 
 
 def _note(text: str) -> Table:
-    line = Table.grid(padding=(0, 1))
-    line.add_row("note:", one_line(text))
+    return _hanging("note:", text)
+
+
+def _hanging(start: str, text: str) -> Table:
+    """A start and a text beside it, whose lines are aligned."""
+    line = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+    line.add_row(start, one_line(text))
     return line
 
 

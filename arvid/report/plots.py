@@ -233,6 +233,7 @@ def label_levels(axis: Axes, levels: Sequence[tuple[float, str, str]]) -> None:
     """
     figure = axis.get_figure(root=True)
     assert figure is not None
+    axis.get_ylim()  # widens the limits for lines that were just drawn; `transData` alone does not
     gap = 1.3 * 9 / (axis.get_window_extent().height / figure.dpi * 72)  # a line of 9 points
     to_share = axis.transData + axis.transAxes.inverted()
     levels = sorted(levels)

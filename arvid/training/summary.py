@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from arvid.contracts import VideoDataset
 from arvid.data.datamodule import VideoDataModule
+from arvid.terminal import wrapped
 from arvid.training.generator_module import GeneratorModule
 from arvid.training.keys import LAST_CHECKPOINT
 from arvid.training.tokenizer_module import TokenizerModule
@@ -142,4 +143,4 @@ def _protocol(configs: Iterable[str]) -> str | None:
 
 def _aligned(lines: Mapping[str, str]) -> str:
     width = max(map(len, lines)) + 2
-    return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
+    return "\n".join(wrapped(f"{name:<{width}}{text}", width) for name, text in lines.items())

@@ -54,8 +54,6 @@ class Scale:
     """Options of `arvid fit`, for tokenizers and generators alike."""
     sprites: tuple[str, ...] = ()
     """Further options of `arvid fit` without --data."""
-    of_data: tuple[str, ...] = ()
-    """Further options with --data."""
     num_clips: int | None = None
     """Number of clips per protocol; None: as in the protocols."""
 
@@ -69,10 +67,6 @@ SCALES = {
             "--data.clips_per_step=4",
         ),
         sprites=("--data.train.init_args.num_clips=16", "--data.val.init_args.num_clips=16"),
-        of_data=(  # few, because every clip is encoded; four validation clips are the fewest that can be scored
-            "--data.train.init_args.clips_per_video=1",
-            "--data.val.init_args.clips_per_video=4",
-        ),
         num_clips=4,
     ),
     "quick": Scale(
@@ -92,6 +86,7 @@ def main() -> None:
     from arvid.evaluation.protocols import get_protocol
     from arvid.experiments.side_by_side import run_side_by_side
     from arvid.experiments.variants import (
+        FEW_CLIPS,
         condition_options,
         data_options,
         folders,
@@ -105,7 +100,8 @@ def main() -> None:
     started = time.monotonic()
     data = [*(data_options(options.data) if options.data else []), *scale.options]
     if options.data:
-        data += scale.of_data
+        if options.scale == "smoke":
+            data += FEW_CLIPS
         conditions = condition_options(options.data)
         print("Training the tokenizers ...", flush=True)
         run_side_by_side([tokenizer_job(options, name, data) for name in TOKENIZERS], options.out)

@@ -161,7 +161,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def _completed(options: argparse.Namespace, unknown: list[str]) -> argparse.Namespace:
     from arvid.errors import UserError
-    from arvid.experiments.variants import condition_options, data_options, tokenizer_option
+    from arvid.experiments.variants import (
+        FEW_CLIPS,
+        condition_options,
+        data_options,
+        tokenizer_option,
+    )
 
     scale = SCALES[options.scale]
     if options.scale in ("lab", "paper") and options.data is None:
@@ -178,7 +183,7 @@ def _completed(options: argparse.Namespace, unknown: list[str]) -> argparse.Name
     data = data_options(options.data, options.val) if options.data else []
     if options.data:
         data.append(tokenizer_option(continuous=options.continuous, discrete=options.discrete))
-        data += condition_options(options.data)
+        data += [*condition_options(options.data), *(FEW_CLIPS if options.scale == "smoke" else ())]
     options.fit_options = [*data, *scale.options, *unknown]
     return options
 

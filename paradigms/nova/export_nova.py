@@ -10,9 +10,10 @@ from arvid.paradigms.nova import pipeline
 
 
 class NovaExporter(Exporter):
-    """Export transformer, scheduler and VAE in the layout of NOVA's released pipelines.
+    """Export a model as a folder in the layout of NOVA's released pipelines, with model_index.json.
 
-    Link or copy the rest from a published folder: text_encoder, tokenizer, model_index.json.
+    The vae is written for a published tokenizer. text_encoder and tokenizer are links to the folders that the model
+    reads. The release's own code needs the files __*__.py of a published folder: link or copy them.
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,12 @@ from arvid.importing import Imported, Move, match, read_checkpoint, read_weights
 from arvid.nn.heads.diffusion import DiffusionHead
 from arvid.nn.heads.diffusion_process import Process, diffusers_scheduler
 from arvid.paradigms.nova.paradigm import NOVA
+from arvid.paradigms.nova.pipeline_index import (
+    INDEX,
+    SCHEDULER_CONFIG,
+    link_text_encoder,
+    write_index,
+)
 from arvid.paradigms.nova.published import (
     Published,
     from_published,
@@ -35,7 +41,6 @@ from arvid.training.export import load_tokenizer
 from arvid.training.generator_file import save_generator
 from arvid.training.generator_module import load_generator
 
-SCHEDULER_CONFIG = "scheduler_config.json"
 VIDEO_VAE = "AutoencoderKLOpenSora"
 """Class of the video model's VAE, which is not in diffusers. All other VAEs are."""
 SAMPLING = {"guidance": 5.0, "diffusion_steps": 25}
@@ -91,9 +96,11 @@ def import_file(
 
 
 def export_file(checkpoint: Path, out: Path, *, half: bool = False) -> list[str]:
-    """Write `transformer`, `scheduler` and `vae` of a released pipeline's folder; returns the subfolders.
+    """Write a folder in the layout of a released pipeline; returns its parts.
 
-    `vae` is written only for a published tokenizer. `half` stores weights in fp16, as the released transformers have.
+    `transformer`, `scheduler` and `model_index.json` are written, and `vae` for a published tokenizer. `text_encoder`
+    and `tokenizer` are links to the folders that the model reads. `half` stores weights in fp16, as the released
+    transformers have.
 
     Raises UserError for a checkpoint of another paradigm, and for options that the release does not have.
     """
@@ -115,7 +122,9 @@ def export_file(checkpoint: Path, out: Path, *, half: bool = False) -> list[str]
     write_json(out / "scheduler" / SCHEDULER_CONFIG, _scheduler_config(net.head))
     for name, (config, weights) in parts.items():
         hub.write_model(out / name, config, weights, half=half)
-    return [*parts, "scheduler"]
+    links = link_text_encoder(out, model.description["config"].get("text"))
+    write_index(out)
+    return [*parts, "scheduler", INDEX, *(f"{name} (a link)" for name in links)]
 
 
 def _config(published: Published, text: dict[str, Any] | None) -> dict[str, Any]:

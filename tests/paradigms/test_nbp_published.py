@@ -496,7 +496,8 @@ def test_every_mode_samples_from_the_command_line(
 ) -> None:
     assert draw(imported(mode, 4), tmp_path / "out", *with_clip(options, folder)) == 0
     frames = 9 if "--frames=9" in options else 17
-    assert f"1 clips of {frames} frames: {evaluations} of transformer" in capsys.readouterr().out
+    said = f"1 clip of {frames} frames. Network evaluations per clip: {evaluations} transformer"
+    assert said in capsys.readouterr().out
     assert read_video(tmp_path / "out/000.mp4").frames.shape == (frames, 32, 32, 3)
 
 

@@ -465,11 +465,55 @@ def test_a_model_goes_out_as_it_came_in(imported: Path, video_folder: Path, tmp_
     ):
         written = json.loads((out / part / "config.json").read_text())
         assert {key: written[key] for key in given} == given
-    for part in ("text_encoder", "tokenizer"):
-        (out / part).symlink_to(video_folder / part)
     import_file(out, tmp_path / "again.ckpt")
     again = load_generator(tmp_path / "again.ckpt").state_dict()
     assert all(torch.equal(v, again[k]) for k, v in load_generator(imported).state_dict().items())
+    for name, checkpoint in {"before": imported, "after": tmp_path / "again.ckpt"}.items():
+        assert sample(checkpoint, tmp_path / name, "--prompt=red square", "--frames=1") == 0
+    sheets = [(tmp_path / name / "sheet.png").read_bytes() for name in ("before", "after")]
+    assert sheets[0] == sheets[1]
+
+
+def test_an_exported_folder_has_the_index_and_links_of_the_release(
+    imported: Path, video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    for _ in range(2):  # links that are there stay
+        assert main(["export", "nova", str(imported), str(tmp_path)]) == 0
+    assert "tokenizer (a link)" in capsys.readouterr().out
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    stated = json.loads((video_folder / "tokenizer/tokenizer_config.json").read_text())
+    assert index.pop("_diffusers_version")
+    assert index == {
+        "_class_name": "NOVAPipeline",
+        "transformer": ["__transformer__", "NOVATransformer3DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "vae": ["__vae__", "AutoencoderKLOpenSora"],
+        "text_encoder": ["__text_encoder__", "PhiEncoderModel"],
+        "tokenizer": ["transformers", stated["tokenizer_class"]],
+    }
+    for part in ("text_encoder", "tokenizer"):
+        assert (tmp_path / part).readlink() == (video_folder / part).resolve()
+
+
+def test_diffusers_and_transformers_read_the_parts_of_an_export(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from transformers import AutoModel, AutoTokenizer
+
+    import_file(image_folder, tmp_path / "nova.ckpt")
+    out = tmp_path / "out"
+    assert main(["export", "nova", str(tmp_path / "nova.ckpt"), str(out)]) == 0
+    vae, given = (
+        AutoencoderKL.from_pretrained(folder, subfolder="vae") for folder in (out, image_folder)
+    )
+    assert vae.config.scaling_factor == given.config.scaling_factor
+    assert all(torch.equal(v, vae.state_dict()[k]) for k, v in given.state_dict().items())
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(out, subfolder="scheduler")
+    assert scheduler.config.num_train_timesteps == 1000
+    assert AutoModel.from_pretrained(out, subfolder="text_encoder").config.hidden_size == TEXT_DIM
+    assert AutoTokenizer.from_pretrained(out, subfolder="tokenizer")("red square").input_ids
 
 
 def test_an_image_model_of_flow_matching_samples(

@@ -11,6 +11,7 @@ that a clip shows, `changes` from frame to frame, comparisons with the `training
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -146,7 +147,7 @@ def lacking(score: Score, dataset: VideoDataset, training: VideoDataset | None) 
 
 def left_out(metric: str, reason: str) -> str:
     """Note about a metric that is left out, without the advice where to get its weights."""
-    return f"No {metric}: {reason.split(' Get it from ')[0]}"
+    return f"No {metric}: {re.split(r' (?:By hand: )?Get it from ', reason)[0]}"
 
 
 def without_sync(metric: M) -> M:
