@@ -15,6 +15,7 @@ SUITES = {
     "vbench-i2v": _RELATIVES,
     "vbench-long": _RELATIVES,
     "vbench-2": _RELATIVES,
+    "physics-iq": "arvid.commands.physics_iq",
     "geneval": _IMAGES,
     "t2i-compbench": _IMAGES,
     "dpg-bench": _IMAGES,
