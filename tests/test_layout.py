@@ -250,7 +250,8 @@ def test_no_file_is_there_for_tests_alone() -> None:
         module = ".".join(
             relative.parts if relative.parts[0] == "arvid" else ("arvid", *relative.parts)
         )
-        if relative.name in ("__init__", "__main__", "_driver") or module in named | imported:
+        is_driver = relative.name.endswith("_driver")  # runs in another environment, as text
+        if relative.name in ("__init__", "__main__") or is_driver or module in named | imported:
             continue
         if not any(name.startswith(f"{module}.") for name in imported) and module not in written:
             unused.append(module)

@@ -31,14 +31,16 @@ SLOW = (
 NOT_NEEDED_TO_TRAIN = {"diffusers", "einx", "lpips", "tensorboard", "wandb"}
 """Of these: what the options of `fit` are not read from. Lightning imports torchmetrics, which imports the others."""
 
-IMAGE_SUITES = tuple(name for name in SUITES if name != "vbench")
+IMAGE_SUITES = tuple(name for name in SUITES if not name.startswith(("vbench", "physics")))
+VBENCHES = tuple(name for name in SUITES if name.startswith("vbench"))
 HELPS = [
     (),
     *((name,) for name in COMMANDS if name not in LIGHTNING_COMMANDS),
     ("bench", "demo"),
     *(("data", facts.name) for facts in DATASETS),
     *(("evaluate", suite) for suite in SUITES),
-    *(("evaluate", "vbench", step) for step in ("sample", "score", "aggregate")),
+    *(("evaluate", s, step) for s in VBENCHES for step in ("sample", "score", "aggregate")),
+    ("evaluate", "physics-iq", "sample"),
     *(("evaluate", s, step) for s in IMAGE_SUITES for step in ("sample", "score", "aggregate")),
 ]
 

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from arvid.trust import trusting
 
 _IMAGES = "arvid.commands.image_benchmarks"
+_RELATIVES = "arvid.commands.vbench_relatives"
 SUITES = {
     "vbench": "arvid.commands.vbench",
+    "vbench-i2v": _RELATIVES,
+    "vbench-long": _RELATIVES,
+    "vbench-2": _RELATIVES,
+    "physics-iq": "arvid.commands.physics_iq",
     "geneval": _IMAGES,
     "t2i-compbench": _IMAGES,
     "dpg-bench": _IMAGES,
@@ -21,7 +26,7 @@ SUITES = {
 def run_suite(suite: str, arguments: Sequence[str]) -> int:
     """Run a suite's command with the arguments after its name; returns the exit code."""
     module = importlib.import_module(SUITES[suite])
-    name = [suite] if SUITES[suite] == _IMAGES else []
+    name = [suite] if SUITES[suite] in (_IMAGES, _RELATIVES) else []
     parser = argparse.ArgumentParser(prog=f"arvid evaluate {suite}")
     module.add_arguments(parser, *name)
     options = parser.parse_args(arguments)

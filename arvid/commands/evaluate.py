@@ -13,7 +13,7 @@ examples:
   arvid evaluate --list-protocols
 
 benchmark suites, each with its own --help:
-  arvid evaluate vbench | geneval | t2i-compbench | dpg-bench ...
+  arvid evaluate vbench | vbench-i2v | vbench-long | vbench-2 | physics-iq | geneval | t2i-compbench | dpg-bench ...
 
 The same command, given again, resumes an interrupted evaluation.
 """

@@ -195,7 +195,7 @@ def _sample(options: argparse.Namespace, layout: Layout) -> None:
 
 def _score(options: argparse.Namespace, layout: Layout) -> None:
     from arvid.suites.vbench.dimensions import BUILDERS, WeightsOptions, build
-    from arvid.suites.vbench.external import score_external
+    from arvid.suites.vbench.external import Scorer, score_external
     from arvid.suites.vbench.scoring import score_dimension
 
     suite = load_suite(options.suite)
@@ -232,7 +232,7 @@ def _score(options: argparse.Namespace, layout: Layout) -> None:
             result = score_external(
                 name,
                 chosen[name],
-                python=python,
+                Scorer(python=python),
                 suite=options.suite,
                 videos=videos,
                 folder=layout.scores,

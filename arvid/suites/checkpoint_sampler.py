@@ -49,7 +49,13 @@ class CheckpointSampler:
         self.values = dict(values or {})
         self.options = options or model.sampling
 
-    def __call__(self, captions: Sequence[str], seed: int) -> UInt8[np.ndarray, "b t h w 3"]:
+    def __call__(
+        self,
+        captions: Sequence[str],
+        seed: int,
+        *,
+        first_frames: UInt8[np.ndarray, "b k h w 3"] | None = None,
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
         conditions = Conditions(
             num_clips=len(captions),
             captions=list(captions),
@@ -59,6 +65,7 @@ class CheckpointSampler:
             self.model,
             conditions,
             num_frames=self.num_frames,
+            first_frames=first_frames,
             options=self.options,
             seed=seed,
             progress=False,

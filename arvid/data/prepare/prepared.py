@@ -204,14 +204,18 @@ def _write_configuration(
     if not val:
         path.unlink(missing_ok=True)
         return
-    beside = {"conditions": {name: list(names) for name, names in conditions.items()}}
     data = {
         part: {
             "class_path": "arvid.data.manifest.VideoManifest",
             "init_args": {
                 "path": str(out.absolute() / name),
                 "split": "all",
-                **(beside if conditions else {}),
+                # a new list for each part: the writer of YAML makes equal objects references
+                **(
+                    {"conditions": {c: list(n) for c, n in conditions.items()}}
+                    if conditions
+                    else {}
+                ),
             },
         }
         for part, name in (("train", train), ("val", val))

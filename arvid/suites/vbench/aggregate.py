@@ -1,25 +1,23 @@
-"""VBench's quality, semantic and total score from the sixteen dimensions (constants of its `scripts/constant.py`).
+"""Totals of VBench and its relatives from the scores of their dimensions.
 
-A score s is normalised to weight · (s − min) / (max − min), without clipping. Quality and Semantic are the sums over
-their group divided by the sum of its weights. Total = (4 · Quality + Semantic) / 5. A dimension without a score counts
-as a raw 0, as in VBench's script. Here it is also listed, and the total is marked as incomplete.
+A score s is normalised to weight · (s − min) / (max − min), without clipping. A group's score is the sum over its
+dimensions divided by the sum of their weights, and the total is the weighted mean of the groups. A dimension without a
+score counts as a raw 0, as in VBench's scripts. Here it is also listed, and the total is marked as incomplete.
+
+The constants of VBench are those of `scripts/constant.py` in Vchitect/VBench at commit 45e79ec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-Group = Literal["quality", "semantic"]
-GROUP_WEIGHTS: dict[Group, float] = {"quality": 4, "semantic": 1}
 
 
 @dataclass(frozen=True)
 class Scale:
     """Group, range and weight of a dimension in the totals."""
 
-    group: Group
+    group: str
     min: float = 0.0
     max: float = 1.0
     weight: float = 1.0
@@ -28,33 +26,49 @@ class Scale:
         return self.weight * (score - self.min) / (self.max - self.min)
 
 
-DIMENSIONS: dict[str, Scale] = {
-    "subject_consistency": Scale("quality", 0.1462),
-    "background_consistency": Scale("quality", 0.2615),
-    "temporal_flickering": Scale("quality", 0.6293),
-    "motion_smoothness": Scale("quality", 0.706, 0.9975),
-    "dynamic_degree": Scale("quality", weight=0.5),
-    "aesthetic_quality": Scale("quality"),
-    "imaging_quality": Scale("quality"),
-    "object_class": Scale("semantic"),
-    "multiple_objects": Scale("semantic"),
-    "human_action": Scale("semantic"),
-    "color": Scale("semantic"),
-    "spatial_relationship": Scale("semantic"),
-    "scene": Scale("semantic", 0.0, 0.8222),
-    "appearance_style": Scale("semantic", 0.0009, 0.2855),
-    "temporal_style": Scale("semantic", 0.0, 0.364),
-    "overall_consistency": Scale("semantic", 0.0, 0.364),
-}
-"""All sixteen dimensions, in the leaderboard's order."""
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a benchmark's dimensions make its totals."""
+
+    title: str
+    """Name of the benchmark, for messages and headings."""
+    dimensions: Mapping[str, Scale]
+    """All dimensions, in the leaderboard's order."""
+    groups: Mapping[str, float]
+    """Group -> its weight in the total."""
+
+
+VBENCH = Rules(
+    title="VBench",
+    dimensions={
+        "subject_consistency": Scale("quality", 0.1462),
+        "background_consistency": Scale("quality", 0.2615),
+        "temporal_flickering": Scale("quality", 0.6293),
+        "motion_smoothness": Scale("quality", 0.706, 0.9975),
+        "dynamic_degree": Scale("quality", weight=0.5),
+        "aesthetic_quality": Scale("quality"),
+        "imaging_quality": Scale("quality"),
+        "object_class": Scale("semantic"),
+        "multiple_objects": Scale("semantic"),
+        "human_action": Scale("semantic"),
+        "color": Scale("semantic"),
+        "spatial_relationship": Scale("semantic"),
+        "scene": Scale("semantic", 0.0, 0.8222),
+        "appearance_style": Scale("semantic", 0.0009, 0.2855),
+        "temporal_style": Scale("semantic", 0.0, 0.364),
+        "overall_consistency": Scale("semantic", 0.0, 0.364),
+    },
+    groups={"quality": 4, "semantic": 1},
+)
+DIMENSIONS = VBENCH.dimensions
+"""VBench's sixteen dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """VBench's totals, as fractions (0 to 1)."""
+    """Totals of a benchmark, as fractions (0 to 1)."""
 
-    quality: float
-    semantic: float
+    groups: Mapping[str, float]
     total: float
     missing: tuple[str, ...]
     """Dimensions without a score; they count as raw 0."""
@@ -64,22 +78,21 @@ class Totals:
         return not self.missing
 
 
-def aggregate(scores: Mapping[str, float]) -> Totals:
+def aggregate(scores: Mapping[str, float], rules: Rules = VBENCH) -> Totals:
     """Totals of raw scores (dimension -> fraction). Raises ValueError for an unknown dimension."""
-    unknown = scores.keys() - DIMENSIONS.keys()
+    unknown = scores.keys() - rules.dimensions.keys()
     if unknown:
-        raise ValueError(f"not dimensions of VBench: {', '.join(sorted(unknown))}")
-    quality, semantic = (_group(scores, group) for group in GROUP_WEIGHTS)
-    weighted = GROUP_WEIGHTS["quality"] * quality + GROUP_WEIGHTS["semantic"] * semantic
+        raise ValueError(f"not dimensions of {rules.title}: {', '.join(sorted(unknown))}")
+    groups = {group: _group(scores, group, rules) for group in rules.groups}
+    weighted = sum(weight * groups[group] for group, weight in rules.groups.items())
     return Totals(
-        quality=quality,
-        semantic=semantic,
-        total=weighted / sum(GROUP_WEIGHTS.values()),
-        missing=tuple(name for name in DIMENSIONS if name not in scores),
+        groups=groups,
+        total=weighted / sum(rules.groups.values()),
+        missing=tuple(name for name in rules.dimensions if name not in scores),
     )
 
 
-def _group(scores: Mapping[str, float], group: Group) -> float:
-    members = {name: scale for name, scale in DIMENSIONS.items() if scale.group == group}
+def _group(scores: Mapping[str, float], group: str, rules: Rules) -> float:
+    members = {name: scale for name, scale in rules.dimensions.items() if scale.group == group}
     total = sum(scale.normalised(scores.get(name, 0.0)) for name, scale in members.items())
     return total / sum(scale.weight for scale in members.values())

@@ -20,7 +20,7 @@ from arvid.evaluation.records import (
 )
 from arvid.files import sha256_json
 from arvid.suites.manifest import read_manifest
-from arvid.suites.vbench.aggregate import DIMENSIONS, Totals, aggregate
+from arvid.suites.vbench.aggregate import VBENCH, Rules, Totals, aggregate
 from arvid.suites.vbench.results import DimensionResult
 from arvid.suites.vbench.suite import FLICKERING
 
@@ -30,14 +30,16 @@ PERCENT = 100.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of a row's VBench files, below the row's folder."""
+    """Paths of a row's files of VBench or one of its relatives, below the row's folder."""
 
     folder: Path
+    name: str = PROTOCOL
+    """Of the benchmark: its folder, record and protocol."""
 
     @property
     def benchmark(self) -> Path:
         """Folder of the manifest. It is not in the folder of videos because VBench allows only videos there."""
-        return self.folder / "vbench"
+        return self.folder / self.name
 
     @property
     def videos(self) -> Path:
@@ -49,10 +51,12 @@ class Layout:
 
     @property
     def record(self) -> Path:
-        return self.folder / EVALUATION_FOLDER / f"{PROTOCOL}.json"
+        return self.folder / EVALUATION_FOLDER / f"{self.name}.json"
 
 
-def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> ResultRecord:
+def make_record(
+    results: Mapping[str, DimensionResult], layout: Layout, rules: Rules = VBENCH
+) -> ResultRecord:
     """The record of a row: each measured dimension and the totals, in percent.
 
     The protocol lists the measured dimensions with networks and options, so its hash differs for other dimensions.
@@ -61,8 +65,8 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
     from arvid.hardware import hardware  # imports torch
 
     model = read_manifest(layout.benchmark) or {}
-    totals = aggregate({name: result.score for name, result in results.items()})
-    metrics = [_metric(result) for result in results.values()]
+    totals = aggregate({name: result.score for name, result in results.items()}, rules)
+    metrics = [_metric(result, layout.name, rules) for result in results.values()]
     return ResultRecord(
         name=model.get("name", layout.folder.resolve().name),
         row="trained" if model else "reference",
@@ -70,8 +74,8 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
         setting_hash=model.get("setting_hash", ""),
         factors=model.get("factors", {}),
         options=model.get("options", {}),
-        protocol=_protocol(results, model),
-        metrics=(*metrics, *_totals(totals)),
+        protocol=_protocol(results, model, layout.name),
+        metrics=(*metrics, *_totals(totals, layout.name, rules)),
         checkpoint_sha256=model.get("checkpoint_sha256"),
         seed=model.get("seed", 0),
         code_version=code_version(),
@@ -79,11 +83,11 @@ def make_record(results: Mapping[str, DimensionResult], layout: Layout) -> Resul
     )
 
 
-def format_table(results: Mapping[str, DimensionResult]) -> Table:
+def format_table(results: Mapping[str, DimensionResult], rules: Rules = VBENCH) -> Table:
     """Table of dimensions (raw and normalised) and totals, in percent. Lists missing dimensions."""
     numbers = (Column(name, justify="right") for name in ("videos", "raw %", "normalised %"))
     table = Table("dimension", *numbers, box=None, pad_edge=False)
-    for name, scale in DIMENSIONS.items():
+    for name, scale in rules.dimensions.items():
         if name not in results:
             table.add_row(name, "", "", "missing: counts as raw 0")
             continue
@@ -92,55 +96,57 @@ def format_table(results: Mapping[str, DimensionResult]) -> Table:
         table.add_row(
             name, str(len(results[name].videos)), f"{PERCENT * raw:.2f}", f"{PERCENT * normal:.2f}"
         )
-    totals = aggregate({name: result.score for name, result in results.items()})
-    for metric in _totals(totals):
+    totals = aggregate({name: result.score for name, result in results.items()}, rules)
+    for metric in _totals(totals, PROTOCOL, rules):
         table.add_row(metric.label, "", "", f"{metric.value:.2f}")
     return table
 
 
-def _metric(result: DimensionResult) -> MetricValue:
+def _metric(result: DimensionResult, benchmark: str, rules: Rules) -> MetricValue:
     networks = result.made_with.get("networks", {})
     external = None if result.made_with.get("networks") is not None else "vbench package"
     return MetricValue(
-        name=_metric_name(result.dimension),
-        label=f"VBench {result.dimension.replace('_', ' ')}",
+        name=_metric_name(benchmark, result.dimension),
+        label=f"{rules.title} {result.dimension.replace('_', ' ')}",
         value=PERCENT * result.score,
         spread=_standard_error(result),
         count=len(result.videos),
         unit="%",
         feature_network=external or " + ".join(networks) or None,
         feature_sha256=" + ".join(networks.values()) or None,
-        protocol=PROTOCOL,
+        protocol=benchmark,
     )
 
 
-def _totals(totals: Totals) -> list[MetricValue]:
-    groups = {"quality": totals.quality, "semantic": totals.semantic, "total": totals.total}
+def _totals(totals: Totals, benchmark: str, rules: Rules) -> list[MetricValue]:
+    groups = {**totals.groups, "total": totals.total}
     missing = {
-        group: sum(group in ("total", DIMENSIONS[name].group) for name in totals.missing)
+        group: sum(group in ("total", rules.dimensions[name].group) for name in totals.missing)
         for group in groups
     }
     return [
         MetricValue(
-            name=_metric_name(group) + ("-incomplete" if missing[group] else ""),
-            label=f"VBench {group}"
+            name=_metric_name(benchmark, group) + ("-incomplete" if missing[group] else ""),
+            label=f"{rules.title} {group.replace('_', ' ')}"
             + (f" (incomplete: {n} missing)" if (n := missing[group]) else ""),
             value=PERCENT * value,
             unit="%",
-            protocol=PROTOCOL,
+            protocol=benchmark,
         )
         for group, value in groups.items()
     ]
 
 
-def _metric_name(name: str) -> str:
-    return f"vbench-{name.replace('_', '-')}"
+def _metric_name(benchmark: str, name: str) -> str:
+    return f"{benchmark}-{name.replace('_', '-').lower()}"
 
 
-def _protocol(results: Mapping[str, DimensionResult], model: Mapping[str, Any]) -> dict[str, Any]:
+def _protocol(
+    results: Mapping[str, DimensionResult], model: Mapping[str, Any], benchmark: str
+) -> dict[str, Any]:
     """Everything that must be equal between rows."""
     values: dict[str, Any] = {
-        "name": PROTOCOL,
+        "name": benchmark,
         "dimensions": {name: _conditions(result) for name, result in results.items()},
         "pooling": "as VBench in a single process",
         "prompts": model.get("prompts"),
@@ -163,7 +169,8 @@ def _standard_error(result: DimensionResult) -> float | None:
         value = video.get("video_results")
         if not isinstance(value, int | float):
             return None
-        prompt = re.sub(r"-\d+$", "", Path(video["video_path"]).stem)
+        # VBench-Long adds the index of a clip: "a dog-3_012"
+        prompt = re.sub(r"-\d+(_(\d+|full))?$", "", Path(video["video_path"]).stem)
         by_prompt.setdefault(prompt, []).append(float(value))
     percent = PERCENT if result.dimension != "imaging_quality" else 1.0
     return standard_error([percent * fmean(values) for values in by_prompt.values()])

@@ -1,7 +1,7 @@
 """Scores on disk, in VBench's format: `{name}_eval_results.json` = {dimension: [score, [{video_path, ...}]]}.
 
 arvid adds a third element with networks, options and versions. VBench's scripts read only the first. There is one file
-per dimension.
+per dimension. Some of VBench's relatives have further elements before or after the list of videos.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from arvid.errors import UserError
 from arvid.files import sha256_json, write_json
-from arvid.suites.vbench.aggregate import DIMENSIONS
+from arvid.suites.vbench.aggregate import VBENCH, Rules
 
 SUFFIX = "_eval_results.json"
 
@@ -46,10 +46,12 @@ def save(result: DimensionResult, folder: Path) -> Path:
     return path
 
 
-def finished(folder: Path, dimension: str, made_with: Mapping[str, Any]) -> DimensionResult | None:
+def finished(
+    folder: Path, dimension: str, made_with: Mapping[str, Any], rules: Rules = VBENCH
+) -> DimensionResult | None:
     """An existing result with the same `made_with`, or None. Raises UserError if it cannot be read."""
     path = result_path(folder, dimension)
-    found = load(path).get(dimension) if path.is_file() else None
+    found = load(path, rules).get(dimension) if path.is_file() else None
     same = found and all(found.made_with.get(key) == value for key, value in made_with.items())
     return found if same else None
 
@@ -60,28 +62,28 @@ def videos_sha256(paths: Iterable[Path]) -> str:
     return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
-def load(path: Path) -> dict[str, DimensionResult]:
+def load(path: Path, rules: Rules = VBENCH) -> dict[str, DimensionResult]:
     """The results in a file, by dimension. Raises UserError with file and reason if it is invalid."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except ValueError as error:
-        raise UserError(f"{path}: not a result of VBench ({error}).") from error
+        raise UserError(f"{path}: not a result of {rules.title} ({error}).") from error
     if not isinstance(value, dict) or not value:
-        raise UserError(f"{path}: not a result of VBench (an object of dimensions).")
-    results = (_parse(str(name), entry, path) for name, entry in value.items())
+        raise UserError(f"{path}: not a result of {rules.title} (an object of dimensions).")
+    results = (_parse(str(name), entry, path, rules) for name, entry in value.items())
     return {result.dimension: result for result in results}
 
 
-def load_all(folder: Path) -> dict[str, DimensionResult]:
+def load_all(folder: Path, rules: Rules = VBENCH) -> dict[str, DimensionResult]:
     """All results in a folder, in the leaderboard's order.
 
     Raises UserError if there are none, if one cannot be read, or if two files have the same dimension.
     """
     found: dict[str, DimensionResult] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        for name, result in load(path).items():
+        for name, result in load(path, rules).items():
             if name in found:
                 raise UserError(
                     f"{path}: another file of {folder} also has a score of {name}. Keep one of them."
@@ -89,16 +91,19 @@ def load_all(folder: Path) -> dict[str, DimensionResult]:
             found[name] = result
     if not found:
         raise UserError(f"{folder}: holds no results (*{SUFFIX}).")
-    return {name: found[name] for name in DIMENSIONS if name in found}
+    return {name: found[name] for name in rules.dimensions if name in found}
 
 
-def _parse(name: str, entry: Any, path: Path) -> DimensionResult:
+def _parse(name: str, entry: Any, path: Path, rules: Rules) -> DimensionResult:
     dimension = name.replace(" ", "_")
-    if dimension not in DIMENSIONS:
-        raise UserError(f"{path}: {name!r} is not a dimension of VBench.")
-    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[1], list):
+    if dimension not in rules.dimensions:
+        raise UserError(f"{path}: {name!r} is not a dimension of {rules.title}.")
+    lists = (
+        [part for part in entry[1:] if isinstance(part, list)] if isinstance(entry, list) else []
+    )
+    if not lists:
         raise UserError(f"{path}: {name} is not a score with a list of videos.")
-    score, videos = entry[:2]
+    score, videos = entry[0], lists[0]
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         raise UserError(f"{path}: the score of {name} is {score!r}, not a finite number.")
     return DimensionResult(

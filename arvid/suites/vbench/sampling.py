@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,31 @@ def sample_suite(
         shard: index of this process and number of processes.
         progress: show a progress bar over the videos.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    num_sampled = 0
+
+    def make(take: Take) -> UInt8[np.ndarray, "t h w 3"]:
+        text = take.prompt.text if texts is None else texts[take.prompt.text]
+        return sampler(text, take_seed(take, seed))
+
     mine = takes[shard[0] :: shard[1]]
-    for take in Bar(mine, "vbench videos", unit="video", hidden=not progress):
-        path = folder / take.file
+    return write_missing(
+        {folder / take.file: partial(make, take) for take in mine}, fps, progress=progress
+    )
+
+
+def write_missing(
+    videos: Mapping[Path, Callable[[], UInt8[np.ndarray, "t h w 3"]]],
+    fps: float,
+    *,
+    progress: bool = True,
+) -> int:
+    """Make and write the videos whose files are missing or unreadable. Returns their number."""
+    num_made = 0
+    for path, make in Bar(videos.items(), "videos", unit="video", hidden=not progress):
         if not _is_readable(path):
-            text = take.prompt.text if texts is None else texts[take.prompt.text]
-            write_video(path, sampler(text, take_seed(take, seed)), fps)
-            num_sampled += 1
-    return num_sampled
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, make(), fps)
+            num_made += 1
+    return num_made
 
 
 def _is_readable(path: Path) -> bool:

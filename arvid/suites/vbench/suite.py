@@ -10,12 +10,14 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from arvid.errors import UserError
 from arvid.files import fitting_name
 from arvid.suites.prompts import read_json, read_rewritten, read_text
 from arvid.suites.vbench.aggregate import DIMENSIONS
+
+T = TypeVar("T", bound="Named")
 
 SAMPLES = 5
 """Number of scored videos per prompt."""
@@ -23,6 +25,14 @@ FLICKERING = "temporal_flickering"
 FLICKERING_SAMPLES = 25
 """Number of sampled videos per prompt of temporal flickering; up to five static ones are scored."""
 STYLE = "appearance_style"
+
+
+class Named(Protocol):
+    """A video with a file name."""
+
+    @property
+    def file(self) -> str:
+        """File name, below the folder of the videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +105,7 @@ def takes(
     ]
 
 
-def present(wanted: Sequence[Take], folder: Path, *, allow_missing: bool = False) -> list[Take]:
+def present(wanted: Sequence[T], folder: Path, *, allow_missing: bool = False) -> list[T]:
     """The wanted videos that exist in the folder.
 
     Raises UserError if some are missing (unless `allow_missing`) or if there are none.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arvid.contracts import UserError
-from arvid.suites.vbench.external import score_external
+from arvid.suites.vbench.external import Scorer, score_external
 from arvid.suites.vbench.results import DimensionResult, load_all
 from arvid.suites.vbench.suite import Take
 
@@ -65,7 +65,7 @@ def score(takes: list[Take], interpreter: Path, tmp_path: Path) -> DimensionResu
     return score_external(
         "scene",
         takes,
-        python=interpreter,
+        Scorer(python=interpreter),
         suite=tmp_path / "VBench_full_info.json",
         videos=tmp_path / "videos",
         folder=tmp_path / "scores",
@@ -120,12 +120,11 @@ def test_no_interpreter_and_other_files_are_told(make_videos: MakeVideos, tmp_pa
 
 
 def test_the_driver_needs_nothing_of_arvid() -> None:
-    from arvid.suites.vbench import external
-
-    source = external._DRIVER.read_text()
-    assert "import arvid" not in source
-    assert "from arvid" not in source
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", source], capture_output=True, text=True, check=False
-    )
-    assert "missing 4 required positional arguments" in done.stderr
+    for driver, count in (("_driver.py", 4), ("_relatives_driver.py", 7)):
+        source = Scorer(python=Path(sys.executable), driver=driver).source
+        assert "import arvid" not in source
+        assert "from arvid" not in source
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", source], capture_output=True, text=True, check=False
+        )
+        assert f"missing {count} required positional arguments" in done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from arvid.contracts import UserError
 from arvid.suites.vbench.aggregate import DIMENSIONS
-from arvid.suites.vbench.external import EXTERNAL, score_external
+from arvid.suites.vbench.external import EXTERNAL, Scorer, score_external
 from arvid.suites.vbench.sampling import sample_suite
 from arvid.suites.vbench.suite import (
     Prompt,
@@ -156,7 +156,7 @@ def test_a_prompt_that_is_too_long_for_a_name_is_sampled_and_found(tmp_path: Pat
         score_external(
             "scene",
             wanted,
-            python=Path("python"),
+            Scorer(python=Path("python")),
             suite=suite,
             videos=tmp_path / "videos",
             folder=tmp_path,
