@@ -32,14 +32,19 @@ def link_text_encoder(out: Path, text: Mapping[str, Any] | None) -> list[str]:
     """
     arguments = (text or {}).get("init_args") or {}
     encoder = arguments.get("name")
-    sources = {"text_encoder": encoder, "tokenizer": arguments.get("tokenizer") or encoder}
-    if encoder is None or not all(Path(source).is_dir() for source in sources.values()):
+    if encoder is None:
+        return []
+    sources = {
+        "text_encoder": Path(encoder),
+        "tokenizer": Path(arguments.get("tokenizer") or encoder),
+    }
+    if not all(source.is_dir() for source in sources.values()):
         return []
     linked = []
     for name, source in sources.items():
         link = out / name
         if not link.exists() and not link.is_symlink():
-            link.symlink_to(Path(source).resolve())
+            link.symlink_to(source.resolve())
             linked.append(name)
     return linked
 
