@@ -151,7 +151,7 @@ def _estimate(value: float, resampled: Sequence[float]) -> Estimate:
 def sentences(
     effects: Effects, *, metric: str, higher_is_better: bool, unit: str = ""
 ) -> list[str]:
-    """What the analysis supports, in plain words. A difference whose interval contains 0 is called open."""
+    """What the analysis supports, in plain words. A difference is significant if its 95 % interval excludes 0."""
     return [
         _share_sentence(effects, metric),
         _type_sentence(effects, metric, higher_is_better, unit),
@@ -180,7 +180,7 @@ def _type_sentence(effects: Effects, metric: str, higher: bool, unit: str) -> st
     found, (first, second) = effects.type_difference(), effects.types[:2]
     if not found.excludes_zero:
         return (
-            f"Averaged over the orders, the token types are not different in {metric}, as far as these trainings tell: "
+            f"Averaged over the orders, the token types do not differ significantly in {metric}: "
             f"{first} minus {second} is {_interval(found, unit)}."
         )
     better, worse = (first, second) if (found.value > 0) == higher else (second, first)
@@ -192,7 +192,7 @@ def _type_sentence(effects: Effects, metric: str, higher: bool, unit: str) -> st
 
 
 def _interaction_sentences(effects: Effects, higher: bool) -> list[str]:
-    """Orders whose better token type is beyond doubt, unless it is the same for all."""
+    """Orders that are significantly better with one token type, unless it is the same for all."""
     wins: dict[str, list[str]] = {}
     for order in effects.orders:
         found = effects.type_difference(order)
@@ -201,8 +201,8 @@ def _interaction_sentences(effects: Effects, higher: bool) -> list[str]:
     if len(wins) == 1 or not any(wins):  # all orders agree, or nothing is decided
         return []
     clear = [f"{', '.join(orders)} with {kind} tokens" for kind, orders in wins.items() if kind]
-    open_ = f" Not decided: {', '.join(wins[''])}." if "" in wins else ""
-    return [f"Better than with the other token type: {'; '.join(clear)}.{open_}"]
+    others = f" No significant difference: {', '.join(wins[''])}." if "" in wins else ""
+    return [f"Better with one token type than with the other: {'; '.join(clear)}.{others}"]
 
 
 def _best_sentence(effects: Effects, metric: str, higher: bool, unit: str) -> str:
@@ -213,17 +213,15 @@ def _best_sentence(effects: Effects, metric: str, higher: bool, unit: str) -> st
         key=lambda cell: -sign * means[effects.orders.index(cell[0]), effects.types.index(cell[1])],
     )
     first = ranked[0]
-    unsure = [cell for cell in ranked[1:] if not _is_apart(effects, first, cell)]
+    unsure = [cell for cell in ranked[1:] if not _differs(effects, first, cell)]
     name = " on ".join(first)
     if not unsure:
-        return f"The best combination in {metric} is {name} tokens, apart from all others at 95 %."
+        return f"The best combination in {metric} is {name} tokens, significantly better than all others (95 %)."
     others = ", ".join(" on ".join(cell) for cell in unsure)
-    return (
-        f"The best combination in {metric} is {name} tokens; not apart from it at 95 %: {others}."
-    )
+    return f"The best combination in {metric} is {name} tokens; not significantly worse (95 %): {others}."
 
 
-def _is_apart(effects: Effects, a: tuple[str, str], b: tuple[str, str]) -> bool:
+def _differs(effects: Effects, a: tuple[str, str], b: tuple[str, str]) -> bool:
     index = [(effects.orders.index(order), effects.types.index(kind)) for order, kind in (a, b)]
     return effects.contrast(lambda means: float(means[index[0]] - means[index[1]])).excludes_zero
 

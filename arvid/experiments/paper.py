@@ -12,9 +12,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from arvid.evaluation.records import ResultRecord, code_version
+from arvid.experiments.printed import show_page
 from arvid.experiments.variants import Speed
 from arvid.files import atomic_write, write_json
 from arvid.hardware import hardware
+from arvid.terminal import console
 
 Cell = str | float | None
 """Content of a table cell. None is blank; numbers are shown with four digits."""
@@ -119,7 +121,10 @@ def plain_records(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
 def write_page(
     out: Path, title: str, lines: Sequence[str], notes: Sequence[str], results: dict[str, Any]
 ) -> None:
-    """Write OUT/table.md and OUT/results.json, and print the page. `notes` come before the tables."""
+    """Write OUT/table.md and OUT/results.json, and print the page: in a terminal with aligned tables, else as Markdown.
+
+    `notes` come before the tables.
+    """
     version, machine = code_version(), hardware()
     quoted = [part for note in notes for part in (f"> {note}", "")]
     page = "\n".join([f"# {title}", "", f"arvid {version}, {machine}.", "", *quoted, *lines, ""])
@@ -129,4 +134,7 @@ def write_page(
     )
     with atomic_write(out / "table.md") as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(page)
+    if sys.stdout.isatty():
+        show_page(page, console())
+    else:
+        print(page)

@@ -87,7 +87,7 @@ def write(
 
 NOTE = (
     "All rows have the same clips, tokenizer of their token type, optimiser and number of tokens. ± is the standard "
-    "error over training seeds (over clips with one seed). Bold: not apart from the best at 95 %."
+    "error over training seeds (over clips with one seed). Bold: not significantly worse than the best (95 %)."
 )
 
 

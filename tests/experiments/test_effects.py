@@ -65,7 +65,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 def test_a_difference_within_noise_is_called_open() -> None:
     effects = Effects(cells(order=5.0, seed=3))
     found = sentences(effects, metric="FD", higher_is_better=False)
-    assert "not different in FD" in found[1]
+    assert "do not differ significantly in FD" in found[1]
     assert found[0].startswith("FD, share of the variance between trainings: order 9")
     assert "The best combination in FD is nova on" in found[-1]
 
