@@ -252,9 +252,13 @@ def test_a_run_under_a_protocol_with_clips_of_its_own(
 
 def test_list_protocols(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--list-protocols"]) == 0
+    lines = {line.split(" ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines.keys() >= {"sprites-generation", "magvit-ucf101", "arvid-1024-16f"}
+    assert lines["nbp-k600-fp"].split()[1:3] == ["prediction", "50,000"]
+    assert main(["evaluate", "--list-protocols", "--protocol", "nbp-k600-fp"]) == 0
     listed = yaml.safe_load(capsys.readouterr().out)
+    assert listed.keys() == {"nbp-k600-fp"}
     assert listed["nbp-k600-fp"]["clip"]["fps"] == 25
-    assert listed.keys() >= {"sprites-generation", "magvit-ucf101", "arvid-1024-16f"}
 
 
 def test_the_module_is_the_command() -> None:

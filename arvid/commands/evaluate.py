@@ -1,7 +1,7 @@
 """Score runs, folders of videos or diffusers pipelines under a protocol, or run a benchmark suite.
 
 A protocol fixes everything that a number depends on: the real clips and their number, cutting, resizing, frames and
-metrics. `--list-protocols` prints all protocols; docs/protocols.md explains them.
+metrics. `--list-protocols` lists the protocols; docs/protocols.md explains them.
 
 examples:
   arvid evaluate runs/nova runs/next_block --protocol sprites-generation --references runs/references
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a protocol, or YAML file with your own; may be repeated",
     )
     how.add_argument(
-        "--list-protocols", action="store_true", help="print all protocols with their parameters"
+        "--list-protocols",
+        action="store_true",
+        help="print the protocols, one line each; with --protocol NAME all its parameters",
     )
     how.add_argument(
         "--real",
@@ -113,15 +116,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    import yaml
-
-    from arvid.evaluation.protocols import get_protocol, protocols
+    from arvid.evaluation.protocols import get_protocol
     from arvid.trust import trusting
     from arvid.weights import downloading
 
     if options.list_protocols:
-        listed = {name: asdict(p) for name, p in protocols().items()}
-        print(yaml.safe_dump(json.loads(json.dumps(listed)), sort_keys=False, width=120), end="")
+        _list(options.protocol or [])
         return 0
     sources = [bool(options.runs), options.videos is not None, options.pipeline is not None]
     if sum(sources) != 1 or not options.protocol:
@@ -182,6 +182,26 @@ def _real(options: argparse.Namespace, protocol: Protocol) -> VideoDataset | Non
     from arvid.evaluation.real_clips import real_set
 
     return real_set(protocol, options.real, options.real_list)
+
+
+def _list(names: Sequence[str]) -> None:
+    """Print one line for each protocol; or all parameters of the named ones, as YAML."""
+    import yaml
+    from rich.table import Table
+
+    from arvid.evaluation.protocols import get_protocol, protocols
+    from arvid.terminal import console
+
+    if names:
+        listed = {name: asdict(get_protocol(name)) for name in names}
+        print(yaml.safe_dump(json.loads(json.dumps(listed)), sort_keys=False, width=120), end="")
+        return
+    table = Table("protocol", "task", "clips", "what it is", box=None, pad_edge=False)
+    for name, protocol in protocols().items():
+        clips = "all" if protocol.num_clips is None else f"{protocol.num_clips:,}"
+        table.add_row(name, protocol.task, clips, protocol.summary)
+    console().print(table)
+    print("\nAll parameters of one: arvid evaluate --list-protocols --protocol NAME")
 
 
 def _show(record: ResultRecord) -> None:

@@ -516,9 +516,10 @@ def find_config(name: str) -> Path:
         return known[short]
     close = difflib.get_close_matches(short, known, n=1)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    kind = short.partition("/")[0]  # a list of all kinds would hide the suggestion
+    listed = sorted(n for n in known if n.startswith(f"{kind}/")) or sorted(known)
     raise UserError(
-        f"There is no configuration {name!r}.{suggestion} "
-        f"Those that come with arvid: {', '.join(sorted(known))}."
+        f"There is no configuration {name!r}.{suggestion} Those that come with arvid: {', '.join(listed)}."
     )
 
 
