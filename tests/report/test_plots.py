@@ -151,3 +151,13 @@ def test_names_of_lines_stay_apart_and_inside() -> None:
     assert apart([0.1, 0.12, 0.13], 0.1) == pytest.approx([0.1, 0.2, 0.3])
     assert apart([0.95, 0.97, 0.98], 0.1) == pytest.approx([0.8, 0.9, 1.0])
     assert apart([], 0.1) == []
+
+
+def test_the_name_of_a_line_that_widens_the_limits_stands_beside_it() -> None:
+    axis = Figure().subplots()
+    axis.plot([1, 2], [100, 120])
+    axis.set_yscale("log")
+    axis.axhline(4)
+    plots.label_levels(axis, [(4, "low", "black")])
+    (name,) = axis.texts
+    assert 0 < name.get_position()[1] < 0.2  # as a share of the axis
