@@ -171,7 +171,7 @@ def test_sample_writes_clips_and_a_sheet(
     code = main([*given, f"--first-frames={first}", "--frames=13", f"--out={tmp_path}/out"])
     assert code == 0
     assert (
-        "2 clips of 13 frames. Network evaluations per clip: 24 transformer."
+        "2 clips of 13 frames, network evaluations per clip:\n  24 transformer\n"
         in capsys.readouterr().out
     )
     assert len(read_video(tmp_path / "out/001.mp4").frames) == 13

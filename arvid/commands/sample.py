@@ -82,7 +82,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _sample(options: argparse.Namespace) -> None:
     from arvid.sampling.sample import clip_grid
-    from arvid.terminal import wrapped
     from arvid.training.generator_module import load_generator
 
     model = load_generator(options.checkpoint, dtype=chosen_dtype(options.dtype))
@@ -98,7 +97,7 @@ def _sample(options: argparse.Namespace) -> None:
         counts = ", ".join(f"{num} {name}" for name, num in evaluations.items())
         clips = "1 clip" if options.count == 1 else f"{options.count} clips"
         frames = model.tokenizer.spec.num_frames(grid)
-        print(wrapped(f"{clips} of {frames} frames. Network evaluations per clip: {counts}."))
+        print(f"{clips} of {frames} frames, network evaluations per clip:\n  {counts}")
     _write_sheet(gather(_sample_batches(options, model, conditions, first, sampling)), options)
 
 

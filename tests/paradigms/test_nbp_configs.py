@@ -163,7 +163,7 @@ def test_a_run_with_everything_that_is_not_published(
     drawn = ["--guidance=2", "--rounds=2", "--temperature=1", "--last-temperature=0.5"]
     capsys.readouterr()
     assert main([*sample, "--label=1", *drawn]) == 0
-    said = f"2 clips of 17 frames. Network evaluations per clip: {4 + 19 * 2} transformer"
+    said = f"2 clips of 17 frames, network evaluations per clip:\n  {4 + 19 * 2} transformer"
     assert said in capsys.readouterr().out
     assert main([*sample, "--label=2"]) != 0
     assert "Label 2 is unknown" in capsys.readouterr().err

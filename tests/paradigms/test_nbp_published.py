@@ -496,7 +496,7 @@ def test_every_mode_samples_from_the_command_line(
 ) -> None:
     assert draw(imported(mode, 4), tmp_path / "out", *with_clip(options, folder)) == 0
     frames = 9 if "--frames=9" in options else 17
-    said = f"1 clip of {frames} frames. Network evaluations per clip: {evaluations} transformer"
+    said = f"1 clip of {frames} frames, network evaluations per clip:\n  {evaluations} transformer"
     assert said in capsys.readouterr().out
     assert read_video(tmp_path / "out/000.mp4").frames.shape == (frames, 32, 32, 3)
 
