@@ -95,6 +95,7 @@ def main() -> None:
     )
     from arvid.report import tables
     from arvid.report.page import write_report
+    from arvid.terminal import wrapped
 
     scale = SCALES[options.scale]
     started = time.monotonic()
@@ -113,7 +114,7 @@ def main() -> None:
         for row in all_rows(ORDERS, TOKEN_TYPES, [scale.size], 1, setting(options))
     ]
     variants = [row.variant([*data, *options.fit_options]) for row in rows]
-    print(f"Training {', '.join(row.cell for row in rows)} ...", flush=True)
+    print(wrapped(f"Training {', '.join(row.cell for row in rows)} ..."), flush=True)
     train(variants, options.out)
     trained = time.monotonic()
     protocols = [
@@ -122,7 +123,7 @@ def main() -> None:
     records = score(variants, protocols, options.out)
     comparison = write_report(folders(records), options.out, title=options.title)
     tables.show(comparison)
-    print(f"\n{effects(rows, records, scale.size)}")
+    print(f"\n{wrapped(effects(rows, records, scale.size))}")
     print(
         f"\nTrained in {trained - started:.0f} s, scored in {time.monotonic() - trained:.0f} s. "
         f"Open {options.out / 'index.html'} to see the videos."
