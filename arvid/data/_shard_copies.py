@@ -9,9 +9,10 @@ One process copies a shard while the others that need it wait. Deleting copies i
 from __future__ import annotations
 
 import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 from filelock import FileLock
@@ -94,22 +95,33 @@ class ShardCopies:
 
 
 class Prefetcher:
-    """Copies shards in the background. A failure is an error when the shard is read.
+    """Copies shards in the background, until it is deleted. A failure is an error when the shard is read.
 
     Daemon threads, unlike a ThreadPoolExecutor's, do not delay the end of the process until their queue is empty.
     """
 
     def __init__(self, copies: ShardCopies) -> None:
-        self._copies = copies
-        self._numbers: SimpleQueue[int] = SimpleQueue()
+        self._numbers: SimpleQueue[int | None] = SimpleQueue()
+        weakref.finalize(self, _end, self._numbers)
         for _ in range(PREFETCHES):
-            Thread(target=self._work, daemon=True).start()
+            Thread(target=_copy, args=(copies, self._numbers), daemon=True).start()
 
     def add(self, number: int) -> None:
         """Copy a shard after those that were added before."""
         self._numbers.put(number)
 
-    def _work(self) -> None:
+
+def _copy(copies: ShardCopies, numbers: SimpleQueue[int | None]) -> None:
+    """Copy shards until None comes. It must not hold the Prefetcher, which would then never be deleted."""
+    while (number := numbers.get()) is not None:
+        with suppress(UserError):
+            copies.fetch(number)
+
+
+def _end(numbers: SimpleQueue[int | None]) -> None:
+    """End all threads after the copies in progress."""
+    with suppress(Empty):
         while True:
-            with suppress(UserError):
-                self._copies.fetch(self._numbers.get())
+            numbers.get_nowait()
+    for _ in range(PREFETCHES):
+        numbers.put(None)

@@ -21,6 +21,7 @@ from arvid.errors import UserError
 from arvid.nn.conditions import condition
 
 Values = NDArray[Any]
+_OF_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 def values_file(video: Path) -> Path:
@@ -58,8 +59,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
         with np.load(path, allow_pickle=False) as file:
             known = list(file)
             found = {name: file[name] for name in names if name in known}
-    # a TypeError comes from an .npy file, which is one array
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # TypeError: an .npy file, which is one array. RuntimeError: an encrypted file, or an unknown compression.
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, *_OF_ZIP) as error:
         raise UserError(f"{path} cannot be read as .npz: {error}. Write it again.") from error
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{path} has no array {missing[0]!r}, only: {', '.join(known) or 'none'}.")

@@ -51,8 +51,8 @@ class WindowOrder:
 
     A step is divided into lanes: equal runs of positions. In each epoch the shards are permuted and divided among the
     lanes, in equal numbers of clips. A lane reads its clips window after window, each in random order. So a process
-    reads the shards of its lanes alone, and each of them once in an epoch. Up to one clip less than there are lanes is
-    left out of an epoch, each time others.
+    reads only the shards of its lanes, and each of them once in an epoch. If the positions of a lane belong to two
+    processes, both read its shards. An epoch leaves out fewer clips than there are lanes, and other ones each time.
 
     Args:
         num_clips: number of clips in the set.

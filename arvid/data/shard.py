@@ -81,8 +81,6 @@ class Shard:
             self._file = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._rows, self._metadata = self._read_header()
-            if "tokens" not in self._rows:
-                raise Damaged("it has no tokens")
         self._conditions = sorted(name for name in self._rows if name not in _NO_CONDITIONS)
 
     def _read_header(self) -> tuple[dict[str, _Rows], dict[str, str]]:
@@ -96,23 +94,35 @@ class Shard:
             content += self._read(len(content), start - len(content))
         header = json.loads(content[8:start])
         metadata = header.pop("__metadata__", {})
+        if "tokens" not in header:
+            raise Damaged("it has no tokens")
         ends = [start + entry["data_offsets"][1] for entry in header.values()]
         if max(ends) != size:
             raise Damaged(f"it has {size} bytes instead of {max(ends)}")
         return {name: _rows(entry, start) for name, entry in header.items()}, metadata
 
     def _read(self, start: int, length: int) -> bytes:
-        content = os.pread(self._file, length, start)
-        if len(content) != length:
-            raise Damaged("it is cut off")
+        content = b""
+        while len(content) < length:  # one read gives at most 2 GiB, and may give less
+            part = os.pread(self._file, length - len(content), start + len(content))
+            if not part:
+                raise Damaged("it is cut off")
+            content = content + part if content else part
         return content
 
     def verify(self) -> None:
         """Check the content. Raises UserError if it is damaged, holds impossible tokens or is of another folder."""
-        expected, name = (
-            len(self.manifest.clips_of(self.number)),
-            self.manifest.name_of(self.number),
-        )
+        with naming(self.path):
+            self._require_of_manifest()
+            verify_tensor_file(self.path, required=self.manifest.sealed)
+            self._require_rows()
+            tokens = self._values(self._rows["tokens"], 0, self._rows["tokens"].count)
+            row = first_impossible(tokens, self.manifest.spec)
+            if row is not None:
+                raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
+
+    def _require_of_manifest(self) -> None:
+        expected, name = self._num_clips, self.manifest.name_of(self.number)
         found = self._rows["tokens"].count
         if found != expected:
             raise UserError(
@@ -120,12 +130,16 @@ class Shard:
             )
         if self._metadata.get("name", name) != name:  # older shards have no name
             raise UserError(f"{self.path} is of another folder, or another shard of this one.")
-        with naming(self.path):
-            verify_tensor_file(self.path, required=self.manifest.sealed)
-            tokens = self._values(self._rows["tokens"], 0, found)
-            row = first_impossible(tokens, self.manifest.spec)
-            if row is not None:
-                raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
+
+    def _require_rows(self) -> None:
+        """Raise Damaged if a tensor has not a row for each clip: a missing row would be read from the next tensor."""
+        for name, rows in self._rows.items():
+            if name != CAPTIONS and rows.count != self._num_clips:
+                raise Damaged(f"{name} has {rows.count} rows for {self._num_clips} clips")
+
+    @property
+    def _num_clips(self) -> int:
+        return len(self.manifest.clips_of(self.number))
 
     def example(self, row: int) -> Example:
         """The example of a clip (see `TokenShards.example`)."""

@@ -150,7 +150,9 @@ def _dtype(spec: TokenSpec) -> type[np.generic]:
     """Storage type of tokens: the smallest integer type for the vocabulary, float32 for continuous tokens."""
     if spec.type == "continuous":
         return np.float32
-    return next(t for t in (np.uint8, np.uint16, np.int32) if spec.size - 1 <= np.iinfo(t).max)
+    return next(
+        t for t in (np.uint8, np.uint16, np.int32, np.int64) if spec.size - 1 <= np.iinfo(t).max
+    )
 
 
 def first_impossible(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
@@ -185,7 +187,10 @@ def read_manifest(path: str) -> Manifest:
             del value[KEY]
         value["spec"] = TokenSpec(**_with_tuples(value["spec"]))
         value["value_names"] = _with_tuples(value.get("value_names", {}))
-        return Manifest(**_with_tuples(value), sealed=sealed)
+        manifest = Manifest(**_with_tuples(value), sealed=sealed)
+        if manifest.num_clips < 1 or manifest.clips_per_shard < 1:
+            raise ValueError(f"{manifest.num_clips} clips in shards of {manifest.clips_per_shard}")
+        return manifest
     except FileNotFoundError as error:
         raise UserError(
             f"{path} holds no token shards: there is no {MANIFEST}. Make them with `arvid encode`."
@@ -216,8 +221,10 @@ def naming(path: str | Path) -> Iterator[None]:
     FileNotFoundError."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
+    except OSError as error:  # says nothing about the content: too many open files, no permission
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # a damaged header leads to many types of errors
         raise UserError(
             f"{path} is damaged ({error}). Delete it and run the same `arvid encode` again, which makes only "

@@ -100,6 +100,11 @@ class _Reader(pickle._Unpickler):
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Array):
-        return value.numpy()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    """A value, or a list of values, with numpy arrays. Not lists of lists: few bytes can name very many of them."""
+    if isinstance(value, list):
+        return [_array(item) for item in value]
+    return _array(value)
+
+
+def _array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, _Array) else value

@@ -73,6 +73,11 @@ def convert_statistics(
             f"{file} has {num} real clips, but protocol {protocol.name} compares with {len(set(compared))} of them. "
             "Write a protocol with this one as `base` and another num_clips or num_real (docs/protocols.md)."
         )
+    if stats.only_moments and real is None and protocol.folds > 1:
+        raise UserError(
+            f"{file} has one mean and covariance, but protocol {protocol.name} compares each of its {protocol.folds} "
+            "folds with clips of its own. Write a protocol with this one as `base` and num_real (docs/protocols.md)."
+        )
     flag = {f"{key}.{ONLY_MOMENTS}": torch.zeros(())} if stats.only_moments else {}
     measured = {i: {f"{key}.real": row, **flag} for i, row in enumerate(stats.rows)}
     shape = (protocol.clip.num_frames, *protocol.clip.height_width, 3)
@@ -85,7 +90,7 @@ def read_feature_stats(path: Path) -> FeatureStats:
     content = read_pickled(path)
     try:
         stats = _stats(content)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(
             f"{path}: not statistics of StyleGAN-V's or cd-fvd's code ({error!r:.200})."
         ) from error

@@ -31,6 +31,8 @@ def statistics_of(
     """
     if where.suffix != feature_stats.SUFFIX or not where.is_file() or protocol.clip is None:
         return make_statistics(protocol, real_clips(protocol, where, split_list), folder)
+    if split_list is not None:
+        raise UserError(f"{where} has no videos to choose from: leave --real-list out.")
     require_generation(protocol)
     return feature_stats.convert_statistics(protocol, where, folder, scores_between_sets(protocol))
 

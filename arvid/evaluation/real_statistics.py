@@ -104,6 +104,19 @@ class RealStatistics(VideoDataset):
                 f"{self.path} was made under protocol {made.get('name')}, which differs from {protocol.name}: "
                 f"{'; '.join(lines)}. Make statistics under {protocol.name} (arvid stats make)."
             )
+        self._require_clips(protocol)
+
+    def _require_clips(self, protocol: Protocol) -> None:
+        """Raise UserError if the file lacks clips that the protocol uses, or has clips of another size."""
+        used = {i for fold in range(protocol.folds) for i in protocol.choose(self, fold)[0]}
+        compared = protocol.real(self) or used
+        lacking = len(used - self._clips.keys()) + len(self._positions.keys() ^ set(compared))
+        clip = protocol.clip
+        if lacking or (clip and self._shape != (clip.num_frames, *clip.height_width, 3)):
+            raise UserError(
+                f"{self.path}: its content is not statistics of real clips: clips that {protocol.name} uses are "
+                "missing, or have another size. Make it again (arvid stats make)."
+            )
 
     def __len__(self) -> int:
         return self._size

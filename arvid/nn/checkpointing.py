@@ -40,9 +40,8 @@ def checkpointed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return function(*arguments)
-    if (
-        torch.compiler.is_compiling()
-    ):  # such code has no shared stream of draws; torch's own it repeats
+    if torch.compiler.is_compiling():
+        # Compiled code draws from torch's own generators only, and `checkpoint` restores these.
         out: Tensor = checkpoint(function, *arguments, use_reentrant=False)
     else:
         out = checkpoint(function, *arguments, use_reentrant=False, context_fn=_contexts)

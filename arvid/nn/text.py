@@ -314,6 +314,7 @@ class _FeatureCache:
         self.folder = cache_dir() / "text" / sha256_json(encoder)[:24]
         self.dim = dim
         self.packs = Packs(self.folder / "packs")
+        self._is_writable = True
 
     def read(self, ids: tuple[int, ...]) -> Tensor | None:
         """Features (n, dim) of a prompt's n tokens, or None."""
@@ -338,10 +339,19 @@ class _FeatureCache:
             return None
 
     def write(self, features: Mapping[tuple[int, ...], Tensor]) -> None:
-        """Keep the features of prompts."""
-        self.packs.write(
-            {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
-        )
+        """Keep the features of prompts. If that fails, a warning says so once, and the caller goes on without."""
+        if not self._is_writable:
+            return
+        values = {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
+        try:
+            self.packs.write(values)
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            self._is_writable = False
+            logger.warning(
+                "%s cannot be written (%s), so prompts are encoded again. Set ARVID_CACHE to another folder.",
+                self.folder,
+                error,
+            )
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,16 @@ def test_an_npy_file_is_no_npz(folder: Path) -> None:
         VideoFolder(folder, CLIP, conditions=ACTIONS)
 
 
+def test_a_file_of_another_compression_is_named(folder: Path) -> None:
+    """As flipped bits can say: no compression of this number is known."""
+    path = folder / "Walk/a.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 77
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read as \.npz: That compression"):
+        VideoFolder(folder, CLIP, conditions=ACTIONS)
+
+
 def test_options_that_contradict_each_other(folder: Path) -> None:
     with pytest.raises(UserError, match="Mirrored clips would contradict their actions"):
         VideoFolder(folder, CLIP, conditions=ACTIONS, mirror=True)

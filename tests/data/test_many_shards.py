@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from safetensors.numpy import load_file, save, save_file
 
 from arvid.contracts import TokenSpec, UserError
-from arvid.data import _shard_copies, shard_files, token_shards
+from arvid.data import _shard_copies, shard, shard_files, token_shards
 from arvid.data.shard_files import Manifest, begin, read_manifest, shard_name, write_shard
 from arvid.data.token_shards import TokenShards
 from arvid.sealed import seal, seal_tensors
@@ -268,3 +270,83 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, own_cache: Path
     own_cache.write_text("a file")
     with pytest.raises(UserError, match=r"cannot be copied into .*Set ARVID_CACHE"):
         TokenShards((tmp_path / "there").as_uri()).example(0)
+
+
+# Errors
+
+
+def test_a_tensor_without_a_row_for_each_clip_is_damage(tmp_path: Path) -> None:
+    """Its last row would be read from the tensor behind it."""
+    fill(tmp_path)
+    path = tmp_path / shard_name(3)
+    tensors = load_file(path)
+    name = read_manifest(str(tmp_path)).name_of(3)
+    for broken in ("label", "caption_ends"):
+        content = save({**tensors, broken: tensors[broken][:1]}, {"name": name})
+        path.write_bytes(seal_tensors(content))
+        with pytest.raises(UserError, match=rf"00003.* is damaged \({broken} has 1 rows for 2"):
+            TokenShards(str(tmp_path))
+    del tensors["tokens"]
+    path.write_bytes(seal_tensors(save(tensors, {"name": name})))
+    with pytest.raises(UserError, match=r"00003.safetensors is damaged \(it has no tokens"):
+        TokenShards(str(tmp_path))
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice to delete the shard would be wrong."""
+    fill(tmp_path)
+    shards = TokenShards(str(tmp_path))
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"00000.safetensors cannot be read: Too many open files"):
+        shards.example(0)
+
+
+def test_reads_that_give_less_than_asked_for_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As reads of more than 2 GiB do, and some network file systems."""
+    tokens = fill(tmp_path)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, num, start: pread(file, min(num, 3), start))
+    monkeypatch.setattr(shard, "_FIRST_READ", 3)
+    require_equal(TokenShards(str(tmp_path)), tokens)
+
+
+@pytest.mark.parametrize("changes", [{"num_clips": 0}, {"clips_per_shard": 0}])
+def test_a_manifest_of_no_clips_is_refused(tmp_path: Path, changes: dict[str, int]) -> None:
+    path = tmp_path / shard_files.MANIFEST
+    fill(tmp_path)
+    value = {**json.loads(path.read_text()), **changes, "checksum": "0" * 64}
+    path.write_bytes(seal((json.dumps(value, indent=1) + "\n").encode()))
+    with pytest.raises(UserError, match=r"is no manifest of token shards \(.* clips in shards of"):
+        TokenShards(str(tmp_path))
+
+
+def test_ids_of_many_bits(tmp_path: Path) -> None:
+    manifest = dataclasses.replace(
+        MANIFEST, spec=TokenSpec("discrete", 2**40, (4, 8, 8), True), num_clips=2
+    )
+    begin(tmp_path, manifest)
+    tokens = torch.tensor([2**40 - 1, 2**31]).view(2, 1, 1, 1)
+    facts = [{"caption": "", "label": -1, "motion": 0.0, "fps": 8.0}] * 2
+    write_shard(tmp_path, manifest, 0, tokens, None, facts)
+    shards = TokenShards(str(tmp_path))
+    assert [int(shards.example(i)["tokens"]) for i in range(2)] == [2**40 - 1, 2**31]
+    assert shards.example(1)["caption"] == ""
+
+
+def test_threads_that_copy_ahead_end_with_their_set(tmp_path: Path, own_cache: Path) -> None:
+    fill(tmp_path / "there")
+    before = threading.active_count()
+    shards = TokenShards((tmp_path / "there").as_uri())
+    shards.prefetch([0])
+    assert threading.active_count() == before + _shard_copies.PREFETCHES
+    del shards
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -159,6 +159,11 @@ def test_clips_of_a_protocol_and_of_a_file_must_agree(
         statistics_of(file, PROTOCOL, tmp_path / "s")
     of_a_set = dataclasses.replace(PROTOCOL, num_real=9, folds=2)
     assert len(RealStatistics(statistics_of(file, of_a_set, tmp_path / "s"), of_a_set)) == 9
+    of_folds = dataclasses.replace(PROTOCOL, num_clips=3, folds=2)
+    rows = write(feature_stats(features(0), capture_all=True))
+    assert len(RealStatistics(statistics_of(rows, of_folds, tmp_path / "s"), of_folds)) == 6
+    with pytest.raises(UserError, match="compares each of its 2 folds with clips of its own"):
+        statistics_of(write(feature_stats(features(0))), of_folds, tmp_path / "s")
     narrow = write(feature_stats(features(0)[:, :5]))
     with pytest.raises(UserError, match="has 5 features of a clip, and the network has"):
         statistics_of(narrow, PROTOCOL, tmp_path / "s")
@@ -172,6 +177,7 @@ def test_clips_of_a_protocol_and_of_a_file_must_agree(
         ({"num_items": 0}, "num_items is 0"),
         ({"num_items": 10**12}, "num_items is"),
         ({"num_items": "many"}, "not statistics"),
+        ({"num_items": float("inf")}, "not statistics"),
         ({"capture_mean_cov": False}, "neither features nor moments"),
         ({"capture_all": True, "all_features": []}, "not statistics"),
         ({"capture_all": True, "all_features": [np.zeros((2, 3))]}, "all_features is"),
@@ -204,13 +210,24 @@ def test_code_in_a_file_is_not_run(
     made = tmp_path / "made"
     file = write({**feature_stats(features(0)), "max_items": Hostile(made)})
     command = ["stats", "make", "--protocol", f"{tmp_path}/p.yaml", "--real", str(file)]
-    assert main([*command, "--out", str(tmp_path / "s")]) == 2
+    command += ["--out", str(tmp_path / "s")]
+    assert main([*command, "--real-list", "list.txt"]) == 2
+    assert "leave --real-list out" in capsys.readouterr().err
+    assert main(command) == 2
     assert "mkdir, which is not run" in capsys.readouterr().err
     assert not made.exists()
     for content in (b"", b"no pickle", pickle.dumps([1, 2])):
         file.write_bytes(content)
         with pytest.raises(UserError, match="not a pickle of numpy arrays that can be read safely"):
             read_feature_stats(file)
+
+
+def test_lists_of_lists_are_not_spread_out(write: Callable[[Any], Path]) -> None:
+    """A hundred bytes can name 2^100 items."""
+    items: list[Any] = []
+    for _ in range(100):
+        items = [items, items]
+    assert read_feature_stats(write({**feature_stats(features(0)), "max_items": items}))
 
 
 def test_damaged_files_are_refused_and_crash_nothing(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_protocols_of_too_few_clips_are_refused(num_clips: int) -> None:
 @pytest.mark.parametrize("size", [3, 1])
 def test_too_few_clips_are_refused(size: int, tmp_path: Path) -> None:
     protocol = get_protocol("sprites-generation", num_clips=256)
-    with pytest.raises(UserError, match="statistics need at least 2"):
+    with pytest.raises(UserError, match=f"has {size} clips, but at least 4 are needed"):
         evaluate(FirstFrameRow(), protocol, Sprites(size), tmp_path, description=DESCRIPTION)
 
 

@@ -27,6 +27,9 @@ from arvid.evaluation.real_statistics import RealStatistics
 from arvid.evaluation.records import ResultRecord, load_run
 from arvid.evaluation.row_kinds import Row, Videos
 from arvid.evaluation.rows import evaluate_references, evaluate_run
+from arvid.evaluation.scores import lacking
+from arvid.evaluation.scores.distances import FdPixels
+from arvid.evaluation.scores.training import NearestTraining
 from arvid.tensor_files import load_tensors, save_tensors
 
 PROTOCOL = Protocol(
@@ -102,6 +105,26 @@ def test_other_metrics_over_the_same_features(sprites: Sprites, tmp_path: Path) 
     assert any(note.startswith("No fd-sprites: ") for note in record.notes)
 
 
+def test_metrics_that_compare_with_a_training_set_are_refused(
+    sprites: Sprites, tmp_path: Path
+) -> None:
+    """They use the features of real clips, which the file has, and clips of a training, which is not known."""
+
+    class Nearest(NearestTraining):
+        @classmethod
+        def for_protocol(cls, protocol: Protocol) -> Nearest:
+            return cls(FdPixels.for_protocol(protocol).features)
+
+    statistics = RealStatistics(
+        make_statistics(PROTOCOL, sprites, tmp_path, progress=False), PROTOCOL
+    )
+    score = Nearest.for_protocol(PROTOCOL)
+    assert statistics.lacks(score) is None
+    assert "training clips are not known" in (lacking(score, statistics, None) or "")
+    assert lacking(score, statistics, sprites) is None
+    assert lacking(FdPixels.for_protocol(PROTOCOL), statistics, None) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -162,7 +185,17 @@ def _list(tensors: dict[str, Any], about: dict[str, Any]) -> None:
     about["clips"] = [1, 2]
 
 
-@pytest.mark.parametrize("change", [_drop, _shorten, _not_finite, _list])
+def _without_a_caption(tensors: dict[str, Any], about: dict[str, Any]) -> None:
+    about["clips"].popitem()
+
+
+def _of_another_clip(tensors: dict[str, Any], about: dict[str, Any]) -> None:
+    tensors["indices"][0] = 1000
+
+
+@pytest.mark.parametrize(
+    "change", [_drop, _shorten, _not_finite, _list, _without_a_caption, _of_another_clip]
+)
 def test_files_with_other_content(change: Change, sprites: Sprites, tmp_path: Path) -> None:
     path = make_statistics(PROTOCOL, sprites, tmp_path, progress=False)
     tensors, metadata = load_tensors(path)
@@ -171,6 +204,16 @@ def test_files_with_other_content(change: Change, sprites: Sprites, tmp_path: Pa
     save_tensors(path, tensors, {**metadata, "about": json.dumps(about)})
     with pytest.raises(UserError, match="its content is not statistics of real clips"):
         RealStatistics(path, PROTOCOL)
+
+
+def test_clips_of_another_size(videos: Path, protocol: Path, tmp_path: Path) -> None:
+    mine = read_protocol(protocol)
+    path = make_statistics(mine, real_clips(mine, videos), tmp_path, progress=False)
+    tensors, metadata = load_tensors(path)
+    about = {**json.loads(metadata["about"]), "shape": [9, 10**6, 10**6, 3]}
+    save_tensors(path, tensors, {**metadata, "about": json.dumps(about)})
+    with pytest.raises(UserError, match="or have another size"):
+        RealStatistics(path, mine)
 
 
 def test_damaged_and_foreign_files(sprites: Sprites, tmp_path: Path) -> None:

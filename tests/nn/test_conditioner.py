@@ -212,6 +212,21 @@ def test_damaged_features_are_made_anew(
         assert caplog.text.count(f"{path} is damaged") == 1
 
 
+def test_features_that_cannot_be_kept_end_no_training(
+    local_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "cache").write_text("a file, so nothing can be written below it")
+    monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
+    encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6, cache=True)
+    plain = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6)
+    for _ in range(2):
+        assert torch.equal(encoder(["a red square"])[0], plain(["a red square"])[0])
+    assert caplog.text.count("Set ARVID_CACHE to another folder") == 1
+
+
 def test_features_in_files_of_earlier_versions_are_read(
     local_encoder: Path,
     tmp_path: Path,

@@ -140,9 +140,8 @@ def optional_scores(
 
 def lacking(score: Score, dataset: VideoDataset, training: VideoDataset | None) -> str | None:
     """What the real clips or the training set lack for a metric, as a sentence part; None for nothing."""
-    if isinstance(dataset, RealStatistics):
-        return dataset.lacks(score)
-    return score.missing(dataset, training)
+    lack = dataset.lacks(score) if isinstance(dataset, RealStatistics) else None
+    return lack or score.missing(dataset, training)
 
 
 def left_out(metric: str, reason: str) -> str:
