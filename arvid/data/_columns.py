@@ -130,6 +130,12 @@ class Meanings:
         return {meaning: names for meaning, names in found.items() if names}
 
 
+def must_be_plain(column: str) -> bool:
+    """Whether a list or an object in a column of this name is an error, instead of an unread value."""
+    names = (NAMES[meaning] for meaning in ("caption", "label", "start", "end"))
+    return any(_plain(column) in known for known in names)
+
+
 def is_webvid(columns: Iterable[str]) -> bool:
     """Whether the path is made of WebVid's columns."""
     return [_plain(column) for column in columns] == list(WEBVID[:2])

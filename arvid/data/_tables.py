@@ -72,11 +72,20 @@ class TableReader:
         meanings: meaning of each column.
         labels: label numbers; tables of one dataset share them.
         folder: prefix of relative paths, with a trailing slash.
+        where: the file that messages about values name; the table itself by default.
 
     Raises UserError for a file name with another ending.
     """
 
-    def __init__(self, path: Path, meanings: Meanings, labels: Labels, folder: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        meanings: Meanings,
+        labels: Labels,
+        *,
+        folder: str = "",
+        where: Path | None = None,
+    ) -> None:
         readers = {
             ".csv": _csv_blocks,
             ".tsv": _csv_blocks,
@@ -93,6 +102,7 @@ class TableReader:
         self._meanings = meanings
         self._labels = labels
         self._folder = folder
+        self._where = where or path
 
     def blocks(self) -> Iterator[pa.RecordBatch]:
         """Yield blocks with the columns of SCHEMA. Raises UserError for an unreadable file, with the bad line."""
@@ -106,7 +116,7 @@ class TableReader:
                     yield standard_block(block.rows, columns, self._labels, self._folder)
                 except BadRow as error:
                     line = block.line_of(error.row)
-                    raise bad_line(self.path, line, error.reason) from error
+                    raise bad_line(self._where, line, error.reason) from error
         except UnicodeError as error:
             raise UserError(
                 f"The manifest {self.path} cannot be read: it is not UTF-8 ({error}). Save it as UTF-8."
