@@ -69,7 +69,12 @@ MAX_CLASSES = 100_000
 
 # Texts for an unknown value. As a label, "None" counts as the name of a class.
 _NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
-_NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
+_NO_CAPTION = pa.array(
+    [
+        *("", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"),
+        *("NA", "N/A", "n/a", "#N/A"),
+    ]
+)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\+?(\d+)(\.0*)?")
 _CLOCK = re.compile(r"(\d+:)?\d+:\d+(\.\d*)?")
@@ -278,7 +283,8 @@ def _paths(columns: list[pa.Array], *, webvid: bool) -> pa.Array | None:
         return pc.binary_join_element_wise(
             pc.binary_join_element_wise(page, video, "/"), pa.scalar("mp4"), "."
         )
-    texts = [_null_for(_text(values, _not_a_path), pa.array([""])) for values in columns]
+    texts = [_text(values, _not_a_path) for values in columns]
+    texts = [pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text) for text in texts]
     path = _first_of(texts, len(columns[0]))
     # Windows writes paths with backslashes
     return pc.replace_substring(path, "\\", "/") if _any(path, "\\") else path
@@ -382,7 +388,8 @@ def _decoded(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
 
 def _null_for(values: pa.Array, unknown: pa.Array) -> pa.Array:
     """Replace the texts that people and programs write for an unknown value by null."""
-    return pc.if_else(pc.is_in(values, value_set=unknown), pa.scalar(None, values.type), values)
+    is_unknown = pc.is_in(pc.utf8_trim_whitespace(values), value_set=unknown)
+    return pc.if_else(is_unknown, pa.scalar(None, values.type), values)
 
 
 def _first_of(columns: list[pa.Array], length: int) -> pa.Array:

@@ -125,7 +125,9 @@ def test_columns_that_are_not_understood_are_named(
     assert "columns are not read: 'score'." in caplog.text
 
 
-@pytest.mark.parametrize("nothing", ["", "nan", "NaN", "null", "None", "<NA>"])
+@pytest.mark.parametrize(
+    "nothing", ["", "nan", "NaN", "null", "None", "<NA>", "N/A", "NA", "#N/A", '"  "', '"\n"']
+)
 def test_captions_that_are_none(videos: Path, nothing: str) -> None:
     dataset = VideoManifest(write(videos, f"path,text\nclips/a.mp4,{nothing}\n"), CLIP)
     assert (dataset[0].caption, dataset.has_captions) == ("", False)
