@@ -72,7 +72,8 @@ def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:
             for sample in read(archive):
                 name = _write_video(temporary / archive.stem, archive, sample)
-                row = {k: v for k, v in sample.row.items() if _is_kept(k, v)}
+                # A column that is not kept is null, so that reading names it as unread.
+                row = {k: v if _is_kept(k, v) else None for k, v in sample.row.items()}
                 index.write(json.dumps({**row, "path": name}, default=str) + "\n")
         temporary.chmod(0o755)
         temporary.replace(folder)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import tarfile
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -226,6 +229,46 @@ def test_tables_with_videos_inside(tmp_path: Path, contents: dict[int, bytes]) -
     assert [(c.caption, shade(c.video)) for c in dataset] == [("for test", 120), ("for train", 40)]
     assert dataset[0].name == "test-00000-of-00001/00000000-a.mp4"
     assert [c.caption for c in HuggingFaceVideos(tmp_path, CLIP, part="train")] == ["for train"]
+
+
+def write_table(folder: Path, **columns: Any) -> Path:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.table(columns), folder / "data" / "train.PARQUET")
+    return folder
+
+
+def test_the_column_of_videos_among_others(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures or sound in an earlier column were taken for the videos."""
+    picture, video = ([{"bytes": data, "path": None}] for data in (b"x", contents[40]))
+    for number, (name, values) in enumerate((("mp4", video), ("video", [contents[40]]))):
+        root = write_table(tmp_path / str(number), image=picture, **{name: values}, json=[{"x": 1}])
+        assert [shade(c.video) for c in HuggingFaceVideos(root, CLIP)] == [40]
+        assert "these columns are not read: 'image', 'json'" in caplog.text
+        caplog.clear()
+    root = write_table(tmp_path / "listed", audio=picture, video=["x.mp4"])
+    (root / "data" / "x.mp4").write_bytes(contents[120])
+    assert [(c.name, shade(c.video)) for c in HuggingFaceVideos(root, CLIP)] == [
+        ("data/x.mp4", 120)
+    ]
+
+
+def test_values_beside_videos(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier, those that JSON has no type for were lost without a word."""
+    root = write_table(
+        tmp_path,
+        video=[contents[40], None],
+        label=[Decimal("2"), None],
+        caption=[b"a dog", None],
+        start=[datetime.timedelta(seconds=0.25), None],
+    )
+    (clip,) = HuggingFaceVideos(root, CLIP)
+    assert (clip.caption, clip.label) == ("a dog", 2)
+    assert "@0.25-" in clip.name
+    assert "left out by reason: 1 rows without a video" in caplog.text
 
 
 def test_they_have_names_of_their_own() -> None:
