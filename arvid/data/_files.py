@@ -128,7 +128,6 @@ class FileDataset(VideoDataset):
     ) -> None:
         self.options = options
         self.classes = classes
-        self.has_captions = entries.has("caption")
         fractions = entries.numbers("fraction")
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
         stated = entries.stated()
@@ -154,6 +153,7 @@ class FileDataset(VideoDataset):
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
         self.too_short = tuple(entries.names(readable[~is_enough]))
         self._videos = Videos(entries, readable[is_enough], probes)
+        self.has_captions = entries.has("caption", self._videos.rows)
         self._report_short(where)
         if not self._videos:
             num_listed = len(chosen) + len(missing)

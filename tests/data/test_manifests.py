@@ -133,6 +133,17 @@ def test_captions_that_are_none(videos: Path, nothing: str) -> None:
     assert (dataset[0].caption, dataset.has_captions) == ("", False)
 
 
+def test_captions_of_the_other_split_alone_are_none(videos: Path) -> None:
+    """Text is a condition of the training videos; captions of others do not help."""
+    fractions = {name: split_fraction(f"clips/{name}.mp4") for name in "ac"}
+    low, high = sorted(fractions, key=lambda name: fractions[name])
+    path = write(videos, f"path,caption\nclips/{low}.mp4,x\nclips/{high}.mp4,\n")
+    between = sum(fractions.values()) / 2
+    for split, meant in (("val", True), ("train", False)):
+        dataset = VideoManifest(path, CLIP, split=split, val_fraction=between)
+        assert dataset.has_captions == meant
+
+
 def test_null_and_nan_of_json(videos: Path) -> None:
     lines = [
         {"path": "clips/a.mp4", "caption": None, "label": float("nan")},
