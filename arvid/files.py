@@ -49,6 +49,15 @@ def fitting_name(stem: str, suffix: str) -> str:
     return f"{kept}{end}"
 
 
+def can_be_name(text: str) -> bool:
+    """Whether a file can be called so, if the text is not too long."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a character, which JSON can hold
+        return False
+    return bool(text) and "/" not in text and "\0" not in text
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     with atomic_write(path) as temporary:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -62,17 +63,33 @@ SCHEMA = pa.schema(
         ("fraction", pa.float64()),  # in [0, 1), decides the split: see `split_fraction`
     ]
 )
+_NAMED = 8  # columns listed in a message
 MAX_CLASSES = 100_000
 """Limit of class numbers and of class names. Labels beyond it are ids, not classes."""
 
 # Texts for an unknown value. As a label, "None" counts as the name of a class.
 _NO_LABEL = pa.array(["", "nan", "NaN", "NAN", "<NA>"])
-_NO_CAPTION = pa.array(["", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"])
+_NO_CAPTION = pa.array(
+    [
+        *("", "nan", "NaN", "NAN", "<NA>", "null", "NULL", "Null", "None", "none"),
+        *("NA", "N/A", "n/a", "#N/A"),
+    ]
+)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\+?(\d+)(\.0*)?")
+_CLOCK = re.compile(r"(\d+:)?\d+:\d+(\.\d*)?")
+"""Minutes and seconds, or hours, minutes and seconds."""
 
 
 NO_PATH = f"there is no path of a video (columns of this name: {', '.join(NAMES['path'])})"
+
+
+def no_path(names: Iterable[str]) -> str:
+    """What to say of a table with these columns, none of which holds paths."""
+    read = ", ".join(map(repr, islice(names, _NAMED)))
+    return (
+        f"{NO_PATH}. The table has {read}. Rename the column, or name it (columns: {{path: ...}})"
+    )
 
 
 class BadRow(Exception):
@@ -118,6 +135,12 @@ class Meanings:
         return {meaning: names for meaning, names in found.items() if names}
 
 
+def must_be_plain(column: str) -> bool:
+    """Whether a list or an object in a column of this name is an error, instead of an unread value."""
+    names = (NAMES[meaning] for meaning in ("caption", "label", "start", "end"))
+    return any(_plain(column) in known for known in names)
+
+
 def is_webvid(columns: Iterable[str]) -> bool:
     """Whether the path is made of WebVid's columns."""
     return [_plain(column) for column in columns] == list(WEBVID[:2])
@@ -137,9 +160,12 @@ class Labels:
         """Largest label that is a number."""
 
     def encode(self, values: pa.Array) -> pa.Array:
-        """Label numbers (int32, null where unknown). Raises BadRow, and LabelsError for too many names."""
+        """Numbers of labels given as text (int32, null where unknown).
+
+        Raises BadRow, and LabelsError for too many names.
+        """
         # Each distinct text is parsed once.
-        encoded = _null_for(_label_text(values), _NO_LABEL).dictionary_encode()
+        encoded = values.cast(pa.string()).dictionary_encode()
         codes = [self._code(text) for text in encoded.dictionary.to_pylist()]
         wrong = [i for i, code in enumerate(codes) if code is None]
         if wrong:
@@ -179,6 +205,11 @@ class Labels:
 
 
 def _label_text(values: pa.Array) -> pa.Array:
+    """Labels as text, null where unknown. Raises BadRow."""
+    return _null_for(_written(values), _NO_LABEL)
+
+
+def _written(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
@@ -228,7 +259,7 @@ def standard_block(
     _check_sections(numbers["start"], numbers["end"])
     captions = [_text(values, _not_a_caption) for values in found.get("caption", [])]
     caption = _first_of([_null_for(values, _NO_CAPTION) for values in captions], len(block))
-    label = _first_of([labels.encode(values) for values in found.get("label", [])], len(block))
+    label = labels.encode(_first_of([_label_text(v) for v in found.get("label", [])], len(block)))
     name = video_names(path)
     values = {
         **numbers,
@@ -252,7 +283,8 @@ def _paths(columns: list[pa.Array], *, webvid: bool) -> pa.Array | None:
         return pc.binary_join_element_wise(
             pc.binary_join_element_wise(page, video, "/"), pa.scalar("mp4"), "."
         )
-    texts = [_null_for(_text(values, _not_a_path), pa.array([""])) for values in columns]
+    texts = [_text(values, _not_a_path) for values in columns]
+    texts = [pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text) for text in texts]
     path = _first_of(texts, len(columns[0]))
     # Windows writes paths with backslashes
     return pc.replace_substring(path, "\\", "/") if _any(path, "\\") else path
@@ -356,7 +388,8 @@ def _decoded(values: pa.Array, fault: Callable[[Any], str]) -> pa.Array:
 
 def _null_for(values: pa.Array, unknown: pa.Array) -> pa.Array:
     """Replace the texts that people and programs write for an unknown value by null."""
-    return pc.if_else(pc.is_in(values, value_set=unknown), pa.scalar(None, values.type), values)
+    is_unknown = pc.is_in(pc.utf8_trim_whitespace(values), value_set=unknown)
+    return pc.if_else(is_unknown, pa.scalar(None, values.type), values)
 
 
 def _first_of(columns: list[pa.Array], length: int) -> pa.Array:
@@ -430,11 +463,13 @@ def _seconds(values: pa.Array) -> pa.Array:
 
 
 def _number(text: str) -> float:
-    """Parse "12.5", "0:00:12.5" or "30000/1001"; NaN for anything else."""
+    """Parse "12.5", "0:00:12.5" or "30000/1001"; NaN for anything else, such as "0:00:12:05" with frames."""
     try:
         if "/" in text:
             top, bottom = text.split("/")
             return float(top) / float(bottom)
+        if not _CLOCK.fullmatch(text.strip()):
+            return float(text) if "_" not in text else math.nan
         seconds = 0.0
         for part in text.split(":"):  # hours, minutes, seconds
             seconds = 60 * seconds + float(part)

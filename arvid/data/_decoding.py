@@ -24,6 +24,10 @@ MAX_PIXELS = 8192 * 4320
 """Largest frame, in pixels: cinema's 8K. Without a limit, a file of some kilobytes can ask for gigabytes of memory."""
 
 
+_LFS = b"version https://git-lfs.github.com/"
+"""How a text file begins that Git has in place of a large file."""
+
+
 class VideoError(UserError):
     """A video file that cannot be read. The message has the file, the reason and what to do."""
 
@@ -56,6 +60,8 @@ class Reader:
         self._stored = (0, 0)
         self._first_shown = (0, 0)
         self._first_time, self._last_time = float("inf"), float("-inf")
+        self._num_untimed = 0
+        """Frames before the first one with a time. mkv files have them if their times begin below 0."""
 
     def __enter__(self) -> Reader:
         self._open()
@@ -148,7 +154,8 @@ class Reader:
 
     def fps(self) -> float:
         """Mean frame rate of the frames decoded so far, from their timestamps if there are any."""
-        return self.rate(self.num_frames, self._last_time - self._first_time)
+        num_timed = self.num_frames - self._num_untimed
+        return self.rate(num_timed, self._last_time - self._first_time)
 
     def rate(self, num_frames: int, span: float) -> float:
         """Mean rate of `num_frames` frames, with `span` seconds from the first to the last.
@@ -225,6 +232,8 @@ class Reader:
         if frame.time is not None:
             self._first_time = min(self._first_time, frame.time)
             self._last_time = max(self._last_time, frame.time)
+        elif self._last_time < self._first_time:
+            self._num_untimed += 1
 
     def _stretched(self, width: int) -> int:
         return width if self._stretch == 1 else max(1, round(width * self._stretch))
@@ -260,6 +269,9 @@ def _open(path: Path) -> av.container.InputContainer:
     except PermissionError as error:
         raise VideoError(path, "reading is not permitted", "Change its permissions.") from error
     except av.error.FFmpegError as error:
+        if _first_bytes(path, len(_LFS)) == _LFS:
+            reason = "it is a pointer of Git LFS to the video"
+            raise VideoError(path, reason, "Fetch the video: git lfs pull.") from error
         if _lacks_index(path):
             reason = "the file is cut off, its index is missing (moov atom not found)"
             raise VideoError(path, reason) from error
@@ -268,6 +280,11 @@ def _open(path: Path) -> av.container.InputContainer:
 
 def _reason(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
+
+
+def _first_bytes(path: Path, num: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(num)
 
 
 def _lacks_index(path: Path) -> bool:

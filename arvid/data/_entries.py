@@ -184,9 +184,11 @@ class Entries(Sequence[Entry]):
         for block, _ in self.blocks(rows):
             yield from names_of(block).to_pylist()
 
-    def has(self, column: str) -> bool:
-        """Whether any row has a value in a column."""
-        return bool(self.table.column(column).null_count < len(self))
+    def has(self, column: str, rows: NDArray[Any] | None = None) -> bool:
+        """Whether any of some rows (N,) has a value in a column; of all rows by default."""
+        if rows is None or self.table.column(column).null_count in (0, len(self)):
+            return bool(self.table.column(column).null_count < len(self))
+        return bool(self.table.column(column).is_valid().to_numpy()[rows].any())
 
     def numbers(self, column: str) -> NDArray[Any]:
         """A numeric column (N,), NaN where unknown."""

@@ -128,7 +128,6 @@ class FileDataset(VideoDataset):
     ) -> None:
         self.options = options
         self.classes = classes
-        self.has_captions = entries.has("caption")
         fractions = entries.numbers("fraction")
         chosen = np.flatnonzero(_of_split(fractions, options.split, options.val_fraction))
         stated = entries.stated()
@@ -145,14 +144,16 @@ class FileDataset(VideoDataset):
         self._is_believed = len(looked_at) < len(chosen)
         usable = [] if self._is_believed else np.flatnonzero(is_usable).tolist()
         self._stamps, unusable = _file_stamps([files.entries[i] for i in usable])
-        is_usable &= np.array([entry.name not in unusable for entry in files.entries], bool)
-        self.broken = {**self.broken, **unusable}
+        # By path: two files of an absolute path can have one name.
+        is_usable &= np.array([entry.path not in unusable for entry in files.entries], bool)
+        self.broken |= {e.name: unusable[e.path] for e in files.entries if e.path in unusable}
         self._report_problems(where)
         bad = files.rows_of(~is_usable)
         readable = chosen[~np.isin(chosen, bad)] if len(bad) else chosen
         is_enough = is_long_enough(entries, readable, files, probes, options.clip)
         self.too_short = tuple(entries.names(readable[~is_enough]))
         self._videos = Videos(entries, readable[is_enough], probes)
+        self.has_captions = entries.has("caption", self._videos.rows)
         self._report_short(where)
         if not self._videos:
             num_listed = len(chosen) + len(missing)
@@ -368,16 +369,16 @@ def _locate(
 
 def _file_stamps(
     entries: Iterable[Entry],
-) -> tuple[dict[Path, tuple[int, int, int]], dict[str, str]]:
-    """Path -> size and times of a file, and name -> error for the others, such as folders without pictures."""
+) -> tuple[dict[Path, tuple[int, int, int]], dict[Path, str]]:
+    """Size and times of each file, and the errors of the others, such as folders without pictures."""
     stamps, broken = {}, {}
     for entry in entries:
         try:
             stamps[entry.path] = file_stamp(entry.path)
         except VideoError as error:
-            broken[entry.name] = error.reason
+            broken[entry.path] = error.reason
         except OSError as error:
-            broken[entry.name] = str(error.strerror or error)
+            broken[entry.path] = str(error.strerror or error)
     return stamps, broken
 
 

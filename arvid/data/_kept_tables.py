@@ -43,6 +43,13 @@ class TableFile:
     path: Path
     folder: str = ""
     """Prefix of its relative paths, with a trailing slash; "" is the root of the dataset."""
+    unpacked_from: Path | None = None
+    """The archive that it was made from."""
+
+    @property
+    def where(self) -> Path:
+        """The file that messages name."""
+        return self.unpacked_from or self.path
 
     def state(self) -> list[str | int]:
         """Path, size and times, which identify the content without reading it. Raises OSError if it is absent."""
@@ -92,11 +99,11 @@ def read_entries(
     else:
         table, summary, file = kept
     if not len(table):
-        raise UserError(f"The manifest {tables[0].path} lists no video.")
+        raise UserError(f"The manifest {tables[0].where} lists no video.")
     if summary.unread:
         logger.warning(
             "%s: these columns are not read: %s. Name those that you need (columns: {caption: ...}).",
-            tables[0].path,
+            tables[0].where,
             ", ".join(map(repr, summary.unread)),
         )
     return Entries(
@@ -116,8 +123,11 @@ class _Source:
         self, tables: Sequence[TableFile], columns: Mapping[str, str | None] | None
     ) -> None:
         meanings, self._labels = Meanings(columns), Labels()
-        self._where = str(tables[0].path)
-        self._readers = [TableReader(t.path, meanings, self._labels, t.folder) for t in tables]
+        self._where = str(tables[0].where)
+        self._readers = [
+            TableReader(t.path, meanings, self._labels, folder=t.folder, where=t.where)
+            for t in tables
+        ]
         self._digest = hashlib.sha256()
 
     def blocks(self) -> Iterator[pa.RecordBatch]:

@@ -23,7 +23,16 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from arvid.data._columns import FAULTS, NO_PATH, TEXT, BadRow, Labels, Meanings, standard_block
+from arvid.data._columns import (
+    FAULTS,
+    NO_PATH,
+    TEXT,
+    BadRow,
+    Labels,
+    Meanings,
+    no_path,
+    standard_block,
+)
 from arvid.data._names import is_utf8
 from arvid.errors import UserError
 
@@ -63,11 +72,20 @@ class TableReader:
         meanings: meaning of each column.
         labels: label numbers; tables of one dataset share them.
         folder: prefix of relative paths, with a trailing slash.
+        where: the file that messages about values name; the table itself by default.
 
     Raises UserError for a file name with another ending.
     """
 
-    def __init__(self, path: Path, meanings: Meanings, labels: Labels, folder: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        meanings: Meanings,
+        labels: Labels,
+        *,
+        folder: str = "",
+        where: Path | None = None,
+    ) -> None:
         readers = {
             ".csv": _csv_blocks,
             ".tsv": _csv_blocks,
@@ -84,6 +102,7 @@ class TableReader:
         self._meanings = meanings
         self._labels = labels
         self._folder = folder
+        self._where = where or path
 
     def blocks(self) -> Iterator[pa.RecordBatch]:
         """Yield blocks with the columns of SCHEMA. Raises UserError for an unreadable file, with the bad line."""
@@ -91,12 +110,18 @@ class TableReader:
             for block in _one_ahead(self._read(self.path, self._meanings)):
                 columns = self._meanings.by_meaning(block.names)
                 self._note_unread(block.names, columns)
+                if "path" not in columns:
+                    raise bad_line(self.path, block.line_of(0), no_path(block.names))
                 try:
                     yield standard_block(block.rows, columns, self._labels, self._folder)
                 except BadRow as error:
                     line = block.line_of(error.row)
-                    raise bad_line(self.path, line, error.reason) from error
-        except (OSError, UnicodeError, pa.ArrowException) as error:
+                    raise bad_line(self._where, line, error.reason) from error
+        except UnicodeError as error:
+            raise UserError(
+                f"The manifest {self.path} cannot be read: it is not UTF-8 ({error}). Save it as UTF-8."
+            ) from error
+        except (OSError, pa.ArrowException) as error:
             raise UserError(f"The manifest {self.path} cannot be read: {error}.") from error
 
     def _note_unread(self, names: Sequence[str], columns: Mapping[str, list[str]]) -> None:
@@ -232,7 +257,7 @@ def _column(values: list[Any], meaning: str) -> pa.Array:
 
 
 def _csv_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
-    header, delimiter = _csv_header(path)
+    header, delimiter = _csv_header(path, meanings)
     if [name.strip() for name in header] != header:
         yield from _csv_python_blocks(path, meanings, delimiter)
         return
@@ -242,9 +267,16 @@ def _csv_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
         for rows in _csv_arrow_batches(path, understood or header, delimiter):
             yield Block(rows, header, partial(_csv_line, path, delimiter, read))
             read += len(rows)
+        if _has_odd_quotes(path):  # Arrow takes an open quote for one value up to the end
+            _csv_line(path, delimiter, 0, sys.maxsize)
     except pa.ArrowInvalid:
         _csv_line(path, delimiter, 0, sys.maxsize)  # raises for the bad line
         raise
+
+
+def _has_odd_quotes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return sum(piece.count(b'"') for piece in iter(partial(file.read, _BLOCK), b"")) % 2 == 1
 
 
 def _csv_arrow_batches(path: Path, names: list[str], delimiter: str) -> Iterator[pa.RecordBatch]:
@@ -261,16 +293,26 @@ def _csv_arrow_batches(path: Path, names: list[str], delimiter: str) -> Iterator
     )
 
 
-def _csv_header(path: Path) -> tuple[list[str], str]:
-    """Names of the columns, spaces included, and the delimiter. Raises UserError for an empty file."""
+def _csv_header(path: Path, meanings: Meanings) -> tuple[list[str], str]:
+    """Names of the columns, spaces included, and the delimiter. Raises UserError for an empty file.
+
+    The delimiter is the first mark that makes one of the columns the path, else the first one in the line.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((line for line in file if line.strip()), "")
     if not first:
         raise UserError(f"The manifest {path} lists no video.")
+    if "\0" in first:
+        raise bad_line(path, 1, "it holds zero bytes, so it is no UTF-8 text. Save it as UTF-8")
     marks = "\t,;" if path.suffix.lower() == ".tsv" else ",\t;"
-    delimiter = next((mark for mark in marks if mark in first), ",")
+    there = [mark for mark in marks if mark in first] or [","]
+    csv.field_size_limit(_LIMIT)
+    headers = [(mark, next(csv.reader([first], delimiter=mark))) for mark in there]
+    with_path = (mark for mark, names in headers if "path" in meanings.by_meaning(names))
+    delimiter = next(with_path, there[0])
     line, header = next(_csv_python_rows(path, delimiter, strip=False))
-    if len({name.strip() for name in header}) < len(header):
+    named = [name.strip() for name in header if name.strip()]  # Excel writes columns without a name
+    if len(set(named)) < len(named):
         raise bad_line(path, line, "the name of a column is repeated")
     return header, delimiter
 
@@ -331,6 +373,8 @@ def _parquet_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
     with pa.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         understood = [n for names in meanings.by_meaning(names).values() for n in names]
+        if repeated := [name for name in understood if names.count(name) > 1]:
+            raise UserError(f"{path}: the column {repeated[0]!r} is repeated.")
         read = 0
         for rows in file.iter_batches(_ROWS, columns=understood or names):
             yield Block(rows, names, partial(int.__add__, read + 1))

@@ -8,6 +8,7 @@ The key is a hash of the archive's path, size and times. Deleting a folder is al
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,9 +21,13 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from arvid.data._columns import must_be_plain
 from arvid.data._kept_tables import TableFile
 from arvid.errors import UserError
 from arvid.files import cache_dir, sha256_json
+
+_NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""A name is too long, or one video's name is another one's folder."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFil
         raise UserError(
             f"{archive} cannot be unpacked into {cache_dir()}: {error}. Set ARVID_CACHE to another folder."
         ) from error
-    return TableFile(folder / "index.jsonl", f"{os.path.abspath(folder / archive.stem)}/")
+    prefix = f"{os.path.abspath(folder / archive.stem)}/"
+    return TableFile(folder / "index.jsonl", prefix, unpacked_from=archive)
 
 
 def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]) -> None:
@@ -65,15 +71,40 @@ def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]
     try:
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:
             for sample in read(archive):
-                path = temporary / archive.stem / _inside(archive, sample.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(sample.content)
-                row = {k: v for k, v in sample.row.items() if isinstance(v, (str, int, float))}
-                index.write(json.dumps({**row, "path": sample.name}) + "\n")
+                name = _write_video(temporary / archive.stem, archive, sample)
+                # A column that is not kept is null, so that reading names it as unread.
+                row = {k: v if _is_kept(k, v) else None for k, v in sample.row.items()}
+                index.write(json.dumps({**row, "path": name}, default=str) + "\n")
         temporary.chmod(0o755)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_video(folder: Path, archive: Path, sample: Sample) -> str:
+    """Write the video. Returns its path inside the folder: its name, or a hash if no file can have that name."""
+    name = _inside(archive, sample.name).as_posix()
+    try:
+        _write_file(folder / name, sample.content)
+    except OSError as error:
+        if error.errno not in _NO_FILE_NAME:
+            raise
+        short = f"{sha256_json(name)[:24]}{PurePosixPath(name).suffix}"
+        _write_file(folder / short, sample.content)
+        return short
+    return sample.name
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _is_kept(column: str, value: Any) -> bool:
+    """Whether a column is written. Lists and objects are kept only where reading them is an error."""
+    return isinstance(value, (str, int, float)) or (
+        isinstance(value, (list, dict)) and must_be_plain(column)
+    )
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:

@@ -15,13 +15,30 @@ from arvid.data._names import is_utf8
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2"),
+    *(".mp4", ".m4v", ".mp4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2", ".mj2", ".ismv", ".insv"),
     *(".avi", ".divx", ".mkv", ".mk3d", ".webm", ".ogv", ".ogg", ".ogm"),
-    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".asf", ".flv", ".rm", ".rmvb", ".mxf", ".dv", ".y4m", ".nut", ".ivf"),
-    *(".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".mjpg", ".gif", ".apng", ".webp"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".m2p", ".vob", ".mod", ".tod"),
+    *(".ts", ".mts", ".m2ts", ".m2t", ".tp", ".trp", ".wtv", ".dvr-ms"),
+    *(
+        ".wmv",
+        ".asf",
+        ".flv",
+        ".rm",
+        ".rmvb",
+        ".mxf",
+        ".dv",
+        ".dav",
+        ".amv",
+        ".y4m",
+        ".nut",
+        ".ivf",
+    ),
+    *(".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".obu", ".mjpeg", ".mjpg"),
+    *(".gif", ".apng", ".webp"),
 )
 """Endings of videos, in any case."""
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that operating systems and archivers add. They count as hidden, and are no classes."""
 NON_VIDEO_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml", ".toml"),
     *(".md", ".pdf", ".html", ".py", ".sh", ".log", ".srt", ".vtt", ".npy", ".npz", ".pt"),
@@ -64,7 +81,7 @@ class LeftOut:
     def add(self, content: Content, *, pictures_too: bool = True) -> None:
         """Count the files of a folder that are no videos."""
         for path in content.others:
-            self.reasons[f"{path.suffix.lower() or 'no ending'} (no video)"] += 1
+            self.reasons[_why_no_video(path)] += 1
         if content.misnamed:
             self.reasons["names that are not UTF-8 (rename them)"] += len(content.misnamed)
         if content.pictures and pictures_too:
@@ -78,6 +95,12 @@ class LeftOut:
             logger.warning("%s: left out by reason: %s", where, counts)
 
 
+def _why_no_video(path: Path) -> str:
+    if not path.suffix:
+        return "without an ending (rename videos, or list them in a manifest)"
+    return f"{path.suffix.lower()} (no video)"
+
+
 def look_into(folder: Path) -> Content:
     """Content of a folder. An unreadable folder counts as empty, with a warning."""
     content = Content(folder)
@@ -87,7 +110,7 @@ def look_into(folder: Path) -> Content:
         logger.warning("%s cannot be listed: %s", folder, error.strerror or error)
         return content
     for name in names:
-        if not name.startswith("."):
+        if not name.startswith(".") and name not in SYSTEM_FOLDERS:
             path = folder / name
             _list_for(content, path).append(path)
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,12 @@ def read_split_list(path: str | Path) -> list[str]:
     """The paths in a split list, without labels. Raises UserError if the list is unreadable or empty."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"The split list {path} cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The split list {path} is not UTF-8 ({error}). Save it as UTF-8."
+        ) from error
     paths = [re.sub(r"[\t ]+\d+$", "", line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UserError(f"The split list {path} is empty.")
@@ -146,11 +151,16 @@ def take_listed(entries: Entries, listed: Sequence[str]) -> tuple[Entries, list[
 
 def _listed_as(entry: Entry, wanted: Mapping[str, str], stems: Mapping[str, str]) -> str | None:
     """The key under which an entry is listed, or None."""
-    name = entry.name.casefold()
+    name = _plain(entry.name)
     if name in wanted:
         return name
     return stems.get(name) if os.path.isdir(entry.path) else None
 
 
 def _last_two(path: str) -> str:
-    return "/".join(path.replace("\\", "/").split("/")[-2:]).casefold()
+    return _plain("/".join(path.replace("\\", "/").split("/")[-2:]))
+
+
+def _plain(name: str) -> str:
+    """A name without case, and with accents in one form: macOS writes an accented letter as two characters."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
+from arvid.data._columns import Meanings
 from arvid.data._files import FileDataset, FileOptions
 from arvid.data._kept_tables import TableFile, read_entries
 from arvid.data._unpacked import Sample, unpack
@@ -18,6 +21,8 @@ from arvid.data.clips import ClipSpec
 from arvid.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+VIDEO_COLUMNS = ("video", "videos", "mp4", "webm", "avi", "mkv", "mov", "gif")
+"""Names of columns that contain videos: `video` of the datasets library, and the endings of WebDataset's files."""
 
 
 class HuggingFaceVideos(FileDataset):
@@ -58,15 +63,15 @@ def find_tables(root: Path, part: str = "") -> list[TableFile]:
     below = contents(root, LeftOut()) if os.path.isdir(root) else ()
     files = sorted(path for content in below for path in content.others)
     paths = [p for p in files if not part or _is_of_part(p.relative_to(root), part)]
-    metadata = [p for p in paths if p.name in METADATA]
-    tables = metadata or [p for p in paths if p.suffix == ".parquet"]
+    metadata = [p for p in paths if p.name.lower() in METADATA]
+    tables = metadata or [p for p in paths if p.suffix.lower() == ".parquet"]
     if not tables:
         of_part = f" of the part {part!r}" if part else ""
         raise UserError(
             f"{root}: there is no metadata.jsonl, metadata.csv or .parquet file{of_part}. For a folder with one "
             "folder per class use video_folder."
         )
-    inside = {p for p in tables if p.suffix == ".parquet" and _video_column(p)}
+    inside = {p for p in tables if p.suffix.lower() == ".parquet" and _video_column(p)}
     unpacked = dict(zip(sorted(inside), unpack(sorted(inside), read_parquet), strict=True))
     return [unpacked.get(p) or TableFile(p, _folder(p.parent, root)) for p in tables]
 
@@ -86,32 +91,61 @@ def _is_of_part(path: Path, part: str) -> bool:
 
 
 def _video_column(path: Path) -> str | None:
-    """The column that contains videos, as structs of bytes and a path. None if there is none."""
+    """The column that contains videos, as bytes or as structs of bytes and a path. None if there is none.
+
+    Others may contain pictures or sound. So a column with a video's name counts first, and if videos are listed by
+    their paths, no other does.
+    """
     try:
         schema = pa.parquet.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as a table: {error}.") from error
-    for field in schema:
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            return str(field.name)
-    return None
+    named = [field.name for field in schema if field.name.casefold() in VIDEO_COLUMNS]
+    found = [field.name for field in schema if _holds_structs(field)]
+    for name in named:
+        if name in found or _holds_bytes(schema.field(name)):
+            return str(name)
+    has_paths = "path" in Meanings().by_meaning(schema.names)
+    return str(found[0]) if found and not has_paths else None
+
+
+def _holds_structs(field: pa.Field) -> bool:
+    return bool(pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+
+
+def _holds_bytes(field: pa.Field) -> bool:
+    return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
 
 
 def read_parquet(path: Path) -> Iterator[Sample]:
     """The videos in a table. Raises UserError if the table is damaged."""
     column = _video_column(path)
     assert column is not None
-    number = 0
+    number, left_out = 0, LeftOut()
     try:
         with pa.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(16):
                 for row in batch.to_pylist():
                     video = row.pop(column)
+                    video = {"bytes": video} if isinstance(video, bytes) else video
                     if video is not None and video["bytes"] is not None:
+                        row = {name: _plain_value(value) for name, value in row.items()}
                         yield Sample(_name(number, video), video["bytes"], row)
+                    else:
+                        left_out.reasons["rows without a video"] += 1
                     number += 1
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as a table: {error}.") from error
+    left_out.report(path)
+
+
+def _plain_value(value: Any) -> Any:
+    """A value as JSON has it: text, or a number (of seconds, for a duration)."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _name(number: int, video: dict[str, Any]) -> str:

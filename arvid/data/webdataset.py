@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arvid.data._files import FileDataset, FileOptions
+from arvid.data._files import FileDataset, FileOptions, named
 from arvid.data._kept_tables import read_entries
+from arvid.data._names import is_utf8
 from arvid.data._unpacked import Sample, unpack
-from arvid.data._walk import SUFFIXES
+from arvid.data._walk import SUFFIXES, LeftOut
 from arvid.data.clips import ClipSpec
 from arvid.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+"""Endings of the archives in a folder, in any case."""
+TEXTS = {".json": "", ".txt": "caption", ".cls": "label"}
+"""Endings of a sample's text files, and the column that each holds; a .json file holds several."""
+
+Members = dict[str, tarfile.TarInfo]
+"""Ending -> file of a sample."""
 
 
 class WebDataset(FileDataset):
@@ -24,7 +37,8 @@ class WebDataset(FileDataset):
 
     A sample is the files of an archive with the same name up to the first dot: KEY.mp4 (or another video), and
     optionally KEY.txt with the caption, KEY.cls with the class, and KEY.json with the columns of a manifest (see
-    `arvid.data.manifest.VideoManifest`). Archives are unpacked once into the cache folder, which needs their size again
+    `arvid.data.manifest.VideoManifest`). Its files may lie apart, and be links to others. The log counts what is left
+    out. Archives are unpacked once into the cache folder, which needs their size again
     (ARVID_CACHE sets another folder).
 
     Args:
@@ -51,13 +65,26 @@ class WebDataset(FileDataset):
 
 
 def find_archives(pattern: str) -> list[Path]:
-    """The archives of a path or pattern, sorted by name. Raises UserError if there is none."""
+    """The archives of a path or pattern, sorted by name. Raises UserError if there is none.
+
+    The log names those that are missing.
+    """
     if os.path.isdir(pattern):
-        pattern = f"{glob.escape(pattern)}/*.tar"
-    found = [Path(p) for part in expand_braces(pattern) for p in sorted(glob.glob(part))]
+        found = [path for path in sorted(Path(pattern).iterdir()) if _is_archive(path.name)]
+    else:
+        by_part = {part: sorted(glob.glob(part)) for part in expand_braces(pattern)}
+        found = [Path(path) for paths in by_part.values() for path in paths]
+        if missing := [part for part, paths in by_part.items() if not paths and found]:
+            logger.warning(
+                "%s: %d archives do not exist: %s", pattern, len(missing), named(missing)
+            )
     if not found:
         raise UserError(f"{pattern}: there is no tar archive. Give one, a folder or a pattern.")
     return found
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -72,47 +99,73 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def read_archive(path: Path) -> Iterator[Sample]:
-    """The samples of an archive. The files of a sample must be adjacent. Raises UserError if it is damaged."""
-    key = ""
-    files: dict[str, bytes] = {}
+    """The samples of an archive, by the first file of each. The log counts what is left out.
+
+    Raises UserError if the archive is damaged.
+    """
+    left_out = LeftOut()
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, name = os.path.split(member.name)
-                stem, _, ending = name.partition(".")
-                if os.path.join(folder, stem) != key:
-                    yield from _sample(path, key, files)
-                    key, files = os.path.join(folder, stem), {}
-                files[f".{ending.lower()}"] = _content(archive, member)
-        yield from _sample(path, key, files)
-    except (tarfile.TarError, EOFError) as error:
+            for key, members in _by_key(archive, left_out).items():
+                yield from _sample(path, archive, key, members, left_out)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is no tar archive, or truncated: {error}.") from error
+    left_out.report(path)
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return b"" if file is None else file.read()
+def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
+    """The files of each sample by their endings."""
+    found: dict[str, Members] = {}
+    for member in archive:
+        folder, name = os.path.split(member.name)
+        if not (member.isfile() or member.islnk() or member.issym()) or name.startswith("."):
+            continue
+        if not is_utf8(member.name):
+            left_out.reasons["names that are not UTF-8 (rename them)"] += 1
+            continue
+        stem, _, ending = name.partition(".")
+        members = found.setdefault(os.path.join(folder, stem), {})
+        if f".{ending.lower()}" in members:
+            left_out.reasons["files of a name that an earlier one has"] += 1
+        else:
+            members[f".{ending.lower()}"] = member
+    return found
 
 
-def _sample(path: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample]:
-    """Yield a sample; nothing if its files hold no video."""
-    endings = [ending for ending in files if ending.endswith(SUFFIXES)]
-    if not endings:
-        return
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """The content of a file; None for a link whose target is not in the archive."""
     try:
-        row: dict[str, Any] = json.loads(files.get(".json", b"{}"))
-        texts = {
-            name: files[f".{name}"].decode("utf-8").strip()
-            for name in ("txt", "cls")
-            if f".{name}" in files
-        }
+        file = archive.extractfile(member)
+    except KeyError:
+        return None
+    return None if file is None else file.read()
+
+
+def _sample(
+    path: Path, archive: tarfile.TarFile, key: str, members: Members, left_out: LeftOut
+) -> Iterator[Sample]:
+    """Yield a sample; nothing if its files hold no video."""
+    endings = [ending for ending in members if ending.endswith(SUFFIXES)]
+    if not endings:
+        left_out.reasons["samples without a video"] += 1
+        return
+    left_out.reasons["videos of a sample that has one already"] += len(endings) - 1
+    content = _content(archive, members[endings[0]])
+    if content is None:
+        left_out.reasons["links that lead out of the archive"] += 1
+        return
+    row = _row(path, key, {e: _content(archive, members[e]) for e in TEXTS if e in members})
+    suffix = endings[0].rpartition(".")[2]
+    yield Sample(f"{key}.{suffix}", content, row)
+
+
+def _row(path: Path, key: str, files: dict[str, bytes | None]) -> dict[str, Any]:
+    """A sample's columns of a manifest, from its text files. Raises UserError if one is unreadable."""
+    try:
+        row: dict[str, Any] = json.loads(files.pop(".json", None) or b"{}")
+        texts = {name: (text or b"").decode("utf-8").strip() for name, text in files.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the text files of {key} cannot be read: {error}.") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}: {key}.json is not a JSON object.")
-    named = {"txt": "caption", "cls": "label"}
-    row |= {named[name]: text for name, text in texts.items()}
-    suffix = endings[0].rpartition(".")[2]
-    yield Sample(f"{key}.{suffix}", files[endings[0]], row)
+    return row | {TEXTS[ending]: text for ending, text in texts.items()}

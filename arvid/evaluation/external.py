@@ -75,7 +75,10 @@ class VideosRow(Row):
         self.batches = protocol.in_batches([[next(ordered) for _ in fold] for fold in folds])
         super().__init__(name, {}, {"videos": described})
         files = dict.fromkeys(path for path, _ in taken)
-        self._files = [[p.relative_to(folder).as_posix(), *_stamp(p)] for p in files]
+        self._files = [
+            [path.relative_to(folder).as_posix(), *_stamp(path), probes[path].content]
+            for path in files
+        ]
 
     def generate(self, clips: Sequence[Clip], protocol: Protocol, batch: int) -> Videos:
         with ThreadPoolExecutor() as pool:

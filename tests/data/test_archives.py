@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import tarfile
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +109,85 @@ def test_bad_archives_are_told(tmp_path: Path, contents: dict[int, bytes], own_c
     assert not list((own_cache / "unpacked").glob(".unpacking-*"))
 
 
+def seen(dataset: WebDataset) -> list[tuple[str, str, float]]:
+    return [(c.name, c.caption, shade(c.video)) for c in dataset]
+
+
+def test_files_of_a_sample_may_lie_apart(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    """Earlier, captions that did not follow their video were lost without a word."""
+    files = {"a.txt": "A", "b.mp4": contents[40], "a.mp4": contents[120], "b.txt": "B"}
+    write_tar(tmp_path / "x.tar", files)
+    assert seen(WebDataset(str(tmp_path), CLIP)) == [("x/a.mp4", "A", 120), ("x/b.mp4", "B", 40)]
+
+
+def test_what_archives_leave_out_is_counted(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {
+        "v.1.mp4": contents[40],
+        "v.2.mp4": contents[120],
+        "._v.mp4": b"macOS writes these",
+        "b\udcff.mp4": contents[40],
+        "alone.txt": "x",
+    }
+    write_tar(tmp_path / "x.tar", files)
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("v.1.mp4"), io.BytesIO())
+    assert seen(WebDataset(str(tmp_path), CLIP)) == [("x/v.mp4", "", 40)]
+    assert (
+        "x.tar: left out by reason: 1 files of a name that an earlier one has, "
+        "1 names that are not UTF-8 (rename them), 1 samples without a video, "
+        "1 videos of a sample that has one already"
+    ) in caplog.text
+
+
+def test_links_in_archives(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """tar stores the second name of a file as a hard link."""
+    write_tar(tmp_path / "x.tar", {"a.mp4": contents[40]})
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        for name, kind, target in (
+            ("hard.mp4", tarfile.LNKTYPE, "a.mp4"),
+            ("soft.mp4", tarfile.SYMTYPE, "a.mp4"),
+            ("out.mp4", tarfile.SYMTYPE, "/etc/passwd"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    found = seen(WebDataset(str(tmp_path), CLIP))
+    assert found == [(f"x/{name}.mp4", "", 40) for name in ("a", "hard", "soft")]
+    assert "1 links that lead out of the archive" in caplog.text
+
+
+def test_names_that_no_file_can_have(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    """A prompt as a name is too long; one video lies in a folder named like another one."""
+    names = ["p" * 300 + ".mp4", "a.mp4", "a.mp4/b.mp4"]
+    write_tar(tmp_path / "x.tar", {**dict.fromkeys(names, contents[40]), f"{'p' * 300}.txt": "hi"})
+    found = seen(WebDataset(str(tmp_path), CLIP))
+    assert [(caption, level) for _, caption, level in found] == [("hi", 40), ("", 40), ("", 40)]
+    assert found[1][0] == "x/a.mp4"
+
+
+def test_lists_as_captions_are_told(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    row = {"caption": ["x", "y"], "meta": {"x": 1}}
+    write_tar(tmp_path / "x.tar", {"a.mp4": contents[40], "a.json": json.dumps(row)})
+    with pytest.raises(UserError, match=r"x\.tar, line 1: caption must be text, got \['x', 'y'\]"):
+        WebDataset(str(tmp_path), CLIP)
+
+
+def test_archives_of_a_folder_and_of_a_pattern(
+    shards: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    with tarfile.open(shards / "z.TAR.GZ", "w:gz") as archive:
+        info = tarfile.TarInfo("k.mp4")
+        info.size = len(contents[40])
+        archive.addfile(info, io.BytesIO(contents[40]))
+    assert len(WebDataset(str(shards), CLIP)) == 4
+    assert len(WebDataset(f"{shards}/shard-{{00..03}}.tar", CLIP)) == 3
+    assert f"2 archives do not exist: {shards}/shard-02.tar, {shards}/shard-03.tar" in caplog.text
+
+
 @pytest.fixture
 def hub(tmp_path: Path, contents: dict[int, bytes]) -> Path:
     """A folder with a metadata file for each of two splits."""
@@ -147,6 +229,46 @@ def test_tables_with_videos_inside(tmp_path: Path, contents: dict[int, bytes]) -
     assert [(c.caption, shade(c.video)) for c in dataset] == [("for test", 120), ("for train", 40)]
     assert dataset[0].name == "test-00000-of-00001/00000000-a.mp4"
     assert [c.caption for c in HuggingFaceVideos(tmp_path, CLIP, part="train")] == ["for train"]
+
+
+def write_table(folder: Path, **columns: Any) -> Path:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.table(columns), folder / "data" / "train.PARQUET")
+    return folder
+
+
+def test_the_column_of_videos_among_others(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures or sound in an earlier column were taken for the videos."""
+    picture, video = ([{"bytes": data, "path": None}] for data in (b"x", contents[40]))
+    for number, (name, values) in enumerate((("mp4", video), ("video", [contents[40]]))):
+        root = write_table(tmp_path / str(number), image=picture, **{name: values}, json=[{"x": 1}])
+        assert [shade(c.video) for c in HuggingFaceVideos(root, CLIP)] == [40]
+        assert "these columns are not read: 'image', 'json'" in caplog.text
+        caplog.clear()
+    root = write_table(tmp_path / "listed", audio=picture, video=["x.mp4"])
+    (root / "data" / "x.mp4").write_bytes(contents[120])
+    assert [(c.name, shade(c.video)) for c in HuggingFaceVideos(root, CLIP)] == [
+        ("data/x.mp4", 120)
+    ]
+
+
+def test_values_beside_videos(
+    tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier, those that JSON has no type for were lost without a word."""
+    root = write_table(
+        tmp_path,
+        video=[contents[40], None],
+        label=[Decimal("2"), None],
+        caption=[b"a dog", None],
+        start=[datetime.timedelta(seconds=0.25), None],
+    )
+    (clip,) = HuggingFaceVideos(root, CLIP)
+    assert (clip.caption, clip.label) == ("a dog", 2)
+    assert "@0.25-" in clip.name
+    assert "left out by reason: 1 rows without a video" in caplog.text
 
 
 def test_they_have_names_of_their_own() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,24 @@ def test_split_lists(root: Path, tmp_path: Path, lines: str) -> None:
     (tmp_path / "list.txt").write_bytes(lines.encode())
     dataset = VideoFolder(root, CLIP, split_list=tmp_path / "list.txt", strict=True)
     assert [(c.label, c.caption) for c in dataset] == [(1, "handstand pushups"), (2, "yo yo")]
+
+
+def test_accents_of_split_lists(tmp_path: Path) -> None:
+    """macOS writes an accented letter as two characters."""
+    names = [unicodedata.normalize(form, f"Café/{form}é.mp4") for form in ("NFC", "NFD")]
+    for name in names:
+        write_video(tmp_path / "root" / name, np.zeros((12, 16, 16, 3), np.uint8), 8)
+    other = [
+        unicodedata.normalize(form, name) for form, name in zip(("NFD", "NFC"), names, strict=True)
+    ]
+    (tmp_path / "list.txt").write_text("\n".join(other), encoding="utf-8")
+    dataset = VideoFolder(
+        tmp_path / "root", ClipSpec(num_frames=2), split_list=tmp_path / "list.txt", strict=True
+    )
+    assert len(dataset) == 2
+    (tmp_path / "list.txt").write_text("A/x.mp4", encoding="utf-16")
+    with pytest.raises(UserError, match="Save it as UTF-8"):
+        read_split_list(tmp_path / "list.txt")
 
 
 def test_split_list_problems(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

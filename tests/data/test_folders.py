@@ -17,8 +17,9 @@ from arvid.contracts import UserError
 from arvid.data._walk import LeftOut, walk
 from arvid.data.clips import ClipSpec
 from arvid.data.folder import VideoFolder
+from arvid.data.manifest import VideoManifest
 from arvid.data.pictures import has_alpha, probe_pictures, read_pictures
-from arvid.data.video import VideoError, write_video
+from arvid.data.video import VideoError, read_video, write_video
 from arvid.evaluation.real_clips import videos_in
 
 CLIP = ClipSpec(num_frames=4, size=16, window="start")
@@ -34,6 +35,9 @@ MUXERS = {
     ".m2ts": ("mpegts", "libx264"),
     ".vob": ("vob", "mpeg2video"),
     ".mxf": ("mxf", "mpeg2video"),
+    ".mod": ("vob", "mpeg2video"),
+    ".insv": ("mp4", "libx264"),
+    ".obu": ("obu", "libsvtav1"),
     ".gif": ("gif", "gif"),
 }
 
@@ -258,6 +262,36 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "Walk" / "._a.mp4").touch()
     assert len(VideoFolder(tmp_path, CLIP, strict=True)) == 1
     assert walk(tmp_path, LeftOut()) == [tmp_path / "Walk" / "a.mp4"]
+
+
+def test_folders_of_systems_are_no_classes(tmp_path: Path) -> None:
+    """A zip file of a Mac has __MACOSX beside the classes. As a class it would move their labels."""
+    for name in ("a", "b", "__MACOSX/a", "@eaDir", "lost+found"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("a/x.mp4", "b/x.mp4", "@eaDir/x.mp4"):
+        encode(tmp_path / name, "mp4", "libx264")
+    dataset = VideoFolder(tmp_path, CLIP)
+    assert dataset.classes == ("a", "b")
+    assert [clip.label for clip in dataset] == [0, 1]
+
+
+def test_a_file_without_an_ending_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encode(tmp_path / "a" / "x.mp4", "mp4", "libx264")
+    shutil.copy(tmp_path / "a" / "x.mp4", tmp_path / "a" / "y")
+    assert len(VideoFolder(tmp_path, CLIP)) == 1
+    assert "1 without an ending (rename videos, or list them in a manifest)" in caplog.text
+    (tmp_path / "m.csv").write_text("path\na/y\n")
+    assert len(VideoManifest(tmp_path / "m.csv", CLIP)) == 1
+
+
+def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+    """A dataset of the hub that was cloned without Git LFS."""
+    path = tmp_path / "x.mp4"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(
+        VideoError, match=r"a pointer of Git LFS to the video. Fetch.* git lfs pull"
+    ):
+        read_video(path)
 
 
 def test_a_folder_of_pictures_alone_is_one_video_and_no_set(tmp_path: Path) -> None:

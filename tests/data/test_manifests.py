@@ -125,10 +125,23 @@ def test_columns_that_are_not_understood_are_named(
     assert "columns are not read: 'score'." in caplog.text
 
 
-@pytest.mark.parametrize("nothing", ["", "nan", "NaN", "null", "None", "<NA>"])
+@pytest.mark.parametrize(
+    "nothing", ["", "nan", "NaN", "null", "None", "<NA>", "N/A", "NA", "#N/A", '"  "', '"\n"']
+)
 def test_captions_that_are_none(videos: Path, nothing: str) -> None:
     dataset = VideoManifest(write(videos, f"path,text\nclips/a.mp4,{nothing}\n"), CLIP)
     assert (dataset[0].caption, dataset.has_captions) == ("", False)
+
+
+def test_captions_of_the_other_split_alone_are_none(videos: Path) -> None:
+    """Text is a condition of the training videos; captions of others do not help."""
+    fractions = {name: split_fraction(f"clips/{name}.mp4") for name in "ac"}
+    low, high = sorted(fractions, key=lambda name: fractions[name])
+    path = write(videos, f"path,caption\nclips/{low}.mp4,x\nclips/{high}.mp4,\n")
+    between = sum(fractions.values()) / 2
+    for split, meant in (("val", True), ("train", False)):
+        dataset = VideoManifest(path, CLIP, split=split, val_fraction=between)
+        assert dataset.has_captions == meant
 
 
 def test_null_and_nan_of_json(videos: Path) -> None:

@@ -215,3 +215,93 @@ def test_parts_of_a_file_whose_rate_varies(shared: Path, tmp_path: Path, short: 
     dataset = VideoManifest(path, clip)
     assert [dataset.clip_name(i) for i in range(len(dataset))] == meant
     assert 20 < len(meant) < 201
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path,caption\na.mp4,a dog\n", "utf-16"),
+        ("path,caption\na.mp4,a dog\n", "utf-16-le"),
+        ("path,caption\na.mp4,é\n", "cp1252"),
+        ("path,caption\n" + "c.mp4,x\n" * 3000 + "a.mp4,é\n", "latin-1"),
+    ],
+)
+def test_other_encodings_are_told(videos: Path, text: str, encoding: str) -> None:
+    (videos / "m.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match="Save it as UTF-8"):
+        read_manifest(videos / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sep=;\npath;caption\na.mp4;x\n", "The table has 'sep=', ''"),
+        ("path|caption\na.mp4|x\n", r"The table has 'path\|caption'"),
+        ("a.mp4,x\nc.mp4,y\n", r"The table has 'a\.mp4', 'x'\. Rename"),
+        ("caption,score\nx,1\n", "The table has 'caption', 'score'"),
+    ],
+)
+def test_columns_without_a_path_are_named(videos: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"line 2: there is no path.*{said}"):
+        read_manifest(write(videos, text))
+
+
+def test_the_delimiter_gives_a_path(videos: Path) -> None:
+    path = write(videos, "path;text;what, else;label\na.mp4;hi, you;x;1\n")
+    assert [(e.name, e.caption, e.label) for e in read_manifest(path)] == [("a.mp4", "hi, you", 1)]
+
+
+def test_columns_without_a_name(videos: Path) -> None:
+    """Excel writes the empty columns of a sheet."""
+    assert [e.caption for e in read_manifest(write(videos, "path,text,,\na.mp4,x,,\n"))] == ["x"]
+    assert [e.caption for e in read_manifest(write(videos, "path, text,,\na.mp4, x,,\n"))] == ["x"]
+
+
+def test_an_open_quote_swallows_no_rows(videos: Path) -> None:
+    with pytest.raises(UserError, match="line 3: this is not CSV"):
+        read_manifest(write(videos, 'path,caption\na.mp4,"abc\nc.mp4,d\n'))
+    inches = write(videos, 'path,caption\na.mp4,a 5" knife\nc.mp4,"d"\n')
+    assert [e.caption for e in read_manifest(inches)] == ['a 5" knife', "d"]
+
+
+def test_a_repeated_column_of_a_parquet_file(videos: Path) -> None:
+    values = [pa.array(PATHS), pa.array(["x", "y"]), pa.array(["z", "z"])]
+    table = videos / "m.parquet"
+    pa.parquet.write_table(pa.table(values, names=["path", "text", "text"]), table)
+    with pytest.raises(UserError, match="the column 'text' is repeated"):
+        read_manifest(table)
+    pa.parquet.write_table(pa.table(values, names=["path", "x", "x"]), table)
+    assert len(read_manifest(table)) == 2
+
+
+@pytest.mark.parametrize("start", ["00:00:01:12", "1_0", "1:-2", "0:0:1,5", "1:2:3:4"])
+def test_times_of_other_forms_are_refused(videos: Path, start: str) -> None:
+    """A time code counts frames after the seconds; earlier it became minutes."""
+    with pytest.raises(UserError, match="line 2: start must be a number"):
+        read_manifest(write(videos, f'path,start\na.mp4,"{start}"\n'))
+
+
+@pytest.mark.parametrize("text", ["0:01.5", "00:00:01.5", " 1.5 ", "0:1.5", "15e-1"])
+def test_times_of_known_forms(videos: Path, text: str) -> None:
+    entries = read_manifest(write(videos, f'path,start\na.mp4,"{text}"\nc.mp4,0:00:00\n'))
+    assert [entry.start for entry in entries] == [1.5, 0]
+
+
+def test_the_first_column_of_labels_counts(videos: Path) -> None:
+    """Class names beside class numbers were an error."""
+    numbers = write(videos, "path,class_name,label\na.mp4,run,3\nc.mp4,walk,1\n")
+    assert [entry.label for entry in read_manifest(numbers)] == [3, 1]
+    names = write(videos, "path,label,class\na.mp4,run,-1\nc.mp4,,box\n")
+    assert [entry.label for entry in read_manifest(names)] == [1, 0]
+
+
+def test_one_of_two_files_of_one_name_is_unusable(videos: Path, tmp_path: Path) -> None:
+    """The name of an absolute path is its last two parts."""
+    good, bad = tmp_path / "p" / "clips" / "x.mp4", tmp_path / "q" / "clips" / "x.mp4"
+    good.parent.mkdir(parents=True)
+    shutil.copy(videos / "a.mp4", good)
+    bad.mkdir(parents=True)
+    rows = "".join(f"{path},8,40\n" for path in (good, bad))
+    dataset = VideoManifest(write(tmp_path, f"path,fps,num_frames\n{rows}"), CLIP)
+    assert [clip.name for clip in dataset] == ["clips/x.mp4"]
+    assert dataset.broken == {"clips/x.mp4": "it is a folder without pictures"}

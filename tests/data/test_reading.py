@@ -300,6 +300,25 @@ def test_frames_of_a_varying_rate_are_the_nearest(tmp_path: Path, suffix: str, l
     np.testing.assert_array_equal(read_frames(path, [60, 61], probe=probe), frames[60:62])
 
 
+def test_frames_before_time_zero(tmp_path: Path) -> None:
+    """ffmpeg gives no time to frames of an mkv file that lie before 0. They do not count for the rate."""
+    options = {"x264-params": X264 + ":bframes=0"}
+    source = encode(tmp_path / "a.mkv", num=80, options=options)
+    path = tmp_path / "b.mkv"
+    with (
+        av.open(str(source)) as given,
+        av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as target,
+    ):
+        stream = target.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.pts is not None:
+                packet.pts = packet.dts = packet.pts - 2000
+                packet.stream = stream
+                target.mux(packet)
+    probe = probe_video(path)
+    assert (probe.num_frames, probe.fps) == (80, 25)
+
+
 def test_the_ends_of_a_varying_rate() -> None:
     times = np.array([two_rates(i) for i in range(80)]) / 100
     fps = 79 / times[-1]

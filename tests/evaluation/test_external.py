@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,26 @@ def test_the_real_clips_themselves_have_distance_zero(
     assert (record.row, record.setting, record.metrics[0].count) == ("reference", {}, 4)
     assert record.options == {"videos": "4 of 9 frames, 32x32"}
     assert record.protocol["data"] == real.fingerprint()[:16]
+
+
+def test_other_videos_of_equal_size_and_time_are_scored_anew(
+    real: FileDataset, tmp_path: Path
+) -> None:
+    """Tools such as rsync keep the time of a file. The finished record of the old videos must not be used."""
+    folder = write(tmp_path / "v")
+    path, other = folder / "000.mp4", folder / "001.mp4"
+    before = path.stat()
+    size = max(before.st_size, other.stat().st_size)
+
+    def identity_with(content: bytes) -> dict[str, Any]:
+        path.write_bytes(content.ljust(size, b"\0"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return VideosRow(folder, "theirs", protocol=GENERATION, dataset=real).identity()
+
+    mine, theirs = path.read_bytes(), other.read_bytes()
+    first = identity_with(mine)
+    assert identity_with(theirs) != first
+    assert identity_with(mine) == first
 
 
 def test_predictions_are_matched_by_name(real: FileDataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arvid.errors import UserError
-from arvid.files import fitting_name
+from arvid.files import can_be_name, fitting_name
 from arvid.suites.prompts import read_json, read_rewritten
 from arvid.suites.vbench.relatives import Relative
 from arvid.suites.vbench.suite import check_dimensions
@@ -68,7 +68,7 @@ def _entry(entry: Any, where: str, relative: Relative) -> Entry:
             f"{where}: not an entry of {relative.rules.title} ({error!r} is missing or wrong)."
         ) from error
     for name in (text, image):
-        if name is not None and (not isinstance(name, str) or not name or "/" in name):
+        if name is not None and not (isinstance(name, str) and can_be_name(name)):
             raise UserError(f"{where}: {name!r} cannot be the name of a file.")
     # VBench-I2V's list also has temporal flickering, which it does not score
     known = tuple(name for name in dimensions if name in relative.rules.dimensions)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from arvid.errors import UserError
-from arvid.files import fitting_name
+from arvid.files import can_be_name, fitting_name
 from arvid.suites.prompts import read_json, read_rewritten, read_text
 from arvid.suites.vbench.aggregate import DIMENSIONS
 
@@ -146,7 +146,7 @@ def _prompt(entry: Any, where: str) -> Prompt:
         raise UserError(
             f"{where}: not an entry of VBench's list ({error!r} is missing or wrong)."
         ) from error
-    if not isinstance(text, str) or not text or "/" in text:
+    if not isinstance(text, str) or not can_be_name(text):
         raise UserError(f"{where}: {text!r} cannot be the name of a video.")
     check_dimensions(dimensions)
     return Prompt(text=text, dimensions=dimensions, style=style)

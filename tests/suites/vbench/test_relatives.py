@@ -219,6 +219,10 @@ def test_the_nearest_ratio_is_chosen(repository: Path) -> None:
             [{"prompt_en": "a/b", "dimension": [], "image_name": "a"}],
             "cannot be the name of a file",
         ),
+        (
+            [{"prompt_en": "a\ud83d", "dimension": [], "image_name": "a"}],
+            "cannot be the name of a file",
+        ),
         ([{"prompt_en": "a", "dimension": ["color"], "image_name": "a"}], "none of .* VBench-I2V"),
     ],
 )

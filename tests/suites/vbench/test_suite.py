@@ -116,6 +116,8 @@ def test_wrong_rewritings_are_refused(
         ("{}", "not VBench_full_info.json"),
         ('[{"prompt_en": "x"}]', "entry 0: .*'dimension'"),
         ('[{"prompt_en": "a/b", "dimension": ["scene"]}]', "cannot be the name"),
+        ('[{"prompt_en": "a\\u0000", "dimension": ["scene"]}]', "cannot be the name"),
+        ('[{"prompt_en": "a\\ud83d", "dimension": ["scene"]}]', "cannot be the name"),
         ('[{"prompt_en": "x", "dimension": ["sharpness"]}]', "no dimension 'sharpness'"),
         ('[{"prompt_en": "x", "dimension": ["appearance_style"]}]', "auxiliary_info"),
     ],
