@@ -32,5 +32,9 @@ def losses_by_frame(
         for values in (losses * weights, weights)
     )
     means = torch.where(counts > 0, sums / counts.clamp_min(1e-9), losses.mean())
-    # Clones, since inductor fails to make views of an output again if lengths are symbolic.
-    return {f"frame_{i}": mean.clone() for i, mean in enumerate(means)}
+    return {f"frame_{i}": without_view(mean) for i, mean in enumerate(means)}
+
+
+def without_view(value: Tensor) -> Tensor:
+    """A copy in compiled code, else `value`: inductor fails on results that are views where a length is symbolic."""
+    return value.clone() if torch.compiler.is_compiling() else value

@@ -31,6 +31,7 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.nn.attention import NormPlacement, set_stochastic_depth
+from arvid.nn.by_frame import without_view
 from arvid.nn.conditioner import ContextEmbedder, warn_once
 from arvid.nn.draws import draw, draw_once
 from arvid.nn.frame_conditions import FrameEmbedder
@@ -216,12 +217,12 @@ class NOVA(Paradigm):
         )
         losses = self.head.loss(hidden[0], read_tokens(patches, masked))
         per_frame = losses.unflatten(0, (batch, num_frames)).mean((0, 2))  # (T,)
-        image = per_frame[:1].mean()  # no view: see `losses_by_frame`
+        image = without_view(per_frame[0])
         if num_frames == 1:
             return {"loss": image, "image": image, "per_token": image.detach()}
         video = per_frame[1:].mean()
         mean = per_frame.mean().detach()
-        by_frame = {f"frame_{i}": loss.clone() for i, loss in enumerate(per_frame.detach())}
+        by_frame = {f"frame_{i}": without_view(loss) for i, loss in enumerate(per_frame.detach())}
         return {
             "loss": image + video,
             "image": image,
