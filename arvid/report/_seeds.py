@@ -73,18 +73,30 @@ def _seeds(row: Row) -> tuple[Any, ...]:
 def _method(row: Row, rows: Sequence[Row]) -> str | None:
     """Key of a row's method (everything but the seed), as JSON; None for rows without a seed.
 
-    Options that only newer rows of the method have count as their defaults.
+    Options that only newer rows of the method have count as their defaults. Options that depend on the protocol (the
+    overlap of windows of longer clips) are compared when the records of a protocol are merged.
     """
     if row.is_reference or any(not seeds_of(r.setting) for r in row.records):
         return None
     if len({json.dumps(seeds_of(r.setting)) for r in row.records}) > 1:
         return None
-    alike = [r for other in rows for r in other.records if r.factors == row.factors]
-    settings, options = union_of(r.setting for r in alike), union_of(r.options for r in alike)
+    alike = [other for other in rows if other.records[0].factors == row.records[0].factors]
+    records = [record for other in alike for record in other.records]
+    settings, options = union_of(r.setting for r in records), union_of(r.options for r in records)
+
+    def options_of(record: ResultRecord) -> dict[str, Any]:
+        return with_defaults(record.options, options, paradigm=record.factors.get("paradigm"))
+
+    of_protocols = {
+        key
+        for other in alike
+        for key in options
+        if len({json.dumps(options_of(record).get(key)) for record in other.records}) > 1
+    }
     found = [
         (
             r.factors,
-            with_defaults(r.options, options, paradigm=r.factors.get("paradigm")),
+            {key: value for key, value in options_of(r).items() if key not in of_protocols},
             without_seeds(with_defaults(r.setting, settings)),
         )
         for r in row.records
@@ -124,6 +136,13 @@ def _mean_record(records: Sequence[ResultRecord]) -> ResultRecord:
         raise UserError(
             f"The seeds of {first.name} were scored under {first.protocol_name} with different metrics or feature "
             "networks. Evaluate them again."
+        )
+    every = union_of(record.options for record in records)
+    options = [with_defaults(r.options, every, paradigm=r.factors.get("paradigm")) for r in records]
+    if any(found != options[0] for found in options):
+        raise UserError(
+            f"The seeds of {first.name} were scored under {first.protocol_name} with different options. Evaluate them "
+            "again with equal ones, or compare them one by one."
         )
     setting = _setting([record.setting for record in records])
     error = next((record.error for record in records if record.error), None)

@@ -122,6 +122,22 @@ def test_a_seed_from_before_an_option_has_its_default(seed: Save) -> None:
         Comparison.from_runs([old, seed("nova", 2, options={"size.head_dim": "128"})])
 
 
+def sampled_otherwise(run: Path, overlap: int) -> Path:
+    """The run, whose second protocol was sampled with an option of its own."""
+    path = run / "evaluation/sprites-fp.json"
+    record = load(path)
+    save(replace(record, options={**record.options, "sampling.overlap": str(overlap)}), path)
+    return run
+
+
+def test_options_of_one_protocol_do_not_keep_seeds_apart(seed: Save) -> None:
+    runs = [sampled_otherwise(seed("nova", n), overlap=1) for n in (0, 1, 2)]
+    assert [row.name for row in Comparison.from_runs(runs).rows] == ["nova (3 seeds)"]
+    sampled_otherwise(runs[2], overlap=2)
+    with pytest.raises(UserError, match="under sprites-fp with different options"):
+        Comparison.from_runs(runs)
+
+
 def test_seeds_that_were_not_scored_alike_are_refused(seed: Save) -> None:
     runs = [seed("nova", 0), seed("nova", 1)]
     (runs[1] / "evaluation/sprites-fp.json").unlink()
