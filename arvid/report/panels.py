@@ -137,10 +137,13 @@ def legend_below(axis: Axes) -> None:
     """One legend below all panels of the figure, off the data."""
     figure = axis.get_figure(root=True)
     assert figure is not None
+    handles, labels = axis.get_legend_handles_labels()
+    inches = 0.7 + 0.075 * max(map(len, labels), default=0)  # of an entry: its line and its letters
     figure.legend(
-        *axis.get_legend_handles_labels(),
+        handles,
+        labels,
         loc="outside lower center",
-        ncols=max(1, int(figure.get_figwidth() / 1.7)),
+        ncols=max(1, int(figure.get_figwidth() / inches)),
         frameon=False,
         fontsize="small",
     )

@@ -24,6 +24,8 @@ LINES = {"continuous": "solid", "discrete": (0, (2, 1.5))}
 OFFSET = {"continuous": 0.13, "discrete": -0.13}
 REFERENCES = {"first frame repeated": "repeated frame", "untrained": "untrained"}
 """Beginning of a reference row's name -> its label in figures. Tokenizers have the type's fill."""
+NOTES_SHARE = 0.09
+"""Height of a note about a reference row, as a share of its panel."""
 SOURCES = {"order": "#0072B2", "token type": "#D55E00", "interaction": "#009E73", "seed": "#8a8a8a"}
 
 
@@ -67,16 +69,21 @@ def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str], *, legend: 
             capsize=2,
             lw=1.2,
         )
-    _add_references(axis, metric)
+    num_notes = _add_references(axis, metric)
     axis.set_yticks(range(len(orders)), list(reversed(orders)))
-    axis.set_ylim(-0.6, len(orders) - 0.4)
+    top, lowest = len(orders) - 0.4, min(OFFSET.values())
+    share = NOTES_SHARE * (num_notes + 1)  # of the height, below the lowest mark
+    axis.set_ylim(min(-0.6, (lowest - share * top) / (1 - share)), top)
     axis.set_title(f"{metric.title}\n{metric.protocol}", pad=16)
     if legend:
         _add_legend(axis)
 
 
-def _add_references(axis: Axes, metric: Metric) -> None:
-    """Lines of the reference rows; an arrow at the edge for those far outside the trained rows' range."""
+def _add_references(axis: Axes, metric: Metric) -> int:
+    """Lines of the reference rows. Those far outside the trained rows' range are notes with an arrow at the lower edge.
+
+    Returns the number of notes, which stand above each other.
+    """
     ends = [
         metric.mean(cell) + side * 1.96 * metric.standard_error(cell)
         for cell in metric.cells
@@ -102,6 +109,7 @@ def _add_references(axis: Axes, metric: Metric) -> None:
         style |= {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
         axis.annotate(text, (0 if left else 1, 0), ha="left" if left else "right", **style)
         outside += 1
+    return outside
 
 
 def _add_legend(axis: Axes) -> None:
