@@ -73,7 +73,8 @@ class Exporter(ABC):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a file of `torch.save`, with tensors on the CPU (mapped from disk if the format allows).
 
-    Raises UserError if the file does not exist or cannot be read without running code in it.
+    Raises UserError if the file does not exist or cannot be read without running code in it, and for tensors whose names
+    are not text.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,6 +88,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a dict of weights.")
+    for part in (checkpoint, *(value for value in checkpoint.values() if isinstance(value, dict))):
+        odd = [key for key in part if isinstance(part[key], Tensor) and not isinstance(key, str)]
+        if odd:
+            raise UserError(f"{path}: the name of a tensor is {odd[0]!r:.40}, which is not text.")
     return checkpoint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from arvid.cli import main
 from arvid.contracts import Condition, Request, TokenSpec, UserError
+from arvid.importing import read_checkpoint
 from arvid.nn.causal_conv import Backbone
 from arvid.released.generator import build
 from arvid.released.mar import from_published, read_config
@@ -169,3 +171,12 @@ def test_what_does_not_fit_is_named(
         read_config(weights, TokenSpec("continuous", 5, (1, 2, 2), True))
     with pytest.raises(UserError, match="not MAR's weights"):
         read_config({"a": torch.ones(2)}, KL16)
+
+
+@pytest.mark.parametrize("nest", [lambda odd: odd, lambda odd: {"model": odd}])
+def test_names_that_are_not_text_are_refused(
+    nest: Callable[[dict[object, Tensor]], dict[object, object]], tmp_path: Path
+) -> None:
+    torch.save(nest({"a": torch.ones(2), 3: torch.ones(2)}), tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="name of a tensor is 3, which is not text"):
+        read_checkpoint(tmp_path / "odd.pth")
