@@ -73,8 +73,8 @@ class Exporter(ABC):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a file of `torch.save`, with tensors on the CPU (mapped from disk if the format allows).
 
-    Raises UserError if the file does not exist or cannot be read without running code in it, and for tensors whose names
-    are not text.
+    Raises UserError if there is no such file, if it cannot be read without running code in it, or if a tensor's name is
+    not text.
     """
     path = Path(path)
     if not path.is_file():
