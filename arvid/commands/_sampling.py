@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arvid.commands._flags import add_trust_argument
+from arvid.commands._flags import add_dtype_argument, add_shard_argument, add_trust_argument
 from arvid.errors import UserError
 from arvid.options import SamplingOptions, help_texts, range_of
+from arvid.ranges import FPS, at_least
 
 _DEST = "sampling."
 """Prefix of these options' names among all options of a command."""
@@ -118,3 +119,18 @@ def _parsing(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if kinds == [float]:
         return {"type": range_of(field).number, "metavar": "X"}
     return {"type": str}
+
+
+def add_video_arguments(parser: CommandParser) -> None:
+    """The options of a suite of VBench's family for the videos that a model samples."""
+    parser.add_argument(
+        "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
+    )
+    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
+    parser.add_argument(
+        "--fps", type=FPS.number, default=8.0, help="frame rate of the files (default: 8)"
+    )
+    parser.add_argument("--seed", type=at_least(0).integer, default=0)
+    add_shard_argument(parser, "video")
+    add_dtype_argument(parser)
+    add_sampling_arguments(parser)

@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from arvid.commands._flags import (
     add_download_argument,
-    add_dtype_argument,
-    add_shard_argument,
     add_trust_argument,
     add_wait_argument,
     chosen_dtype,
 )
-from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
+from arvid.commands._sampling import CommandParser, add_video_arguments, sampling_options
 from arvid.errors import UserError
 from arvid.evaluation.records import save as save_record
 from arvid.files import sha256_file
@@ -39,7 +37,7 @@ from arvid.processes import (
     sharing_processes,
     take_own_gpu,
 )
-from arvid.ranges import FPS, at_least
+from arvid.ranges import at_least
 from arvid.suites.manifest import claim
 from arvid.suites.vbench import results
 from arvid.suites.vbench.aggregate import DIMENSIONS
@@ -117,17 +115,7 @@ def _add_sample(parser: CommandParser) -> None:
         help="rewritten prompts for the model (file names keep the original ones): NOVA's JSON, a JSON object "
         "{prompt: text}, or .txt with a line for each entry of the suite",
     )
-    parser.add_argument(
-        "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
-    )
-    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
-    parser.add_argument(
-        "--fps", type=FPS.number, default=8.0, help="frame rate of the files (default: 8)"
-    )
-    parser.add_argument("--seed", type=at_least(0).integer, default=0)
-    add_shard_argument(parser, "video")
-    add_dtype_argument(parser)
-    add_sampling_arguments(parser)
+    add_video_arguments(parser)
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:

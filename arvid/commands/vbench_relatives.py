@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arvid.commands._flags import (
-    add_dtype_argument,
-    add_shard_argument,
     add_trust_argument,
     chosen_dtype,
 )
-from arvid.commands._sampling import CommandParser, add_sampling_arguments, sampling_options
+from arvid.commands._sampling import CommandParser, add_video_arguments, sampling_options
 from arvid.errors import UserError
 from arvid.evaluation.records import save as save_record
 from arvid.files import sha256_file
 from arvid.processes import launched, take_own_gpu
-from arvid.ranges import FPS, at_least
 from arvid.suites.manifest import claim, read_manifest
 from arvid.suites.vbench import results
 from arvid.suites.vbench.record import Layout, format_table, make_record
@@ -111,17 +108,7 @@ def _add_sample(parser: CommandParser, relative: Relative) -> None:
         help="rewritten prompts for the model: a JSON object {prompt: text}, or NOVA's JSON. File names keep the "
         "original prompts",
     )
-    parser.add_argument(
-        "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
-    )
-    parser.add_argument("--motion", type=at_least(0).number, help="motion score, pixels per frame")
-    parser.add_argument(
-        "--fps", type=FPS.number, default=8.0, help="frame rate of the files (default: 8)"
-    )
-    parser.add_argument("--seed", type=at_least(0).integer, default=0)
-    add_shard_argument(parser, "video")
-    add_dtype_argument(parser)
-    add_sampling_arguments(parser)
+    add_video_arguments(parser)
 
 
 def _add_score(parser: argparse.ArgumentParser, relative: Relative) -> None:
