@@ -9,6 +9,7 @@ One process copies a shard while the others that need it wait. Deleting copies i
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from arvid.sealed import verify_tensors
 NUM_LOCKS = 64
 PREFETCHES = 4
 """Shards that are copied ahead at a time."""
+STALE = 3600.0
+"""Age, in seconds, of a hidden file that a killed process left. A copy is written in much less time."""
 
 
 class ShardCopies:
@@ -76,21 +79,31 @@ class ShardCopies:
             self._evict(target)
 
     def _evict(self, newest: Path) -> None:
-        """Delete the copies that were opened longest ago until the others fit, but never `newest`."""
-        found: list[tuple[float, int, str]] = []
+        """Delete the copies that were opened longest ago until the others fit, but never `newest`.
+
+        Unfinished copies (hidden files) count, and are deleted if a killed process left them.
+        """
+        found: list[tuple[float, int, Path]] = []
+        total = 0
         for entry in os.scandir(newest.parent):
-            if entry.name.endswith(newest.suffix) and not entry.name.startswith("."):
-                try:
-                    state = entry.stat()
-                except FileNotFoundError:
-                    continue
-                found.append((state.st_mtime, state.st_size, entry.path))
-        total = sum(size for _, size, _ in found)
+            path = Path(entry.path)
+            if path.suffix != newest.suffix:
+                continue
+            try:
+                state = entry.stat()
+            except FileNotFoundError:
+                continue
+            if not entry.name.startswith("."):
+                found.append((state.st_mtime, state.st_size, path))
+            elif time.time() - state.st_mtime > STALE:
+                path.unlink(missing_ok=True)
+                continue
+            total += state.st_size
         for _, size, path in sorted(found):
             if total <= (self.max_bytes or 0):
                 return
-            if path != str(newest):
-                Path(path).unlink(missing_ok=True)
+            if path != newest:
+                path.unlink(missing_ok=True)
                 total -= size
 
 

@@ -208,6 +208,24 @@ def test_copies_stay_within_their_limit(tmp_path: Path, own_cache: Path) -> None
         TokenShards(shards.path, cache_gib=0)
 
 
+def test_copies_that_killed_processes_left_are_counted_and_deleted(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    fill(tmp_path / "there")
+    size = (tmp_path / "there" / shard_name(0)).stat().st_size
+    shards = TokenShards((tmp_path / "there").as_uri(), cache_gib=3.5 * size / 2**30)
+    shards.example(0)
+    (folder,) = (own_cache / "shards").iterdir()
+    old, new = (folder / f".0000{n}-k1ll3d.safetensors" for n in (8, 9))
+    for path in (old, new):
+        path.write_bytes(bytes(2 * size))
+    os.utime(old, (1, 1))
+    shards.example(2)
+    assert not old.exists()
+    assert new.exists()  # another process may be writing it
+    assert [path.name for path in folder.glob("0*")] == [shard_name(1)]
+
+
 def test_threads_and_prefetching_copy_a_shard_once(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
