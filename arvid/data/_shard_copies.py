@@ -59,7 +59,8 @@ class ShardCopies:
                     if not target.is_file():
                         self._copy(target)
             elif self.max_bytes is not None:
-                os.utime(target)
+                with suppress(PermissionError):  # a copy that another user made
+                    os.utime(target)
         except FileNotFoundError:  # another process deleted it just now
             return self.fetch(number)
         except (OSError, NotImplementedError) as error:  # the latter: a file system without locks

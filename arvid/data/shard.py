@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from arvid.data.shard_files import (
     naming,
     shard_name,
 )
-from arvid.sealed import Damaged, verify_tensor_file
+from arvid.sealed import Damaged, verify_tensors
 
 _FIRST_READ = 4096
 """Bytes read at once when a shard is opened. They hold the header, unless captions are in it."""
@@ -114,7 +115,9 @@ class Shard:
         """Check the content. Raises UserError if it is damaged, holds impossible tokens or is of another folder."""
         with naming(self.path):
             self._require_of_manifest()
-            verify_tensor_file(self.path, required=self.manifest.sealed)
+            # The open file: another process may have deleted a copy in the cache.
+            with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as content:
+                verify_tensors(content, required=self.manifest.sealed)
             self._require_rows()
             tokens = self._values(self._rows["tokens"], 0, self._rows["tokens"].count)
             row = first_impossible(tokens, self.manifest.spec)

@@ -226,6 +226,36 @@ def test_copies_that_killed_processes_left_are_counted_and_deleted(
     assert [path.name for path in folder.glob("0*")] == [shard_name(1)]
 
 
+def test_a_copy_that_is_deleted_while_it_is_verified_is_read(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may delete it to make space."""
+    tokens = fill(tmp_path / "there")
+    verify = shard.Shard.verify
+
+    def deleted_before(one: shard.Shard) -> None:
+        one.path.unlink()
+        verify(one)
+
+    monkeypatch.setattr(shard.Shard, "verify", deleted_before)
+    require_equal(TokenShards((tmp_path / "there").as_uri()), tokens)
+
+
+def test_a_copy_of_another_user_is_read(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time of opening cannot be set."""
+    tokens = fill(tmp_path / "there")
+    shards = TokenShards((tmp_path / "there").as_uri(), cache_gib=1)
+    require_equal(shards, tokens)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    require_equal(TokenShards(shards.path, cache_gib=1), tokens)
+
+
 def test_threads_and_prefetching_copy_a_shard_once(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

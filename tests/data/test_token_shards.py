@@ -268,14 +268,14 @@ def test_large_shards_are_verified_ahead_and_before_their_first_clip_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified: list[str] = []
-    verify = shard_module.verify_tensor_file
+    verify = shard_module.Shard.verify
 
-    def noted(path: Path, *, required: bool) -> None:
-        verified.append(path.stem)
-        verify(path, required=required)
+    def noted(shard: shard_module.Shard) -> None:
+        verified.append(shard.path.stem)
+        verify(shard)
 
     monkeypatch.setattr(token_shards, "AT_ONCE", 0)
-    monkeypatch.setattr(shard_module, "verify_tensor_file", noted)
+    monkeypatch.setattr(shard_module.Shard, "verify", noted)
     threads: list[Thread] = []
     monkeypatch.setattr(Thread, "start", lambda self: threads.append(self))
     flip(folder / "00003.safetensors")
