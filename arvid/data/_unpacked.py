@@ -3,7 +3,7 @@
     CACHE/unpacked/<key>/<archive>/<name>.mp4   the videos
     CACHE/unpacked/<key>/index.jsonl            a manifest of them
 
-The key is a hash of the archive's path, size and times. Deleting a folder is always safe.
+The key is a hash of the archive's path, size and times, and of `_VERSION`. Deleting a folder is always safe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,8 @@ from arvid.data._kept_tables import TableFile
 from arvid.errors import UserError
 from arvid.files import cache_dir, sha256_json
 
+_VERSION = 2
+"""Of what is read from an archive and written. Archives that another version unpacked are unpacked anew."""
 _NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 """A name is too long, or one video's name is another one's folder."""
 
@@ -52,7 +53,8 @@ def unpack(archives: Sequence[Path], read: Callable[[Path], Iterator[Sample]]) -
 
 def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFile:
     try:
-        folder = cache_dir() / "unpacked" / sha256_json(TableFile(archive).state())[:24]
+        key = sha256_json([_VERSION, TableFile(archive).state()])[:24]
+        folder = cache_dir() / "unpacked" / key
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
@@ -67,7 +69,9 @@ def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFil
 
 def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]) -> None:
     """Write everything into a temporary folder beside it, then rename that folder."""
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+    temporary = folder.with_name(f".unpacking-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: the lock is ours
+    temporary.mkdir()
     try:
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:
             for sample in read(archive):
@@ -75,7 +79,6 @@ def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]
                 # A column that is not kept is null, so that reading names it as unread.
                 row = {k: v if _is_kept(k, v) else None for k, v in sample.row.items()}
                 index.write(json.dumps({**row, "path": name}, default=str) + "\n")
-        temporary.chmod(0o755)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,8 +89,8 @@ def _write_video(folder: Path, archive: Path, sample: Sample) -> str:
     name = _inside(archive, sample.name).as_posix()
     try:
         _write_file(folder / name, sample.content)
-    except OSError as error:
-        if error.errno not in _NO_FILE_NAME:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        if isinstance(error, OSError) and error.errno not in _NO_FILE_NAME:
             raise
         short = f"{sha256_json(name)[:24]}{PurePosixPath(name).suffix}"
         _write_file(folder / short, sample.content)

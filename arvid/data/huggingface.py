@@ -110,11 +110,17 @@ def _video_column(path: Path) -> str | None:
 
 
 def _holds_structs(field: pa.Field) -> bool:
-    return bool(pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+    if not pa.types.is_struct(field.type) or field.type.get_field_index("bytes") < 0:
+        return False
+    return _holds_bytes(field.type.field("bytes"))
 
 
 def _holds_bytes(field: pa.Field) -> bool:
-    return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+    return bool(
+        pa.types.is_binary(field.type)
+        or pa.types.is_large_binary(field.type)
+        or pa.types.is_binary_view(field.type)
+    )
 
 
 def read_parquet(path: Path) -> Iterator[Sample]:
@@ -150,5 +156,5 @@ def _plain_value(value: Any) -> Any:
 
 def _name(number: int, video: dict[str, Any]) -> str:
     """A file name that is unique in the table."""
-    name = PurePosixPath(video.get("path") or "video.mp4").name
+    name = PurePosixPath((video.get("path") or "video.mp4").replace("\\", "/")).name
     return f"{number:08d}-{name}"

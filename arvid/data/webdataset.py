@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import json
 import logging
+import lzma
 import os
 import re
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from arvid.data._files import FileDataset, FileOptions, named
 from arvid.data._kept_tables import read_entries
@@ -20,6 +26,7 @@ from arvid.data._unpacked import Sample, unpack
 from arvid.data._walk import SUFFIXES, LeftOut
 from arvid.data.clips import ClipSpec
 from arvid.errors import UserError
+from arvid.files import cache_dir
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +34,8 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of the archives in a folder, in any case."""
 TEXTS = {".json": "", ".txt": "caption", ".cls": "label"}
 """Endings of a sample's text files, and the column that each holds; a .json file holds several."""
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""First bytes of a compressed archive -> the function that opens it."""
 
 Members = dict[str, tarfile.TarInfo]
 """Ending -> file of a sample."""
@@ -105,19 +114,40 @@ def read_archive(path: Path) -> Iterator[Sample]:
     """
     left_out = LeftOut()
     try:
-        with tarfile.open(path) as archive:
+        with _decompressed(path) as file, tarfile.open(fileobj=file) as archive:
             for key, members in _by_key(archive, left_out).items():
                 yield from _sample(path, archive, key, members, left_out)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # not of the content: a full disk
+            raise
         raise UserError(f"{path} is no tar archive, or truncated: {error}.") from error
     left_out.report(path)
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[IO[bytes]]:
+    """The archive, decompressed into a temporary file: to go back in a compressed one is to read it from its start."""
+    with path.open("rb") as file:
+        first = file.read(8)
+        file.seek(0)
+        opened = next((o for begin, o in _COMPRESSED.items() if first.startswith(begin)), None)
+        if opened is None:
+            yield file
+            return
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache_dir()) as copy, opened(file) as content:
+            shutil.copyfileobj(content, copy, 2**20)
+            copy.seek(0)
+            yield copy
 
 
 def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
     """The files of each sample by their endings."""
     found: dict[str, Members] = {}
     for member in archive:
-        folder, name = os.path.split(member.name)
+        folder, name = os.path.split(member.name.replace("\\", "/"))  # Windows
         if not (member.isfile() or member.islnk() or member.issym()) or name.startswith("."):
             continue
         if not is_utf8(member.name):
@@ -133,10 +163,10 @@ def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """The content of a file; None for a link whose target is not in the archive."""
+    """The content of a file; None for a link whose target is not in the archive, or that leads to itself."""
     try:
         file = archive.extractfile(member)
-    except KeyError:
+    except (KeyError, RecursionError):
         return None
     return None if file is None else file.read()
 
@@ -152,7 +182,7 @@ def _sample(
     left_out.reasons["videos of a sample that has one already"] += len(endings) - 1
     content = _content(archive, members[endings[0]])
     if content is None:
-        left_out.reasons["links that lead out of the archive"] += 1
+        left_out.reasons["links that lead to no file of the archive"] += 1
         return
     row = _row(path, key, {e: _content(archive, members[e]) for e in TEXTS if e in members})
     suffix = endings[0].rpartition(".")[2]
@@ -163,7 +193,7 @@ def _row(path: Path, key: str, files: dict[str, bytes | None]) -> dict[str, Any]
     """A sample's columns of a manifest, from its text files. Raises UserError if one is unreadable."""
     try:
         row: dict[str, Any] = json.loads(files.pop(".json", None) or b"{}")
-        texts = {name: (text or b"").decode("utf-8").strip() for name, text in files.items()}
+        texts = {name: (text or b"").decode("utf-8-sig").strip() for name, text in files.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the text files of {key} cannot be read: {error}.") from error
     if not isinstance(row, dict):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ import pytest
 
 from arvid import registry
 from arvid.contracts import UserError
+from arvid.data import _unpacked
 from arvid.data.clips import ClipSpec
 from arvid.data.huggingface import HuggingFaceVideos
 from arvid.data.video import write_video
-from arvid.data.webdataset import WebDataset, expand_braces
+from arvid.data.webdataset import WebDataset, expand_braces, read_archive
 
 CLIP = ClipSpec(num_frames=4, size=16, window="start")
 
@@ -36,9 +39,9 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
     return found
 
 
-def write_tar(path: Path, files: dict[str, bytes | str]) -> None:
+def write_tar(path: Path, files: Mapping[str, bytes | str], mode: Any = "w") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
             info = tarfile.TarInfo(name)
@@ -151,13 +154,16 @@ def test_links_in_archives(
             ("hard.mp4", tarfile.LNKTYPE, "a.mp4"),
             ("soft.mp4", tarfile.SYMTYPE, "a.mp4"),
             ("out.mp4", tarfile.SYMTYPE, "/etc/passwd"),
+            ("self.mp4", tarfile.SYMTYPE, "self.mp4"),
+            ("one.mp4", tarfile.SYMTYPE, "two.txt"),
+            ("two.txt", tarfile.SYMTYPE, "one.mp4"),
         ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)
     found = seen(WebDataset(str(tmp_path), CLIP))
     assert found == [(f"x/{name}.mp4", "", 40) for name in ("a", "hard", "soft")]
-    assert "1 links that lead out of the archive" in caplog.text
+    assert "3 links that lead to no file of the archive" in caplog.text
 
 
 def test_names_that_no_file_can_have(tmp_path: Path, contents: dict[int, bytes]) -> None:
@@ -167,6 +173,74 @@ def test_names_that_no_file_can_have(tmp_path: Path, contents: dict[int, bytes])
     found = seen(WebDataset(str(tmp_path), CLIP))
     assert [(caption, level) for _, caption, level in found] == [("hi", 40), ("", 40), ("", 40)]
     assert found[1][0] == "x/a.mp4"
+
+
+def test_names_of_windows(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    names = {"in.v1\\a.mp4": contents[40], "in.v1\\a.txt": "\ufeffA", "in.v1\\b.mp4": contents[120]}
+    write_tar(tmp_path / "x.tar", names)
+    found = seen(WebDataset(str(tmp_path / "x.tar"), CLIP))
+    assert found == [("in.v1/a.mp4", "A", 40), ("in.v1/b.mp4", "", 120)]
+    videos = [{"bytes": contents[40], "path": path} for path in ("in\\a.mp4", "z\0.mp4")]
+    pa.parquet.write_table(pa.table({"video": videos}), tmp_path / "t.parquet")
+    first, second = HuggingFaceVideos(tmp_path, CLIP)
+    assert (first.name, shade(first.video)) == ("t/00000000-a.mp4", 40)
+    assert (Path(second.name).suffix, shade(second.video)) == (".mp4", 40)
+
+
+def test_compressed_archives_are_decompressed_once(
+    tmp_path: Path, contents: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of a sample lie before and behind its video, and going back reads from the start."""
+    files = {
+        f"{i}.{ending}": content
+        for ending in ("txt", "mp4", "json")
+        for i in range(4)
+        for content in (contents[40] if ending == "mp4" else "{}",)
+    }
+    read: list[int] = []
+
+    class Counted(gzip.GzipFile):
+        def read(self, size: int | None = -1) -> bytes:
+            content = super().read(size)
+            read.append(len(content))
+            return content
+
+        def rewind(self) -> None:
+            raise AssertionError("read from its start again")
+
+    monkeypatch.setattr(gzip, "GzipFile", Counted)
+    for mode, ending in (("w", "tar"), ("w:gz", "tgz"), ("w:bz2", "tar.bz2"), ("w:xz", "tar.xz")):
+        write_tar(tmp_path / f"x.{ending}", files, mode)
+        samples = list(read_archive(tmp_path / f"x.{ending}"))
+        assert [sample.name for sample in samples] == [f"{i}.mp4" for i in range(4)]
+        assert {sample.content for sample in samples} == {contents[40]}
+    assert sum(read) <= 2 * (tmp_path / "x.tar").stat().st_size
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+def test_damaged_compressed_archives_are_named(
+    tmp_path: Path, contents: dict[int, bytes], ending: str
+) -> None:
+    path = tmp_path / f"x.tar.{ending}"
+    write_tar(path, {"a.mp4": contents[40]}, f"w:{ending}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.tar\.{ending} is no tar archive, or truncated"):
+        WebDataset(str(path), CLIP)
+
+
+def test_unpacking_begins_anew_after_a_kill_and_with_another_version(
+    shards: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = _unpacked.unpack([shards / "shard-01.tar"], read_archive)[0].path.parent
+    killed = left.rename(left.with_name(f".unpacking-{left.name}"))
+    (killed / "rest.mp4").write_bytes(b"half")
+    assert len(WebDataset(str(shards / "shard-01.tar"), CLIP)) == 1
+    assert not killed.exists()
+    assert sorted(path.name for path in left.iterdir()) == ["index.jsonl", "shard-01"]
+    monkeypatch.setattr(_unpacked, "_VERSION", 3)
+    assert _unpacked.unpack([shards / "shard-01.tar"], read_archive)[0].path.parent != left
 
 
 def test_lists_as_captions_are_told(tmp_path: Path, contents: dict[int, bytes]) -> None:
