@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -62,6 +63,18 @@ def test_a_fingerprint_depends_on_actions_but_old_ones_stay(folder: Path) -> Non
     np.savez(folder / "Walk/a.npz", actions=np.zeros(12, int))
     changed = VideoFolder(folder, CLIP, conditions=ACTIONS).fingerprint()
     assert len({plain, acting, changed}) == 3
+
+
+def test_names_of_folders_of_frames_may_have_dots(folder: Path) -> None:
+    for number in (1, 2):
+        place = folder / "Walk" / f"walk.{number}"
+        place.mkdir()
+        for i, frame in enumerate(frames(12)):
+            cv2.imwrite(str(place / f"{i:02d}.png"), frame[:, :, ::-1])
+        np.savez(place.with_name(f"{place.name}.npz"), actions=np.full(12, number))
+    found = {clip.name: clip for clip in VideoFolder(folder, CLIP, conditions=ACTIONS)}
+    for number in (1, 2):
+        assert found[f"Walk/walk.{number}"].conditions["actions"].tolist() == [number] * 5
 
 
 def test_token_shards_keep_them(folder: Path, tmp_path: Path) -> None:
@@ -148,6 +161,8 @@ def test_tecos_datasets(dataset: str, tmp_path: Path) -> None:
         else:
             write_video(place.with_suffix(".mp4"), frames(12, seed=number), 20, crf=0)
         np.savez(place, **arrays)
+        for suffix in (".npz", ".mp4"):
+            place.with_name(f"._{number}{suffix}").write_bytes(b"macOS writes these")
     assert main(["data", dataset, str(out), "--source", str(tmp_path / "in")]) == 0
     parts = yaml.safe_load((out / "data.yaml").read_text())["data"]
     data = {part: VideoManifest(**given["init_args"], clip=CLIP) for part, given in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from arvid.cli import main
 from arvid.contracts import UserError
 from arvid.data.prepare.facts import DATASETS
-from arvid.data.prepare.sources import ARCHIVES, unpacked
+from arvid.data.prepare.sources import ARCHIVES, folder_with, unpacked
 
 
 def test_published_checksums_are_digests() -> None:
@@ -27,6 +28,38 @@ def test_archives_that_cannot_be_read_are_named(ending: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpacked(archive, tmp_path / "out")
     assert not list((tmp_path / "out/unpacked").iterdir())
+
+
+def test_archives_of_one_stem_are_all_unpacked(tmp_path: Path) -> None:
+    for name in ("k600.train.zip", "k600.val.zip", "other.v1.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr(f"of-{name}.mp4", "")
+    folder = unpacked(tmp_path, tmp_path / "out")
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+    assert found == [
+        "k600.train.zip/of-k600.train.zip.mp4",
+        "k600.val.zip/of-k600.val.zip.mp4",
+        "other/of-other.v1.zip.mp4",
+    ]
+
+
+def test_an_encrypted_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.mp4", "content")
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flag of encryption, in the file's header and in the directory
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.zip cannot be unpacked into .*password required"):
+        unpacked(path, tmp_path / "out")
+
+
+def test_what_a_killed_process_unpacked_is_no_source(tmp_path: Path) -> None:
+    for name in (".unpacking-x", "dmlab"):
+        for split in ("train", "test"):
+            (tmp_path / name / split).mkdir(parents=True)
+    assert folder_with(tmp_path, "train", "test") == tmp_path / "dmlab"
 
 
 def test_rar_without_a_program_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

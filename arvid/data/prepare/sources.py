@@ -5,12 +5,14 @@ OUT/videos is a link to the clips, so their names in manifests do not depend on 
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +27,8 @@ _RAR_TOOLS = (
     ("unrar", "x", "-idq", "{archive}", "{folder}/"),
     ("7z", "x", "-y", "-o{folder}", "{archive}"),
 )
+# RuntimeError: an encrypted .zip. NotImplementedError, a kind of it: an unknown compression.
+_DAMAGED = (zlib.error, lzma.LZMAError, RuntimeError)
 
 
 def is_archive(path: Path) -> bool:
@@ -49,8 +53,12 @@ def unpacked(source: Path, out: Path) -> Path:
         archives = [source]
     else:
         raise UserError(f"{source} is neither a folder nor an archive ({', '.join(ARCHIVES)}).")
-    for archive in tqdm(archives, "unpacking", unit="archive", delay=1, disable=None):
-        _unpack(archive, out / "unpacked" / archive.name.partition(".")[0])
+    stems = [archive.name.partition(".")[0] for archive in archives]
+    for archive, stem in zip(
+        tqdm(archives, "unpacking", unit="archive", delay=1, disable=None), stems, strict=True
+    ):
+        name = stem if stems.count(stem) == 1 else archive.name
+        _unpack(archive, out / "unpacked" / name)
     return out / "unpacked"
 
 
@@ -73,7 +81,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 file.extractall(temporary, filter="data")
         temporary.chmod(0o755)
         temporary.replace(folder)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, *_DAMAGED) as error:
         raise UserError(f"{archive} cannot be unpacked into {folder}: {error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,7 +113,9 @@ def folder_with(source: Path, *names: str) -> Path | None:
         for folder in level:
             if all((folder / name).is_dir() for name in names):
                 return folder
-        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
+        inside = [path for folder in level for path in sorted(folder.iterdir())]
+        # Hidden: what a killed process unpacked.
+        level = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
     return None
 
 

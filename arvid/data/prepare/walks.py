@@ -60,7 +60,7 @@ def prepare_files(source: Path, out: Path, caption: str) -> Prepared:
 def _found(source: Path, out: Path, ending: str) -> tuple[Path, list[str]]:
     """The folder of the splits, and the files of this ending in it, as <split>/<folder>/<name>, sorted."""
     root = folder_with(unpacked(source, out), *SPLITS)
-    paths = [] if root is None else [p for s in SPLITS for p in root.glob(f"{s}/*/*{ending}")]
+    paths = [] if root is None else [p for s in SPLITS for p in root.glob(f"{s}/*/[!.]*{ending}")]
     require_videos([p.name for p in paths], source, f"train/*/*{ending} and test/*/*{ending}")
     assert root is not None
     return root, sorted(path.relative_to(root).as_posix() for path in paths)
