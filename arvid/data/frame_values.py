@@ -25,8 +25,8 @@ _OF_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 def values_file(video: Path) -> Path:
-    """The file of a video's values: `a.npz` for `a.mp4`, and for the folder of frames `a`."""
-    return video.with_suffix(".npz")
+    """The file of a video's values: `a.npz` for `a.mp4`, and `a.1.npz` for the folder of frames `a.1`."""
+    return video.with_name(f"{video.name}.npz") if video.is_dir() else video.with_suffix(".npz")
 
 
 def require_per_frame(names: Iterable[str]) -> None:
