@@ -134,6 +134,11 @@ class Meanings:
             found["caption"] = found["caption"] or [name]
         return {meaning: names for meaning, names in found.items() if names}
 
+    def understood(self, columns: Iterable[str]) -> list[str]:
+        """The table's columns of some meaning, each once."""
+        found = self.by_meaning(columns).values()
+        return list(dict.fromkeys(name for names in found for name in names))
+
 
 def must_be_plain(column: str) -> bool:
     """Whether a list or an object in a column of this name is an error, instead of an unread value."""
@@ -216,7 +221,8 @@ def _written(values: pa.Array) -> pa.Array:
         # pandas stores integers with gaps as floats.
         values = values.cast(pa.float64())
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-        broken = pc.not_equal(values, pc.floor(values))
+        is_whole = pc.equal(values, pc.floor(values))
+        broken = pc.invert(pc.and_(is_whole, pc.less(pc.abs(values), 2.0**53)))
         if pc.any(broken).as_py():
             raise _first_bad(values, broken, _not_a_label)
         values = values.cast(pa.int64(), safe=False)

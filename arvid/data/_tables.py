@@ -191,9 +191,7 @@ def _jsonl_rows(path: Path, text: bytes, line: int, meanings: Meanings) -> pa.Re
         rows = _one_batch(pa.json.read_json(pa.BufferReader(text), read_options=options))
     except pa.ArrowInvalid:
         return _rows_as_columns(_json_objects(path, text, line), meanings)
-    understood = [
-        name for names in meanings.by_meaning(rows.schema.names).values() for name in names
-    ]
+    understood = meanings.understood(rows.schema.names)
     if any(pa.types.is_temporal(rows.schema.field(name).type) for name in understood):
         # Arrow takes a column of dates for timestamps; as captions they are text.
         return _rows_as_columns(_json_objects(path, text, line), meanings)
@@ -261,7 +259,7 @@ def _csv_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
     if [name.strip() for name in header] != header:
         yield from _csv_python_blocks(path, meanings, delimiter)
         return
-    understood = [name for names in meanings.by_meaning(header).values() for name in names]
+    understood = meanings.understood(header)
     read = 0
     try:
         for rows in _csv_arrow_batches(path, understood or header, delimiter):
@@ -372,7 +370,7 @@ def _csv_python_blocks(path: Path, meanings: Meanings, delimiter: str) -> Iterat
 def _parquet_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
     with pa.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        understood = [n for names in meanings.by_meaning(names).values() for n in names]
+        understood = meanings.understood(names)
         if repeated := [name for name in understood if names.count(name) > 1]:
             raise UserError(f"{path}: the column {repeated[0]!r} is repeated.")
         read = 0

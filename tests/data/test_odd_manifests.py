@@ -295,6 +295,31 @@ def test_the_first_column_of_labels_counts(videos: Path) -> None:
     assert [entry.label for entry in read_manifest(names)] == [1, 0]
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_may_have_two_meanings(videos: Path, ending: str) -> None:
+    path = videos / f"two.{ending}"
+    table = {"path": ["a.mp4"], "title": ["cat"]}
+    if ending == "parquet":
+        pa.parquet.write_table(pa.table(table), path)
+    else:
+        path.write_text(
+            '{"path": "a.mp4", "title": "cat"}' if ending == "jsonl" else "path,title\na.mp4,cat\n"
+        )
+    columns: dict[str, str | None] = {"caption": "title", "label": "title"}
+    (clip,) = VideoManifest(path, CLIP, columns=columns)
+    assert (clip.caption, clip.label) == ("cat", 0)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"), [("1e20", r"1e\+20"), ("12345678901234567890123", "1.23")]
+)
+def test_labels_that_no_integer_holds_are_shown(videos: Path, label: str, shown: str) -> None:
+    path = videos / "large.jsonl"
+    path.write_text(f'{{"path": "a.mp4", "label": {label}}}')
+    with pytest.raises(UserError, match=f"a whole number from 0 to 99999, got {shown}"):
+        VideoManifest(path, CLIP)
+
+
 def test_one_of_two_files_of_one_name_is_unusable(videos: Path, tmp_path: Path) -> None:
     """The name of an absolute path is its last two parts."""
     good, bad = tmp_path / "p" / "clips" / "x.mp4", tmp_path / "q" / "clips" / "x.mp4"
