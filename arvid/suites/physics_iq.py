@@ -48,7 +48,7 @@ class Scene:
 
 def load_scenes(path: Path) -> list[Scene]:
     """The scenes of descriptions.csv. Raises UserError with the reason if it is another file."""
-    rows = csv.DictReader(io.StringIO(read_text(path, "Physics-IQ's descriptions.csv")))
+    rows = csv.DictReader(io.StringIO(read_text(path, "Physics-IQ's descriptions.csv")), restval="")
     needed = {"scenario", "description", "generated_video_name"}
     if absent := needed - set(rows.fieldnames or ()):
         raise UserError(f"{path} has no column {', '.join(sorted(absent))}.")

@@ -56,6 +56,10 @@ def test_only_the_first_take_is_generated(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("scenario,description\na,b\n")
     with pytest.raises(UserError, match="has no column generated_video_name"):
         load_scenes(tmp_path / "other.csv")
+    with (tmp_path / "descriptions.csv").open("a") as file:  # a download that was cut off
+        file.write("0004_perspective-left_take-1")
+    with pytest.raises(UserError, match="'' is not the name of a video of scene 0004"):
+        load_scenes(tmp_path / "descriptions.csv")
 
 
 def test_the_last_given_frames_are_those_before_the_switch(data: Path, tmp_path: Path) -> None:
