@@ -17,7 +17,12 @@ from arvid.evaluation.code_identity import code_identity
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.real_clips import real_clips
 from arvid.evaluation.real_measurements import RealMeasurements
-from arvid.evaluation.real_statistics import key_of, require_generation, save_statistics
+from arvid.evaluation.real_statistics import (
+    key_of,
+    require_generation,
+    require_without_conditions,
+    save_statistics,
+)
 from arvid.evaluation.scores import Score, optional_scores, scores_for
 from arvid.progress import Bar
 
@@ -51,7 +56,8 @@ def make_statistics(
         folder: folder of the file.
         progress: show a progress bar.
 
-    Raises UserError for another protocol, too few clips and missing weights.
+    Raises UserError for another protocol, too few clips, missing weights, and clips with conditions besides caption
+    and class.
     """
     require_generation(protocol)
     scores = scores_between_sets(protocol, dataset)
@@ -66,6 +72,7 @@ def make_statistics(
     bar = Bar(loaded, "statistics", num, unit="batch", hidden=not progress)
     shape: tuple[int, ...] = ()
     for i, (indices, found) in enumerate(zip([*compared, *others], bar, strict=True)):
+        require_without_conditions(found)
         if i < len(compared):
             measured.update(_measure(scores, kept, indices, found, protocol))
         shape = found[0].video.shape

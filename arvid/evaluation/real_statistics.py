@@ -13,7 +13,7 @@ Only the task `generation` and metrics between sets can use it. All others need 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,23 @@ ONLY_MOMENTS = "only_moments"
 
 
 def require_generation(protocol: Protocol) -> None:
-    """Raise UserError for a protocol that needs the frames of real clips."""
+    """Raise UserError for a protocol that needs the frames of real clips, or conditions per frame."""
     if protocol.task != "generation":
         raise UserError(
             f"Protocol {protocol.name} is a {protocol.task}, which needs the frames of real clips: statistics serve "
             "the task generation only."
+        )
+    if protocol.conditions:
+        raise UserError(
+            f"Protocol {protocol.name} gives a model {', '.join(protocol.conditions)}, which statistics do not keep."
+        )
+
+
+def require_without_conditions(clips: Iterable[Clip]) -> None:
+    """Raise UserError for clips with conditions besides caption and class, which a file cannot keep."""
+    if any(clip.conditions for clip in clips):
+        raise UserError(
+            "Clips with further conditions (arvid.nn.conditions) cannot be kept as statistics."
         )
 
 
@@ -173,13 +185,7 @@ def save_statistics(
         measured: for each measured clip, by index, its measurements `<network's key>.<name>`.
         scores: a metric for each network, by the network's key.
         shape: frames, height, width and colours of a clip.
-
-    Raises UserError for clips with conditions besides caption and class.
     """
-    if any(clip.conditions for clip in clips.values()):
-        raise UserError(
-            "Clips with further conditions (arvid.nn.conditions) cannot be kept as statistics."
-        )
     order = sorted(measured)
     tensors = {INDICES: torch.tensor(order)}
     for place in measured[order[0]]:

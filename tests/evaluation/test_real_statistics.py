@@ -16,6 +16,7 @@ import torch
 from arvid.cli import main
 from arvid.contracts import Clip, UserError
 from arvid.data.clips import ClipSpec
+from arvid.data.keyboard_sprites import KeyboardSprites
 from arvid.data.sprites import Sprites
 from arvid.data.video import write_video
 from arvid.evaluation.external import NO_SETTING
@@ -23,6 +24,7 @@ from arvid.evaluation.harness import evaluate
 from arvid.evaluation.making_statistics import make_statistics
 from arvid.evaluation.protocols import Protocol, read_protocol
 from arvid.evaluation.real_clips import real_clips, real_set
+from arvid.evaluation.real_measurements import RealMeasurements
 from arvid.evaluation.real_statistics import RealStatistics
 from arvid.evaluation.records import ResultRecord, load_run
 from arvid.evaluation.row_kinds import Row, Videos
@@ -144,13 +146,27 @@ def test_other_protocols_are_refused(
         RealStatistics(path, dataclasses.replace(PROTOCOL, **changes))
 
 
-def test_what_cannot_be_kept(sprites: Sprites, tmp_path: Path) -> None:
+def test_what_cannot_be_kept(
+    sprites: Sprites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paired = dataclasses.replace(PROTOCOL, metrics=("psnr",))
     with pytest.raises(UserError, match="has no metric between sets"):
         make_statistics(paired, sprites, tmp_path, progress=False)
     predicted = dataclasses.replace(PROTOCOL, task="prediction", condition_frames=1)
     with pytest.raises(UserError, match="is a prediction"):
         make_statistics(predicted, sprites, tmp_path, progress=False)
+    acting = dataclasses.replace(
+        PROTOCOL, clip=ClipSpec(num_frames=9, size=32), conditions=("actions",)
+    )
+    with pytest.raises(UserError, match="gives a model actions, which statistics do not keep"):
+        make_statistics(acting, sprites, tmp_path, progress=False)
+
+    def measured(*_: Any) -> None:
+        raise AssertionError("clips that cannot be kept were measured")
+
+    monkeypatch.setattr(RealMeasurements, "measure", measured)
+    with pytest.raises(UserError, match="further conditions"):
+        make_statistics(PROTOCOL, KeyboardSprites(10, num_frames=9, size=32), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
