@@ -13,6 +13,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,6 +143,18 @@ def unpickling_fault(error: Exception) -> str:
     """An error of torch.load in one line, without its advice to run the code in the file."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])
+
+
+def require_dicts(file: Path, checkpoint: Mapping[str, Any], *names: str) -> None:
+    """Raise UserError unless a checkpoint has a dict under each of these names."""
+    for name in names:
+        if name not in checkpoint:
+            found = ", ".join(f"{other!r:.80}" for other in islice(checkpoint, LISTED))
+            more = ", ..." if len(checkpoint) > LISTED else ""
+            raise UserError(f"{file}: has no {name!r}, but {found}{more}.")
+        if not isinstance(checkpoint[name], dict):
+            kind = type(checkpoint[name]).__name__
+            raise UserError(f"{file}: {name!r} is a {kind}, not a dict.")
 
 
 def strip_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from arvid.importing import (
     match,
     published_name,
     read_checkpoint,
+    require_dicts,
     strip_prefix,
 )
 from arvid.released.generator import convert
@@ -136,6 +137,8 @@ class MarImporter(Importer):
         with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
             checkpoint = read_checkpoint(file)
         entry = next((key for key in ("model_ema", "model") if key in checkpoint), None)
+        if entry is not None:
+            require_dicts(file, checkpoint, entry)
         tensors = strip_prefix(checkpoint if entry is None else checkpoint[entry], "module.")
         moves = convert(
             "mar",

@@ -22,7 +22,14 @@ from torch import Tensor
 
 from arvid.contracts import TokenGrid, UserError, VideoTokenizer
 from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, read_training_checkpoint, strip_prefix
+from arvid.importing import (
+    Imported,
+    Move,
+    match,
+    read_training_checkpoint,
+    require_dicts,
+    strip_prefix,
+)
 from arvid.paradigms.next_block.layout import Start, raster_block
 from arvid.paradigms.next_block.prompt import LlamaPrompt
 from arvid.training.export import load_tokenizer
@@ -117,9 +124,7 @@ def import_file(file: Path, out: Path, *, tokenizer: Path, text: Path | None) ->
     fit.
     """
     checkpoint = read_training_checkpoint(file)
-    for key in (STATE, ARGUMENTS):
-        if not isinstance(checkpoint.get(key), dict):
-            raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
+    require_dicts(file, checkpoint, STATE, ARGUMENTS)
     video = load_tokenizer(tokenizer)
     try:
         arguments = checkpoint[ARGUMENTS]["args"]

@@ -15,7 +15,7 @@ from arvid.contracts import Condition, Request, TokenSpec, UserError
 from arvid.importing import read_checkpoint
 from arvid.nn.causal_conv import Backbone
 from arvid.released.generator import build
-from arvid.released.mar import from_published, read_config
+from arvid.released.mar import MarImporter, from_published, read_config
 from arvid.tokenizers.vae3d import VAE3D
 from arvid.training.export import save_tokenizer
 from arvid.training.generator_module import load_generator
@@ -180,3 +180,10 @@ def test_names_that_are_not_text_are_refused(
     torch.save(nest({"a": torch.ones(2), 3: torch.ones(2)}), tmp_path / "odd.pth")
     with pytest.raises(UserError, match="name of a tensor is 3, which is not text"):
         read_checkpoint(tmp_path / "odd.pth")
+
+
+def test_entries_that_are_no_weights_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+    torch.save({"model_ema": [1]}, tmp_path / "odd.pth")
+    options = argparse.Namespace(tokenizer=str(tokenizer))
+    with pytest.raises(UserError, match="'model_ema' is a list, not a dict"):
+        MarImporter().run(tmp_path / "odd.pth", tmp_path / "out.ckpt", options)

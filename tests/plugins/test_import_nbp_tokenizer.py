@@ -310,7 +310,8 @@ def test_what_does_not_fit_is_refused_with_a_list(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"state_dict": {}}, "has no weights under 'model_state_dict', but 'state_dict'"),
+        ({"state_dict": {}}, "has no 'model_state_dict', but 'state_dict'"),
+        ({"model_state_dict": [1]}, "'model_state_dict' is a list, not a dict"),
         ([1, 2], "holds a list"),
         ({"model_state_dict": {}, "model": MagvitFSQ}, "read safely"),
         (None, "there is no such file"),

@@ -221,8 +221,8 @@ def test_arguments_of_something_else(
 @pytest.mark.parametrize(
     ("others", "reason"),
     [
-        ({"hyper_parameters": None}, "has no 'hyper_parameters'"),
-        ({"state_dict": [1]}, "has no 'state_dict'"),
+        ({"hyper_parameters": None}, "'hyper_parameters' is a NoneType, not a dict"),
+        ({"state_dict": [1]}, "'state_dict' is a list, not a dict"),
         ({"hyper_parameters": {}}, "lack n_hiddens, downsample"),
         ({"state_dict": {}}, "missing codebook.embeddings"),
     ],

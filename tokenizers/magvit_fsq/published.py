@@ -14,7 +14,7 @@ import torch
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.importing import Imported, match, read_checkpoint, strip_prefix
+from arvid.importing import Imported, match, read_checkpoint, require_dicts, strip_prefix
 from arvid.nn.causal_conv import PUBLISHED
 from arvid.tokenizers.magvit_fsq import MagvitFSQ
 from arvid.training.export import save_tokenizer
@@ -38,10 +38,7 @@ def import_file(file: Path, out: Path) -> Imported:
     Raises UserError with a list of tensors that are missing, left over or of another shape.
     """
     checkpoint = read_checkpoint(file)
-    if not isinstance(checkpoint.get(WEIGHTS), dict):
-        raise UserError(
-            f"{file}: has no weights under {WEIGHTS!r}, but {', '.join(map(repr, checkpoint))}."
-        )
+    require_dicts(file, checkpoint, WEIGHTS)
     with torch.device("meta"):  # only names and shapes: the weights come from the file
         tokenizer = MagvitFSQ(backbone=BACKBONE, unit_range=True)
     tensors = strip_prefix(checkpoint[WEIGHTS], PREFIX)

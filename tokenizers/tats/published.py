@@ -17,7 +17,7 @@ from torch import nn
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.importing import Imported, match, read_training_checkpoint
+from arvid.importing import Imported, match, read_training_checkpoint, require_dicts
 from arvid.tokenizers.tats import Tats
 from arvid.tokenizers.tats.network import SameConv3d, SameConvTranspose3d
 from arvid.training.export import build, save_tokenizer
@@ -43,9 +43,7 @@ def import_file(file: Path, out: Path) -> Imported:
     Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
     """
     checkpoint = read_training_checkpoint(file)
-    for key in (WEIGHTS, ARGUMENTS):
-        if not isinstance(checkpoint.get(key), dict):
-            raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
+    require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)
     weights = checkpoint[WEIGHTS]
     tensors = {name: value for name, value in weights.items() if name.startswith(PARTS)}
     try:
