@@ -33,7 +33,7 @@ COMMANDS = {
     "reconstruct": "reconstruct a video with a tokenizer, with PSNR, SSIM and LPIPS",
     "sample": "generate clips from a checkpoint",
     "evaluate": "score runs, videos or pipelines under a protocol, or run a benchmark suite",
-    "stats": "measure a real set once, in place of its videos",
+    "stats": "measure real clips once, so that evaluations need no videos",
     "compare": "table and page of several runs",
     "bench": "run a benchmark of a paper",
     "import": "convert a published checkpoint to arvid's own format",

@@ -50,10 +50,10 @@ def fitting_name(stem: str, suffix: str) -> str:
 
 
 def can_be_name(text: str) -> bool:
-    """Whether a file can be called so, if the text is not too long."""
+    """Whether a text can be the name of a file. Its length is not checked."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a character, which JSON can hold
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         return False
     return bool(text) and "/" not in text and "\0" not in text
 

@@ -74,8 +74,8 @@ class Exporter(ABC):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a file of `torch.save`, with tensors on the CPU (mapped from disk if the format allows).
 
-    Raises UserError if there is no such file, if it cannot be read without running code in it, or if a tensor's name is
-    not text.
+    Raises UserError if the file is missing, if it cannot be read without running code in it, or if the name of a tensor
+    is not text.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,9 +97,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
-    """As `read_checkpoint`, for a file that also holds objects of other packages, such as a training's arguments.
+    """Like `read_checkpoint`, for files that contain objects of other packages, such as the arguments of a training.
 
-    Each class of another package is replaced by an empty one that keeps attributes, so nothing is imported or run.
+    Each class of another package is replaced by a class that only keeps attributes. Nothing is imported or run.
     """
     with torch.serialization.safe_globals(list(_stand_ins(path))):
         return read_checkpoint(path)
@@ -110,16 +110,16 @@ def _stand_ins(path: str | Path) -> Iterator[tuple[type, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # whatever a damaged file causes: `read_checkpoint` raises UserError for it
+    except Exception:  # a damaged file can raise anything; `read_checkpoint` then raises UserError
         return
     for name in names:
-        if "\0" in name:  # no name of a class: `read_checkpoint` refuses it
+        if "\0" in name:  # not the name of a class; `read_checkpoint` refuses the file
             continue
         yield type(name.rsplit(".", 1)[-1], (_StandIn,), {}), name
 
 
 class _StandIn:
-    """Replaces a class that is not needed. It keeps attributes in a dict; other pickled states (numpy's) are lost."""
+    """Replaces a class of another package. It keeps attributes from a dict; other pickled state (numpy's) is lost."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
@@ -170,7 +170,7 @@ def published_name(
 
     Args:
         own: arvid's name.
-        prefixes: how names begin in arvid -> in the checkpoint. The first that matches is used.
+        prefixes: beginning of a name in arvid -> in the checkpoint. The first match is used.
         layers: part of a name in the checkpoint -> replacements in names that have it, arvid's -> the checkpoint's.
     """
     prefix = next(p for p in prefixes if own.startswith(p))

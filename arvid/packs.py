@@ -1,11 +1,11 @@
-"""Packs: many small values by key in few files, to which any number of processes append.
+"""Packs: a key-value store of many small values in few files. Any number of processes may append.
 
-    FOLDER/00.pack    the values whose key begins with the byte 00, one after another
+    FOLDER/00.pack    the values whose keys begin with the byte 00, one after another
     FOLDER/00.index   an entry (key, position, length, checksum) of 32 bytes for each value
     FOLDER/00.lock    held while a process appends
 
-A value is appended before its entry, so a killed process leaves no entry without a value. Each process keeps 12 bytes
-in memory for each entry of the packs that it has read from.
+A value is appended before its entry, so a killed process leaves no entry without a value. A process keeps 12 bytes in
+memory for each entry of the packs that it reads.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ ENTRY = np.dtype(
     [("key", f"V{KEY_BYTES}"), ("start", "<u8"), ("length", "<u4"), ("checksum", "<u4")]
 )
 _PREFIX = slice(1, 9)
-"""The bytes of a key that are searched for. The first byte is the same for all keys of a pack."""
+"""The bytes of a key by which entries are sorted. The first byte is the same for all keys of a pack."""
 
 
 class Packs:
-    """The packs of a folder, which is made when the first value is written.
+    """The packs of a folder. The folder is created when the first value is written.
 
-    Keys are `KEY_BYTES` long and evenly distributed, such as the beginning of a hash. A value that is written again
-    replaces the first one.
+    Keys are `KEY_BYTES` long and evenly distributed, such as the beginning of a hash. Writing a key again replaces its
+    value.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class Packs:
         self._indices: dict[int, _Index] = {}
 
     def read(self, key: bytes) -> bytes | None:
-        """The value of a key, or None. Raises OSError, and Damaged if the value has changed."""
+        """The value of a key, or None. Raises OSError, and Damaged if the stored value is damaged."""
         if key[0] not in self._indices:
             self._indices[key[0]] = _Index(self._path(key[0], "index"))
         index = self._indices[key[0]]
@@ -97,7 +97,7 @@ class Packs:
 
 @dataclass
 class _Index:
-    """The entries of a pack: the prefixes of their keys in order, and their rows in the file."""
+    """The entries of a pack: sorted prefixes of their keys, and the row of each entry in the file."""
 
     path: Path
     num_entries: int = 0
@@ -105,7 +105,7 @@ class _Index:
     rows: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
     def find(self, key: bytes) -> Any:
-        """The newest entry of a key, or None."""
+        """The newest entry of a key, or None. Reads new entries if there is none yet."""
         entry = self._find(key)
         if entry is None and self.read_further():
             entry = self._find(key)
@@ -121,14 +121,14 @@ class _Index:
         return None
 
     def read_further(self) -> bool:
-        """Read the entries that were written since the last time. Returns whether there are any."""
+        """Read the entries that were written since the last call. Returns whether there are any."""
         try:
             total = self.path.stat().st_size // ENTRY.itemsize
         except FileNotFoundError:
             return False
         if total == self.num_entries:
             return False
-        if total < self.num_entries:  # the folder was deleted, and begun again
+        if total < self.num_entries:  # the folder was deleted and written anew
             self.num_entries, self.prefixes, self.rows = 0, self.prefixes[:0], self.rows[:0]
         new = _prefixes(self._entries(self.num_entries, total - self.num_entries)["key"])
         prefixes = np.concatenate([self.prefixes, new])
@@ -145,7 +145,7 @@ _SIDES: Any = ("left", "right")
 
 
 def _prefixes(keys: NDArray[Any]) -> NDArray[np.uint64]:
-    """Some bytes of each key (n,) as numbers."""
+    """The bytes `_PREFIX` of each key as integers (n,)."""
     parts = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), KEY_BYTES)[:, _PREFIX]
     return np.ascontiguousarray(parts).view(np.uint64)[:, 0]
 

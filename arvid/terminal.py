@@ -13,9 +13,9 @@ WIDTH = 140
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """One line of text for stdout. A terminal gets lines that break between words, and are indented from the second on.
+    """Break a line of text to the terminal's width, between words. Lines after the first are indented.
 
-    Output that goes to a file stays one line, for programs that read it.
+    If stdout is not a terminal, the text stays one line, for programs that read it.
     """
     if not sys.stdout.isatty():
         return text

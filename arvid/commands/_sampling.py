@@ -122,7 +122,7 @@ def _parsing(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
 
 
 def add_video_arguments(parser: CommandParser) -> None:
-    """The options of a suite of VBench's family for the videos that a model samples."""
+    """Add the sampling options that VBench and its relatives share."""
     parser.add_argument(
         "--frames", type=at_least(1).integer, help="frames per video (default: as trained)"
     )

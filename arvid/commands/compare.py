@@ -3,7 +3,7 @@
 Rows with different settings are refused, with a list of the differences. Runs that differ only in the training seed are
 one row: mean and standard deviation over the seeds.
 
-Files among the runs, such as logs that a wildcard adds, are left out.
+Files among the runs, such as logs that match a wildcard, are ignored.
 
 examples:
   arvid compare runs/nova runs/next_block --out report

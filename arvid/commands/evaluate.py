@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--list-protocols",
         action="store_true",
-        help="print the protocols, one line each; with --protocol NAME all its parameters",
+        help="print the protocols, one line each; with --protocol NAME: all parameters of NAME",
     )
     how.add_argument(
         "--real",
@@ -185,7 +185,7 @@ def _real(options: argparse.Namespace, protocol: Protocol) -> VideoDataset | Non
 
 
 def _list(names: Sequence[str]) -> None:
-    """Print one line for each protocol; or all parameters of the named ones, as YAML."""
+    """Print one line per protocol, or all parameters of the named protocols, as YAML."""
     import yaml
     from rich.table import Table
 
@@ -201,7 +201,7 @@ def _list(names: Sequence[str]) -> None:
         clips = "all" if protocol.num_clips is None else f"{protocol.num_clips:,}"
         table.add_row(name, protocol.task, clips, protocol.summary)
     console().print(table)
-    print("\nAll parameters of one: arvid evaluate --list-protocols --protocol NAME")
+    print("\nAll parameters of a protocol: arvid evaluate --list-protocols --protocol NAME")
 
 
 def _show(record: ResultRecord) -> None:

@@ -1,7 +1,7 @@
-"""`arvid evaluate physics-iq sample`: make the videos that Physics-IQ's own code scores.
+"""`arvid evaluate physics-iq sample`: sample the videos that Physics-IQ's own code scores.
 
-ROW/physics-iq/videos gets 198 videos of exactly five seconds, with the benchmark's names. Then score them in a copy of
-google-deepmind/physics-IQ-benchmark (docs/protocols.md).
+The command writes 198 videos of exactly five seconds to ROW/physics-iq/videos, under the benchmark's names. Score them
+in a copy of google-deepmind/physics-IQ-benchmark (docs/protocols.md).
 
 example:
   arvid evaluate physics-iq sample runs/nova --checkpoint runs/nova --data physics-IQ-benchmark \\
@@ -47,7 +47,7 @@ NAME = "physics-iq"
 RATES = (8, 16, 24, 30)
 """Frame rates of the published videos."""
 GIVEN_SECONDS = 3
-"""Length of a conditioning video."""
+"""Length of a conditioning video, in seconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--given-frames",
         type=at_least(1).integer,
         metavar="N",
-        help="v2v: continue the last N frames (default: as many of three seconds as the tokenizer takes)",
+        help="v2v: continue the last N frames (default: the largest N within three seconds that fits the tokenizer)",
     )
     sample.add_argument("--seed", type=at_least(0).integer, default=0)
     add_shard_argument(sample, "video")
@@ -100,13 +100,13 @@ def run(options: argparse.Namespace) -> int:
     require_all(scenes)
     take_own_gpu()
     model = load_generator(options.checkpoint, dtype=chosen_dtype(options.dtype))
-    count = _num_given(options, model.tokenizer.spec)
+    num_given = _num_given(options, model.tokenizer.spec)
     sampler = CheckpointSampler(
         model,
         num_frames=num_generated_frames(
             options.given,
             fps=options.fps,
-            count=count,
+            num_given=num_given,
             stride=model.tokenizer.spec.strides[0],
             causal=model.tokenizer.spec.causal,
         ),
@@ -114,11 +114,11 @@ def run(options: argparse.Namespace) -> int:
         options=sampling_options(options, model.sampling),
     )
     folder: Path = options.folder / NAME
-    claim(folder, _describe(options, sampler, count))
-    index, number = options.shard
+    claim(folder, _describe(options, sampler, num_given))
+    index, num_shards = options.shard
     jobs = {
-        folder / "videos" / scene.file: partial(_make, scene, sampler, options, count)
-        for scene in scenes[index::number]
+        folder / "videos" / scene.file: partial(_make, scene, sampler, options, num_given)
+        for scene in scenes[index::num_shards]
     }
     num_made = write_missing(jobs, options.fps)
     print(f"{num_made} videos of {SECONDS} seconds generated, in {folder / 'videos'}.")
@@ -126,36 +126,41 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _num_given(options: argparse.Namespace, spec: TokenSpec) -> int:
-    """Number of given frames: 1 for i2v, else the largest that the tokenizer takes within three seconds."""
+    """Number of given frames: 1 for i2v; for v2v the option's, or the default (see its help)."""
     if options.given == "i2v":
         return 1
     if options.given_frames is not None:
         return int(options.given_frames)
     longest = GIVEN_SECONDS * options.fps
-    # a causal tokenizer encodes the first frame alone, then groups of `strides[0]` frames
+    # A causal tokenizer encodes the first frame alone, then groups of `strides[0]` frames.
     return longest - (longest - spec.causal) % spec.strides[0]
 
 
 def _make(
-    scene: Scene, sampler: CheckpointSampler, options: argparse.Namespace, count: int
+    scene: Scene, sampler: CheckpointSampler, options: argparse.Namespace, num_given: int
 ) -> np.ndarray:
     """The scored five seconds of a scene (T, H, W, 3)."""
     _, height, width = sampler.model.clip_shape
     first = given_frames(
-        scene, options.data, options.given, fps=options.fps, count=count, size=(height, width)
+        scene,
+        options.data,
+        options.given,
+        fps=options.fps,
+        num_given=num_given,
+        size=(height, width),
     )
     video = sampler([scene.text], scene.seed(options.seed), first_frames=first[None])[0]
-    return scored_part(video, options.given, fps=options.fps, count=count)
+    return scored_part(video, options.given, fps=options.fps, num_given=num_given)
 
 
 def _describe(
-    options: argparse.Namespace, sampler: CheckpointSampler, count: int
+    options: argparse.Namespace, sampler: CheckpointSampler, num_given: int
 ) -> dict[str, Any]:
     """Everything that the videos depend on, as plain data, with the row's setting and factors."""
     return {
         **sampler.describe(options.checkpoint),
         "given": options.given,
-        "given_frames": count,
+        "given_frames": num_given,
         "fps": options.fps,
         "seed": options.seed,
         "descriptions_sha256": sha256_file(options.descriptions),

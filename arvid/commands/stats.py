@@ -1,7 +1,7 @@
 """Measure a real set once under a protocol, so that evaluations need no real videos.
 
-`make` writes the features of the real clips, their captions and classes to one file. `arvid evaluate --real FILE` then
-uses it in place of the videos, and gives the same values. The protocol must generate clips (no prediction or
+`make` writes the features, captions and classes of the real clips to one file. `arvid evaluate --real FILE` then uses
+the file in place of the videos, and computes the same values. The protocol's task must be generation (not prediction or
 reconstruction), and its metrics must compare sets of clips, as FVD does. The file's name ends with a hash of its
 content.
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         required=True,
         help="real clips: folder of class folders, folder of videos, or manifest; or a statistics file of StyleGAN-V's "
-        "or cd-fvd's code (.pkl), of features that were made as the protocol says",
+        "or cd-fvd's code (.pkl), whose features were computed as the protocol says",
     )
     parser.add_argument(
         "--real-list", type=Path, metavar="FILE", help="use only the videos that this file lists"

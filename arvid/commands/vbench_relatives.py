@@ -1,8 +1,8 @@
-"""`arvid evaluate vbench-i2v | vbench-long | vbench-2`: sample videos, score them by VBench's code, aggregate.
+"""`arvid evaluate vbench-i2v | vbench-long | vbench-2`: sample videos, score them with VBench's code, aggregate scores.
 
-A row is a folder: a run of arvid, or any folder for other videos. It gets BENCHMARK/videos/, BENCHMARK/scores/ and,
-from `aggregate`, evaluation/BENCHMARK.json. `--repository` is a copy of github.com/Vchitect/VBench, which has the
-prompts and the code.
+ROW is a folder: a run of arvid, or any folder for the videos of another model. `sample` writes ROW/BENCHMARK/videos,
+`score` writes ROW/BENCHMARK/scores, `aggregate` writes ROW/evaluation/BENCHMARK.json. `--repository` is a copy of
+github.com/Vchitect/VBench, which has the prompts and the code.
 
 example:
   arvid evaluate vbench-i2v sample runs/nova --repository VBench --checkpoint runs/nova
@@ -17,10 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arvid.commands._flags import (
-    add_trust_argument,
-    chosen_dtype,
-)
+from arvid.commands._flags import add_trust_argument, chosen_dtype
 from arvid.commands._sampling import CommandParser, add_video_arguments, sampling_options
 from arvid.errors import UserError
 from arvid.evaluation.records import save as save_record
@@ -93,7 +90,7 @@ def _add_common(parser: argparse.ArgumentParser, relative: Relative) -> None:
         parser.add_argument(
             "--ratio",
             metavar="W-H",
-            help=f"folder of images in {IMAGES} (default of `sample`: the nearest to the model's frames)",
+            help=f"ratio of the images: a folder in {IMAGES} (default of `sample`: nearest to the model's frames)",
         )
 
 
@@ -161,7 +158,9 @@ def _sample(options: argparse.Namespace, relative: Relative, layout: Layout) -> 
     }
     num_made = write_missing(jobs, options.fps)
     share = f" (shard {index} of {count})" if count > 1 else ""
-    print(f"{num_made} videos generated{share}; {len(wanted)} are wanted, in {layout.videos}.")
+    print(
+        f"{num_made} videos generated{share}; these dimensions need {len(wanted)}, in {layout.videos}."
+    )
 
 
 def _make(
@@ -171,7 +170,7 @@ def _make(
     images: Path | None,
     seed: int,
 ) -> np.ndarray:
-    """One video (T, H, W, 3). The first frame of an image's video is the image."""
+    """One video (T, H, W, 3). Its first frame is the prompt's image, if there is one."""
     from arvid.data.clips import resize_frames
     from arvid.data.video import read_video
 
@@ -185,13 +184,13 @@ def _make(
 
 
 def _images(options: argparse.Namespace, clip_shape: tuple[int, int, int]) -> Path:
-    """The folder of images of a ratio. Raises UserError if there is none."""
+    """The folder of the images with the chosen ratio. Raises UserError if it does not exist."""
     folder: Path = options.repository / IMAGES
     ratio = options.ratio or nearest_ratio(folder, *clip_shape[1:])
     if not (folder / ratio).is_dir():
         raise UserError(
             f"There is no {folder / ratio}. Download the images with VBench's vbench2_beta_i2v/download_data.sh, and "
-            "make those of another ratio with its crop_to_diff_ratio.py."
+            "make images of another ratio with its crop_to_diff_ratio.py."
         )
     return folder / ratio
 
@@ -248,7 +247,7 @@ def _score(options: argparse.Namespace, relative: Relative, layout: Layout) -> N
 
 
 def _ratio(options: argparse.Namespace, layout: Layout) -> str:
-    """The ratio of the images that the videos begin with. Raises UserError if it is unknown."""
+    """The ratio of the first frames (images) of the videos. Raises UserError if it is unknown."""
     ratio = options.ratio or (read_manifest(layout.benchmark) or {}).get("ratio")
     if not ratio:
         raise UserError(

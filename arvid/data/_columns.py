@@ -85,7 +85,7 @@ NO_PATH = f"there is no path of a video (columns of this name: {', '.join(NAMES[
 
 
 def no_path(names: Iterable[str]) -> str:
-    """What to say of a table with these columns, none of which holds paths."""
+    """Error text for a table with these columns, where no column holds paths."""
     read = ", ".join(map(repr, islice(names, _NAMED)))
     return (
         f"{NO_PATH}. The table has {read}. Rename the column, or name it (columns: {{path: ...}})"

@@ -25,7 +25,7 @@ MAX_PIXELS = 8192 * 4320
 
 
 _LFS = b"version https://git-lfs.github.com/"
-"""How a text file begins that Git has in place of a large file."""
+"""First bytes of a Git LFS pointer: a text file in place of a large file."""
 
 
 class VideoError(UserError):

@@ -44,7 +44,7 @@ class TableFile:
     folder: str = ""
     """Prefix of its relative paths, with a trailing slash; "" is the root of the dataset."""
     unpacked_from: Path | None = None
-    """The archive that it was made from."""
+    """The archive whose samples it lists."""
 
     @property
     def where(self) -> Path:

@@ -1,7 +1,7 @@
-"""Copies of the shards of a URL in the cache folder, which the processes of a machine share.
+"""Local copies of the shards of a URL, in the cache folder. The processes of a machine share them.
 
     CACHE/shards/<key>/00000.safetensors    a copied shard; the key is a hash of the URL and the manifest
-    CACHE/shards/<key>/.lock-0              a lock; shards share NUM_LOCKS of them
+    CACHE/shards/<key>/.lock-0              a lock; shard i uses number i % NUM_LOCKS
 
 One process copies a shard while the others that need it wait. Deleting copies is always safe.
 """
@@ -25,7 +25,7 @@ from arvid.sealed import verify_tensors
 
 NUM_LOCKS = 64
 PREFETCHES = 4
-"""Shards that are copied ahead at a time."""
+"""Number of shards that are copied in the background at the same time."""
 STALE = 3600.0
 """Age, in seconds, of a hidden file that a killed process left. A copy is written in much less time."""
 
@@ -36,7 +36,7 @@ class ShardCopies:
     Args:
         url: URL of the folder.
         manifest: its manifest.
-        max_bytes: size of all copies above which those that were opened longest ago are deleted. None: keep all.
+        max_bytes: limit of their size. Above it, the least recently opened copies are deleted. None: keep all.
     """
 
     def __init__(self, url: str, manifest: Manifest, max_bytes: float | None) -> None:
@@ -46,7 +46,7 @@ class ShardCopies:
         self.key = sha256_json([url, manifest.stored()])[:24]
 
     def fetch(self, number: int) -> Path:
-        """Path of the copy of a shard, which is made if there is none.
+        """Path of the copy of a shard. A missing copy is made.
 
         Raises UserError if the shard cannot be read, or the cache cannot be written.
         """
@@ -80,7 +80,7 @@ class ShardCopies:
             self._evict(target)
 
     def _evict(self, newest: Path) -> None:
-        """Delete the copies that were opened longest ago until the others fit, but never `newest`.
+        """Delete the least recently opened copies until the others fit, but never `newest`.
 
         Unfinished copies (hidden files) count, and are deleted if a killed process left them.
         """
@@ -109,9 +109,9 @@ class ShardCopies:
 
 
 class Prefetcher:
-    """Copies shards in the background, until it is deleted. A failure is an error when the shard is read.
+    """Copies shards in the background, until it is deleted. A failure is reported when the shard is read.
 
-    Daemon threads, unlike a ThreadPoolExecutor's, do not delay the end of the process until their queue is empty.
+    Its threads are daemons. Those of a ThreadPoolExecutor would delay the end of the process until the queue is empty.
     """
 
     def __init__(self, copies: ShardCopies) -> None:
@@ -121,19 +121,19 @@ class Prefetcher:
             Thread(target=_copy, args=(copies, self._numbers), daemon=True).start()
 
     def add(self, number: int) -> None:
-        """Copy a shard after those that were added before."""
+        """Put a shard at the end of the queue."""
         self._numbers.put(number)
 
 
 def _copy(copies: ShardCopies, numbers: SimpleQueue[int | None]) -> None:
-    """Copy shards until None comes. It must not hold the Prefetcher, which would then never be deleted."""
+    """Copy shards until None comes. With a reference to the Prefetcher, the thread would keep it alive."""
     while (number := numbers.get()) is not None:
         with suppress(UserError):
             copies.fetch(number)
 
 
 def _end(numbers: SimpleQueue[int | None]) -> None:
-    """End all threads after the copies in progress."""
+    """Let all threads finish the copies in progress, then end."""
     with suppress(Empty):
         while True:
             numbers.get_nowait()

@@ -72,7 +72,7 @@ class TableReader:
         meanings: meaning of each column.
         labels: label numbers; tables of one dataset share them.
         folder: prefix of relative paths, with a trailing slash.
-        where: the file that messages about values name; the table itself by default.
+        where: the file that errors about values name; the table itself by default.
 
     Raises UserError for a file name with another ending.
     """
@@ -265,7 +265,8 @@ def _csv_blocks(path: Path, meanings: Meanings) -> Iterator[Block]:
         for rows in _csv_arrow_batches(path, understood or header, delimiter):
             yield Block(rows, header, partial(_csv_line, path, delimiter, read))
             read += len(rows)
-        if _has_odd_quotes(path):  # Arrow takes an open quote for one value up to the end
+        # Arrow reads everything after an open quote as one value.
+        if _has_odd_quotes(path):
             _csv_line(path, delimiter, 0, sys.maxsize)
     except pa.ArrowInvalid:
         _csv_line(path, delimiter, 0, sys.maxsize)  # raises for the bad line
@@ -294,14 +295,14 @@ def _csv_arrow_batches(path: Path, names: list[str], delimiter: str) -> Iterator
 def _csv_header(path: Path, meanings: Meanings) -> tuple[list[str], str]:
     """Names of the columns, spaces included, and the delimiter. Raises UserError for an empty file.
 
-    The delimiter is the first mark that makes one of the columns the path, else the first one in the line.
+    The delimiter is the first mark with which a column is the path. If there is none: the first mark in the line.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((line for line in file if line.strip()), "")
     if not first:
         raise UserError(f"The manifest {path} lists no video.")
     if "\0" in first:
-        raise bad_line(path, 1, "it holds zero bytes, so it is no UTF-8 text. Save it as UTF-8")
+        raise bad_line(path, 1, "it contains zero bytes, so it is not UTF-8 text. Save it as UTF-8")
     marks = "\t,;" if path.suffix.lower() == ".tsv" else ",\t;"
     there = [mark for mark in marks if mark in first] or [","]
     csv.field_size_limit(_LIMIT)

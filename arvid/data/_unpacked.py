@@ -28,7 +28,7 @@ from arvid.files import cache_dir, sha256_json
 _VERSION = 2
 """Of what is read from an archive and written. Archives that another version unpacked are unpacked anew."""
 _NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-"""A name is too long, or one video's name is another one's folder."""
+"""Errors of a name that cannot be a file: it is too long, or another video has it as its folder."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:
             for sample in read(archive):
                 name = _write_video(temporary / archive.stem, archive, sample)
-                # A column that is not kept is null, so that reading names it as unread.
+                # Columns that are not kept are null. So the reader of the manifest reports them as unread.
                 row = {k: v if _is_kept(k, v) else None for k, v in sample.row.items()}
                 index.write(json.dumps({**row, "path": name}, default=str) + "\n")
         temporary.replace(folder)
@@ -85,7 +85,7 @@ def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]
 
 
 def _write_video(folder: Path, archive: Path, sample: Sample) -> str:
-    """Write the video. Returns its path inside the folder: its name, or a hash if no file can have that name."""
+    """Write the video. Returns its path inside the folder: its name, or a hash if that name cannot be a file."""
     name = _inside(archive, sample.name).as_posix()
     try:
         _write_file(folder / name, sample.content)
@@ -104,7 +104,7 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _is_kept(column: str, value: Any) -> bool:
-    """Whether a column is written. Lists and objects are kept only where reading them is an error."""
+    """Whether a value is written. Lists and objects are written only for columns where reading them is an error."""
     return isinstance(value, (str, int, float)) or (
         isinstance(value, (list, dict)) and must_be_plain(column)
     )

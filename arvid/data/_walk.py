@@ -19,26 +19,14 @@ SUFFIXES = (
     *(".avi", ".divx", ".mkv", ".mk3d", ".webm", ".ogv", ".ogg", ".ogm"),
     *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".m2p", ".vob", ".mod", ".tod"),
     *(".ts", ".mts", ".m2ts", ".m2t", ".tp", ".trp", ".wtv", ".dvr-ms"),
-    *(
-        ".wmv",
-        ".asf",
-        ".flv",
-        ".rm",
-        ".rmvb",
-        ".mxf",
-        ".dv",
-        ".dav",
-        ".amv",
-        ".y4m",
-        ".nut",
-        ".ivf",
-    ),
+    *(".wmv", ".asf", ".flv", ".rm", ".rmvb", ".mxf", ".dv", ".dav", ".amv"),
+    *(".y4m", ".nut", ".ivf"),
     *(".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".obu", ".mjpeg", ".mjpg"),
     *(".gif", ".apng", ".webp"),
 )
 """Endings of videos, in any case."""
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that operating systems and archivers add. They count as hidden, and are no classes."""
+"""Folders that operating systems and archivers add. They are skipped like hidden folders."""
 NON_VIDEO_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".yaml", ".yml", ".toml"),
     *(".md", ".pdf", ".html", ".py", ".sh", ".log", ".srt", ".vtt", ".npy", ".npz", ".pt"),

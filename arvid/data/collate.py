@@ -17,10 +17,10 @@ from arvid.nn.text import KnownFeatures
 Example = dict[str, Any]
 """`video` float (3, T, H, W) in [-1, 1] or `tokens`, with `caption` (str) and the values of conditions by name (see
 `arvid.nn.conditions`). If tokens are drawn from a posterior, `tokens` are its means and `spread` their deviations.
-`text` are cached features of the caption (n, D), or None."""
+`text` are the cached features of the caption (n, D), or None."""
 TENSORS = ("video", "tokens", "spread")
 OTHERS = ("caption", "text", "unreadable", *TENSORS)
-"""Keys of an example that are no conditions."""
+"""Keys of an example that are not conditions."""
 
 
 def normalise(video: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "3 t h w"]:

@@ -43,7 +43,7 @@ class VideoExamples(Dataset[Example]):
 
 
 class TokenExamples(Dataset[Example]):
-    """Encoded clips as tokens, with the cached text features of their captions if there is a `reader` of them."""
+    """Encoded clips as tokens, with the cached text features of their captions if `reader` is given."""
 
     def __init__(self, shards: TokenShards, reader: FeatureReader | None = None) -> None:
         self.shards = shards
@@ -66,7 +66,7 @@ class StepSampler(Sampler[list[int]]):
         seed: seed of the order.
         start: number of batches to skip.
         rank, world_size: this process, and the number of processes that share each step.
-        order: order of the clips. By default one permutation of all clips after another.
+        order: order of the clips. By default a new permutation of all clips in each epoch.
     """
 
     def __init__(
@@ -187,9 +187,9 @@ class VideoDataModule(LightningDataModule):
             random stream.
         num_workers: processes that load clips.
         seed: seed of the order of the clips.
-        shuffle_window: shuffle the training clips inside windows of this many shards of 256 clips, such as 8, so that
-            each shard is read once in an epoch (see `arvid.data.order.WindowOrder`). For object storage, and for sets
-            that are larger than the memory. By default the whole set is shuffled.
+        shuffle_window: shuffle the training clips inside windows of this many shards (of 256 clips), such as 8. Each
+            shard is then read once per epoch (see `arvid.data.order.WindowOrder`). For object storage, and for sets
+            larger than the memory. By default the whole set is shuffled.
         posterior: train on tokens drawn anew at each step from the tokenizer's posterior, as NOVA's released code does.
             By default on the posterior means. Needs a tokenizer with a posterior; validation is on the means.
         max_unreadable: largest share of a set's clips that may become unreadable during training. Other clips replace

@@ -162,5 +162,5 @@ def _last_two(path: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without case, and with accents in one form: macOS writes an accented letter as two characters."""
+    """A name in lower case and in one Unicode form: macOS writes an accented letter as two characters."""
     return unicodedata.normalize("NFC", name).casefold()

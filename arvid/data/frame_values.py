@@ -1,8 +1,8 @@
 """Values of the frames of a video, such as actions, in an .npz file beside it.
 
-`walks/a.mp4` has `walks/a.npz`, with an array (T, ...) for each condition per frame (see `arvid.nn.conditions`) under
-its name. T is at least the number of frames of the file. TECO (arXiv:2210.02396) publishes its Minecraft videos in this
-layout.
+`walks/a.npz` has the values of `walks/a.mp4`: an array (T, ...) for each condition per frame (see
+`arvid.nn.conditions`), under its name. T is at least the number of frames of the video. TECO (arXiv:2210.02396)
+publishes its Minecraft videos in this layout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from arvid.errors import UserError
 from arvid.nn.conditions import condition
 
 Values = NDArray[Any]
-_OF_ZIP = (zipfile.BadZipFile, zlib.error)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 
 def values_file(video: Path) -> Path:
@@ -30,18 +30,18 @@ def values_file(video: Path) -> Path:
 
 
 def require_per_frame(names: Iterable[str]) -> None:
-    """Raise UserError for an unknown condition, and for one that has a value per clip."""
+    """Raise UserError for an unknown condition, and for one with a value per clip."""
     for name in names:
         if not condition(name).per_frame:
             raise UserError(
-                f"The condition {name} has a value per clip, so it cannot lie beside a video. Conditions per frame can."
+                f"The condition {name} has a value per clip. Files beside videos hold conditions per frame."
             )
 
 
 def read_values(video: Path, names: Iterable[str]) -> dict[str, Values]:
     """The values (T, ...) of a video by condition.
 
-    Raises UserError if the file is missing or damaged, lacks a condition, or holds something else than numbers.
+    Raises UserError if the file is missing or damaged, lacks a condition, or holds values that are not numbers.
     """
     path = values_file(video)
     if not path.is_file():
@@ -54,13 +54,13 @@ def read_values(video: Path, names: Iterable[str]) -> dict[str, Values]:
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
-    """Arrays of an .npz file by name; nothing is unpickled. Raises UserError if it is damaged or lacks one."""
+    """Arrays of an .npz file by name, without unpickling. Raises UserError if it is damaged or lacks one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             known = list(file)
             found = {name: file[name] for name in names if name in known}
-    # TypeError: an .npy file, which is one array. RuntimeError: an encrypted file, or an unknown compression.
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, *_OF_ZIP) as error:
+    # TypeError: an .npy file (a single array). RuntimeError: an encrypted file, or an unknown compression.
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, *_ZIP_ERRORS) as error:
         raise UserError(f"{path} cannot be read as .npz: {error}. Write it again.") from error
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{path} has no array {missing[0]!r}, only: {', '.join(known) or 'none'}.")
@@ -68,7 +68,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
 
 
 def _checked(path: Path, name: str, values: Values) -> Values:
-    """Values in the condition's type. Raises UserError if they do not fit it."""
+    """Values converted to the condition's type. Raises UserError if that is not possible."""
     dtype = np.dtype(condition(name).dtype)
     if values.ndim == 0 or values.dtype.kind not in "iuf":
         raise UserError(f"{path}: {name} must be numbers, one or more for each frame.")
@@ -92,7 +92,7 @@ def values_of_frames(
 
 
 def values_digest(videos: Iterable[Path], conditions: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of the values of videos, in order. The compression of the files does not count."""
+    """Hex SHA-256 of the values of videos, in order. It does not depend on the compression of the files."""
     digest = hashlib.sha256()
     for video in videos:
         for name, values in read_values(video, conditions).items():

@@ -22,7 +22,7 @@ from arvid.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 VIDEO_COLUMNS = ("video", "videos", "mp4", "webm", "avi", "mkv", "mov", "gif")
-"""Names of columns that contain videos: `video` of the datasets library, and the endings of WebDataset's files."""
+"""Names of columns that contain videos: those of the datasets library, and the endings of WebDataset's files."""
 
 
 class HuggingFaceVideos(FileDataset):
@@ -93,8 +93,8 @@ def _is_of_part(path: Path, part: str) -> bool:
 def _video_column(path: Path) -> str | None:
     """The column that contains videos, as bytes or as structs of bytes and a path. None if there is none.
 
-    Others may contain pictures or sound. So a column with a video's name counts first, and if videos are listed by
-    their paths, no other does.
+    Other columns may contain pictures or sound. So a column whose name is in VIDEO_COLUMNS comes first. Another one
+    counts only if no column lists paths of videos.
     """
     try:
         schema = pa.parquet.read_schema(path)
@@ -146,7 +146,7 @@ def read_parquet(path: Path) -> Iterator[Sample]:
 
 
 def _plain_value(value: Any) -> Any:
-    """A value as JSON has it: text, or a number (of seconds, for a duration)."""
+    """Convert bytes to text, and decimals and durations (in seconds) to floats."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if isinstance(value, datetime.timedelta):

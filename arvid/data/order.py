@@ -1,6 +1,6 @@
-"""The order of the clips of a training: which clip is at which position, from the seed alone.
+"""Order of the training clips: a function from a position to the index of a clip. It depends on the seed alone.
 
-Positions count clips from the start of the training, over all processes. Step s has positions s * B to (s + 1) * B,
+Positions count clips from the start of the training, over all processes. Step s has positions s * B to (s + 1) * B - 1,
 where B is the global batch size. An order is a function of the position, so a resumed run continues exactly, and the
 clips of a step depend neither on processes nor on workers.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 MAX_LANES = 64
-"""Most lanes of `WindowOrder`. More nodes than lanes would read the same shards."""
+"""Maximum number of lanes of `WindowOrder`. With more nodes than lanes, several nodes read the same shards."""
 
 
 class Order(Protocol):
@@ -26,7 +26,7 @@ class Order(Protocol):
 
 
 class WholeOrder:
-    """One random permutation of all clips after another.
+    """A new random permutation of all clips in each epoch.
 
     Args:
         num_clips: number of clips in the set.
@@ -51,14 +51,14 @@ class WindowOrder:
 
     A step is divided into lanes: equal runs of positions. In each epoch the shards are permuted and divided among the
     lanes, in equal numbers of clips. A lane reads its clips window after window, each in random order. So a process
-    reads only the shards of its lanes, and each of them once in an epoch. If the positions of a lane belong to two
-    processes, both read its shards. An epoch leaves out fewer clips than there are lanes, and other ones each time.
+    reads only the shards of its lanes, each once per epoch. If the positions of a lane belong to two processes, both
+    read its shards. Each epoch leaves out fewer clips than there are lanes; they differ from epoch to epoch.
 
     Args:
         num_clips: number of clips in the set.
         seed: seed of the permutations.
-        clips_per_shard: clips of a shard; the last shard may have fewer.
-        window: size of a window, in shards. A step draws from as many windows as there are lanes.
+        clips_per_shard: clips per shard; the last shard may have fewer.
+        window: size of a window, in shards. A step takes its clips from one window per lane.
         clips_per_step: global batch size. The number of lanes is its largest divisor up to `MAX_LANES`.
         prefetch: called with the shards of the next window of a lane when the lane begins a window.
     """
@@ -86,9 +86,9 @@ class WindowOrder:
 
     def __call__(self, position: int) -> int:
         per_lane = self.clips_per_step // self.num_lanes
-        step, place = divmod(position, self.clips_per_step)
-        lane, place = divmod(place, per_lane)
-        epoch, offset = divmod(step * per_lane + place, self.lane_size)
+        step, offset = divmod(position, self.clips_per_step)
+        lane, offset = divmod(offset, per_lane)
+        epoch, offset = divmod(step * per_lane + offset, self.lane_size)
         window, offset = divmod(offset, self.window_size)
         return int(self._window(lane, epoch, window)[offset])
 
@@ -111,16 +111,16 @@ class WindowOrder:
         self._begin(epoch)
         first = window * self.window_size
         last = min(first + self.window_size, self.lane_size)
-        places = np.arange(first, last) + lane * self.lane_size
-        # Places count the clips of the permuted shards; `_ends` are the places where the shards end.
-        shards = np.searchsorted(self._ends, places, side="right")
-        before_end = self._ends[shards] - places
+        # A slot is an index into the clips of the permuted shards, one shard after another. `_ends` are their ends.
+        slots = np.arange(first, last) + lane * self.lane_size
+        shards = np.searchsorted(self._ends, slots, side="right")
+        before_end = self._ends[shards] - slots
         numbers = self._shards[shards]
         clips: Indices = self._shard_ends(numbers) - before_end
         return clips
 
     def _shard_ends(self, numbers: Indices) -> Indices:
-        """One more than the last clip of each shard."""
+        """Index of the last clip of each shard, plus one."""
         ends: Indices = np.minimum((numbers + 1) * self.clips_per_shard, self.num_clips)
         return ends
 

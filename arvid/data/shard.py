@@ -1,9 +1,9 @@
-"""Read the clips of one token shard by position: only the bytes of the requested clips, without a memory map.
+"""Read single clips of a token shard. Only the bytes of the requested clips are read, without a memory map.
 
 A shard is a safetensors file (https://github.com/huggingface/safetensors#format): 8 bytes with the length of a JSON
-header, the header, and the tensors. Each tensor has a row for each clip, except `captions`, the UTF-8 text of all
-captions without separators; row i of `caption_ends` is where caption i ends in it. Shards of older formats have
-their captions in the header's metadata instead.
+header, the header, and the tensors. Each tensor has one row per clip, except `captions`. It is the UTF-8 text of all
+captions, without separators. Row i of `caption_ends` is the position, in bytes, where caption i ends. Shards of older
+formats have their captions in the header's metadata.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from arvid.data.shard_files import (
     CAPTION_ENDS,
     CAPTIONS,
     Manifest,
-    first_impossible,
-    impossible,
+    describe_invalid,
+    first_invalid,
     naming,
     shard_name,
 )
 from arvid.sealed import Damaged, verify_tensors
 
 _FIRST_READ = 4096
-"""Bytes read at once when a shard is opened. They hold the header, unless captions are in it."""
-_NO_CONDITIONS = ("tokens", "spread", CAPTIONS, CAPTION_ENDS)
+"""Bytes read first when a shard is opened. They contain the whole header, unless captions are in it."""
+_NOT_CONDITIONS = ("tokens", "spread", CAPTIONS, CAPTION_ENDS)
 _TYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
@@ -69,9 +69,9 @@ class _Rows:
 
 
 class Shard:
-    """An open shard. Its file is closed with the object.
+    """An open shard. Its file is closed when the object is deleted.
 
-    Raises UserError if the file cannot be a shard, and FileNotFoundError. `verify` checks all of it.
+    Raises UserError if the file is not a shard, and FileNotFoundError if it is missing. `verify` checks its content.
     """
 
     def __init__(self, path: Path, manifest: Manifest, number: int) -> None:
@@ -82,7 +82,7 @@ class Shard:
             self._file = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._rows, self._metadata = self._read_header()
-        self._conditions = sorted(name for name in self._rows if name not in _NO_CONDITIONS)
+        self._conditions = sorted(name for name in self._rows if name not in _NOT_CONDITIONS)
 
     def _read_header(self) -> tuple[dict[str, _Rows], dict[str, str]]:
         """The tensors by name, and the metadata."""
@@ -112,7 +112,7 @@ class Shard:
         return content
 
     def verify(self) -> None:
-        """Check the content. Raises UserError if it is damaged, holds impossible tokens or is of another folder."""
+        """Check the content. Raises UserError if it is damaged, has invalid tokens or belongs elsewhere."""
         with naming(self.path):
             self._require_of_manifest()
             # The open file: another process may have deleted a copy in the cache.
@@ -120,22 +120,24 @@ class Shard:
                 verify_tensors(content, required=self.manifest.sealed)
             self._require_rows()
             tokens = self._values(self._rows["tokens"], 0, self._rows["tokens"].count)
-            row = first_impossible(tokens, self.manifest.spec)
+            row = first_invalid(tokens, self.manifest.spec)
             if row is not None:
-                raise Damaged(f"its clip {row} has {impossible(self.manifest.spec)}")
+                raise Damaged(f"its clip {row} has {describe_invalid(self.manifest.spec)}")
 
     def _require_of_manifest(self) -> None:
         expected, name = self._num_clips, self.manifest.name_of(self.number)
         found = self._rows["tokens"].count
         if found != expected:
             raise UserError(
-                f"{self.path} is of another folder: {found} clips instead of {expected}."
+                f"{self.path} belongs to another folder: it has {found} clips instead of {expected}."
             )
         if self._metadata.get("name", name) != name:  # older shards have no name
-            raise UserError(f"{self.path} is of another folder, or another shard of this one.")
+            raise UserError(
+                f"{self.path} belongs to another folder, or is another shard of this one."
+            )
 
     def _require_rows(self) -> None:
-        """Raise Damaged if a tensor has not a row for each clip: a missing row would be read from the next tensor."""
+        """Raise Damaged if a tensor does not have one row per clip: a read past its end returns the next tensor."""
         for name, rows in self._rows.items():
             if name != CAPTIONS and rows.count != self._num_clips:
                 raise Damaged(f"{name} has {rows.count} rows for {self._num_clips} clips")
@@ -161,7 +163,7 @@ class Shard:
         return self._values(self._rows[name], row)[0]
 
     def _values(self, rows: _Rows, first: int, count: int = 1) -> NDArray[Any]:
-        """Rows (count, ...) of a tensor from `first` on."""
+        """`count` rows of a tensor, starting at row `first`: (count, ...)."""
         content = self._read(rows.start + first * rows.row_bytes, count * rows.row_bytes)
         return np.frombuffer(content, rows.dtype).reshape(count, *rows.shape)
 
@@ -180,7 +182,7 @@ class Shard:
 
 
 def _rows(entry: dict[str, Any], start: int) -> _Rows:
-    """From a tensor's entry in the header; `start` is the position of the first tensor."""
+    """Rows of a tensor, from its entry in the header. `start` is the position of the first tensor."""
     begin, end = entry["data_offsets"]
     count, *shape = entry["shape"]
     dtype = np.dtype(_TYPES[entry["dtype"]])

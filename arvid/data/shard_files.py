@@ -56,7 +56,7 @@ class Manifest:
     """Fingerprint of the dataset."""
     spec: TokenSpec
     clip_shape: tuple[int, int, int]
-    """Frames, height and width of the clips behind the tokens."""
+    """Frames, height and width of the encoded clips."""
     classes: tuple[str, ...]
     num_clips: int
     clips_per_shard: int
@@ -68,8 +68,8 @@ class Manifest:
     """Whether every file of the folder must have a checksum. A file without it is damaged."""
 
     def stored(self) -> dict[str, Any]:
-        """The fields in the file, without `sealed`, which the file's format states, and the tokenizer's codes. Older
-        files have no `value_names`, so empty ones are left out."""
+        """The fields that the file contains: all but `sealed` and the tokenizer's codes. The file's format states
+        `sealed`. Empty `value_names` are left out, because older files have none."""
         left_out = {"sealed"} if self.value_names else {"sealed", "value_names"}
         stored = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
         del stored["spec"]["codes"]
@@ -127,7 +127,7 @@ def write_shard(
         shard: number of the shard.
         tokens: tokens (n, t, h, w[, C]) of its n clips.
         std: standard deviations of the tokens, stored under the name "spread". None: store none.
-        facts: caption and values of the conditions of each clip, as `describe_clip` gives them.
+        facts: caption and values of the conditions of each clip, as `describe_clip` returns them.
     """
     tensors = {
         "tokens": tokens.numpy().astype(_dtype(manifest.spec)),
@@ -155,16 +155,16 @@ def _dtype(spec: TokenSpec) -> type[np.generic]:
     )
 
 
-def first_impossible(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
-    """Row of the first clip with impossible tokens (n, t, h, w[, C]): ids outside the vocabulary, or not finite."""
+def first_invalid(tokens: NDArray[Any], spec: TokenSpec) -> int | None:
+    """Row of the first clip with invalid tokens (n, t, h, w[, C]): ids outside the vocabulary, or not finite."""
     is_discrete = spec.type == "discrete"
-    possible = (tokens >= 0) & (tokens < spec.size) if is_discrete else np.isfinite(tokens)
-    of_clips = possible.reshape(len(tokens), -1).all(1)
+    valid = (tokens >= 0) & (tokens < spec.size) if is_discrete else np.isfinite(tokens)
+    of_clips = valid.reshape(len(tokens), -1).all(1)
     return None if of_clips.all() else int(of_clips.argmin())
 
 
-def impossible(spec: TokenSpec) -> str:
-    """Description of impossible tokens, for messages."""
+def describe_invalid(spec: TokenSpec) -> str:
+    """Description of invalid tokens, for messages."""
     if spec.type == "continuous":
         return "tokens that are not finite"
     return f"ids outside the vocabulary of {spec.size}"
@@ -195,11 +195,11 @@ def read_manifest(path: str) -> Manifest:
         raise UserError(
             f"{path} holds no token shards: there is no {MANIFEST}. Make them with `arvid encode`."
         ) from error
-    except UserError:  # says what is wrong already; it is a ValueError, which comes next
+    except UserError:  # complete already; UserError is a ValueError, which is caught next
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}/{MANIFEST} is no manifest of token shards ({error}). Delete it and run the same `arvid encode` "
+            f"{path}/{MANIFEST} is not a manifest of token shards ({error}). Delete it and run the same `arvid encode` "
             "again to write it, or copy it again."
         ) from error
 
@@ -223,9 +223,9 @@ def naming(path: str | Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, UserError):
         raise
-    except OSError as error:  # says nothing about the content: too many open files, no permission
+    except OSError as error:  # not about the content: too many open files, no permission
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # a damaged header leads to many types of errors
+    except Exception as error:  # a damaged header causes many types of errors
         raise UserError(
             f"{path} is damaged ({error}). Delete it and run the same `arvid encode` again, which makes only "
             "missing shards; or copy it again."

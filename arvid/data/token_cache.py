@@ -22,8 +22,8 @@ from arvid.data.shard_files import (
     UNSEALED,
     Manifest,
     begin,
-    first_impossible,
-    impossible,
+    describe_invalid,
+    first_invalid,
     missing_shards,
     shard_name,
     write_shard,
@@ -156,11 +156,11 @@ def _require_possible(
     tokenizer: VideoTokenizer, tokens: Tensor, indices: list[int], clips: list[Clip]
 ) -> None:
     """Raise UserError for tokens (or their standard deviations) that are not finite or outside the vocabulary."""
-    row = first_impossible(tokens.numpy(), tokenizer.spec)
+    row = first_invalid(tokens.numpy(), tokenizer.spec)
     if row is not None:
         name = f" ({clips[row].name})" if clips[row].name else ""
         raise UserError(
-            f"The tokenizer {type(tokenizer).__name__} gives {impossible(tokenizer.spec)} for clip "
+            f"The tokenizer {type(tokenizer).__name__} gives {describe_invalid(tokenizer.spec)} for clip "
             f"{indices[row]}{name}, so they are not stored. Check its training, or leave out the clip."
         )
 

@@ -1,8 +1,8 @@
 """Token shards as a dataset: encoded clips in a folder on disk or in object storage, without their videos.
 
-shard_files.py describes the files. Opening a folder reads its manifest and lists its files; a shard is opened when its
-first clip is read, and verified before. Shards in object storage (s3://, gs://, hf://, https://, and all else that
-fsspec reads) are then copied into the cache.
+shard_files.py describes the files. Opening a folder reads its manifest and lists its files. A shard is verified before
+its first clip is read. Shards in object storage (s3://, gs://, hf://, https://, and all else that fsspec reads) are
+copied into the cache when they are first needed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from arvid.ranges import above
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 1 << 26
-"""Largest folder, in bytes, that is verified when it is opened, in some 0.05 s. A larger folder is verified shard by
-shard in a thread; a reader that is ahead of the thread verifies its shard itself."""
+"""Folders up to this size, in bytes, are verified when they are opened, in some 0.05 s. A thread verifies the shards of
+larger folders. If a reader needs a shard earlier, it verifies the shard itself."""
 AHEAD = 1 << 36
-"""Largest folder, in bytes, that the thread verifies: each process that opens the folder reads it whole. The shards of
-a larger folder are verified when they are first read."""
+"""Largest folder, in bytes, that the thread verifies: this thread, one in each process, reads the whole folder. Shards
+of larger folders are verified at their first use."""
 MAX_OPEN = 128
-"""Shards that a process keeps open. To open one again takes some 50 µs."""
+"""Shards that a process keeps open. Opening one again takes some 50 µs."""
 _NAMED = 5  # shards in a message about missing ones
 
 
@@ -73,8 +73,8 @@ class TokenShards(VideoDataset):
 
     Args:
         path: folder or URL of the shards. Storage other than disk and http needs its package (s3fs, gcsfs).
-        cache_gib: for a URL, size of its copies in the cache (`ARVID_CACHE`), in GiB, above which the copies that were
-            opened longest ago are deleted. By default all are kept.
+        cache_gib: for a URL: limit of the size of its copies in the cache (`ARVID_CACHE`), in GiB. Above it, the least
+            recently opened copies are deleted. By default all are kept.
 
     Raises UserError if the folder holds no shards, or some are missing or damaged. At a URL, and in a large folder,
     damage is found when a shard is read.
@@ -86,7 +86,7 @@ class TokenShards(VideoDataset):
         self.manifest = read_manifest(self.path)
         self.classes = self.manifest.classes
         self.value_names = self.manifest.value_names
-        self._shards: dict[int, Shard] = {}  # the shard that was used last is the last one
+        self._shards: dict[int, Shard] = {}  # the most recently used shard is the last one
         self._verified = _flags(self.manifest.num_shards)
         self._prefetcher: Prefetcher | None = None
         self._copies: ShardCopies | None = None
@@ -105,7 +105,8 @@ class TokenShards(VideoDataset):
                 f"{self.path}: {len(missing)} of {self.manifest.num_shards} shards are missing ({names}{more}). "
                 "Run the same `arvid encode` again, which makes only those, or copy them here."
             )
-        # Shards differ in their captions alone, so the first tells the size: to ask for each is slow on a network.
+        # Shards differ in size only by their captions, so the first one gives the total. To ask for the size of each is
+        # slow on a network.
         total = (Path(self.path) / shard_name(0)).stat().st_size * self.manifest.num_shards
         if total <= AT_ONCE:
             for number in range(self.manifest.num_shards):
@@ -124,7 +125,7 @@ class TokenShards(VideoDataset):
     def _verify(self, number: int) -> None:
         """Raise UserError if a shard is damaged. All processes that load from this set verify it once in total."""
         if not self._verified[number]:
-            self._opened(number).verify()  # not an open one: a thread verifies too
+            self._opened(number).verify()  # not `_shard`: a thread verifies too
             self._verified[number] = True
 
     def __len__(self) -> int:
@@ -166,7 +167,7 @@ class TokenShards(VideoDataset):
             )
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Copy shards of a URL into the cache in the background. A failure is an error when the shard is read."""
+        """Copy shards of a URL into the cache in the background. A failure is reported when the shard is read."""
         if self._copies is None:
             return
         if self._prefetcher is None:
@@ -175,11 +176,8 @@ class TokenShards(VideoDataset):
             self._prefetcher.add(number)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_shards": {},
-            "_prefetcher": None,
-        }  # these stay with their process
+        # Open files and threads stay with their process.
+        return {**self.__dict__, "_shards": {}, "_prefetcher": None}
 
     def _shard(self, number: int) -> Shard:
         shard = self._shards.pop(number, None) or self._opened(number)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of the archives in a folder, in any case."""
 TEXTS = {".json": "", ".txt": "caption", ".cls": "label"}
-"""Endings of a sample's text files, and the column that each holds; a .json file holds several."""
+"""Endings of a sample's text files, and the column in each. A .json file has several columns."""
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a compressed archive -> the function that opens it."""
 
@@ -46,8 +46,8 @@ class WebDataset(FileDataset):
 
     A sample is the files of an archive with the same name up to the first dot: KEY.mp4 (or another video), and
     optionally KEY.txt with the caption, KEY.cls with the class, and KEY.json with the columns of a manifest (see
-    `arvid.data.manifest.VideoManifest`). Its files may lie apart, and be links to others. The log counts what is left
-    out. Archives are unpacked once into the cache folder, which needs their size again
+    `arvid.data.manifest.VideoManifest`). The files of a sample need not be adjacent, and may be links to other files.
+    The log counts what is left out. Archives are unpacked once into the cache folder, which needs as much space again
     (ARVID_CACHE sets another folder).
 
     Args:
@@ -108,7 +108,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def read_archive(path: Path) -> Iterator[Sample]:
-    """The samples of an archive, by the first file of each. The log counts what is left out.
+    """The samples of an archive, in the order of their first files. The log counts what is left out.
 
     Raises UserError if the archive is damaged.
     """
@@ -156,7 +156,7 @@ def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
         stem, _, ending = name.partition(".")
         members = found.setdefault(os.path.join(folder, stem), {})
         if f".{ending.lower()}" in members:
-            left_out.reasons["files of a name that an earlier one has"] += 1
+            left_out.reasons["files with the name of an earlier file"] += 1
         else:
             members[f".{ending.lower()}"] = member
     return found
@@ -179,10 +179,10 @@ def _sample(
     if not endings:
         left_out.reasons["samples without a video"] += 1
         return
-    left_out.reasons["videos of a sample that has one already"] += len(endings) - 1
+    left_out.reasons["further videos of a sample"] += len(endings) - 1
     content = _content(archive, members[endings[0]])
     if content is None:
-        left_out.reasons["links that lead to no file of the archive"] += 1
+        left_out.reasons["links to no file of the archive"] += 1
         return
     row = _row(path, key, {e: _content(archive, members[e]) for e in TEXTS if e in members})
     suffix = endings[0].rpartition(".")[2]

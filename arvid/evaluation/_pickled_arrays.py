@@ -1,7 +1,7 @@
-"""Reads pickles of plain data and numpy arrays of numbers. Nothing in the file is imported or called.
+"""Read pickles of plain data and numpy arrays of numbers. Nothing in the file is imported or called.
 
-numpy's own unpickling is not used: a damaged file can crash it. Here the few names in the pickle of an array stand for
-functions of this module, which keep bytes, shape and type; `numpy.frombuffer` then makes the array.
+numpy's own unpickling is not used, because a damaged file can crash it. The pickle of an array names a few functions.
+Functions of this module replace them. They keep bytes, shape and type, and `numpy.frombuffer` then makes the array.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from arvid.contracts import UserError
 
 TYPES = ("f2", "f4", "f8", "i4", "i8", "u1", "b1")
-"""Types of numbers: kind and bytes."""
+"""Permitted types of numbers: kind and bytes."""
 ORDERS = ("<", ">", "|", "=")
+"""Permitted byte orders, as numpy writes them."""
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """The pickled dict in a file. Raises UserError if it is something else, or names anything but numpy arrays."""
+    """The pickled dict in a file. Raises UserError for other content, and for objects other than numpy arrays."""
     try:
         found = _Reader(io.BytesIO(path.read_bytes())).load()
         content = {name: _plain(value) for name, value in found.items()}
@@ -35,7 +36,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
 
 
 class _Type:
-    """Stands for a numpy type."""
+    """Replaces a numpy type."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code = code
@@ -51,7 +52,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for a numpy array."""
+    """Replaces a numpy array."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.type, self.is_fortran, self.content = state
@@ -86,21 +87,22 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray.scalar": _number,
     "numpy._core.numeric._frombuffer": _from_buffer,
 }
-"""What the names in the pickle of an array stand for."""
+"""Name in the pickle of an array -> function that replaces it."""
 
 
-# The reader in Python, not the one in C: that one reserves as much memory as a damaged file names.
+# The reader written in Python. The one in C allocates as much memory as a damaged file asks for.
 class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        place = f"{module}.{name}".replace("numpy.core.", "numpy._core.")  # before numpy 2
-        if place not in FUNCTIONS:
-            raise pickle.UnpicklingError(f"it names {place}, which is not run")
-        stand_in = FUNCTIONS[place]
-        return lambda *arguments: stand_in(*arguments)  # a file could set attributes of it
+        path = f"{module}.{name}".replace("numpy.core.", "numpy._core.")  # before numpy 2
+        if path not in FUNCTIONS:
+            raise pickle.UnpicklingError(f"it names {path}, which is not run")
+        replacement = FUNCTIONS[path]
+        # A new function for each name, because a file can set attributes of what it gets.
+        return lambda *arguments: replacement(*arguments)
 
 
 def _plain(value: Any) -> Any:
-    """A value, or a list of values, with numpy arrays. Not lists of lists: few bytes can name very many of them."""
+    """Convert a value, or the values of a list. Not lists of lists: a few bytes of pickle can hold very many values."""
     if isinstance(value, list):
         return [_array(item) for item in value]
     return _array(value)

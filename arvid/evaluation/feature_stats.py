@@ -1,11 +1,11 @@
-"""Statistics files of StyleGAN-V's and cd-fvd's code, in place of real videos: `arvid stats make --real FILE.pkl`.
+"""Convert statistics files of StyleGAN-V's and cd-fvd's code: `arvid stats make --real FILE.pkl`.
 
 Both programs pickle the attributes of their class `FeatureStats` (src/metrics/metric_utils.py of universome/stylegan-v,
 cdfvd/utils/metric_utils.py of songweige/content-debiased-fvd): the number of clips, the sum of their features, the sum
 of the features' outer products, and the features themselves if `capture_all` was set. Only numbers and numpy arrays are
-read. A file that names anything else is refused.
+read. A file with other objects is refused.
 
-A file without features is stored as as many rows with the same mean and covariance (see `rows_of_moments`).
+If a file has no features, one row per clip is made, with the same mean and covariance (see `rows_of_moments`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_CLIPS = 2**24
 
 @dataclass(frozen=True)
 class FeatureStats:
-    """Content of a file: as many rows as clips."""
+    """Content of a file: one row for each clip."""
 
     rows: Float64[Tensor, "n d"]
     only_moments: bool
@@ -42,17 +42,18 @@ class FeatureStats:
 def convert_statistics(
     protocol: Protocol, file: Path, folder: Path, scores: dict[str, Score]
 ) -> Path:
-    """Write the statistics file of arvid for a file of `FeatureStats`. Returns its path.
+    """Convert a published file to a statistics file of arvid. Returns its path.
 
-    That the features were made as the protocol says is the user's statement. The real clips have no captions.
+    The user states that the features were computed as the protocol says; the file does not show it. The real clips have
+    no captions.
 
     Args:
-        protocol: a protocol with a `clip`, for as many real clips as the file has.
+        protocol: a protocol with a `clip`, for the number of real clips in the file.
         file: the published file.
         folder: folder of the new file.
-        scores: the metric whose network made the features, by the network's key.
+        scores: the metric whose network computed the features, by the network's key.
 
-    Raises UserError if the file cannot be read safely, or does not fit protocol or network.
+    Raises UserError if the file cannot be read safely, or does not fit the protocol or the network.
     """
     assert protocol.clip is not None
     if len(scores) != 1:
@@ -62,8 +63,8 @@ def convert_statistics(
     num, width = stats.rows.shape
     wanted = score.num_features
     if wanted != width:
-        raise UserError(f"{file} has {width} features of a clip, and the network has {wanted}.")
-    dataset = _Unnamed(num, sha256_file(file))
+        raise UserError(f"{file} has {width} features per clip, but the network has {wanted}.")
+    dataset = _UnknownClips(num, sha256_file(file))
     real = protocol.real(dataset)
     compared = real or [
         i for fold in range(protocol.folds) for i in protocol.choose(dataset, fold)[0]
@@ -76,7 +77,7 @@ def convert_statistics(
     if stats.only_moments and real is None and protocol.folds > 1:
         raise UserError(
             f"{file} has one mean and covariance, but protocol {protocol.name} compares each of its {protocol.folds} "
-            "folds with clips of its own. Write a protocol with this one as `base` and num_real (docs/protocols.md)."
+            "folds with other real clips. Write a protocol with this one as `base` and num_real (docs/protocols.md)."
         )
     flag = {f"{key}.{ONLY_MOMENTS}": torch.zeros(())} if stats.only_moments else {}
     measured = {i: {f"{key}.real": row, **flag} for i, row in enumerate(stats.rows)}
@@ -102,10 +103,10 @@ def read_feature_stats(path: Path) -> FeatureStats:
 def rows_of_moments(
     mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], num: int
 ) -> Float64[Tensor, "n d"]:
-    """`num` rows with this mean and this covariance (with ddof 0), as a set of `num` clips has them.
+    """`num` rows whose mean and covariance (with ddof 0) are the given ones.
 
-    A Fréchet distance depends on nothing else. The covariance's rank is at most num - 1; further eigenvalues are
-    rounding errors.
+    A Fréchet distance depends on nothing else. The covariance of `num` clips has rank num - 1 at most; further
+    eigenvalues are rounding errors.
     """
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)  # ascending
     rank = min(num - 1, len(values))
@@ -138,8 +139,8 @@ def _stats(content: dict[str, Any]) -> FeatureStats:
     )
 
 
-class _Unnamed(VideoDataset):
-    """Real clips of which nothing is known but their number."""
+class _UnknownClips(VideoDataset):
+    """Real clips of a published file: only their number is known."""
 
     has_captions = False
 

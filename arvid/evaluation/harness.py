@@ -156,7 +156,7 @@ def _required_scores(
 def _kept(
     dataset: VideoDataset, protocol: Protocol, code: str
 ) -> RealMeasurements | RealStatistics:
-    """The measurements of the real clips: those of a statistics file, or those in the cache."""
+    """Measurements of the real clips, from a statistics file or the cache."""
     if isinstance(dataset, RealStatistics):
         return dataset
     return RealMeasurements(dataset, protocol.scored, code)

@@ -1,4 +1,4 @@
-"""Measures a real set under a protocol and writes its statistics: `arvid stats make`."""
+"""Measure a real set under a protocol and write its statistics file: `arvid stats make`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from arvid.progress import Bar
 def statistics_of(
     where: Path, protocol: Protocol, folder: Path, *, split_list: Path | None = None
 ) -> Path:
-    """The statistics file of real videos, or of a published statistics file (`.pkl`). Returns its path.
+    """Write the statistics file of real videos, or of a published file (`.pkl`). Returns its path.
 
     Arguments and errors are those of `real_clips`, `make_statistics` and `convert_statistics`.
     """
@@ -47,8 +47,8 @@ def make_statistics(
 ) -> Path:
     """Measure the real clips of a protocol and write a statistics file. Returns its path.
 
-    The file's name ends with a hash of its content. Measurements are cached as those of an evaluation, so an
-    interrupted run continues.
+    The file's name ends with a hash of its content. Measurements are cached like those of an evaluation, so
+    an interrupted run continues.
 
     Args:
         protocol: a protocol of the task `generation` with a metric between sets.
@@ -76,7 +76,9 @@ def make_statistics(
         if i < len(compared):
             measured.update(_measure(scores, kept, indices, found, protocol))
         shape = found[0].video.shape
-        frameless = np.empty((0, *shape[1:]), np.uint8)  # all frames would not fit into memory
+        frameless = np.empty(
+            (0, *shape[1:]), np.uint8
+        )  # frames of all clips would not fit in memory
         clips |= {
             index: dataclasses.replace(clip, video=frameless)
             for index, clip in zip(indices, found, strict=True)
@@ -87,7 +89,7 @@ def make_statistics(
 def scores_between_sets(
     protocol: Protocol, dataset: VideoDataset | None = None
 ) -> dict[str, Score]:
-    """One metric for each network whose features are compared between sets, by the network's key.
+    """One metric for each feature network of the metrics between sets, by the network's key.
 
     Without real clips the protocol's optional metrics are left out. Raises UserError if there is none.
     """
@@ -97,13 +99,13 @@ def scores_between_sets(
     if not found:
         raise UserError(
             f"Protocol {protocol.name} has no metric between sets of clips, so statistics would be empty: "
-            "choose one with --metric, as fvd."
+            "choose one with --metric, such as fvd."
         )
     return found
 
 
 def _plan(protocol: Protocol, dataset: VideoDataset) -> tuple[list[list[int]], list[list[int]]]:
-    """Batches of the real clips that are compared, and of those that only give a caption or class."""
+    """Batches of the real clips for the comparison, and of those that only give a caption or class."""
     chosen = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
     real = protocol.real(dataset)
     if real is None:
@@ -126,5 +128,5 @@ def _measure(
         for key, score in scores.items()
         for name, values in kept.measure(score, indices, videos).items()
     }
-    rows = ({place: values[i] for place, values in tensors.items()} for i in range(len(clips)))
+    rows = ({key: values[i] for key, values in tensors.items()} for i in range(len(clips)))
     return dict(zip(indices, rows, strict=True))

@@ -32,14 +32,14 @@ SUFFIXES = (".yaml", ".yml")
 
 T = TypeVar("T")
 
-_YOUNGER: dict[str, Any] = {
+_LATER_OPTIONS: dict[str, Any] = {
     "given_rate": "cut",
     "optional_metrics": [],
     "trajectories": 1,
     "conditions": [],
     "scored_every": 1,
 }
-"""Options that came after the first hashes, and their defaults, which a hash leaves out."""
+"""Options added after the first hashes, and their defaults. A hash leaves them out at the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,8 @@ class Protocol:
     """How real clips are cut and resized; defines the length and size of all clips. None: as the run's setting does."""
 
     conditions: tuple[str, ...] = ()
-    """Conditions per frame that a model gets besides caption and class, such as actions. An .npz file beside each real
-    video has them (see `arvid.data.frame_values`)."""
+    """Conditions per frame that a model gets besides caption and class, such as actions. They are read from .npz files
+    beside the real videos (see `arvid.data.frame_values`)."""
 
     given_rate: Literal["cut", "keep"] = "cut"
     """Treatment of given videos (`--videos`) that are faster than `clip.fps`. cut: take frames at that rate, as from
@@ -99,7 +99,7 @@ class Protocol:
     scored_frames: int | None = None
     """Number of frames that metrics use, from the first scored one; None: all."""
     scored_every: int = 1
-    """Metrics use every n-th frame, beginning with the first scored one."""
+    """n: metrics use every n-th frame, beginning with the first scored one."""
     paired_frames: int | None = None
     """Number of the scored frames that paired metrics use; None: all."""
     paired_size: int | None = None
@@ -156,7 +156,7 @@ class Protocol:
             ),
             (
                 bool(self.conditions) and self.clip is None,
-                "conditions are read beside the real videos, so it needs a clip of its own",
+                "conditions are read from files beside the real videos, so it needs a `clip`",
             ),
             (
                 length is not None and needed > length,
@@ -173,7 +173,7 @@ class Protocol:
         """All parameters, the actual number of clips, and the hashes of the data and of the protocol."""
         # through JSON, so that tuples become lists as in a file
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name, default in _YOUNGER.items():
+        for name, default in _LATER_OPTIONS.items():
             if values[name] == default:
                 del values[name]
         values["num_clips"] = self.available_clips(dataset)

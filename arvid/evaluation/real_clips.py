@@ -16,9 +16,9 @@ from arvid.evaluation.real_statistics import SUFFIX, RealStatistics
 
 
 def real_set(protocol: Protocol, where: Path, split_list: Path | None = None) -> VideoDataset:
-    """The clips of `real_clips`, or those of a statistics file (`.safetensors`).
+    """The clips of `real_clips`, or of a statistics file (`.safetensors`).
 
-    Raises UserError as `real_clips` and `RealStatistics` do, and for a list beside a statistics file.
+    Raises UserError as `real_clips` and `RealStatistics` do, and for `split_list` with a statistics file.
     """
     if protocol.clip is None or where.suffix != SUFFIX or not where.is_file():
         return real_clips(protocol, where, split_list)
@@ -49,7 +49,7 @@ def real_clips(protocol: Protocol, where: Path, split_list: Path | None = None) 
     missing: list[str] = []
     if split_list is not None:
         entries, missing = take_listed(entries, read_split_list(split_list))
-    # without names: a model has its own from its training
+    # no names of their values: a model has names from its training
     conditions: dict[str, tuple[str, ...]] = {name: () for name in protocol.conditions}
     options = FileOptions(clip=protocol.clip, seed=protocol.seed, conditions=conditions)
     return FileDataset(entries, options, where=str(where), classes=entries.classes, missing=missing)

@@ -47,7 +47,7 @@ class RealMeasurements:
     def __init__(self, dataset: VideoDataset, frames: slice, code: str) -> None:
         machine = [torch.__version__, hardware(), instruction_set()]
         clips = [dataset.fingerprint(), frames.start, frames.stop]
-        if frames.step not in (None, 1):  # keys are older than steps
+        if frames.step not in (None, 1):  # earlier keys have no step
             clips.append(frames.step)
         self._known = [_VERSION, code, machine, clips]
         self._is_writable = True

@@ -1,13 +1,13 @@
-"""Statistics of a real set under a protocol: its features and captions in one file, which replaces the real videos.
+"""Statistics file: the features and captions of a real set under a protocol. It replaces the real videos.
 
     FOLDER/<protocol>-<hash of the content>.safetensors
 
-`arvid stats make` measures the real clips once. `arvid evaluate --real FILE` then compares with them, without
-the videos. The file has the features of each clip for every network of the protocol's distances, the captions, classes
-and names of the clips, and the protocol with the hash of the real clips. So a record made with the file has the hash of
-a record made with the videos, and the same values.
+`arvid stats make` measures the real clips once. `arvid evaluate --real FILE` then compares with them, without the
+videos. The file has the features of each clip from every network of the protocol's distances; the captions, classes and
+names of the clips; and the protocol with the hash of the real clips. So a record made with the file has the same hash
+and the same values as a record made with the videos.
 
-Only the task `generation` and metrics between sets can use it. All others need the frames of real clips.
+Only metrics between sets, in the task `generation`, can use the file. All others need the frames of real clips.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ ANNOTATIONS = ("name", "caption", "label", "motion", "fps", "attributes")
 """Fields of a clip that the file keeps."""
 INDICES = "indices"
 ONLY_MOMENTS = "only_moments"
-"""Name of a measurement that marks rows which are no features of clips, but have their mean and covariance."""
+"""Name of a measurement. It marks rows that only have the mean and covariance of the clips' features."""
 
 
 def require_generation(protocol: Protocol) -> None:
     """Raise UserError for a protocol that needs the frames of real clips, or conditions per frame."""
     if protocol.task != "generation":
         raise UserError(
-            f"Protocol {protocol.name} is a {protocol.task}, which needs the frames of real clips: statistics serve "
-            "the task generation only."
+            f"Protocol {protocol.name} is a {protocol.task}, which needs the frames of real clips. Statistics "
+            "files serve generation only: give the videos with --real."
         )
     if protocol.conditions:
         raise UserError(
@@ -63,13 +63,13 @@ def require_without_conditions(clips: Iterable[Clip]) -> None:
 
 
 class RealStatistics(VideoDataset):
-    """The real clips of a statistics file. Its clips have annotations, and black frames.
+    """The real clips of a statistics file, with their annotations and black frames.
 
     Args:
         path: file of `save_statistics`.
         protocol: protocol of the evaluation.
 
-    Raises UserError if the file cannot be read, or was made under a protocol that chooses or cuts clips otherwise.
+    Raises UserError if the file cannot be read, or was made under a protocol that differs in more than `FREE`.
     """
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
@@ -96,10 +96,10 @@ class RealStatistics(VideoDataset):
         self._positions = {index: i for i, index in enumerate(tensors.pop(INDICES).tolist())}
         self._networks = dict(about["networks"])
         self._features: dict[str, dict[str, Tensor]] = {key: {} for key in self._networks}
-        for place, features in tensors.items():
-            key, _, name = place.partition(".")
+        for tensor, features in tensors.items():
+            key, _, name = tensor.partition(".")
             if len(features) != len(self._positions) or not features.isfinite().all():
-                raise ValueError(f"{place} {tuple(features.shape)}")
+                raise ValueError(f"{tensor} {tuple(features.shape)}")
             self._features[key][name] = features
 
     def _require(self, protocol: Protocol) -> None:
@@ -143,7 +143,7 @@ class RealStatistics(VideoDataset):
         return self._fingerprints[1]
 
     def lacks(self, score: Score) -> str | None:
-        """What the file lacks for a metric, as a part of a sentence; None for nothing."""
+        """Why the file does not suffice for a metric, as a clause of a message. None: it suffices."""
         identity = score.real_identity()
         if identity is None:
             return f"it needs the frames of real clips, and {self.path.name} has features only"
@@ -162,7 +162,7 @@ class RealStatistics(VideoDataset):
         return {name: features[rows] for name, features in self._features[_key(identity)].items()}
 
     def measure(self, score: Score, indices: Sequence[int], real: Tensor) -> dict[str, Tensor]:
-        """As `read`: `real`, the black frames, is not used."""
+        """The same as `read`. The black frames `real` are not used."""
         return self.read(score, indices)
 
 
@@ -181,15 +181,15 @@ def save_statistics(
         folder: folder of the file.
         protocol: protocol of the measurements.
         dataset: the real clips.
-        clips: clips whose annotations are kept, by index.
-        measured: for each measured clip, by index, its measurements `<network's key>.<name>`.
+        clips: clips with the annotations to keep, by index.
+        measured: measurements `<network's key>.<name>` of each measured clip, by its index.
         scores: a metric for each network, by the network's key.
-        shape: frames, height, width and colours of a clip.
+        shape: frames, height, width and colour channels of a clip.
     """
     order = sorted(measured)
     tensors = {INDICES: torch.tensor(order)}
-    for place in measured[order[0]]:
-        tensors[place] = torch.stack([measured[index][place] for index in order])
+    for name in measured[order[0]]:
+        tensors[name] = torch.stack([measured[index][name] for index in order])
     about = {
         "protocol": protocol.describe(dataset),
         "num_clips": len(dataset),

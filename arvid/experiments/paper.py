@@ -121,7 +121,7 @@ def plain_records(records: Sequence[ResultRecord]) -> list[dict[str, Any]]:
 def write_page(
     out: Path, title: str, lines: Sequence[str], notes: Sequence[str], results: dict[str, Any]
 ) -> None:
-    """Write OUT/table.md and OUT/results.json, and print the page: in a terminal with aligned tables, else as Markdown.
+    """Write OUT/table.md and OUT/results.json, and print the page: aligned for a terminal, as Markdown otherwise.
 
     `notes` come before the tables.
     """

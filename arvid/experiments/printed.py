@@ -1,4 +1,4 @@
-"""A results page, which is Markdown, as text for a terminal: aligned tables and wrapped lines."""
+"""Print a results page, which is Markdown, in a terminal: aligned tables and wrapped lines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.text import Text
 
 _RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _GAP = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 _SEPARATOR = re.compile(r"\|[\s:|-]+\|")
 _STARTS = re.compile(r"(?P<start>> |- |\d+\. )?(?P<text>.*)")
 
 
 def show_page(page: str, console: Console) -> None:
-    """Print a page. A table that is wider than the console is continued below itself, its first column repeated."""
+    """Print a page. A table wider than the console continues below itself, with the first column repeated."""
     for part in _parts(page.splitlines(), console.width):
         console.print(part)
 
@@ -47,12 +47,12 @@ def _line(line: str) -> RenderableType:
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a row of a Markdown table. A backslash before a bar makes it a letter."""
+    """The cells of a row of a Markdown table. A bar after a backslash is part of the text."""
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 def _plain(text: str) -> str:
-    """Text without the marks of Markdown; an entry in bold type gets a star."""
+    """Text without Markdown's marks. Bold text gets a star instead."""
     text = re.sub(r"<br>", "\n", text)
     text = re.sub(r"</?\w+>", "", text)
     text = re.sub(r"\*\*(.+?)\*\*", r"★\1", text)

@@ -43,8 +43,8 @@ FEW_CLIPS = (
     "--data.train.init_args.clips_per_video=1",
     "--data.val.init_args.clips_per_video=4",
 )
-"""Options of `arvid fit` for a trial on a user's videos. All clips are encoded, so there are few. A score needs four
-validation clips, which may be those of one video."""
+"""Options of `arvid fit` for a trial on a user's videos. There are few clips, because all are encoded first. A score
+needs four validation clips, which may come from one video."""
 REFERENCES = "references"
 """Folder of the reference rows, beside the variants' folders."""
 
@@ -299,7 +299,7 @@ def data_options(data: Path, val: Path | None = None) -> list[str]:
 
 
 def condition_options(data: Path) -> list[str]:
-    """Options of `arvid fit` that train without captions, if no video of a folder or manifest has one; else none.
+    """Options of `arvid fit` that train without captions if no video of a folder or manifest has one. Otherwise none.
 
     Raises UserError if there are no videos.
     """

@@ -125,7 +125,7 @@ class BlockCausal:
         return self._flex
 
     def prepare(self) -> None:
-        """Compute and cache the masks that `attend` reads. A compiled, checkpointed block must not do so itself."""
+        """Compute and cache the masks that `attend` reads. A compiled, checkpointed block cannot compute them."""
         if self.first is None and self.blocks.is_cuda and _has_triton():
             self.flex()
         elif self.first is None or len(self.blocks) <= SHORT:

@@ -36,5 +36,5 @@ def losses_by_frame(
 
 
 def without_view(value: Tensor) -> Tensor:
-    """A copy in compiled code, else `value`: inductor fails on results that are views where a length is symbolic."""
+    """A copy in compiled code, else `value` itself. With symbolic lengths, inductor fails if a result is a view."""
     return value.clone() if torch.compiler.is_compiling() else value

@@ -71,7 +71,7 @@ class Conditioner(nn.Module):
             caption: caption of each clip.
             negative: negative prompt of each clip, for classifier-free guidance.
             values: other conditions by name, (B[, K]) per clip or (B, T[, K]) per frame.
-            known: cached features of the captions, as `TextEncoder.reader` read them.
+            known: cached features of the captions, read by `TextEncoder.reader`.
 
         Raises UserError for values on the CPU that the model does not know (see `check`).
         """

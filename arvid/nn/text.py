@@ -49,13 +49,13 @@ class KnownFeatures(NamedTuple):
     """Cached features of a batch of prompts."""
 
     rows: Float[Tensor, "b n d"]
-    """Padded with zeros, in the type of the cache."""
+    """Features, padded with zeros, in the dtype of the cache."""
     lengths: Sequence[int]
     """Number of tokens of each prompt; -1 for a prompt without cached features."""
 
     @classmethod
     def of(cls, features: Sequence[Tensor | None]) -> KnownFeatures | None:
-        """Pad the features (n, dim) of prompts. None if there are none."""
+        """Pad the features (n, dim) of prompts. None if no prompt has features."""
         known = [rows for rows in features if rows is not None]
         if not known:
             return None
@@ -80,9 +80,9 @@ class TextEncoder(nn.Module, ABC):
         """Raises UserError for a prompt that is too long, unless the encoder may cut it."""
 
     def reader(self) -> FeatureReader | None:
-        """Reads cached features, in the processes that load data. None: the encoder has no cache.
+        """A reader of cached features for the processes that load data. None: the encoder has no cache.
 
-        The rows that it reads are then given to `forward` as `known`.
+        Its rows are later given to `forward` as `known`.
         """
         return None
 
@@ -306,7 +306,7 @@ class _Frozen:
 class _FeatureCache:
     """Features of prompts on disk in float16: packs for each encoder (see `arvid.packs`).
 
-    Earlier versions wrote a file for each prompt, which is still read. If features are damaged, the prompt is encoded
+    Earlier versions wrote a file for each prompt. Such files are still read. A prompt with damaged features is encoded
     again, with a warning.
     """
 
@@ -339,7 +339,7 @@ class _FeatureCache:
             return None
 
     def write(self, features: Mapping[tuple[int, ...], Tensor]) -> None:
-        """Keep the features of prompts. If that fails, a warning says so once, and the caller goes on without."""
+        """Store the features of prompts. If that fails, warn once and store nothing from then on."""
         if not self._is_writable:
             return
         values = {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
@@ -356,7 +356,7 @@ class _FeatureCache:
 
 @dataclass(frozen=True)
 class _CacheReader:
-    """A `FeatureReader` without the encoder's weights, which can be sent to another process."""
+    """A `FeatureReader` without the encoder's weights. It can be sent to another process."""
 
     tokenizer: Any
     limit: int | None

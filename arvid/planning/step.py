@@ -61,9 +61,8 @@ class SavedTensors:
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self._own = {_key(p.untyped_storage()) for p in parameters}
-        self._found: dict[
-            int, UntypedStorage
-        ] = {}  # kept alive: a new storage could get the key of a freed one
+        # Storages are kept alive: a new one could get the key of a freed one.
+        self._found: dict[int, UntypedStorage] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:

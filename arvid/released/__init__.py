@@ -1,4 +1,4 @@
-"""Importers of released systems that are a configuration of one of arvid's paradigms: FAR and MAR.
+"""Importers of released systems that arvid builds as a configuration of one of its paradigms: FAR and MAR.
 
-NOVA and next-block prediction are paradigms themselves: their importers lie in their folders.
+NOVA and next-block prediction are paradigms of their own. Their importers are in the folders of these paradigms.
 """

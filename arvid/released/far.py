@@ -1,9 +1,16 @@
-"""Checkpoints of the released FAR (showlab/FAR, commit e59536a) as arvid's: `arvid import far`.
+"""Convert checkpoints of the released FAR (showlab/FAR, commit e59536a) to arvid's format: `arvid import far`.
 
 A file, such as FAR_L_UCF101_Cond128-c6f798bf.pth, is a dict of tensors (guyuchao/FAR_Models on the Hugging Face hub).
-Names and shapes tell the configuration, but for the frames of training: 30 for BAIR, 16 for the other models. Q, K and
-V are one matrix here, and so are the modulations of a block. A rotary pair is the channels 2i and 2i + 1 there, and i
-and i + E/2 here. The last modulation is scale, shift there and shift, scale here.
+Names and shapes of the tensors define the configuration, except the frames of a training clip: 30 for BAIR, 16 for the
+other models. The layout differs:
+
+| | FAR | arvid |
+|---|---|---|
+| Q, K, V | three matrices | one |
+| modulations of a block | two matrices | one |
+| channels of rotary pair i | 2i, 2i + 1 | i, i + E/2 |
+| time embedding | cosines, sines | sines, cosines |
+| last modulation | scale, shift | shift, scale |
 
 The long-context models (FAR_B_Long, FAR_M_Long) have a second patch size for distant frames. arvid has no such network.
 """
@@ -30,7 +37,7 @@ SIDE = 8
 OPTIONS = {"form": "far", "conditioning": "modulation"}
 LABELS = "label_embedder.embedding_table.weight"
 NULL = f"{LABELS}[-1]"
-"""Its last row, which is the null class."""
+"""The last row of `LABELS`: the null class."""
 STACK = "transformer_blocks."
 NAMES = {
     "context.label.weight": LABELS,
@@ -49,24 +56,22 @@ LAYERS = {
         ".mlp.2.": ".mlp.net.2.",
     }
 }
-"""Names in arvid -> in the release, as `published_name` takes them."""
+"""Name in arvid -> name in the release, for `published_name`."""
 JOINED = {
     ".attn.qkv.": (".attn.to_q.", ".attn.to_k.", ".attn.to_v."),
     ".modulation.": (".norm1.linear.", ".norm2.linear."),
 }
-"""Layers of a block that are several ones in the release, whose rows follow each other here."""
+"""Layer of a block -> layers of the release whose rows it concatenates."""
 
 
 def read_config(tensors: Mapping[str, Any], spec: TokenSpec, num_frames: int) -> dict[str, Any]:
     """The arguments of a GeneratorModule as plain data, from the weights' shapes and the tokenizer's tokens.
 
-    Raises UserError for weights that lack the tensors which tell them, for those of a long-context model, and for
-    tokens of another type or width.
+    Raises UserError for weights that are not FAR's, for a long-context model, and for tokens of another type or width.
     """
     if "context_embedder.weight" in tensors:
         raise UserError(
-            "this is a long-context model, whose distant frames have a patch size of their own. arvid has no such "
-            "network."
+            "this is a long-context model, which has a second patch size for distant frames. arvid has no such network."
         )
     try:
         dim, channels = tensors["x_embedder.weight"].shape
@@ -97,7 +102,7 @@ def read_config(tensors: Mapping[str, Any], spec: TokenSpec, num_frames: int) ->
 def from_published(
     tensors: Mapping[str, Any], net: Paradigm
 ) -> tuple[dict[str, Tensor], list[Move]]:
-    """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
+    """The state dict of `net` from the released tensors, and the list of moves. `net` may be on the meta device.
 
     Raises UserError with a list of tensors that do not fit.
     """
@@ -123,7 +128,7 @@ def from_published(
 
 
 def _sources(own: str) -> list[str]:
-    """The released tensors of one of arvid's."""
+    """Names of the released tensors that form one of arvid's tensors."""
     name = published_name(own, NAMES, LAYERS)
     joined = next((part for part in JOINED if part in name), None)
     return [name] if joined is None else [name.replace(joined, part) for part in JOINED[joined]]
@@ -136,7 +141,7 @@ def _converted(part: str, value: Tensor, head_dim: int) -> Tensor:
         return torch.cat([heads[:, ::2], heads[:, 1::2]], dim=1).flatten(0, 1)
     if part.startswith("network.modulation."):
         return value.roll(len(value) // 2, 0)
-    if part == "network.time.project.weight":  # of cosines and then sines, here sines first
+    if part == "network.time.project.weight":  # FAR has cosines first, arvid has sines first
         return value.roll(value.shape[1] // 2, 1)
     return value
 

@@ -1,4 +1,4 @@
-"""What all importers of released generators do: build the network, convert its weights, write the checkpoint."""
+"""Shared part of the importers of released generators: build the network, convert the weights, write the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arvid.training.generator_file import save_generator
 from arvid.training.instantiate import bind
 
 Converted = tuple[dict[str, Tensor], list[Move]]
-"""A state dict, and what came from where."""
+"""A state dict, and the list of moves."""
 
 
 def build(config: Mapping[str, Any], spec: TokenSpec) -> Paradigm:
@@ -45,17 +45,17 @@ def convert(
     config: Callable[[TokenSpec], dict[str, Any]],
     weights: Callable[[Paradigm], Converted],
 ) -> list[Move]:
-    """Write a released checkpoint as one that `load_generator` reads. Returns what came from where.
+    """Write a released checkpoint as one that `load_generator` reads. Returns the list of moves.
 
     Args:
         system: short name of the released system, for the record.
         file: the released checkpoint, for its name and checksum.
         out: file to write.
         tokenizer: name or file of the system's autoencoder.
-        config: gives the arguments of a GeneratorModule as plain data, for the tokenizer's tokens.
-        weights: gives the state dict of the paradigm, which lies on the meta device.
+        config: returns the arguments of a GeneratorModule as plain data, for the tokenizer's tokens.
+        weights: returns the state dict for the paradigm. The paradigm is on the meta device.
 
-    Raises UserError where weights and tokenizer do not fit.
+    Raises UserError if weights and tokenizer do not fit.
     """
     video = load_tokenizer(tokenizer)
     try:

@@ -1,8 +1,9 @@
-"""Checkpoints of the released MAR (LTH14/mar, commit fe470ac) as arvid's: `arvid import mar`.
+"""Convert checkpoints of the released MAR (LTH14/mar, commit fe470ac) to arvid's format: `arvid import mar`.
 
-`checkpoint-last.pth` has the weights (`model`), their average (`model_ema`) and what a training goes on from. Names and
-shapes tell the configuration, but for the heads: 12 at width 768, 16 else. The diffusion MLP's modulations are shift,
-scale, gate there and scale, shift, gate here, and patches have their channel first there and last here.
+`checkpoint-last.pth` has the weights (`model`), their EMA (`model_ema`) and the state of the training. Names and shapes
+of the tensors define the configuration, except the number of heads: 12 at width 768, otherwise 16. The layout differs
+in two points. The modulations of the diffusion MLP are shift, scale, gate in MAR, and scale, shift, gate in arvid. The
+channel is the first axis of a patch in MAR, and the last in arvid.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ NAMES = {
     "head.net.modulation.": "diffloss.net.final_layer.adaLN_modulation.1.",
     "head.net.head.": "diffloss.net.final_layer.linear.",
 }
-"""How names begin in arvid and in the release."""
+"""Beginning of a name in arvid -> in the release."""
 LAYERS = {
     "coder_blocks.": {".mlp.0.": ".mlp.fc1.", ".mlp.2.": ".mlp.fc2."},
     "res_blocks.": {".norm1.": ".in_ln.", ".modulation.": ".adaLN_modulation.1."},
 }
-"""What layers of blocks are called, where the released name has such a part."""
+"""Part of a released name -> names of layers in arvid -> in the release, for `published_name`."""
 
 
 def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any]:
     """The arguments of a GeneratorModule as plain data, from the weights' shapes and the tokenizer's tokens.
 
-    Raises UserError for weights that lack the tensors which tell them, and for tokens of another type or width.
+    Raises UserError for weights that are not MAR's, and for tokens of another type or width.
     """
     try:
         classes, dim = tensors["class_emb.weight"].shape
@@ -107,7 +108,7 @@ def read_config(tensors: Mapping[str, Tensor], spec: TokenSpec) -> dict[str, Any
 def from_published(
     tensors: Mapping[str, Tensor], net: Paradigm
 ) -> tuple[dict[str, Tensor], list[Move]]:
-    """The state dict of `net`, which may lie on the meta device, from the released tensors, and what went where.
+    """The state dict of `net` from the released tensors, and the list of moves. `net` may be on the meta device.
 
     Raises UserError with a list of tensors that do not fit.
     """
@@ -126,7 +127,7 @@ def from_published(
 
 
 class MarImporter(Importer):
-    """Import an image model of MAR: FILE is its checkpoint-last.pth, whose averaged weights are taken."""
+    """Import an image model of MAR: FILE is its checkpoint-last.pth. The EMA weights are used."""
 
     suffix = ".ckpt"
 
@@ -134,7 +135,7 @@ class MarImporter(Importer):
         parser.add_argument("--tokenizer", required=True, help="KL-16, as pretrained:FOLDER")
 
     def run(self, file: Path, out: Path, options: argparse.Namespace) -> Imported:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
+        with torch.serialization.safe_globals([argparse.Namespace]):  # arguments of the training
             checkpoint = read_checkpoint(file)
         entry = next((key for key in ("model_ema", "model") if key in checkpoint), None)
         if entry is not None:

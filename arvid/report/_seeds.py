@@ -73,8 +73,8 @@ def _seeds(row: Row) -> tuple[Any, ...]:
 def _method(row: Row, rows: Sequence[Row]) -> str | None:
     """Key of a row's method (everything but the seed), as JSON; None for rows without a seed.
 
-    Options that only newer rows of the method have count as their defaults. Options that depend on the protocol (the
-    overlap of windows of longer clips) are compared when the records of a protocol are merged.
+    An option that only newer rows have counts as its default in older rows. Options that depend on the protocol (the
+    overlap of windows of longer clips) are compared later, when the records of a protocol are merged.
     """
     if row.is_reference or any(not seeds_of(r.setting) for r in row.records):
         return None

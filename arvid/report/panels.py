@@ -138,7 +138,9 @@ def legend_below(axis: Axes) -> None:
     figure = axis.get_figure(root=True)
     assert figure is not None
     handles, labels = axis.get_legend_handles_labels()
-    inches = 0.7 + 0.075 * max(map(len, labels), default=0)  # of an entry: its line and its letters
+    inches = 0.7 + 0.075 * max(
+        map(len, labels), default=0
+    )  # width of an entry: its line and its letters
     figure.legend(
         handles,
         labels,

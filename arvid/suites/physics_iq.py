@@ -1,9 +1,9 @@
-"""Physics-IQ (arXiv:2501.09038): what its videos continue, how long they are, and how they are named.
+"""Physics-IQ (arXiv:2501.09038): given frames, lengths and file names of its videos.
 
-Facts are from google-deepmind/physics-IQ-benchmark at commit e457754 (README.md and code/): 66 scenes from three sides,
-filmed twice for 8 seconds at 30 frames per second. A model gets the first 3 seconds (v2v, the conditioning video) or
-the frame that ends them (i2v, the switch frame). It makes 5 seconds at 8, 16, 24 or 30 frames per second for each of
-the 198 videos of the first take. The benchmark's own code scores them.
+Facts are from google-deepmind/physics-IQ-benchmark at commit e457754 (README.md and code/): 66 scenes, filmed from
+three sides, twice, for 8 seconds at 30 frames per second. A model gets the first 3 seconds (v2v, the conditioning
+video) or the last frame of them (i2v, the switch frame). It makes 5 seconds at 8, 16, 24 or 30 frames per second for
+each of the 198 videos of the first take. The benchmark's own code scores them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Given = Literal["i2v", "v2v"]
 SECONDS = 5
-"""Length of a scored video."""
+"""Length of a scored video, in seconds."""
 NUM_VIDEOS = 198
 """Videos of the first take; only these are generated."""
 _FIRST_TAKE = "take-1"
@@ -36,18 +36,18 @@ class Scene:
     """A video of the first take."""
 
     id: str
-    """Four digits, which begin the names of its files."""
+    """Four digits. The names of its files begin with them."""
     text: str
     file: str
     """Name of the generated video."""
 
     def seed(self, run_seed: int = 0) -> int:
-        """Seed of its video: its number counted from the run's seed."""
+        """Seed of its video: the run's seed plus the number `id`."""
         return run_seed + int(self.id)
 
 
 def load_scenes(path: Path) -> list[Scene]:
-    """The scenes of descriptions.csv. Raises UserError with the reason if it is another file."""
+    """The scenes of descriptions.csv. Raises UserError with the reason if the file is not valid."""
     rows = csv.DictReader(io.StringIO(read_text(path, "Physics-IQ's descriptions.csv")), restval="")
     needed = {"scenario", "description", "generated_video_name"}
     if absent := needed - set(rows.fieldnames or ()):
@@ -73,12 +73,12 @@ def num_scored_frames(fps: int) -> int:
 
 
 def given_frames(
-    scene: Scene, data: Path, given: Given, *, fps: int, count: int, size: tuple[int, int]
+    scene: Scene, data: Path, given: Given, *, fps: int, num_given: int, size: tuple[int, int]
 ) -> Frames:
-    """The frames that a model continues, at `size`: uint8 (count, height, width, 3).
+    """The frames that a model continues, resized to `size`: uint8 (num_given, height, width, 3).
 
-    i2v: the switch frame; `count` must be 1. v2v: the last `count` frames of the conditioning video at `fps`. Raises
-    UserError if a file is missing or shorter.
+    i2v: the switch frame; `num_given` must be 1. v2v: the last `num_given` frames of the conditioning video at `fps`.
+    Raises UserError if a file is missing or shorter.
     """
     from arvid.data.clips import resize_frames  # slow to import
     from arvid.data.video import read_video
@@ -88,9 +88,11 @@ def given_frames(
         return resize_frames(read_video(path, max_frames=1).frames, size)
     path = _one_file(_conditioning(data) / f"{fps}FPS", scene)
     frames = read_video(path, size=size).frames
-    if len(frames) < count:
-        raise UserError(f"{path} has {len(frames)} frames, fewer than the {count} given frames.")
-    return frames[-count:]
+    if len(frames) < num_given:
+        raise UserError(
+            f"{path} has {len(frames)} frames, fewer than the {num_given} given frames."
+        )
+    return frames[-num_given:]
 
 
 def _conditioning(data: Path) -> Path:
@@ -109,27 +111,29 @@ def _one_file(folder: Path, scene: Scene) -> Path:
     return found[0]
 
 
-def scored_part(video: Frames, given: Given, *, fps: int, count: int) -> Frames:
-    """The five seconds of a generated video that are scored.
+def scored_part(video: Frames, given: Given, *, fps: int, num_given: int) -> Frames:
+    """The scored five seconds of a generated video.
 
-    i2v: the first ones, which begin with the given frame, as in the benchmark's README. v2v: those after the `count`
-    given frames.
+    i2v: the first five seconds, with the given frame, as in the benchmark's README. v2v: the five seconds after the
+    `num_given` given frames.
     """
-    start = 0 if given == "i2v" else count
+    start = 0 if given == "i2v" else num_given
     part = video[start : start + num_scored_frames(fps)]
     assert len(part) == num_scored_frames(fps), "the model was asked for enough frames"
     return np.ascontiguousarray(part)
 
 
-def num_generated_frames(given: Given, *, fps: int, count: int, stride: int, causal: bool) -> int:
-    """Smallest number of frames that a tokenizer of this temporal stride decodes and that hold the scored part."""
-    needed = num_scored_frames(fps) + (0 if given == "i2v" else count)
+def num_generated_frames(
+    given: Given, *, fps: int, num_given: int, stride: int, causal: bool
+) -> int:
+    """Smallest clip length that contains the scored part and that a tokenizer of this temporal stride can decode."""
+    needed = num_scored_frames(fps) + (0 if given == "i2v" else num_given)
     rest = (needed - causal) % stride
     return needed + (stride - rest if rest else 0)
 
 
 def require_all(scenes: Sequence[Scene]) -> None:
-    """Raise UserError unless there are as many scenes as the benchmark's code asks for."""
+    """Raise UserError unless there are `NUM_VIDEOS` scenes, as the benchmark's code requires."""
     if len(scenes) != NUM_VIDEOS:
         raise UserError(
             f"Physics-IQ has {NUM_VIDEOS} videos, but descriptions.csv names {len(scenes)}."

@@ -130,9 +130,8 @@ def embedded() -> dict[str, Path]:
 def _short_name(cls: type[VideoTokenizer]) -> str:
     known = registry.names("tokenizers")
     last = cls.__module__.removeprefix("arvid.tokenizers.").split(".")[0]
-    for name in sorted(
-        known, key=lambda n: n != last
-    ):  # the likely name first: each further one costs an import
+    # The likely name first, because each further one costs an import.
+    for name in sorted(known, key=lambda n: n != last):
         if registry.get("tokenizers", name) is cls:
             return name
     raise UserError(

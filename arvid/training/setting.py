@@ -149,7 +149,7 @@ def _of_training(
 
 
 def _shuffle_window(config: Mapping[str, Any]) -> dict[str, int]:
-    """Older settings do not have it, so it is left out if the whole set is shuffled."""
+    """The option, if it is set. Otherwise nothing, so that settings without it keep their hash."""
     window = config["data"].get("shuffle_window")
     return {} if window is None else {"data.shuffle_window": window}
 

@@ -80,9 +80,9 @@ def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str], *, legend: 
 
 
 def _add_references(axis: Axes, metric: Metric) -> int:
-    """Lines of the reference rows. Those far outside the trained rows' range are notes with an arrow at the lower edge.
+    """Draw the reference rows as lines. A row far outside the trained rows' range is a note with an arrow below.
 
-    Returns the number of notes, which stand above each other.
+    Returns the number of notes. They are stacked.
     """
     ends = [
         metric.mean(cell) + side * 1.96 * metric.standard_error(cell)

@@ -12,8 +12,8 @@ from arvid.paradigms.nova import pipeline
 class NovaExporter(Exporter):
     """Export a model as a folder in the layout of NOVA's released pipelines, with model_index.json.
 
-    The vae is written for a published tokenizer. text_encoder and tokenizer are links to the folders that the model
-    reads. The release's own code needs the files __*__.py of a published folder: link or copy them.
+    The folder vae is written only for a published tokenizer. text_encoder and tokenizer are links to the folders that
+    the model reads. The released code also needs the files __*__.py of a published folder: link or copy them.
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -98,7 +98,7 @@ def import_file(
 def export_file(checkpoint: Path, out: Path, *, half: bool = False) -> list[str]:
     """Write a folder in the layout of a released pipeline; returns its parts.
 
-    `transformer`, `scheduler` and `model_index.json` are written, and `vae` for a published tokenizer. `text_encoder`
+    `transformer`, `scheduler`, `model_index.json` and, for a published tokenizer, `vae` are written. `text_encoder`
     and `tokenizer` are links to the folders that the model reads. `half` stores weights in fp16, as the released
     transformers have.
 

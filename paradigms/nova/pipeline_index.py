@@ -1,7 +1,7 @@
-"""The rest of an exported pipeline's folder: links to the frozen text encoder, and `model_index.json`.
+"""Remaining files of an exported pipeline: links to the frozen text encoder, and `model_index.json`.
 
 The index has the class names of the released folders, such as https://huggingface.co/BAAI/nova-d48w1024-osp480. Names
-with underscores (`__transformer__`) are modules of the release's own code, which is not exported.
+with underscores (`__transformer__`) are modules of the released code, which is not exported.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PARTS = ("transformer", "scheduler", "vae", "text_encoder", "tokenizer")
 def link_text_encoder(out: Path, text: Mapping[str, Any] | None) -> list[str]:
     """Link `text_encoder` and `tokenizer` of a pipeline to the folders that a model reads; returns the new links.
 
-    Files and links that are there already stay. Nothing is linked for an encoder that is not a local folder.
+    Existing files and links stay. Nothing is linked if the encoder is not a local folder.
 
     Args:
         out: folder of the pipeline.
-        text: the model's text encoder as plain data (class_path, init_args); None without one.
+        text: the model's text encoder as plain data (class_path, init_args). None: the model has none.
     """
     arguments = (text or {}).get("init_args") or {}
     encoder = arguments.get("name")
@@ -57,7 +57,7 @@ def write_index(out: Path) -> None:
 
 
 def _class_of(out: Path, part: str) -> tuple[str | None, str | None]:
-    """Module and class of a part, as in a released index. None for a class that its files do not name."""
+    """Module and class of a part, as in a released index. The class is None if the part's files do not name it."""
     folder = out / part
     if part == "transformer":
         return "__transformer__", "NOVATransformer3DModel"

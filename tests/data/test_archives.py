@@ -116,8 +116,8 @@ def seen(dataset: WebDataset) -> list[tuple[str, str, float]]:
     return [(c.name, c.caption, shade(c.video)) for c in dataset]
 
 
-def test_files_of_a_sample_may_lie_apart(tmp_path: Path, contents: dict[int, bytes]) -> None:
-    """Earlier, captions that did not follow their video were lost without a word."""
+def test_files_of_a_sample_need_not_be_adjacent(tmp_path: Path, contents: dict[int, bytes]) -> None:
+    """Earlier versions lost captions that did not follow their video."""
     files = {"a.txt": "A", "b.mp4": contents[40], "a.mp4": contents[120], "b.txt": "B"}
     write_tar(tmp_path / "x.tar", files)
     assert seen(WebDataset(str(tmp_path), CLIP)) == [("x/a.mp4", "A", 120), ("x/b.mp4", "B", 40)]
@@ -138,9 +138,9 @@ def test_what_archives_leave_out_is_counted(
         archive.addfile(tarfile.TarInfo("v.1.mp4"), io.BytesIO())
     assert seen(WebDataset(str(tmp_path), CLIP)) == [("x/v.mp4", "", 40)]
     assert (
-        "x.tar: left out by reason: 1 files of a name that an earlier one has, "
-        "1 names that are not UTF-8 (rename them), 1 samples without a video, "
-        "1 videos of a sample that has one already"
+        "x.tar: left out by reason: 1 files with the name of an earlier file, "
+        "1 further videos of a sample, 1 names that are not UTF-8 (rename them), "
+        "1 samples without a video"
     ) in caplog.text
 
 
@@ -163,7 +163,7 @@ def test_links_in_archives(
             archive.addfile(info)
     found = seen(WebDataset(str(tmp_path), CLIP))
     assert found == [(f"x/{name}.mp4", "", 40) for name in ("a", "hard", "soft")]
-    assert "3 links that lead to no file of the archive" in caplog.text
+    assert "3 links to no file of the archive" in caplog.text
 
 
 def test_names_that_no_file_can_have(tmp_path: Path, contents: dict[int, bytes]) -> None:

@@ -145,7 +145,7 @@ def test_a_protocol_asks_for_them(folder: Path) -> None:
     protocol = Protocol(**options, clip=CLIP, condition_frames=1, conditions=("actions",))
     clip = real_clips(protocol, folder)[0]
     assert len(clip.conditions["actions"]) == 5
-    with pytest.raises(UserError, match="needs a clip of its own"):
+    with pytest.raises(UserError, match="so it needs a `clip`"):
         Protocol(**options, condition_frames=1, conditions=("actions",))
 
 

@@ -370,7 +370,9 @@ def test_a_manifest_of_no_clips_is_refused(tmp_path: Path, changes: dict[str, in
     fill(tmp_path)
     value = {**json.loads(path.read_text()), **changes, "checksum": "0" * 64}
     path.write_bytes(seal((json.dumps(value, indent=1) + "\n").encode()))
-    with pytest.raises(UserError, match=r"is no manifest of token shards \(.* clips in shards of"):
+    with pytest.raises(
+        UserError, match=r"is not a manifest of token shards \(.* clips in shards of"
+    ):
         TokenShards(str(tmp_path))
 
 

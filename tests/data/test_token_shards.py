@@ -332,7 +332,9 @@ def test_a_shard_in_the_place_of_another_is_named(
     encode_dataset(corners(), "other", CLIPS, tmp_path / "other")
     for other in (folder / "00002.safetensors", tmp_path / "other" / path.name):
         path.write_bytes(other.read_bytes())
-        with pytest.raises(UserError, match=r"00001.safetensors is of another folder, or another"):
+        with pytest.raises(
+            UserError, match=r"00001.safetensors belongs to another folder, or is another"
+        ):
             TokenShards(str(folder))
     path.write_bytes(whole)
     TokenShards(str(folder))
@@ -341,7 +343,7 @@ def test_a_shard_in_the_place_of_another_is_named(
 def test_an_edited_manifest_is_named(folder: Path, corners: Build) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"num_clips": 22', '"num_clips": 20'))
-    with pytest.raises(UserError, match=r"manifest.json is no manifest .*checksum.*Delete it"):
+    with pytest.raises(UserError, match=r"manifest.json is not a manifest .*checksum.*Delete it"):
         TokenShards(str(folder))
     path.unlink()
     tokenizer = corners()
@@ -383,7 +385,7 @@ def test_caches_that_were_filled_without_checksums_are_found() -> None:
         ("continuous", float("nan"), "its clip 2 has tokens that are not finite"),
     ],
 )
-def test_impossible_tokens_are_not_read(
+def test_invalid_tokens_are_not_read(
     tmp_path: Path, corners: Build, kind: str, value: float, message: str
 ) -> None:
     encode_dataset(corners(kind), "hash", CLIPS, tmp_path)
@@ -404,7 +406,7 @@ def test_impossible_tokens_are_not_read(
         ("continuous", float("inf"), "gives tokens that are not finite for clip 9"),
     ],
 )
-def test_impossible_tokens_are_not_written(
+def test_invalid_tokens_are_not_written(
     tmp_path: Path,
     corners: Build,
     monkeypatch: pytest.MonkeyPatch,
@@ -473,7 +475,9 @@ def test_a_broken_shard_is_named(folder: Path, keep: int) -> None:
 def test_a_shard_of_another_folder_is_named(folder: Path) -> None:
     path = folder / "00001.safetensors"
     save_file({name: value[:3] for name, value in load_file(path).items()}, path)
-    with pytest.raises(UserError, match=r"00001.safetensors is of another folder: 3 clips"):
+    with pytest.raises(
+        UserError, match=r"00001.safetensors belongs to another folder: it has 3 clips"
+    ):
         TokenShards(str(folder))
 
 
@@ -487,7 +491,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": "other"}'])
 def test_a_broken_manifest_is_named(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=r"manifest.json is no manifest of token shards"):
+    with pytest.raises(UserError, match=r"manifest.json is not a manifest of token shards"):
         TokenShards(str(folder))
 
 
@@ -496,7 +500,7 @@ def test_a_manifest_with_a_field_too_few_or_many_is_refused(folder: Path) -> Non
     value = json.loads(path.read_text())
     for wrong in ({**value, "more": 1}, {k: v for k, v in value.items() if k != "classes"}):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(UserError, match="is no manifest"):
+        with pytest.raises(UserError, match="is not a manifest"):
             TokenShards(str(folder))
 
 

@@ -162,10 +162,10 @@ def test_clips_of_a_protocol_and_of_a_file_must_agree(
     of_folds = dataclasses.replace(PROTOCOL, num_clips=3, folds=2)
     rows = write(feature_stats(features(0), capture_all=True))
     assert len(RealStatistics(statistics_of(rows, of_folds, tmp_path / "s"), of_folds)) == 6
-    with pytest.raises(UserError, match="compares each of its 2 folds with clips of its own"):
+    with pytest.raises(UserError, match="compares each of its 2 folds with other real clips"):
         statistics_of(write(feature_stats(features(0))), of_folds, tmp_path / "s")
     narrow = write(feature_stats(features(0)[:, :5]))
-    with pytest.raises(UserError, match="has 5 features of a clip, and the network has"):
+    with pytest.raises(UserError, match="has 5 features per clip, but the network has"):
         statistics_of(narrow, PROTOCOL, tmp_path / "s")
 
 

@@ -64,25 +64,25 @@ def test_only_the_first_take_is_generated(data: Path, tmp_path: Path) -> None:
 
 def test_the_last_given_frames_are_those_before_the_switch(data: Path, tmp_path: Path) -> None:
     scene = load_scenes(tmp_path / "descriptions.csv")[1]
-    last = given_frames(scene, data, "v2v", fps=8, count=5, size=(16, 16))
+    last = given_frames(scene, data, "v2v", fps=8, num_given=5, size=(16, 16))
     assert last.shape == (5, 16, 16, 3)
     assert np.abs(last[:, 8, 8, 0] - 10.0 * np.arange(19, 24)).max() <= 2
-    (switch,) = given_frames(scene, data, "i2v", fps=8, count=1, size=(16, 16))
+    (switch,) = given_frames(scene, data, "i2v", fps=8, num_given=1, size=(16, 16))
     assert abs(int(switch[8, 8, 0]) - 240) <= 2
     with pytest.raises(UserError, match="has 24 frames, fewer than the 25"):
-        given_frames(scene, data, "v2v", fps=8, count=25, size=(16, 16))
+        given_frames(scene, data, "v2v", fps=8, num_given=25, size=(16, 16))
     with pytest.raises(UserError, match="has 0 files of scene 0002, not 1"):
-        given_frames(scene, data, "v2v", fps=16, count=5, size=(16, 16))
+        given_frames(scene, data, "v2v", fps=16, num_given=5, size=(16, 16))
 
 
 @pytest.mark.parametrize("fps", command.RATES)
 def test_five_seconds_are_scored(fps: int) -> None:
-    for given, count, first in (("i2v", 1, 0), ("v2v", 21, 21)):
-        frames = num_generated_frames(given, fps=fps, count=count, stride=4, causal=True)
+    for given, num_given, first in (("i2v", 1, 0), ("v2v", 21, 21)):
+        frames = num_generated_frames(given, fps=fps, num_given=num_given, stride=4, causal=True)
         assert frames % 4 == 1
         assert frames - 4 < 5 * fps + first <= frames
         numbered = np.arange(frames)[:, None, None, None] * np.ones((1, 1, 1, 3), int)
-        scored = scored_part(numbered, given, fps=fps, count=count)[:, 0, 0, 0]
+        scored = scored_part(numbered, given, fps=fps, num_given=num_given)[:, 0, 0, 0]
         assert scored.tolist() == list(range(first, first + 5 * fps))
 
 

@@ -1,12 +1,12 @@
-"""open_magvit2: the video tokenizer of Open-MAGVIT2 (arXiv 2409.04410), ids by lookup-free quantisation.
+"""open_magvit2: the video tokenizer of Open-MAGVIT2 (arXiv 2409.04410), with lookup-free quantisation.
 
 An id has 18 bits, one for each channel of the latent: the bit is set if the channel is above 0. The first channel is
 the least significant bit. A token covers 4 frames x 8 x 8 pixels. Network and tensor names are those of `VQModel` in
 `src/Open_MAGVIT2/models/video_lfqgan.py` of TencentARC/SEED-Voken (commit b9a17ea). `arvid import open-magvit2` reads
 the published weights. They were trained on clips of 17 frames.
 
-There are two differences. Clips have 1 + 4n frames; the released code accepts other numbers, and decodes another number
-of frames. `decode` refuses a single token; the released code returns NaN.
+There are two differences from the released code. Clips must have 1 + 4n frames; the released code accepts other clips,
+and decodes them to another number of frames. `decode` refuses a single token; the released code returns NaN.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OpenMagvit2"]
 
 STRIDES = (4, 8, 8)
 MAX_BITS = 62
-"""Of an int64 id."""
+"""Maximum number of bits of an id, which is an int64."""
 
 
 class OpenMagvit2(VideoTokenizer):
@@ -67,7 +67,7 @@ class OpenMagvit2(VideoTokenizer):
         return self._spec
 
     def latents(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """The encoder's output; its signs are the bits. Raises UserError if the strides do not divide the clip."""
+        """The encoder's output: its signs are the bits. Raises UserError if the strides do not divide the clip."""
         self.spec.grid(*video.shape[2:])
         return rearrange(self.encoder(video), "b c t h w -> b t h w c")
 
@@ -82,7 +82,7 @@ class OpenMagvit2(VideoTokenizer):
         return torch.where(bits != 0, 1.0, -1.0)
 
     def check_grid(self, grid: TokenGrid) -> None:
-        """Raises UserError for a single token, whose standard deviation the decoder's norms cannot take."""
+        """Raises UserError for a single token: the decoder's norms need a standard deviation over tokens."""
         if grid.num_tokens < 2:
             raise UserError(
                 "This tokenizer does not decode a single token: "

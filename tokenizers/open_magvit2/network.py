@@ -1,8 +1,8 @@
 """Encoder and decoder of Open-MAGVIT2's video tokenizer (arXiv 2409.04410).
 
-Modules have the names of the published tensors, except that a convolution there is in a module `conv_1`. Convolutions
-are causal: they pad the front of a clip with zeros. But norms take their statistics over all frames. Each level of the
-decoder begins with a norm whose scale and shift depend on all codes of the clip.
+Modules have the names of the published tensors, without the module `conv_1` that contains each published convolution.
+Convolutions are causal: they pad the front of a clip with zeros. Norms are not causal: their statistics are over all
+frames. Each level of the decoder begins with a norm whose scale and shift depend on all codes of the clip.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPS = 1e-6
 
 
 class CausalConv3d(nn.Conv3d):
-    """Temporally causal convolution over (B, C, T, H, W), padded with zeros: T becomes ceil(T / stride), and so on."""
+    """Causal convolution over (B, C, T, H, W), padded with zeros. Each axis becomes ceil(length / stride)."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class ResidualBlock(nn.Module):
-    """Twice (norm, SiLU, convolution without bias), plus a skip connection."""
+    """Norm, SiLU and convolution without bias, twice, with a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_groups: int) -> None:
         super().__init__()
@@ -84,9 +84,9 @@ class AdaptiveNorm(nn.GroupNorm):
 
 
 class Upsample(nn.Module):
-    """A convolution whose channels are spread over a finer grid.
+    """A convolution, whose channels are then rearranged into a finer grid.
 
-    If it doubles frames, the second of them is dropped: T becomes 2 T - 1.
+    If it doubles frames, the second frame is dropped: T becomes 2 T - 1.
     """
 
     def __init__(self, channels: int, factors: Triple) -> None:
@@ -103,7 +103,7 @@ class Upsample(nn.Module):
 
 
 def _blocks(widths: list[int], num_groups: int) -> nn.Sequential:
-    """Residual blocks between consecutive widths of a list."""
+    """One residual block from each width of a list to the next."""
     return nn.Sequential(*(ResidualBlock(a, b, num_groups=num_groups) for a, b in pairwise(widths)))
 
 
@@ -114,17 +114,17 @@ class Encoder(nn.Module):
         self, channels: Sequence[int], bits: int, *, num_blocks: int, num_groups: int
     ) -> None:
         super().__init__()
-        before = channels[0]
-        self.conv_in = CausalConv3d(3, before, bias=False)
+        width_before = channels[0]
+        self.conv_in = CausalConv3d(3, width_before, bias=False)
         self.down = nn.ModuleList()
         for width, stride in zip(channels, (*STRIDES, None), strict=True):
-            blocks = _blocks([before] + [width] * num_blocks, num_groups)
+            blocks = _blocks([width_before] + [width] * num_blocks, num_groups)
             shrink = nn.Identity() if stride is None else CausalConv3d(width, width, stride=stride)
             self.down.append(nn.ModuleDict({"block": blocks, "downsample": shrink}))
-            before = width
-        self.mid_block = _blocks([before] * (num_blocks + 1), num_groups)
-        self.norm_out = nn.GroupNorm(num_groups, before, EPS)
-        self.conv_out = CausalConv3d(before, bits, kernel=1)
+            width_before = width
+        self.mid_block = _blocks([width_before] * (num_blocks + 1), num_groups)
+        self.norm_out = nn.GroupNorm(num_groups, width_before, EPS)
+        self.conv_out = CausalConv3d(width_before, bits, kernel=1)
 
     def forward(self, video: Tensor) -> Tensor:
         x = self.conv_in(video)
@@ -145,9 +145,9 @@ class Decoder(nn.Module):
         self.mid_block = _blocks([channels[-1]] * (num_blocks + 1), num_groups)
         self.up = nn.ModuleList()
         self.adaptive = nn.ModuleList()
-        # Level i of `channels` has the index i; the decoder begins with the last one.
-        befores = (*channels[1:], channels[-1])
-        for width, before, stride in zip(channels, befores, (None, *STRIDES), strict=True):
+        # The published index of a level counts from pixels to latents. `forward` goes through the levels backwards.
+        widths_before = (*channels[1:], channels[-1])
+        for width, before, stride in zip(channels, widths_before, (None, *STRIDES), strict=True):
             self.adaptive.append(AdaptiveNorm(bits, before, num_groups=num_groups))
             blocks = _blocks([before] + [width] * num_blocks, num_groups)
             grow = nn.Identity() if stride is None else Upsample(width, stride)

@@ -1,9 +1,9 @@
 """Converts the published video tokenizer of Open-MAGVIT2 to arvid's format: `arvid import open-magvit2`.
 
 `video_128_262144.ckpt` (https://huggingface.co/TencentARC/Open-MAGVIT2-Tokenizer-262144-Video) is a checkpoint of
-Lightning. Its `state_dict` has the weights of encoder and decoder, those of the discriminator under `loss.`, and the
-EMA of all of them under `model_ema.`, where names have no dots. The released evaluation uses the EMA, as arvid does.
-Files without EMA and files of the weights alone (`torch.save` or safetensors) can be read too.
+Lightning. Its `state_dict` has the weights of encoder and decoder, the weights of the discriminator under `loss.`, and
+the EMA of all of them under `model_ema.`, where names have no dots. arvid uses the EMA weights, as the released
+evaluation does. Files without EMA and files of weights alone (`torch.save` or safetensors) can be read too.
 """
 
 from __future__ import annotations
@@ -80,6 +80,6 @@ def published_names(tokenizer: nn.Module) -> dict[str, str]:
 
 
 def _unused(content: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """What else the file holds: parts of the training, and weights that are no part of the tokenizer."""
+    """Names of the other content of the file: training state, and weights outside the tokenizer."""
     others = {name.partition(".")[0] for name in weights if not name.startswith((*PARTS, EMA))}
     return sorted(others | {name for name in content if content is not weights and name != WEIGHTS})

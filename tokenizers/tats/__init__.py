@@ -1,6 +1,6 @@
-"""tats: the time-agnostic VQGAN of TATS (arXiv 2204.03638), ids of a learned codebook.
+"""tats: the time-agnostic VQGAN of TATS (arXiv 2204.03638), with a learned codebook.
 
-A token covers 4 frames x 8 x 8 pixels of the published models, and its id is that of the nearest of 16,384 codes. The
+In the published models, a token covers 4 frames x 8 x 8 pixels. Its id is the index of the nearest of 16,384 codes. The
 tokenizer is not causal: a clip has a multiple of 4 frames, and padding copies the border frames on both sides. Network
 and tensor names are those of `VQGAN` in `tats/tats_vqgan.py` of songweige/TATS (commit 03bbce1). `arvid import tats`
 reads the published weights. They were trained on clips of 16 frames.
@@ -22,9 +22,9 @@ from arvid.tokenizers.tats.network import NUM_GROUPS, Decoder, Encoder, Norm, Sa
 __all__ = ["Tats"]
 
 MAX_STRIDE, MAX_WIDTH, MAX_CODES = 64, 2**12, 2**24
-"""A file names these numbers, and far greater ones would overflow."""
-TOKENS_AT_ONCE = 4096
-"""Tokens that are compared with all codes at a time, which bounds the memory."""
+"""Limits of the sizes that a file states. Far greater ones would overflow."""
+LATENTS_AT_ONCE = 4096
+"""Number of latents that are compared with all codes at a time. It bounds the memory."""
 
 
 class Tats(VideoTokenizer):
@@ -34,8 +34,8 @@ class Tats(VideoTokenizer):
         base: channels of the first convolution; each level doubles them.
         strides: (frames, rows, columns) of pixels per token, powers of two up to 64.
         num_codes: number of ids.
-        channels: numbers of a code.
-        norm: `batch` with the statistics of the training, or `group` with those of the clip.
+        channels: length of a code.
+        norm: `batch` (statistics of the training) or `group` (statistics of the clip).
 
     Raises UserError for other values.
     """
@@ -90,11 +90,11 @@ class Tats(VideoTokenizer):
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
         """Raises UserError if the strides do not divide the clip."""
         latents = self.latents(video)
-        lengths = self.codes.square().sum(1)
-        # |x - c|^2 without |x|^2, which is the same for all codes
+        # |x - c|^2 = |x|^2 - 2 x c + |c|^2, without |x|^2, which is the same for all codes.
+        squares = self.codes.square().sum(1)
         nearest = [
-            torch.addmm(lengths, rows, self.codes.T, alpha=-2).argmin(1)
-            for rows in latents.flatten(0, 3).split(TOKENS_AT_ONCE)
+            torch.addmm(squares, rows, self.codes.T, alpha=-2).argmin(1)
+            for rows in latents.flatten(0, 3).split(LATENTS_AT_ONCE)
         ]
         return torch.cat(nearest).reshape(latents.shape[:-1])
 

@@ -1,7 +1,7 @@
 """Encoder and decoder of TATS' VQGAN (arXiv 2204.03638).
 
-Modules have the names of the published tensors, except that a convolution there is in a module `conv` or `convt`.
-Convolutions pad every axis on both sides, so a latent frame depends on frames before and after it.
+Modules have the names of the published tensors, without the module `conv` or `convt` that contains each published
+convolution. Convolutions pad every axis on both sides, so a latent frame depends on frames before and after it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Norm = Literal["batch", "group"]
 
 NUM_GROUPS = 32
 RESAMPLING_KERNEL = 4
-"""Kernel of the convolutions that shrink or grow the grid, on all axes."""
+"""Kernel size, on all axes, of the convolutions that shrink or grow the grid."""
 
 
 class SameConv3d(nn.Conv3d):
     """Convolution over (B, C, T, H, W) that divides T, H and W exactly by the stride.
 
-    Padding copies the border. Of an odd number of padded values, the greater half is in front.
+    Padding copies the border. If the number of padded values is odd, the front gets one more.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class SameConvTranspose3d(nn.ConvTranspose3d):
 
 
 def _padding(kernel: int, stride: Triple) -> tuple[int, ...]:
-    """Padded values of `F.pad` (columns first, front and back of each axis): kernel - stride in all."""
+    """Padding for `F.pad` (columns first; front and back of each axis). In total kernel - stride on each axis."""
     totals = [kernel - step for step in reversed(stride)]
     return tuple(side for total in totals for side in (total - total // 2, total // 2))
 
 
 def norm(channels: int, kind: Norm) -> nn.Module:
-    """A norm with statistics of the whole clip (`group`), or with those of the training (`batch`, in eval mode)."""
+    """A norm with the statistics of the whole clip (`group`) or of the training (`batch`, in eval mode)."""
     if kind == "group":
         return nn.GroupNorm(NUM_GROUPS, channels, 1e-6)
     return nn.BatchNorm3d(channels)
 
 
 class ResidualBlock(nn.Module):
-    """Twice (norm, SiLU, convolution), plus the input."""
+    """Norm, SiLU and convolution, twice, with a skip connection."""
 
     def __init__(self, channels: int, *, kind: Norm) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 def level_strides(strides: Sequence[int]) -> list[Triple]:
-    """(frames, rows, columns) by which each level shrinks the grid: 2 on each axis until its stride is reached."""
+    """(frames, rows, columns) by which each level shrinks the grid: 2 on each axis, until its stride is reached."""
     counts = [int(math.log2(stride)) for stride in strides]
     levels = []
     for i in range(max(counts)):
@@ -120,7 +120,8 @@ class Decoder(nn.Module):
         width = base * 2 ** len(levels)
         self.final_block = nn.Sequential(norm(width, kind), nn.SiLU())
         self.conv_blocks = nn.ModuleList()
-        for i, stride in enumerate(levels):  # time grows first, as it shrank first
+        # The published decoder uses the strides in the order of the encoder, not reversed.
+        for i, stride in enumerate(levels):
             narrower = base * 2 ** (len(levels) - i)
             up = SameConvTranspose3d(width, narrower, RESAMPLING_KERNEL, stride=stride)
             blocks = {f"res{j}": ResidualBlock(narrower, kind=kind) for j in (1, 2)}

@@ -1,9 +1,9 @@
 """Converts the published VQGANs of TATS to arvid's format: `arvid import tats`.
 
 The files are listed at https://github.com/songweige/TATS (UCF-101, Sky-Timelapse, Taichi-HD, MUGEN, AudioSet-Drums).
-They are checkpoints of Lightning 1.5. Their `state_dict` has the weights of tokenizer, discriminators and perceptual
-loss, and their `hyper_parameters` the training's arguments, which give the size of the network. Besides the codes, the
-codebook has two moving averages of its training, which are not needed.
+They are checkpoints of Lightning 1.5. `state_dict` has the weights of tokenizer, discriminators and perceptual loss.
+`hyper_parameters` has the arguments of the training, which define the size of the network. The codebook also has two
+moving averages of its training, which are not needed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ OPTIONS = {
     "channels": "embedding_dim",
     "norm": "norm_type",
 }
-"""Constructor's argument -> argument of the training."""
+"""Constructor argument -> argument of the training."""
 FIXED = {"image_channels": 3, "padding_type": "replicate"}
-"""Arguments that have one value in the published models, and that some files do not have."""
+"""Arguments with the same value in all published models. Some files lack them."""
 
 
 def import_file(file: Path, out: Path) -> Imported:
     """Write the published tokenizer in `file` as a tokenizer file of arvid.
 
-    Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
+    Raises UserError for unsupported arguments, and with a list of tensors that do not fit.
     """
     checkpoint = read_training_checkpoint(file)
     require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)

@@ -210,7 +210,7 @@ def _write_configuration(
             "init_args": {
                 "path": str(out.absolute() / name),
                 "split": "all",
-                # a new list for each part: the writer of YAML makes equal objects references
+                # A new list for each part: the YAML writer would turn a shared one into a reference.
                 **(
                     {"conditions": {c: list(n) for c, n in conditions.items()}}
                     if conditions

@@ -43,9 +43,9 @@ def prepare_arrays(source: Path, out: Path, caption: str) -> Prepared:
     for name in tqdm(names, "unpacking clips", unit="clip", delay=1, disable=None):
         arrays = read_arrays(root / name, (_VIDEO, ACTIONS))
         video = _frames(root / name, arrays[_VIDEO])
-        place = (videos / name).with_suffix(".mp4")
-        write_lossless(place, video, DEFAULT_FPS)
-        with atomic_write(values_file(place)) as temporary, temporary.open("wb") as file:
+        target = (videos / name).with_suffix(".mp4")
+        write_lossless(target, video, DEFAULT_FPS)
+        with atomic_write(values_file(target)) as temporary, temporary.open("wb") as file:
             np.savez(file, actions=arrays[ACTIONS])
     return _prepared(videos, [name.removesuffix(".npz") + ".mp4" for name in names], caption)
 
@@ -58,7 +58,7 @@ def prepare_files(source: Path, out: Path, caption: str) -> Prepared:
 
 
 def _found(source: Path, out: Path, ending: str) -> tuple[Path, list[str]]:
-    """The folder of the splits, and the files of this ending in it, as <split>/<folder>/<name>, sorted."""
+    """The folder that holds the splits, and its files with this ending: <split>/<folder>/<name>, sorted."""
     root = folder_with(unpacked(source, out), *SPLITS)
     paths = [] if root is None else [p for s in SPLITS for p in root.glob(f"{s}/*/[!.]*{ending}")]
     require_videos([p.name for p in paths], source, f"train/*/*{ending} and test/*/*{ending}")
@@ -76,11 +76,11 @@ def _frames(path: Path, video: np.ndarray) -> Frames:
 
 
 def _prepared(videos: Path, names: list[str], caption: str) -> Prepared:
-    ids = _num_actions(videos / name for name in names)
+    num_actions = _num_actions(videos / name for name in names)
     return Prepared(
         items=[Item(name, caption) for name in names],
         splits={split: [n for n in names if n.startswith(f"{split}/")] for split in SPLITS},
-        conditions={ACTIONS: [str(i) for i in range(ids)]},
+        conditions={ACTIONS: [str(i) for i in range(num_actions)]},
     )
 
 
@@ -90,6 +90,8 @@ def _num_actions(paths: Iterable[Path]) -> int:
     for path in paths:
         actions = read_values(path, (ACTIONS,))[ACTIONS]
         if actions.ndim != 1 or actions.min(initial=0) < 0:
-            raise UserError(f"{values_file(path)}: actions must be one number from 0 per frame.")
+            raise UserError(
+                f"{values_file(path)}: actions must be one whole number per frame, 0 or more."
+            )
         largest = max(largest, int(actions.max(initial=0)))
     return largest + 1

@@ -40,7 +40,7 @@ class Score(ABC):
     uses_training: ClassVar[bool] = False
     """Whether it compares with clips of the training set."""
     of_moments: ClassVar[bool] = False
-    """Whether of the real clips it takes only the mean and covariance of their features."""
+    """Whether it uses only the mean and covariance of the real clips' features."""
 
     @classmethod
     def for_protocol(cls, protocol: Protocol) -> Score:
@@ -99,7 +99,7 @@ class Score(ABC):
 
     @property
     def num_features(self) -> int | None:
-        """Width of the features that `measure_real` gives as `real`; None (the default) for others."""
+        """Width of the features that `measure_real` returns as `real`. None, the default: it returns no features."""
         return None
 
     @abstractmethod
@@ -139,7 +139,7 @@ def optional_scores(
 
 
 def lacking(score: Score, dataset: VideoDataset, training: VideoDataset | None) -> str | None:
-    """What the real clips or the training set lack for a metric, as a sentence part; None for nothing."""
+    """What the real clips or the training set lack for a metric, as a clause of a message. None: nothing."""
     lack = dataset.lacks(score) if isinstance(dataset, RealStatistics) else None
     return lack or score.missing(dataset, training)
 

@@ -123,7 +123,7 @@ class Distance(Score):
             feature_sha256=self.features.network.sha256,
             protocol=protocol,
         )
-        if ONLY_MOMENTS in measured:  # rows that cannot be drawn from
+        if ONLY_MOMENTS in measured:  # these rows are not clips, so they cannot be resampled
             return [value]
         return [self.with_uncertainty(value, measured["real"], measured["generated"])]
 

@@ -1,4 +1,4 @@
-"""Scores one dimension of VBench-I2V, VBench-Long or VBench-2.0. Runs in its own Python environment, without arvid.
+"""Score one dimension of VBench-I2V, VBench-Long or VBench-2.0. Runs in their Python environment, without arvid.
 
 Arguments: name of the benchmark, folder of its code, ratio of the images, list of prompts, folder of videos, folder of
 the result, dimension.
@@ -12,12 +12,12 @@ def main(
     name: str, root: str, ratio: str, suite: str, videos: str, out: str, dimension: str
 ) -> None:
     """Score one dimension with the benchmark's own class, which writes OUT/<dimension>_eval_results.json."""
-    # the code reads some of its files by paths relative to its folder
+    # The code reads some of its files by paths relative to its folder.
     os.chdir(root)
     sys.path.insert(0, root)
     import torch
 
-    # a torch.device, not its name, as in the benchmarks' own commands
+    # a torch.device instead of its name, as in the benchmarks' own commands
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked = {"name": dimension, "dimension_list": [dimension]}
     if name == "vbench-i2v":
@@ -65,7 +65,7 @@ def _long_options(configs: str, dimension: str) -> "dict[str, object]":
 
 
 def _take_videos_first() -> None:
-    """List videos before folders: VBench-Long takes the suffix of the first entry, and writes folders beside them."""
+    """List videos before folders. VBench-Long reads the suffix of the first entry, and writes folders beside videos."""
     listed = os.listdir
 
     def videos_first(path: str = ".") -> "list[str]":

@@ -1,8 +1,8 @@
 """Totals of VBench and its relatives from the scores of their dimensions.
 
 A score s is normalised to weight · (s − min) / (max − min), without clipping. A group's score is the sum over its
-dimensions divided by the sum of their weights, and the total is the weighted mean of the groups. A dimension without a
-score counts as a raw 0, as in VBench's scripts. Here it is also listed, and the total is marked as incomplete.
+dimensions, divided by the sum of their weights. The total is the weighted mean of the groups. A dimension without a
+score counts as a raw 0, as in VBench's scripts. arvid also lists it, and marks the total as incomplete.
 
 The constants of VBench are those of `scripts/constant.py` in Vchitect/VBench at commit 45e79ec.
 """
@@ -28,14 +28,14 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a benchmark's dimensions make its totals."""
+    """How a benchmark computes its totals from its dimensions."""
 
     title: str
     """Name of the benchmark, for messages and headings."""
     dimensions: Mapping[str, Scale]
     """All dimensions, in the leaderboard's order."""
     groups: Mapping[str, float]
-    """Group -> its weight in the total."""
+    """Group -> weight in the total."""
 
 
 VBENCH = Rules(

@@ -1,10 +1,10 @@
 """Dimensions that VBench's own code computes, in its own environment.
 
-These are nine of VBench's dimensions, by the package `vbench`, and all dimensions of its relatives
-(`arvid.suites.vbench.relatives`), by a copy of the repository. That code requires numpy below 2, old versions of
-transformers and, for some dimensions, detectron2 or mmcv. So it cannot share arvid's environment. It is called as a
-subprocess through its Python class, one dimension at a time. It runs as a single process (then VBench's
-spatial_relationship pools frames instead of videos). It downloads its weights into ~/.cache/vbench or ~/.cache/vbench2.
+The package `vbench` computes nine of VBench's dimensions. A copy of the repository computes all dimensions of its
+relatives (`arvid.suites.vbench.relatives`). This code requires numpy below 2, an old version of transformers and, for
+some dimensions, detectron2 or mmcv. So it cannot share arvid's environment. It is called as a subprocess through its
+Python class, one dimension at a time, in a single process (VBench's spatial_relationship then pools frames instead of
+videos). It downloads its weights into ~/.cache/vbench or ~/.cache/vbench2.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class NamedVideo(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """A program that scores a dimension with VBench's code. It imports nothing of arvid."""
+    """A program that scores a dimension with VBench's code. It does not import arvid."""
 
     python: Path
     """Interpreter of the environment."""
     driver: str = "_driver.py"
     """Source file of the program, in this folder."""
     arguments: tuple[str, ...] = ()
-    """Arguments of the program before the list of prompts, the folders of videos and results, and the dimension."""
+    """The first arguments of the program. The list of prompts, folders of videos and results, and dimension follow."""
     rules: Rules = VBENCH
     made_with: Mapping[str, str] = field(default_factory=dict)
     """What a score depends on, besides the interpreter and the videos."""
@@ -80,7 +80,7 @@ def score_external(
     """Score a dimension with VBench's code and write its result.
 
     Args:
-        dimension: one that the program can score.
+        dimension: a dimension that the program can score.
         takes: the existing videos; see `suite.present`.
         scorer: the program.
         suite: list of prompts, such as VBench_full_info.json.

@@ -34,7 +34,7 @@ class Layout:
 
     folder: Path
     name: str = PROTOCOL
-    """Of the benchmark: its folder, record and protocol."""
+    """Name of the benchmark, and so of its folder, record and protocol."""
 
     @property
     def benchmark(self) -> Path:

@@ -1,4 +1,4 @@
-"""The prompts, images and video files of VBench-I2V, VBench-Long and VBench-2.0.
+"""Prompts, images and file names of videos of VBench-I2V, VBench-Long and VBench-2.0.
 
 The lists of prompts are files of the repository Vchitect/VBench (`Relative.prompts`). arvid does not include them.
 """
@@ -40,7 +40,7 @@ class RelativeTake:
     entry: Entry
     index: int
     file: str
-    """File name as in the benchmark, with the folder of a dimension before it, if there is one."""
+    """File name in the benchmark, including the folder of the dimension if there is one."""
     has_own_name: bool
     """Whether the benchmark itself uses this file name."""
 
@@ -70,7 +70,7 @@ def _entry(entry: Any, where: str, relative: Relative) -> Entry:
     for name in (text, image):
         if name is not None and not (isinstance(name, str) and can_be_name(name)):
             raise UserError(f"{where}: {name!r} cannot be the name of a file.")
-    # VBench-I2V's list also has temporal flickering, which it does not score
+    # VBench-I2V's list also names temporal flickering, which VBench-I2V does not score.
     known = tuple(name for name in dimensions if name in relative.rules.dimensions)
     if not known:
         raise UserError(f"{where}: none of {dimensions} is a dimension of {relative.rules.title}.")
@@ -108,9 +108,9 @@ def _take(entry: Entry, index: int, dimension: str, relative: Relative) -> Relat
 
 
 def load_relative_texts(path: Path, entries: Sequence[Entry]) -> dict[str, str]:
-    """Rewritten prompts: the list's text -> text for the model, from JSON as in `read_rewritten`.
+    """Original prompt -> rewritten prompt, from JSON as in `read_rewritten`.
 
-    Raises UserError for another file, and if a prompt has no rewritten text.
+    Raises UserError if the file is not valid, or a prompt has no rewritten text.
     """
     found = read_rewritten(path)
     missing = [e.text for e in entries if not found.get(e.text, "").strip()]
@@ -122,7 +122,7 @@ def load_relative_texts(path: Path, entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def nearest_ratio(images: Path, height: int, width: int) -> str:
-    """The folder of cropped images whose ratio is nearest to that of frames of height x width pixels.
+    """The folder of cropped images with the ratio nearest to frames of height x width pixels.
 
     Raises UserError if there is no folder named like 16-9.
     """
@@ -137,7 +137,7 @@ def nearest_ratio(images: Path, height: int, width: int) -> str:
 
 
 def _ratio(match: re.Match[str]) -> float:
-    """Width by height of a folder's name."""
+    """Width divided by height, from a folder's name."""
     return int(match[1]) / max(int(match[2]), 1)
 
 

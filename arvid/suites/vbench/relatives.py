@@ -1,4 +1,4 @@
-"""VBench-I2V, VBench-Long and VBench-2.0: what they sample, and how their scores make a total.
+"""VBench-I2V, VBench-Long and VBench-2.0: their prompts, numbers of videos, and rules of the totals.
 
 Facts and constants come from the repository Vchitect/VBench at commit 45e79ec. Its own code scores all dimensions (see
 `arvid.suites.vbench.external`).
@@ -31,13 +31,13 @@ class Relative:
     samples: int = SAMPLES
     """Videos per prompt."""
     more_samples: Mapping[str, int] = field(default_factory=dict)
-    """Dimension -> its own number of videos per prompt."""
+    """Dimension -> number of videos per prompt, where it is not `samples`."""
     name_length: int | None = None
     """Number of characters of the prompt in file names; None: all."""
     by_dimension: bool = False
-    """Whether the videos of each dimension are in a folder of its name. A prompt then has videos for each dimension."""
+    """Whether each dimension has its own folder of videos. A prompt then has separate videos for each dimension."""
     has_images: bool = False
-    """Whether each prompt has an image, which is the first frame."""
+    """Whether each prompt has an image. It is the first frame of the video."""
 
     def num_samples(self, dimension: str) -> int:
         """Number of videos per prompt of a dimension."""

@@ -1,7 +1,7 @@
 """Scores on disk, in VBench's format: `{name}_eval_results.json` = {dimension: [score, [{video_path, ...}]]}.
 
 arvid adds a third element with networks, options and versions. VBench's scripts read only the first. There is one file
-per dimension. Some of VBench's relatives have further elements before or after the list of videos.
+per dimension. Some of VBench's relatives write further elements before or after the list of videos.
 """
 
 from __future__ import annotations
