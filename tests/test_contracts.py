@@ -295,6 +295,13 @@ def test_conditions_of_a_clip_of_another_length_are_refused(
 
 
 SMALL_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "cosmos_dv": {
+        "channels": (8, 8, 8, 8),
+        "num_blocks": 1,
+        "latent_channels": 6,
+        "patch": 2,
+        "strides": (4, 8, 8),
+    },
     "open_magvit2": {"channels": (4, 8, 8, 8), "bits": 6, "num_blocks": 1, "num_groups": 2},
     "open_sora_plan": {"channels": (4, 4, 8, 8), "num_groups": 2},
     "pretrained": {

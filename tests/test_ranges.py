@@ -144,6 +144,7 @@ OWNERS: dict[str, Make] = {
     "VAE3D": needing(registry.get("tokenizers", "vae3d")),
     "MagvitFSQ": needing(registry.get("tokenizers", "magvit_fsq")),
     "MagvitCodebook": needing(registry.get("tokenizers", "magvit_codebook"), bottleneck="vq"),
+    "CosmosDV": needing(registry.get("tokenizers", "cosmos_dv")),
     "OpenMagvit2": needing(registry.get("tokenizers", "open_magvit2")),
     "OpenSoraPlan": needing(registry.get("tokenizers", "open_sora_plan")),
     "Tats": needing(registry.get("tokenizers", "tats")),
