@@ -16,18 +16,20 @@ PAGE = (Path(__file__).parents[1] / "docs/terminal.md").read_text()
 FEW = ["--data.train.init_args.num_clips=16", "--data.val.init_args.num_clips=16"]
 
 
-def recordings() -> list[tuple[list[str], str]]:
-    """The command of each recording, as arguments of `arvid`, and what it printed."""
+def recordings() -> list[tuple[int, list[str], str]]:
+    """The terminal's columns of each recording, its command as arguments of `arvid`, and what it printed."""
     found = []
-    for block in re.findall(r"^```text\n\$ arvid (.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+    pattern = r"^```text\n\$ (?:COLUMNS=(\d+) )?arvid (.*?)^```"
+    for columns, block in re.findall(pattern, PAGE, re.MULTILINE | re.DOTALL):
         command, _, printed = block.replace("\\\n", "").partition("\n")
-        found.append((shlex.split(command), printed))
+        found.append((int(columns or 80), shlex.split(command), printed))
     return found
 
 
 def masked(printed: str) -> list[str]:
-    """Lines without styles, numbers, hashes, rules and the widths of columns."""
+    """Lines without styles, the version, the machine, numbers, hashes, rules and the widths of columns."""
     text = re.sub(r"\x1b\[\d*m", "", printed)
+    text = re.sub(r"^arvid \d.*?\.$", "arvid #.", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"\b[0-9a-f]{12,16}\b|\d[\d,.:]*[kMG]?", "#", text)
     text = re.sub(r"[─┄]+", "─", text)
     lines = (" ".join(line.split()) for line in text.splitlines())
@@ -38,18 +40,24 @@ def test_the_commands_print_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in {"COLUMNS": "80", "TERM": "xterm"}.items():
+    environment = {"TERM": "xterm", "ARVID_WEIGHTS": "weights", "TORCH_HOME": "weights"}  # none
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert [command for (command, *_), _ in recordings()] == [
-        "fit",
-        "sample",
-        "evaluate",
-        "compare",
+    assert [(command, columns) for columns, (command, *_), _ in recordings()] == [
+        ("fit", 80),
+        ("sample", 80),
+        ("evaluate", 80),
+        ("compare", 80),
+        ("compare", 120),
+        ("bench", 80),
+        ("bench", 120),
+        ("bench", 200),
     ]
-    for (command, *given), shown in recordings():
+    for columns, (command, *given), shown in recordings():
+        monkeypatch.setenv("COLUMNS", str(columns))
         words = [w for word in given for w in (sorted(glob.glob(word)) if "*" in word else [word])]
         few = [*FEW, "--trainer.accelerator=cpu"] if command == "fit" else []
         assert main([command, *words, *few]) == 0
         assert masked(capsys.readouterr().out) == masked(shown)
-        assert max(map(len, shown.splitlines())) <= 80
+        assert max(map(len, shown.splitlines())) <= columns

@@ -97,15 +97,16 @@ def row_name(record: ResultRecord) -> str:
 
 
 def draw_losses(axis: Axes, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
-    """Validation losses (dots) and training losses (thin) by name, as `read_curve` gives them."""
+    """Validation losses (dots) and training losses (thin) by name, as `read_curve` gives them; without a legend."""
     for name, curve in curves.items():
         for key, style in _STYLES.items():
             points = [(p["step"], p[key]) for p in curve if p.get(key) is not None]
             if points:
                 label = name if key == "val_loss" else None
                 axis.plot(*zip(*points, strict=True), color=colours[name], label=label, **style)
-    axis.set(xlabel="training step", ylabel="loss (nats per token)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.set(
+        xlabel="training step (dots: validation, thin: training)", ylabel="loss (nats per token)"
+    )
 
 
 def validation_losses(curve: Curve) -> list[float]:
@@ -136,5 +137,6 @@ def write_page(
         temporary.write_text(page, encoding="utf-8")
     if sys.stdout.isatty():
         show_page(page, console())
+        print(f"Wrote {out / 'table.md'} and results.json beside it.")
     else:
         print(page)

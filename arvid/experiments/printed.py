@@ -42,7 +42,8 @@ def _line(line: str) -> RenderableType:
     if found["start"] is None:
         return _plain(line)
     hanging = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
-    hanging.add_row(found["start"].strip().replace(">", "note:"), _plain(found["text"]))
+    text = found["text"].removeprefix("**Note.** ")  # the start says so
+    hanging.add_row(found["start"].strip().replace(">", "note:"), _plain(text))
     return hanging
 
 
