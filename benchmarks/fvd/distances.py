@@ -2,8 +2,10 @@
 
 Clips are cut from a folder of videos and split into two halves without a common video. One is the real set. The other
 is corrupted: noise, blur, JPEG compression, shuffled frames, frozen frames, reversed time, clips replaced by copies of
-one clip, each with three severities. The tables show how much a distance rises over the uncorrupted half, in standard
-deviations of the distance between random halves of the real clips. A rise below 2 is not seen at this number of clips.
+one clip, each with three severities. Reconstructions by tokenizers (--tokenizer) are a further kind: a useful distance
+puts them between real clips and frozen, shuffled or noisy ones. The tables show how much a distance rises over the
+uncorrupted half, in standard deviations of the distance between random halves of the real clips. A rise below 2 is not
+seen at this number of clips.
 
 candidates:
   fd-efficientnet             Fréchet distance: frames and their changes, seen by EfficientNet-Lite0
@@ -16,6 +18,7 @@ candidates:
 examples:
   python benchmarks/fvd/distances.py --data weizmann64 ucf101
   python benchmarks/fvd/distances.py --data videos/ --clips-per-video 4 --squeezenet squeezenet1_1-b8a52dc0.pth
+  python benchmarks/fvd/distances.py --data weizmann64 --tokenizer weizmann64:vae3d=runs/vae3d/checkpoints/last.ckpt
 
 Writes table.md, results.json, distances.png and distances.svg to --out. A CPU core takes about 10 ms per frame of
 each corruption: eight minutes for 72 clips of 17 frames per half.
@@ -43,6 +46,7 @@ from tqdm import tqdm
 from arvid.benchmarks.fvd.sensitivity import add_noise, blur, shuffle
 from arvid.contracts import UserError
 from arvid.data.clips import ClipSpec
+from arvid.data.collate import normalise, to_uint8
 from arvid.data.folder import VideoFolder
 from arvid.experiments.paper import script_parser, table, write_page
 from arvid.files import sha256_file
@@ -51,8 +55,10 @@ from arvid.metrics.frechet import FeatureNetwork, frechet_distance_from_features
 from arvid.metrics.inference import in_chunks
 from arvid.metrics.kernel_distance import kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
+from arvid.processes import best_device
 from arvid.ranges import at_least
 from arvid.report.panels import write_figure
+from arvid.training.export import load_tokenizer
 
 Videos = UInt8[Tensor, "b t h w 3"]
 Found = dict[str, Any]
@@ -162,6 +168,8 @@ def main() -> None:
 NOTES = (
     "Cells: rise of the distance over the uncorrupted other half, from mild to severe, in standard deviations of the "
     "distance between random halves of the real clips. Below 2 a corruption is not seen with this number of clips.",
+    "A reconstruction is misplaced if it is not between real clips and the most severely frozen, shuffled and noisy "
+    "ones.",
 )
 
 
@@ -173,7 +181,42 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-frames", type=at_least(4).integer, default=17)
     parser.add_argument("--size", type=at_least(16).integer, default=64)
     parser.add_argument("--squeezenet", type=Path, help="torchvision's weights of SqueezeNet 1.1")
-    return parser.parse_args()
+    parser.add_argument(
+        "--tokenizer",
+        type=parse_tokenizer,
+        action="append",
+        default=[],
+        metavar="DATA:NAME=FILE",
+        help="also reconstruct the clips of the folder DATA with this tokenizer; may be repeated",
+    )
+    options = parser.parse_args()
+    names = {path.name for path in options.data}
+    for data, _, _ in options.tokenizer:
+        if data not in names:
+            raise UserError(f"--tokenizer {data}:...: --data has no folder of this name.")
+    return options
+
+
+def parse_tokenizer(text: str) -> tuple[str, str, str]:
+    """`weizmann64:vae3d=FILE` as its three parts. Raises ArgumentTypeError for another form."""
+    data, _, rest = text.partition(":")
+    name, _, file = rest.partition("=")
+    if not (data and name and file):
+        raise argparse.ArgumentTypeError(
+            f"give a folder, a name and a file as weizmann64:vae3d=FILE, not {text!r}"
+        )
+    return data, name, file
+
+
+@torch.no_grad()
+def reconstruct(videos: Videos, file: str) -> Videos:
+    """Encode and decode each clip with the tokenizer of a checkpoint."""
+    tokenizer = load_tokenizer(file).to(best_device())
+    made = []
+    for clip in videos:
+        x = normalise(clip.numpy())[None].to(best_device())
+        made.append(to_uint8(tokenizer.decode(tokenizer.encode(x)))[0].cpu())
+    return torch.stack(made)
 
 
 def measure(path: Path, options: argparse.Namespace) -> Found:
@@ -188,15 +231,24 @@ def measure(path: Path, options: argparse.Namespace) -> Found:
     if options.squeezenet:
         networks["squeezenet"] = SqueezeFeatures(options.squeezenet)
     features: dict[str, list[Tensor]] = {name: [] for name in networks}
-    sets = chain((real, other), (corrupt(other, amount) for corrupt, amount in corrupted))
-    for videos in tqdm(sets, desc=path.name, total=2 + len(corrupted), disable=None):
+    tokenizers = {name: file for data, name, file in options.tokenizer if data == path.name}
+    sets = chain(
+        (real, other),
+        (corrupt(other, amount) for corrupt, amount in corrupted),
+        (reconstruct(other, file) for file in tokenizers.values()),
+    )
+    total = 2 + len(corrupted) + len(tokenizers)
+    for videos in tqdm(sets, desc=path.name, total=total, disable=None):
         for name, network in networks.items():
             features[name].append(network(videos))
     features["efficientnet, frames only"] = [x[:, :192] for x in features["fd-efficientnet"]]
     features["efficientnet, kernel"] = features["fd-efficientnet"]
     found = {
         name: candidate(
-            features[name], kernel_video_distance if "kernel" in name else frechet, per_video
+            features[name],
+            kernel_video_distance if "kernel" in name else frechet,
+            per_video,
+            tuple(tokenizers),
         )
         for name in ORDER
         if name in features
@@ -237,10 +289,13 @@ def halves(path: Path, options: argparse.Namespace) -> tuple[Videos, Videos]:
     return parts[0], parts[1]
 
 
-def candidate(features: list[Tensor], distance: Distance, per_video: int) -> Found:
+def candidate(
+    features: list[Tensor], distance: Distance, per_video: int, tokenizers: tuple[str, ...] = ()
+) -> Found:
     """The distances from the real half, their noise, and what they see.
 
-    `features` are of the real half, the other half, and then the other half after each corruption.
+    `features` are of the real half, the other half, and then the other half after each corruption and each
+    reconstruction.
     """
     real, other, *corrupted = features
     floor = float(distance(real, other))
@@ -248,11 +303,14 @@ def candidate(features: list[Tensor], distance: Distance, per_video: int) -> Fou
     values = iter([float(distance(real, x)) for x in corrupted])
     distances = {n: [next(values) for _ in amounts] for n, (_, amounts, _) in CORRUPTIONS.items()}
     rises = {n: [(v - floor) / noise for v in found] for n, found in distances.items()}
+    reconstructed = {n: (next(values) - floor) / noise for n in tokenizers}
     return {
         "real": floor,
         "noise": noise,
         "distances": distances,
         "rises": rises,
+        "reconstructions": reconstructed,
+        "misplaced_reconstructions": misplaced(reconstructed, rises),
         "not_monotone": [n for n, found in rises.items() if not grows(found)],
     }
 
@@ -260,6 +318,16 @@ def candidate(features: list[Tensor], distance: Distance, per_video: int) -> Fou
 def grows(rises: list[float]) -> bool:
     """Whether the distance grows from the uncorrupted clips on with the severity."""
     return all(later > earlier for earlier, later in pairwise([0.0, *rises]))
+
+
+def misplaced(reconstructed: dict[str, float], rises: dict[str, list[float]]) -> list[str]:
+    """Tokenizers whose reconstructions are not between real and frozen, shuffled and noisy clips."""
+    worst = min(rises[name][-1] for name in WORSE_THAN_A_TOKENIZER)
+    return [name for name, rise in reconstructed.items() if not 0 < rise < worst]
+
+
+WORSE_THAN_A_TOKENIZER = ("frozen", "shuffled", "noise")
+"""Corruptions that at their greatest severity are worse than the reconstruction of a trained tokenizer."""
 
 
 def deviation(features: Tensor, distance: Distance) -> float:
@@ -274,10 +342,15 @@ def deviation(features: Tensor, distance: Distance) -> float:
 
 def page(name: str, found: Found) -> list[str]:
     """Lines of the page for one data set."""
+    tokenizers = list(next(iter(found["candidates"].values()))["reconstructions"])
     rows = [
         (
             candidate,
             *(" / ".join(f"{rise:.1f}" for rise in value["rises"][n]) for n in CORRUPTIONS),
+            *(
+                f"{rise:.1f}{' (misplaced)' * (n in value['misplaced_reconstructions'])}"
+                for n, rise in value["reconstructions"].items()
+            ),
             ", ".join(value["not_monotone"]) or "none",
         )
         for candidate, value in found["candidates"].items()
@@ -291,23 +364,35 @@ def page(name: str, found: Found) -> list[str]:
         "",
         f"{found['clips_per_half']} clips per half. {amounts}.",
         "",
-        *table(("candidate", *CORRUPTIONS, "does not grow with"), rows),
+        *table(
+            (
+                "candidate",
+                *CORRUPTIONS,
+                *(f"reconstruction ({name})" for name in tokenizers),
+                "does not grow with",
+            ),
+            rows,
+        ),
         "",
     ]
 
 
 def panel(name: str, found: Found) -> Callable[[Axes], None]:
-    """A panel with the rise at the greatest severity, by corruption and candidate."""
+    """A panel with the rise at the greatest severity and of the reconstructions, by candidate."""
 
     def draw(axis: Axes) -> None:
         shown = found["candidates"]
+        tokenizers = list(next(iter(shown.values()))["reconstructions"])
         width = 0.8 / len(shown)
         for i, (candidate, value) in enumerate(shown.items()):
-            heights = [max(value["rises"][n][-1], LEAST) for n in CORRUPTIONS]
-            places = np.arange(len(CORRUPTIONS)) + (i - (len(shown) - 1) / 2) * width
+            rises = [value["rises"][n][-1] for n in CORRUPTIONS]
+            rises += [value["reconstructions"][n] for n in tokenizers]
+            heights = np.maximum(rises, LEAST)
+            places = np.arange(len(heights)) + (i - (len(shown) - 1) / 2) * width
             axis.bar(places, heights, width, label=candidate, color=COLOURS[candidate])
         axis.axhline(2, color="#444444", lw=1, ls="--", label="seen above this line")
-        axis.set_xticks(range(len(CORRUPTIONS)), list(CORRUPTIONS), rotation=35, ha="right")
+        groups = [*CORRUPTIONS, *tokenizers]
+        axis.set_xticks(range(len(groups)), groups, rotation=35, ha="right")
         axis.set(yscale="log", ylim=(LEAST, None), ylabel="rise (standard deviations)", title=name)
         axis.set_yticks(TICKS, [str(tick) for tick in TICKS])
         axis.yaxis.set_minor_locator(NullLocator())
