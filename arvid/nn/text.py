@@ -170,8 +170,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         tokenizer: name or folder of its tokenizer, if it differs from `name`.
         num_tokens: length to which prompts are padded on the right.
         truncate: cut longer prompts with a warning, instead of refusing them.
-        cache: cache the features of prompts on disk (in `cache_dir()`). If all captions are cached, training does not
-            load the encoder.
+        cache: cache the features of prompts on disk (in `cache_dir()`), rounded to float16. If all captions are cached,
+            training does not load the encoder.
     """
 
     _device: Tensor
@@ -271,7 +271,10 @@ class HuggingFaceTextEncoder(TextEncoder):
             found = {ids: rows[:length] for ids, rows, length in given if length >= 0}
         found = {ids: found[ids] if ids in found else self.cache.read(ids) for ids in prompts}
         missing = [ids for ids, rows in found.items() if rows is None]
-        encoded = dict(zip(missing, self._encode(missing), strict=True))
+        # Rounded as in the cache, so that results do not depend on what the cache holds already.
+        encoded = {
+            ids: rows.half() for ids, rows in zip(missing, self._encode(missing), strict=True)
+        }
         self.cache.write(encoded)
         found.update(encoded)
         return [rows for ids in prompts if (rows := found[ids]) is not None]
@@ -339,10 +342,10 @@ class _FeatureCache:
             return None
 
     def write(self, features: Mapping[tuple[int, ...], Tensor]) -> None:
-        """Store the features of prompts. If that fails, warn once and store nothing from then on."""
+        """Store the features (float16) of prompts. If that fails, warn once and store nothing from then on."""
         if not self._is_writable:
             return
-        values = {_key(ids): rows.half().cpu().numpy().tobytes() for ids, rows in features.items()}
+        values = {_key(ids): rows.cpu().numpy().tobytes() for ids, rows in features.items()}
         try:
             self.packs.write(values)
         except (OSError, NotImplementedError) as error:  # the latter: a file system without locks

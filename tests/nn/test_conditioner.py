@@ -160,7 +160,7 @@ def test_features_are_kept_on_disk(
     monkeypatch.setattr(
         again, "_encode", lambda prompts: [] if not prompts else pytest.fail("encoded again")
     )
-    torch.testing.assert_close(again(prompts)[0], features, rtol=1e-3, atol=1e-3)
+    assert torch.equal(again(prompts)[0], features)  # a repeated run has the same numbers
 
 
 def test_features_that_data_workers_read_are_not_read_again(
@@ -222,8 +222,9 @@ def test_features_that_cannot_be_kept_end_no_training(
     monkeypatch.setenv("ARVID_CACHE", str(tmp_path / "cache"))
     encoder = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6, cache=True)
     plain = HuggingFaceTextEncoder(str(local_encoder), num_tokens=6)
+    expected = plain(["a red square"])[0].half().float()
     for _ in range(2):
-        assert torch.equal(encoder(["a red square"])[0], plain(["a red square"])[0])
+        assert torch.equal(encoder(["a red square"])[0], expected)
     assert caplog.text.count("Set ARVID_CACHE to another folder") == 1
 
 
