@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from arvid.benchmarks.matrix._figures import cell_style, order_colours
 from arvid.benchmarks.matrix._rows import ORDERS, MatrixRow
 from arvid.benchmarks.matrix._values import Cell
-from arvid.contracts import VideoDataset
+from arvid.contracts import UserError, VideoDataset
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
 from arvid.experiments.longer import (
@@ -52,6 +52,8 @@ class Longer:
     """Label of a metric -> curves; empty if nothing was scored."""
     trained: int
     """Trained length in latent frames."""
+    note: str = ""
+    """Why nothing was scored."""
 
 
 def score_longer(rows: Sequence[MatrixRow], options: argparse.Namespace) -> Longer:
@@ -62,7 +64,12 @@ def score_longer(rows: Sequence[MatrixRow], options: argparse.Namespace) -> Long
         return Longer(curves={}, trained=0)
     variants = [row.variant(options.fit_options) for row in able]
     model = load_variant(variants[0], options.out)
-    protocol, real = scoring(model, options)
+    try:
+        protocol, real = scoring(model, options)
+    except UserError as error:  # the videos are too short: the other results stand
+        note = f"No clips of {options.times} trained lengths: {error}"
+        print(note, flush=True)
+        return Longer(curves={}, trained=0, note=note)
     overlap = max(model.paradigm.grid.t // 2, 1)
     variants = [dataclasses.replace(v, sampling={"overlap": overlap}) for v in variants]
     records = score(variants, [protocol], options.out, real={protocol.name: real}, references=())
@@ -108,7 +115,7 @@ def curves_of(rows: Sequence[MatrixRow], records: Sequence[ResultRecord]) -> dic
 
 def lines_of(longer: Longer) -> list[str]:
     """A table per metric: each row at the ends of one, two, ... trained lengths, mean and standard error over seeds."""
-    lines = []
+    lines = [longer.note, ""] if longer.note else []
     for label, cells in longer.curves.items():
         steps = shown_steps(next(iter(cells.values())).shape[1], longer.trained)
         decimals = min(decimals_for([float(v.mean()) for v in cells.values()]), MAX_DECIMALS)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from arvid.benchmarks.matrix import _budgets, _figures, _longer, _results, _rows, _values
+from arvid.contracts import UserError
 from arvid.evaluation.records import Budget, MetricValue, ResultRecord, save
 from arvid.experiments import equal
 from arvid.training.generator_module import load_generator
@@ -194,6 +195,21 @@ def test_orders_that_refuse_longer_clips_are_left_out(
     assert scored == ["next_block-discrete-s0"]
     given.times = 1
     assert not _longer.score_longer(few, given).curves
+
+
+def test_videos_that_are_too_short_for_longer_clips_lose_no_other_results(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained_run: Path
+) -> None:
+    def scoring(*_: Any) -> Any:
+        raise UserError("no video is left of 8: 8 too short for 51 frames")
+
+    given = options(script, monkeypatch, "--out", str(tmp_path))
+    monkeypatch.setattr(_longer, "load_variant", lambda *_: load_generator(trained_run))
+    monkeypatch.setattr(_longer, "scoring", scoring)
+    longer = _longer.score_longer(script.matrix_rows(given), given)
+    assert not longer.curves
+    expected = "No clips of 3 trained lengths: no video is left of 8: 8 too short for 51 frames"
+    assert _longer.lines_of(longer) == [expected, ""]
 
 
 @pytest.mark.slow
