@@ -131,15 +131,17 @@ def run(options: argparse.Namespace) -> int:
     changes = {"num_clips": options.num_clips, "metrics": options.metric}
     named = [metric.rpartition(".")[0] for metric in options.metric if "." in metric]
     with trusting(named), sharing_processes(options.wait_minutes), downloading(options.download):
-        for protocol in [get_protocol(name, **changes) for name in options.protocol]:
-            _evaluate(options, protocol)
+        protocols = [get_protocol(name, **changes) for name in options.protocol]
+        # All before the first evaluation, which may take hours: real clips may not fit a protocol.
+        sets = [_real(options, protocol) for protocol in protocols]
+        for protocol, real in zip(protocols, sets, strict=True):
+            _evaluate(options, protocol, real)
     return 0
 
 
-def _evaluate(options: argparse.Namespace, protocol: Protocol) -> None:
+def _evaluate(options: argparse.Namespace, protocol: Protocol, real: VideoDataset | None) -> None:
     from arvid.evaluation.rows import evaluate_references
 
-    real = _real(options, protocol)
     for record in _records(options, protocol, real):
         _show(record)
     if options.references:
@@ -180,8 +182,12 @@ def _real(options: argparse.Namespace, protocol: Protocol) -> VideoDataset | Non
             raise UserError("--real-list selects videos of --real: give --real too.")
         return None
     from arvid.evaluation.real_clips import real_set
+    from arvid.evaluation.rows import require_videos
 
-    return real_set(protocol, options.real, options.real_list)
+    real = real_set(protocol, options.real, options.real_list)
+    if options.references:
+        require_videos(real)
+    return real
 
 
 def _list(names: Sequence[str]) -> None:

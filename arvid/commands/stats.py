@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from arvid.commands._flags import add_download_argument
+from arvid.errors import UserError
 from arvid.ranges import at_least
 
 
@@ -66,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     from arvid.evaluation.protocols import get_protocol
     from arvid.weights import downloading
 
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file. Give a folder.")
     protocol = get_protocol(options.protocol, num_clips=options.num_clips, metrics=options.metric)
     with downloading(options.download):
         path = statistics_of(options.real, protocol, options.out, split_list=options.real_list)

@@ -89,8 +89,7 @@ def evaluate_references(
     The rows: other real clips (if there are enough), the reconstruction by each tokenizer in use, the first frame (or
     the last given one) repeated, and the first run's model untrained. Without runs: only rows that need no model.
     """
-    if isinstance(real, RealStatistics):
-        raise UserError("Reference rows need real videos: give them with --real, not statistics.")
+    require_videos(real)
     models = {run: load_generator(run) for run in runs}
     _require_one_setting(models)
     first = next(iter(models.values()), None)
@@ -109,6 +108,12 @@ def evaluate_references(
         )
         for row in rows
     ]
+
+
+def require_videos(real: VideoDataset | None) -> None:
+    """Raise UserError for statistics, which reference rows cannot use."""
+    if isinstance(real, RealStatistics):
+        raise UserError("Reference rows need real videos: give them with --real, not statistics.")
 
 
 def evaluate_videos(

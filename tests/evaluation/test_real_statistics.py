@@ -289,6 +289,30 @@ def test_the_commands_need_the_videos_once(
     listed = [*given, "--real", str(file), "--real-list", "list.txt"]
     assert main(listed) == 2
     assert "leave --real-list out" in capsys.readouterr().err
+    assert main([*make[:-1], str(protocol)]) == 2
+    assert "mine.yaml is a file. Give a folder" in capsys.readouterr().err
+
+
+def test_what_statistics_cannot_serve_is_refused_before_anything_is_scored(
+    videos: Path, protocol: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = read_protocol(protocol)
+    file = make_statistics(mine, real_clips(mine, videos), tmp_path, progress=False)
+    other = protocol.with_name("predicted.yaml")
+    other.write_text(
+        protocol.read_text().replace("generation", "prediction") + "condition_frames: 1\n"
+    )
+    given = ["evaluate", "--videos", str(videos), "--protocol", str(protocol), "--real", str(file)]
+    given += ["--out", str(tmp_path / "out")]
+    for options, message in (
+        (["--protocol", str(other)], "is a prediction, which needs the frames"),
+        (["--references", str(tmp_path / "references")], "Reference rows need real videos"),
+    ):
+        assert main([*given, *options]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.out == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_generates_for_the_kept_captions(
