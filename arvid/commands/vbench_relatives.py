@@ -233,11 +233,17 @@ def _score(options: argparse.Namespace, relative: Relative, layout: Layout) -> N
         made_with={"ratio": ratio} if ratio else {},
         makes_folders=relative.name == "vbench-long",
     )
-    for name in names:
-        wanted = relative_takes(entries, relative, [name])
+    # All before the first is scored, which takes long.
+    chosen = {
+        name: present(
+            relative_takes(entries, relative, [name]), videos, allow_missing=options.allow_missing
+        )
+        for name in names
+    }
+    for name, found in chosen.items():
         result = score_external(
             name,
-            present(wanted, videos, allow_missing=options.allow_missing),
+            found,
             scorer,
             suite=_prompts(options, relative),
             videos=videos,

@@ -166,11 +166,11 @@ def _standard_error(result: DimensionResult) -> float | None:
     """Standard error over prompts, since videos of one prompt are not independent. None without values of videos."""
     by_prompt: dict[str, list[float]] = {}
     for video in result.videos:
-        value = video.get("video_results")
-        if not isinstance(value, int | float):
+        value, path = video.get("video_results"), video["video_path"]
+        if not isinstance(value, int | float) or not isinstance(path, str):
             return None
         # VBench-Long adds the index of a clip: "a dog-3_012"
-        prompt = re.sub(r"-\d+(_(\d+|full))?$", "", Path(video["video_path"]).stem)
+        prompt = re.sub(r"-\d+(_(\d+|full))?$", "", Path(path).stem)
         by_prompt.setdefault(prompt, []).append(float(value))
     percent = PERCENT if result.dimension != "imaging_quality" else 1.0
     return standard_error([percent * fmean(values) for values in by_prompt.values()])

@@ -108,8 +108,12 @@ def takes(
 def present(wanted: Sequence[T], folder: Path, *, allow_missing: bool = False) -> list[T]:
     """The wanted videos that exist in the folder.
 
-    Raises UserError if some are missing (unless `allow_missing`) or if there are none.
+    Raises UserError if some are missing (unless `allow_missing`), if there are none, or if none is wanted.
     """
+    if not wanted:
+        raise UserError(
+            "The list of prompts has none of this dimension. Use --dimension for others."
+        )
     found = [take for take in wanted if os.path.isfile(folder / take.file)]
     missing = [take for take in wanted if not os.path.isfile(folder / take.file)]
     if missing and not (allow_missing and found):

@@ -298,3 +298,21 @@ def test_what_is_missing_is_named(repository: Path, tmp_path: Path) -> None:
     score = ("score", tmp_path / "row", "--repository", repository, "--vbench-python", "python")
     with pytest.raises(UserError, match="Give the ratio of their images"):
         run("vbench-i2v", *score)
+    row = tmp_path / "row"
+    both = ("--dimension", "Mechanics", "--dimension", "Thermotics")
+    score = ("score", row, "--repository", repository, "--vbench-python", "python", *both)
+    for file in files(V2, repository, "Mechanics"):
+        write_video(row / "vbench-2/videos" / file, np.zeros((2, 16, 16, 3), np.uint8), 8)
+    with pytest.raises(UserError, match="The list of prompts has none of this dimension"):
+        run("vbench-2", *score)  # before "python" is called for the first dimension
+
+
+@pytest.mark.parametrize("path", [None, ["a-0.mp4"], 3])
+def test_results_without_paths_of_videos_have_no_standard_error(path: Any, tmp_path: Path) -> None:
+    scores = tmp_path / "vbench-2/scores"
+    scores.mkdir(parents=True)
+    value = {"Mechanics": [0.5, [{"video_path": path, "video_results": 0.5}]]}
+    (scores / "a_eval_results.json").write_text(json.dumps(value))
+    assert run("vbench-2", "aggregate", tmp_path) == 0
+    found = records.load(tmp_path / "evaluation/vbench-2.json").metrics[0]
+    assert (found.value, found.spread) == (50, None)
