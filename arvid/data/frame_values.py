@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arvid.errors import UserError
-from arvid.nn.conditions import condition
+from arvid.nn.conditions import ClassId, Vector, condition
 
 Values = NDArray[Any]
+Conditions = Mapping[str, Sequence[str]]
+"""Condition -> names of its class ids or vector components; without names any number of them is valid."""
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 
@@ -38,19 +40,19 @@ def require_per_frame(names: Iterable[str]) -> None:
             )
 
 
-def read_values(video: Path, names: Iterable[str]) -> dict[str, Values]:
+def read_values(video: Path, conditions: Conditions) -> dict[str, Values]:
     """The values (T, ...) of a video by condition.
 
-    Raises UserError if the file is missing or damaged, lacks a condition, or holds values that are not numbers.
+    Raises UserError if the file is missing or damaged, lacks a condition, or holds values that do not fit it.
     """
     path = values_file(video)
     if not path.is_file():
         raise UserError(
-            f"{video} has no values of {', '.join(names)}: there is no {path.name} beside it. Write it, with an array "
-            "for each condition (docs/datasets.md)."
+            f"{video} has no values of {', '.join(conditions)}: there is no {path.name} beside it. Write it, with an "
+            "array for each condition (docs/datasets.md)."
         )
-    arrays = read_arrays(path, names)
-    return {name: _checked(path, name, values) for name, values in arrays.items()}
+    arrays = read_arrays(path, conditions)
+    return {name: _checked(path, name, arrays[name], names) for name, names in conditions.items()}
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
@@ -67,21 +69,33 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
     return found
 
 
-def _checked(path: Path, name: str, values: Values) -> Values:
-    """Values converted to the condition's type. Raises UserError if that is not possible."""
-    dtype = np.dtype(condition(name).dtype)
+def _checked(path: Path, name: str, values: Values, names: Sequence[str]) -> Values:
+    """Values converted to the condition's type. Raises UserError if they do not fit it or its names."""
+    kind = condition(name)
+    dtype = np.dtype(kind.dtype)
     if values.ndim == 0 or values.dtype.kind not in "iuf":
         raise UserError(f"{path}: {name} must be numbers, one or more for each frame.")
     if dtype.kind == "i" and values.dtype.kind == "f":
         raise UserError(f"{path}: {name} must be whole numbers, got {values.dtype}.")
+    given = f"{len(names)} names are given: {', '.join(names)}"
+    if isinstance(kind, ClassId):
+        if values.ndim != 1:
+            raise UserError(f"{path}: {name} must be one number per frame, got {values.shape}.")
+        if names and values.max(initial=0) >= len(names):
+            raise UserError(f"{path}: {name} go up to {values.max()}, but {given}.")
+    if isinstance(kind, Vector):
+        if values.ndim != 2:
+            raise UserError(f"{path}: {name} must be a vector per frame, got {values.shape}.")
+        if names and values.shape[1] != len(names):
+            raise UserError(f"{path}: {name} have {values.shape[1]} numbers, but {given}.")
     return values.astype(dtype)
 
 
 def values_of_frames(
-    video: Path, names: Iterable[str], indices: NDArray[np.int64]
+    video: Path, conditions: Conditions, indices: NDArray[np.int64]
 ) -> dict[str, Values]:
     """The values of frames (N,) of a video by condition, each (N, ...). Raises UserError as `read_values` does."""
-    found = read_values(video, names)
+    found = read_values(video, conditions)
     for name, values in found.items():
         if indices.max() >= len(values):
             raise UserError(
@@ -91,7 +105,7 @@ def values_of_frames(
     return {name: values[indices] for name, values in found.items()}
 
 
-def values_digest(videos: Iterable[Path], conditions: Mapping[str, Any]) -> str:
+def values_digest(videos: Iterable[Path], conditions: Conditions) -> str:
     """Hex SHA-256 of the values of videos, in order. It does not depend on the compression of the files."""
     digest = hashlib.sha256()
     for video in videos:

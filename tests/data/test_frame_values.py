@@ -93,6 +93,8 @@ def test_token_shards_keep_them(folder: Path, tmp_path: Path) -> None:
         ({"actions": np.zeros(12)}, "must be whole numbers"),
         ({"actions": np.array(["left"] * 12)}, "must be numbers"),
         ({"actions": np.zeros(3, int)}, "has 3 rows, but a clip takes frame"),
+        ({"actions": np.zeros((12, 1), int)}, r"one number per frame, got \(12, 1\)"),
+        ({"actions": np.arange(12)}, "actions go up to 11, but 3 names are given: stay, left"),
         ({"actions": np.array([{}] * 12)}, "cannot be read as .npz"),
         (b"PK\3\4 no archive", "cannot be read as .npz"),
         (pickle.dumps([1]), "cannot be read as .npz"),
@@ -107,6 +109,19 @@ def test_faults_are_named(folder: Path, arrays: Any, message: str) -> None:
         np.savez(path, **arrays)
     with pytest.raises(UserError, match=message):
         list(VideoFolder(folder, CLIP, conditions=ACTIONS))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(12), r"a vector per frame, got \(12,\)"),
+        (np.zeros((12, 3)), "action_vectors have 3 numbers, but 2 names are given: right, down"),
+    ],
+)
+def test_vectors_of_another_shape(folder: Path, values: Any, message: str) -> None:
+    np.savez(folder / "Walk/a.npz", action_vectors=values)
+    with pytest.raises(UserError, match=message):
+        VideoFolder(folder, CLIP, conditions={"action_vectors": ("right", "down")})
 
 
 def test_an_npy_file_is_no_npz(folder: Path) -> None:

@@ -88,8 +88,8 @@ def _num_actions(paths: Iterable[Path]) -> int:
     """One more than the largest action of all videos. Raises UserError for a negative one."""
     largest = 0
     for path in paths:
-        actions = read_values(path, (ACTIONS,))[ACTIONS]
-        if actions.ndim != 1 or actions.min(initial=0) < 0:
+        actions = read_values(path, {ACTIONS: ()})[ACTIONS]
+        if actions.min(initial=0) < 0:
             raise UserError(
                 f"{values_file(path)}: actions must be one whole number per frame, 0 or more."
             )
