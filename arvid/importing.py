@@ -8,6 +8,7 @@ by `arvid.exporters`.
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -24,6 +25,10 @@ from torch import Tensor
 
 from arvid.contracts import UserError
 
+_FAULT = re.compile(
+    r"WeightsUnpickler error: (.*?)(?: Please use `torch| Check the documentation|$)"
+)
+"""The fault in a message of torch.load, before the advice to trust the file."""
 LISTED = 40
 """Maximum number of tensors in an error message."""
 
@@ -85,7 +90,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load has no error class of its own
         raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({unpickling_fault(error)})."
+            f"{path}: not a checkpoint that can be read safely ({_fault(path, error)})."
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a dict of weights.")
@@ -136,13 +141,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error}).") from error
+        fault = _fault(path, error) if path.is_file() else error
+        raise UserError(f"{path}: not a safetensors file ({fault}).") from error
 
 
 def unpickling_fault(error: Exception) -> str:
     """An error of torch.load in one line, without its advice to run the code in the file."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])
+    text = " ".join(str(error).split())
+    found = _FAULT.search(text)
+    if found:
+        return found[1]
+    return text if any(map(str.isalpha, text)) else repr(error)  # a KeyError has a number alone
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Why a file of weights cannot be read: what it holds instead, or else the error in one line."""
+    with path.open("rb") as file:
+        first = file.read(64)
+    if first.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS: fetch the file with `git lfs pull`"
+    if first.lstrip().startswith(b"<"):
+        return "it is a web page: download the file again"
+    return unpickling_fault(error)
 
 
 def require_dicts(file: Path, checkpoint: Mapping[str, Any], *names: str) -> None:
@@ -151,7 +171,7 @@ def require_dicts(file: Path, checkpoint: Mapping[str, Any], *names: str) -> Non
         if name not in checkpoint:
             found = ", ".join(f"{other!r:.80}" for other in islice(checkpoint, LISTED))
             more = ", ..." if len(checkpoint) > LISTED else ""
-            raise UserError(f"{file}: has no {name!r}, but {found}{more}.")
+            raise UserError(f"{file}: has no {name!r}, but {found or 'nothing'}{more}.")
         if not isinstance(checkpoint[name], dict):
             kind = type(checkpoint[name]).__name__
             raise UserError(f"{file}: {name!r} is a {kind}, not a dict.")

@@ -41,6 +41,7 @@ def import_file(file: Path, out: Path) -> Imported:
     weights = content.get(WEIGHTS, content)
     if not isinstance(weights, dict):
         raise UserError(f"{file}: {WEIGHTS!r} is a {type(weights).__name__}, not weights.")
+    weights = {name: value for name, value in weights.items() if isinstance(name, str)}
     with torch.device("meta"):  # only names and shapes: the weights come from the file
         tokenizer = OpenMagvit2(**OPTIONS)
     try:
@@ -82,4 +83,4 @@ def published_names(tokenizer: nn.Module) -> dict[str, str]:
 def _unused(content: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
     """Names of the other content of the file: training state, and weights outside the tokenizer."""
     others = {name.partition(".")[0] for name in weights if not name.startswith((*PARTS, EMA))}
-    return sorted(others | {name for name in content if content is not weights and name != WEIGHTS})
+    return sorted(others | {name for name in content if WEIGHTS in content and name != WEIGHTS})

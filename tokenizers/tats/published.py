@@ -44,7 +44,7 @@ def import_file(file: Path, out: Path) -> Imported:
     """
     checkpoint = read_training_checkpoint(file)
     require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)
-    weights = checkpoint[WEIGHTS]
+    weights = {name: v for name, v in checkpoint[WEIGHTS].items() if isinstance(name, str)}
     tensors = {name: value for name, value in weights.items() if name.startswith(PARTS)}
     try:
         options = read_options(checkpoint[ARGUMENTS])
