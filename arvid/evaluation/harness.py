@@ -265,9 +265,8 @@ class _Evaluation:
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
         """Generate and measure batches."""
-        batches = [
-            batch for batch in batches if not self._take_kept(batch)
-        ]  # before decoding any clip
+        # Kept batches are taken before any clip is decoded.
+        batches = [batch for batch in batches if not self._take_kept(batch)]
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = Bar(loaded, self.row.name, len(batches), unit="batch", hidden=not progress)
         for batch, clips in zip(batches, bar, strict=True):
@@ -297,9 +296,8 @@ class _Evaluation:
         self._write_shown(batch, clips, videos)
         generated, targets = self._scored(videos), self.row.target_clips(clips)
         measured = {n: dict(s.measure(generated, real, targets)) for n, s in self.scores.items()}
-        if (
-            self.protocol.num_real is None
-        ):  # no separate real set: these clips are also the real set
+        # Without a separate real set these clips are also the real set.
+        if self.protocol.num_real is None:
             for name, found in self._measure_real(batch, real).items():
                 measured[name].update(found)
         return dict(measured), seconds
