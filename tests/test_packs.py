@@ -1,4 +1,4 @@
-"""Packs: values come back, from many writers, after a killed one, and damage is found."""
+"""Packs: values can be read after many writers and after a killed one, and damage is found."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_value_that_is_written_again_replaces_the_first(tmp_path: Path) -> Non
     require(Packs(tmp_path), {**items(0, 300), key(7): b"new"})
 
 
-def test_keys_with_equal_prefixes_are_told_apart(tmp_path: Path) -> None:
+def test_keys_with_equal_prefixes_are_distinguished(tmp_path: Path) -> None:
     alike = {bytes([5]) * 12 + bytes([i]) * 4: b"%d" % i for i in range(20)}
     packs = Packs(tmp_path)
     packs.write(alike)
@@ -80,7 +80,7 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["pack", "index"])
-def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path, suffix: str) -> None:
+def test_what_a_killed_process_left_does_no_harm(tmp_path: Path, suffix: str) -> None:
     packs = Packs(tmp_path)
     packs.write(items(0, 500))
     for path in tmp_path.glob(f"*.{suffix}"):
@@ -93,8 +93,8 @@ def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path, suffix: str)
     require(Packs(tmp_path), items(0, 900))
 
 
-def test_values_of_which_nothing_reached_the_disk_are_damaged(tmp_path: Path) -> None:
-    """After a power cut the entry may be there without its value. What is written then is found."""
+def test_values_that_did_not_reach_the_disk_are_damaged(tmp_path: Path) -> None:
+    """After a power cut an entry may exist without its value. Values that are written later are found."""
     packs = Packs(tmp_path)
     packs.write({key(1): b"one"})
     (path,) = tmp_path.glob("*.pack")
@@ -138,7 +138,7 @@ def test_a_folder_that_is_deleted_is_begun_again(tmp_path: Path) -> None:
 
 
 def test_memory_is_twelve_bytes_for_each_entry(tmp_path: Path) -> None:
-    """Written as one process writes them; a pack of 40,000 entries is that of ten million values."""
+    """Written by one process. If there are ten million values, a pack has 40,000 entries."""
     entries = np.zeros(40_000, ENTRY)
     keys = np.random.default_rng(0).integers(0, 256, (40_000, 16), dtype=np.uint8)
     keys[:, 0] = 5

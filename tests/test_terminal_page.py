@@ -1,4 +1,4 @@
-"""docs/terminal.md: its commands run on few clips and print what the page shows, but for the numbers."""
+"""docs/terminal.md: its commands run on few clips and print what the page shows, except for numbers."""
 
 from __future__ import annotations
 

@@ -46,6 +46,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    _add_sources(parser)
+    _add_protocol(parser)
+    _add_output(parser)
+    add_trust_argument(parser)
+    add_download_argument(parser)
+    add_wait_argument(parser)
+    add_pipeline_arguments(parser)
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is scored (one of the three)")
     what.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of arvid")
     what.add_argument("--videos", type=Path, metavar="FOLDER", help="videos of any program")
@@ -54,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="diffusers pipeline, hub name or folder: text to video, or image to video if the protocol gives a frame",
     )
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--protocol",
@@ -93,6 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="metric to use instead of the protocol's own: a name, or your own package.module.Class; may be repeated",
     )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("what is written")
     where.add_argument(
         "--references",
@@ -108,10 +124,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder for the record of --videos or --pipeline (default: runs/<name>)",
     )
     where.add_argument("--name", help="name of the row of --videos or --pipeline in tables")
-    add_trust_argument(parser)
-    add_download_argument(parser)
-    add_wait_argument(parser)
-    add_pipeline_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

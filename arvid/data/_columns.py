@@ -135,7 +135,7 @@ class Meanings:
         return {meaning: names for meaning, names in found.items() if names}
 
     def understood(self, columns: Iterable[str]) -> list[str]:
-        """The table's columns of some meaning, each once."""
+        """The columns of a table that have a meaning, each once."""
         found = self.by_meaning(columns).values()
         return list(dict.fromkeys(name for names in found for name in names))
 

@@ -91,9 +91,8 @@ def read_entries(
         key = sha256_json([_VERSION, states, dict(columns or {})])[:24]
         kept = _kept(source, cache_dir() / "manifests" / f"{key}.arrow")
     if kept is None:
-        source = _Source(
-            tables, columns
-        )  # a new one: writing may have failed halfway through the first
+        # A new source: writing may have failed halfway through the first.
+        source = _Source(tables, columns)
         table, file = pa.Table.from_batches(source.blocks(), SCHEMA), None
         summary = source.summary()
     else:

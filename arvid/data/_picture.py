@@ -86,9 +86,8 @@ class Painter:
     def __init__(self, size: tuple[int, int] | None = None, mode: Resize = "crop") -> None:
         self.size = size
         self.mode = mode
-        self._to_rgb = (
-            VideoReformatter()
-        )  # kept, because making one costs more than converting a frame
+        # Kept, because making one costs more than converting a frame.
+        self._to_rgb = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame, shown: tuple[int, int], turn: Orientation) -> Frames:
         """Pixels of a frame that is displayed at height and width `shown`."""

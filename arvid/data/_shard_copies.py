@@ -27,7 +27,7 @@ NUM_LOCKS = 64
 PREFETCHES = 4
 """Number of shards that are copied in the background at the same time."""
 STALE = 3600.0
-"""Age, in seconds, of a hidden file that a killed process left. A copy is written in much less time."""
+"""Age, in seconds, from which a hidden file counts as left by a killed process. Writing a copy takes much less."""
 
 
 class ShardCopies:
@@ -82,7 +82,7 @@ class ShardCopies:
     def _evict(self, newest: Path) -> None:
         """Delete the least recently opened copies until the others fit, but never `newest`.
 
-        Unfinished copies (hidden files) count, and are deleted if a killed process left them.
+        Unfinished copies (hidden files) count too. Those of killed processes are deleted.
         """
         found: list[tuple[float, int, Path]] = []
         total = 0

@@ -26,7 +26,7 @@ from arvid.errors import UserError
 from arvid.files import cache_dir, sha256_json
 
 _VERSION = 2
-"""Of what is read from an archive and written. Archives that another version unpacked are unpacked anew."""
+"""Version of the unpacked content. An archive that another version unpacked is unpacked again."""
 _NO_FILE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 """Errors of a name that cannot be a file: it is too long, or another video has it as its folder."""
 
@@ -70,7 +70,9 @@ def _unpack(archive: Path, read: Callable[[Path], Iterator[Sample]]) -> TableFil
 def _write(archive: Path, folder: Path, read: Callable[[Path], Iterator[Sample]]) -> None:
     """Write everything into a temporary folder beside it, then rename that folder."""
     temporary = folder.with_name(f".unpacking-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: the lock is ours
+    shutil.rmtree(
+        temporary, ignore_errors=True
+    )  # left by a killed process: this process has the lock
     temporary.mkdir()
     try:
         with (temporary / "index.jsonl").open("w", encoding="utf-8") as index:

@@ -32,7 +32,7 @@ NON_VIDEO_SUFFIXES = (
     *(".md", ".pdf", ".html", ".py", ".sh", ".log", ".srt", ".vtt", ".npy", ".npz", ".pt"),
     *(".safetensors", ".pkl", ".mat", ".zip", ".tar", ".gz"),
 )
-"""Endings of files that are no videos. A folder of such files alone is no class."""
+"""Endings of files that are not videos. A folder with only such files is not a class."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class LeftOut:
         self.reasons: Counter[str] = Counter()
 
     def add(self, content: Content, *, pictures_too: bool = True) -> None:
-        """Count the files of a folder that are no videos."""
+        """Count the files of a folder that are not videos."""
         for path in content.others:
             self.reasons[_why_no_video(path)] += 1
         if content.misnamed:

@@ -125,9 +125,8 @@ def is_constant(video: UInt8[np.ndarray, "t h w 3"]) -> bool:
 
 def equal_frames(video: UInt8[np.ndarray, "t h w 3"]) -> Bool[np.ndarray, " t"]:
     """For each frame after the first (T - 1,), whether it equals the frame before."""
-    change = np.abs(
-        np.diff(video.astype(np.int16), axis=0)
-    )  # differences of uint8 would wrap around
+    # int16, because differences of uint8 would wrap around.
+    change = np.abs(np.diff(video.astype(np.int16), axis=0))
     equal: Bool[np.ndarray, " t"] = change.max(axis=(1, 2, 3)) <= TOLERANCE
     return equal
 

@@ -115,7 +115,7 @@ class Shard:
         """Check the content. Raises UserError if it is damaged, has invalid tokens or belongs elsewhere."""
         with naming(self.path):
             self._require_of_manifest()
-            # The open file: another process may have deleted a copy in the cache.
+            # The open file, not the path: another process may have deleted the copy in the cache.
             with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as content:
                 verify_tensors(content, required=self.manifest.sealed)
             self._require_rows()

@@ -78,20 +78,8 @@ def encode_dataset(
     Raises UserError if the folder holds other tokens or a damaged shard, if the tokenizer's weights or tokens are not
     finite or its ids outside its vocabulary, and as the dataset and the tokenizer do.
     """
-    frames, height, width = read_clip(dataset, 0)[0].video.shape[:3]
     tally = Tally(len(dataset))
-    manifest = Manifest(
-        tokenizer=tokenizer_hash,
-        data=dataset.fingerprint(),
-        spec=tokenizer.spec,
-        clip_shape=(frames, height, width),
-        classes=tuple(dataset.classes),
-        value_names=dict(dataset.value_names),
-        num_clips=len(dataset),
-        clips_per_shard=CLIPS_PER_SHARD,
-        posterior=posterior,
-    )
-    manifest = begin(folder, manifest)
+    manifest = begin(folder, _manifest(tokenizer, tokenizer_hash, dataset, posterior=posterior))
     part, num_parts = share
     missing = missing_shards(folder, manifest)
     mine = [n for n in missing if n % num_parts == part]
@@ -101,9 +89,8 @@ def encode_dataset(
                 verify_shard(folder, manifest, shard)
     if mine:
         require_finite_weights(tokenizer, f"The tokenizer {type(tokenizer).__name__}")
-    random.Random().shuffle(
-        mine
-    )  # so that independent runs that fill one folder rarely make the same shard
+    # A random order, so that independent runs that fill one folder rarely make the same shard.
+    random.Random().shuffle(mine)
     num_clips = sum(len(manifest.clips_of(shard)) for shard in mine)
     hidden = getattr(rank_zero_only, "rank", 0) > 0  # one bar per terminal
     with Bar(work="encoding clips", total=num_clips, hidden=hidden) as bar:
@@ -115,6 +102,23 @@ def encode_dataset(
             encoded = _encode(tokenizer.to(device), dataset, batches, device, posterior, bar, tally)
             write_shard(folder, manifest, shard, *encoded)
     return missing_shards(folder, manifest)
+
+
+def _manifest(
+    tokenizer: VideoTokenizer, tokenizer_hash: str, dataset: VideoDataset, *, posterior: bool
+) -> Manifest:
+    frames, height, width = read_clip(dataset, 0)[0].video.shape[:3]
+    return Manifest(
+        tokenizer=tokenizer_hash,
+        data=dataset.fingerprint(),
+        spec=tokenizer.spec,
+        clip_shape=(frames, height, width),
+        classes=tuple(dataset.classes),
+        value_names=dict(dataset.value_names),
+        num_clips=len(dataset),
+        clips_per_shard=CLIPS_PER_SHARD,
+        posterior=posterior,
+    )
 
 
 def _batches(manifest: Manifest, shard: int) -> list[list[int]]:
@@ -143,16 +147,16 @@ def _encode(
             mean, std = tokenizer.encode_posterior(video)
             tokens.append(mean.cpu())
             stds.append(std.cpu())
-            _require_possible(tokenizer, stds[-1], indices, clips)
+            _require_valid(tokenizer, stds[-1], indices, clips)
         else:
             tokens.append(tokenizer.encode(video).cpu())
-        _require_possible(tokenizer, tokens[-1], indices, clips)
+        _require_valid(tokenizer, tokens[-1], indices, clips)
         facts += [describe_clip(clip) for clip in clips]
         bar.update(len(clips))
     return torch.cat(tokens), torch.cat(stds) if posterior else None, facts
 
 
-def _require_possible(
+def _require_valid(
     tokenizer: VideoTokenizer, tokens: Tensor, indices: list[int], clips: list[Clip]
 ) -> None:
     """Raise UserError for tokens (or their standard deviations) that are not finite or outside the vocabulary."""

@@ -137,9 +137,8 @@ def read_frames(
 
 def _require_sound(path: str | Path, frame: av.VideoFrame, index: int, probe: Probe) -> None:
     """Raise VideoError for a frame that was decoded from damaged data, or with missing frames before it."""
-    if (
-        frame.is_corrupt and index < probe.num_frames - 1
-    ):  # a truncated file may end with a damaged frame
+    # The last frame is exempt: a truncated file may end with a damaged frame.
+    if frame.is_corrupt and index < probe.num_frames - 1:
         raise VideoError(path, f"its frame {index} is damaged")
     if not probe.layout.in_order or frame.pts is None:
         return

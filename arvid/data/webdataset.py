@@ -118,9 +118,8 @@ def read_archive(path: Path) -> Iterator[Sample]:
             for key, members in _by_key(archive, left_out).items():
                 yield from _sample(path, archive, key, members, left_out)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # not of the content: a full disk
+        # An OSError with a number is not about the content: a full disk, for example.
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"{path} is no tar archive, or truncated: {error}.") from error
     left_out.report(path)
@@ -128,16 +127,16 @@ def read_archive(path: Path) -> Iterator[Sample]:
 
 @contextmanager
 def _decompressed(path: Path) -> Iterator[IO[bytes]]:
-    """The archive, decompressed into a temporary file: to go back in a compressed one is to read it from its start."""
+    """The archive, decompressed into a temporary file. Seeking back in a compressed file reads it anew."""
     with path.open("rb") as file:
         first = file.read(8)
         file.seek(0)
-        opened = next((o for begin, o in _COMPRESSED.items() if first.startswith(begin)), None)
-        if opened is None:
+        open_ = next((o for begin, o in _COMPRESSED.items() if first.startswith(begin)), None)
+        if open_ is None:
             yield file
             return
         cache_dir().mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=cache_dir()) as copy, opened(file) as content:
+        with TemporaryFile(dir=cache_dir()) as copy, open_(file) as content:
             shutil.copyfileobj(content, copy, 2**20)
             copy.seek(0)
             yield copy
@@ -147,7 +146,7 @@ def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
     """The files of each sample by their endings."""
     found: dict[str, Members] = {}
     for member in archive:
-        folder, name = os.path.split(member.name.replace("\\", "/"))  # Windows
+        folder, name = os.path.split(member.name.replace("\\", "/"))  # as Windows writes it
         if not (member.isfile() or member.islnk() or member.issym()) or name.startswith("."):
             continue
         if not is_utf8(member.name):
@@ -163,7 +162,7 @@ def _by_key(archive: tarfile.TarFile, left_out: LeftOut) -> dict[str, Members]:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """The content of a file; None for a link whose target is not in the archive, or that leads to itself."""
+    """The content of a file. None for a link to itself, or to a file outside the archive."""
     try:
         file = archive.extractfile(member)
     except (KeyError, RecursionError):

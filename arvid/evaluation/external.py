@@ -64,7 +64,8 @@ class VideosRow(Row):
         if len(paths) < num * protocol.folds:
             raise UserError(
                 f"{folder} holds {len(paths)} videos; protocol {protocol.name} asks for "
-                f"{num * protocol.folds} ({protocol.folds} x {num}). Use fewer with --num-clips: a protocol of its own."
+                f"{num * protocol.folds} ({protocol.folds} x {num}). Use fewer with --num-clips; the values "
+                "then get their own columns."
             )
         folds = [protocol.choose(dataset, fold)[0] for fold in range(protocol.folds)]
         taken = _choose(folder, paths, folds, protocol, dataset)

@@ -97,10 +97,10 @@ def evaluate(
     measuring = {type(dataset), *metrics}
     if not any(metric.uses_training for metric in metrics):
         training = None
-    code = code_identity(measuring | row.classes())
     identity = sha256_json(
         [
-            *(described["hash"], row.identity(), description["setting_hash"], code),
+            *(described["hash"], row.identity(), description["setting_hash"]),
+            code_identity(measuring | row.classes()),
             *([sorted(optional)] if protocol.optional_metrics else []),
             *([training.fingerprint()] if training is not None else []),
         ]
@@ -118,13 +118,8 @@ def evaluate(
         training_code = code_identity({*measuring, type(training)})
         clips = TrainingClips(training, protocol, scores, training_code)
     work = _Evaluation(row, protocol, dataset, scores, path, identity, kept, clips)
-    rank, num_processes = rank_and_count()
-    work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
-    if clips:
-        names = [name for name in [*clips.batches][rank::num_processes] if name not in work.parts]
-        clips.measure(names, work.parts, progress)
-    wait_for_all()  # rank 0 reads the batches of all processes
-    if rank == 0:
+    _measure_share(work, clips, progress)
+    if rank_and_count()[0] == 0:
         record = ResultRecord(
             **work.results(),
             name=row.name,
@@ -141,6 +136,16 @@ def evaluate(
         work.parts.remove()
     wait_for_all()  # the record must exist before other ranks load it
     return load(path)
+
+
+def _measure_share(work: _Evaluation, clips: TrainingClips | None, progress: bool) -> None:
+    """Measure the missing batches of this process, then wait for all processes: rank 0 reads all batches."""
+    rank, num_processes = rank_and_count()
+    work.run([b for b in work.batches[rank::num_processes] if b.name not in work.parts], progress)
+    if clips:
+        names = [name for name in [*clips.batches][rank::num_processes] if name not in work.parts]
+        clips.measure(names, work.parts, progress)
+    wait_for_all()
 
 
 def _required_scores(
@@ -260,9 +265,8 @@ class _Evaluation:
 
     def run(self, batches: list[_Batch], progress: bool) -> None:
         """Generate and measure batches."""
-        batches = [
-            batch for batch in batches if not self._take_kept(batch)
-        ]  # before decoding any clip
+        # Kept batches are taken before any clip is decoded.
+        batches = [batch for batch in batches if not self._take_kept(batch)]
         loaded = load_batches(self.dataset, [batch.indices for batch in batches])
         bar = Bar(loaded, self.row.name, len(batches), unit="batch", hidden=not progress)
         for batch, clips in zip(batches, bar, strict=True):
@@ -292,9 +296,8 @@ class _Evaluation:
         self._write_shown(batch, clips, videos)
         generated, targets = self._scored(videos), self.row.target_clips(clips)
         measured = {n: dict(s.measure(generated, real, targets)) for n, s in self.scores.items()}
-        if (
-            self.protocol.num_real is None
-        ):  # no separate real set: these clips are also the real set
+        # Without a separate real set these clips are also the real set.
+        if self.protocol.num_real is None:
             for name, found in self._measure_real(batch, real).items():
                 measured[name].update(found)
         return dict(measured), seconds

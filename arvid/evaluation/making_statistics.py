@@ -76,9 +76,7 @@ def make_statistics(
         if i < len(compared):
             measured.update(_measure(scores, kept, indices, found, protocol))
         shape = found[0].video.shape
-        frameless = np.empty(
-            (0, *shape[1:]), np.uint8
-        )  # frames of all clips would not fit in memory
+        frameless = np.empty((0, *shape[1:]), np.uint8)  # all frames would not fit into memory
         clips |= {
             index: dataclasses.replace(clip, video=frameless)
             for index, clip in zip(indices, found, strict=True)

@@ -50,7 +50,8 @@ def require_generation(protocol: Protocol) -> None:
         )
     if protocol.conditions:
         raise UserError(
-            f"Protocol {protocol.name} gives a model {', '.join(protocol.conditions)}, which statistics do not keep."
+            f"Protocol {protocol.name} gives a model {', '.join(protocol.conditions)}, which statistics do not keep. "
+            "Give the videos with --real."
         )
 
 

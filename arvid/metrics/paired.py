@@ -98,9 +98,8 @@ class PairedMetric(Metric, ABC):
                 f"{self.frame_scores[0].shape[1]} so far, now {num_frames}."
             )
         pairs = zip(_frames(generated), _frames(reference), strict=True)
-        with full_precision(
-            generated.device.type
-        ):  # TF32's rounding is as large as SSIM's constants
+        # The rounding of TF32 is as large as SSIM's constants.
+        with full_precision(generated.device.type):
             scores = [self.score_frames(unit_frames(a), unit_frames(b)) for a, b in pairs]
         self.frame_scores.append(rearrange(torch.cat(scores), "(b t) -> b t", b=num_clips))
 

@@ -31,9 +31,8 @@ class RidgeClassifier:
         products = x @ x.T  # (n, n): solved in the space of clips, of which there are few
         penalty = PENALTY * products.diagonal().mean()
         identity = torch.eye(len(x), dtype=x.dtype)
-        self.weights = x.T @ torch.linalg.solve(
-            products + penalty * identity, targets - self.offset
-        )  # (d, classes)
+        solved = torch.linalg.solve(products + penalty * identity, targets - self.offset)
+        self.weights = x.T @ solved  # (d, classes)
 
     def __call__(self, features: Float[Tensor, "m d"]) -> Int64[Tensor, " m"]:
         """The most likely class of each clip."""

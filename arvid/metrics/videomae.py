@@ -62,10 +62,8 @@ class VideoMAEFeatures(FeatureNetwork):
 
     def _features(self, videos: Tensor) -> Tensor:
         frames = videos.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        video = (
-            resize_half_pixel(frames).unflatten(0, (-1, NUM_FRAMES)).transpose(1, 2)
-        )  # (B, 3, T, 224, 224)
-        return self.network.forward_features(video)
+        resized = resize_half_pixel(frames).unflatten(0, (-1, NUM_FRAMES))  # (B, T, 3, 224, 224)
+        return self.network.forward_features(resized.transpose(1, 2))
 
 
 def videomae_features() -> VideoMAEFeatures:

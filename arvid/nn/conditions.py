@@ -133,9 +133,8 @@ class ConditionType(ABC):
         """
         if not self.per_frame:
             return self.parse_one(text)
-        is_file = os.path.isfile(
-            text
-        )  # Path.is_file raises an error for texts longer than a path may be
+        # Path.is_file raises an error for a text that is longer than a path may be.
+        is_file = os.path.isfile(text)
         rows = Path(text).read_text().splitlines() if is_file else text.split(self.separator)
         return [self.parse_one(row.strip()) for row in rows if row.strip()]
 

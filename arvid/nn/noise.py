@@ -198,9 +198,8 @@ class TokenNoise(NoiseProcess):
         wanted = (next_level * masked.shape[-1]).floor().clamp_min((next_level > 0).float())
         left = torch.minimum(wanted.long(), masked.sum(-1) - 1)  # (B, n)
         score = score.flatten(2).masked_fill(~masked, math.inf)
-        rank = score.argsort(dim=-1).argsort(
-            dim=-1
-        )  # argsort of argsort: rank of each score, 0 is the lowest
+        # argsort of argsort: the rank of each score, 0 for the lowest
+        rank = score.argsort(dim=-1).argsort(dim=-1)
         stays = masked & (rank < left[..., None])
         filled = torch.where(masked, drawn.flatten(2), noisy.flatten(2))
         return filled.masked_fill(stays, self.num_ids).view_as(noisy)

@@ -284,9 +284,8 @@ class HuggingFaceTextEncoder(TextEncoder):
         if length == 0:
             return [self._device.new_empty(0, self.dim) for _ in prompts]
         ids = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
-        visible = [
-            [1] * max(len(prompt), 1) for prompt in prompts
-        ]  # at least one: no empty softmax
+        # At least one visible token: a softmax must not be empty.
+        visible = [[1] * max(len(prompt), 1) for prompt in prompts]
         mask = [[*ones, *[0] * (length - len(ones))] for ones in visible]
         model, device = self.model, self._device.device
         with torch.autocast(device.type, enabled=False):  # features must not depend on the caller

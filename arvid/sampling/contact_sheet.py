@@ -90,9 +90,8 @@ def write_clips(
     folder: Path, videos: UInt8[np.ndarray, "b t h w 3"], fps: float, *, start: int = 0
 ) -> None:
     """Write each clip as NUMBER.mp4, or as NUMBER.png if it is a single frame. Numbers begin at `start`."""
-    from arvid.data.video import (
-        write_video,
-    )  # imports torch, which commands that write pictures do without
+    # Imports torch, which commands that only write pictures do not need.
+    from arvid.data.video import write_video
 
     for i, video in enumerate(videos, start):
         if len(video) == 1:

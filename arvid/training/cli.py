@@ -81,9 +81,8 @@ class _ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         before, callbacks = cfg.get(SAMPLING), _listed(cfg.get(CALLBACKS))
         if callbacks:
-            cfg[CALLBACKS] = (
-                None  # so that a file without callbacks can be told from one with the same
-            )
+            # None distinguishes a file without callbacks from a file with the same ones.
+            cfg[CALLBACKS] = None
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
         after = cfg.get(SAMPLING)
         if isinstance(before, dict) and isinstance(after, dict):

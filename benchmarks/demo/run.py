@@ -51,7 +51,7 @@ class Scale:
     size: str
     """Size of the paradigms: a file of configs/sizes."""
     options: tuple[str, ...] = ()
-    """Options of `arvid fit`, for tokenizers and generators alike."""
+    """Options of `arvid fit`, for tokenizers and generators."""
     sprites: tuple[str, ...] = ()
     """Further options of `arvid fit` without --data."""
     num_clips: int | None = None

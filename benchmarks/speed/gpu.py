@@ -86,7 +86,7 @@ class Scale:
     clips: int
     """Clips that it encodes at once."""
     rounds: int
-    """Timings of each row, of which the best counts."""
+    """Number of timings of each row. The best one counts."""
 
 
 SMALL = Size(dim=32, depth=3, num_heads=2, head_dim=32, head_depth=1)

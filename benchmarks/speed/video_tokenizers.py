@@ -315,9 +315,8 @@ def speed(job: Result) -> Result:
             try:
                 encoding, _ = timed(encode, video.to(dtype), job)
                 decoding, decoded = timed(decode, given, job)
-            except (
-                Exception
-            ) as error:  # out of memory, or the compiler: a row of the table like others
+            # Out of memory, or a failure of the compiler: the table has a row for it.
+            except Exception as error:
                 failed[name] = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
                 rates.pop(name, None)
                 continue

@@ -118,10 +118,8 @@ class _Sequence:
         self.start = start
         self.frames: list[_Frame] = []
         self.last: Tensor | None = None
-        self.fed = (
-            0,
-            0,
-        )  # in the cache: number of whole frames, and number of scales of the next frame
+        # In the cache: number of whole frames, and number of scales of the next frame.
+        self.fed = (0, 0)
         self.num_cached = 0  # number of positions in the cache
         self.caches: list[KVCache] | None = None
         if self.use_cache:

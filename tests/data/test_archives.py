@@ -167,7 +167,7 @@ def test_links_in_archives(
 
 
 def test_names_that_no_file_can_have(tmp_path: Path, contents: dict[int, bytes]) -> None:
-    """A prompt as a name is too long; one video lies in a folder named like another one."""
+    """One name is a prompt and too long; one video is in a folder with the name of another video."""
     names = ["p" * 300 + ".mp4", "a.mp4", "a.mp4/b.mp4"]
     write_tar(tmp_path / "x.tar", {**dict.fromkeys(names, contents[40]), f"{'p' * 300}.txt": "hi"})
     found = seen(WebDataset(str(tmp_path), CLIP))
@@ -243,7 +243,7 @@ def test_unpacking_begins_anew_after_a_kill_and_with_another_version(
     assert _unpacked.unpack([shards / "shard-01.tar"], read_archive)[0].path.parent != left
 
 
-def test_lists_as_captions_are_told(tmp_path: Path, contents: dict[int, bytes]) -> None:
+def test_lists_as_captions_are_refused(tmp_path: Path, contents: dict[int, bytes]) -> None:
     row = {"caption": ["x", "y"], "meta": {"x": 1}}
     write_tar(tmp_path / "x.tar", {"a.mp4": contents[40], "a.json": json.dumps(row)})
     with pytest.raises(UserError, match=r"x\.tar, line 1: caption must be text, got \['x', 'y'\]"):
@@ -314,7 +314,7 @@ def write_table(folder: Path, **columns: Any) -> Path:
 def test_the_column_of_videos_among_others(
     tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Pictures or sound in an earlier column were taken for the videos."""
+    """Earlier versions took pictures or sound in an earlier column for the videos."""
     picture, video = ([{"bytes": data, "path": None}] for data in (b"x", contents[40]))
     for number, (name, values) in enumerate((("mp4", video), ("video", [contents[40]]))):
         root = write_table(tmp_path / str(number), image=picture, **{name: values}, json=[{"x": 1}])
@@ -331,7 +331,7 @@ def test_the_column_of_videos_among_others(
 def test_values_beside_videos(
     tmp_path: Path, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Earlier, those that JSON has no type for were lost without a word."""
+    """Earlier versions lost values that JSON has no type for."""
     root = write_table(
         tmp_path,
         video=[contents[40], None],

@@ -264,8 +264,8 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     assert walk(tmp_path, LeftOut()) == [tmp_path / "Walk" / "a.mp4"]
 
 
-def test_folders_of_systems_are_no_classes(tmp_path: Path) -> None:
-    """A zip file of a Mac has __MACOSX beside the classes. As a class it would move their labels."""
+def test_system_folders_are_not_classes(tmp_path: Path) -> None:
+    """A zip file from macOS has __MACOSX beside the classes. As a class it would shift their labels."""
     for name in ("a", "b", "__MACOSX/a", "@eaDir", "lost+found"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("a/x.mp4", "b/x.mp4", "@eaDir/x.mp4"):
@@ -275,7 +275,9 @@ def test_folders_of_systems_are_no_classes(tmp_path: Path) -> None:
     assert [clip.label for clip in dataset] == [0, 1]
 
 
-def test_a_file_without_an_ending_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_an_ending_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     encode(tmp_path / "a" / "x.mp4", "mp4", "libx264")
     shutil.copy(tmp_path / "a" / "x.mp4", tmp_path / "a" / "y")
     assert len(VideoFolder(tmp_path, CLIP)) == 1
@@ -284,7 +286,7 @@ def test_a_file_without_an_ending_is_told(tmp_path: Path, caplog: pytest.LogCapt
     assert len(VideoManifest(tmp_path / "m.csv", CLIP)) == 1
 
 
-def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_reported(tmp_path: Path) -> None:
     """A dataset of the hub that was cloned without Git LFS."""
     path = tmp_path / "x.mp4"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")

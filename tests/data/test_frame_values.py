@@ -29,7 +29,7 @@ ACTIONS = {"actions": KEYS}
 
 
 def frames(num_frames: int, size: int = 32, seed: int = 0) -> np.ndarray:
-    """Frames whose first pixel tells their number."""
+    """Frames whose first pixel is their index."""
     shape = (num_frames, size, size, 3)
     video = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     video[:, :8, :8] = 10 * np.arange(num_frames)[:, None, None, None]
@@ -124,7 +124,7 @@ def test_vectors_of_another_shape(folder: Path, values: Any, message: str) -> No
         VideoFolder(folder, CLIP, conditions={"action_vectors": ("right", "down")})
 
 
-def test_an_npy_file_is_no_npz(folder: Path) -> None:
+def test_an_npy_file_is_not_an_npz_file(folder: Path) -> None:
     np.save(folder / "Walk/a.npy", np.zeros(12, int))
     (folder / "Walk/a.npy").replace(folder / "Walk/a.npz")
     with pytest.raises(UserError, match=r"cannot be read as \.npz"):
@@ -132,7 +132,7 @@ def test_an_npy_file_is_no_npz(folder: Path) -> None:
 
 
 def test_a_file_of_another_compression_is_named(folder: Path) -> None:
-    """As flipped bits can say: no compression of this number is known."""
+    """A flipped bit can give the number of an unknown compression."""
     path = folder / "Walk/a.npz"
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\1\2") + 10] = 77

@@ -133,7 +133,7 @@ def test_captions_that_are_none(videos: Path, nothing: str) -> None:
     assert (dataset[0].caption, dataset.has_captions) == ("", False)
 
 
-def test_captions_of_the_other_split_alone_are_none(videos: Path) -> None:
+def test_captions_in_the_other_split_alone_do_not_count(videos: Path) -> None:
     """Text is a condition of the training videos; captions of others do not help."""
     fractions = {name: split_fraction(f"clips/{name}.mp4") for name in "ac"}
     low, high = sorted(fractions, key=lambda name: fractions[name])

@@ -128,7 +128,7 @@ def test_few_shards_are_open_at_a_time(
 
 
 def test_seventy_thousand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than Linux lets a process map. The files are links to few, without names and checksums, of format 2."""
+    """More than a process can map on Linux. The files are links to a few shards of format 2, without checksums."""
     manifest = dataclasses.replace(MANIFEST, num_clips=70_000, clips_per_shard=1)
     begin(tmp_path, manifest)
     path = tmp_path / shard_files.MANIFEST
@@ -324,7 +324,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, own_cache: Path
 
 
 def test_a_tensor_without_a_row_for_each_clip_is_damage(tmp_path: Path) -> None:
-    """Its last row would be read from the tensor behind it."""
+    """A read of its last row would return the next tensor."""
     fill(tmp_path)
     path = tmp_path / shard_name(3)
     tensors = load_file(path)
@@ -340,7 +340,9 @@ def test_a_tensor_without_a_row_for_each_clip_is_damage(tmp_path: Path) -> None:
         TokenShards(str(tmp_path))
 
 
-def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_are_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Advice to delete the shard would be wrong."""
     fill(tmp_path)
     shards = TokenShards(str(tmp_path))
@@ -353,10 +355,8 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.M
         shards.example(0)
 
 
-def test_reads_that_give_less_than_asked_for_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As reads of more than 2 GiB do, and some network file systems."""
+def test_short_reads_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads of more than 2 GiB are short, and so are reads on some network file systems."""
     tokens = fill(tmp_path)
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda file, num, start: pread(file, min(num, 3), start))

@@ -226,7 +226,7 @@ def test_parts_of_a_file_whose_rate_varies(shared: Path, tmp_path: Path, short: 
         ("path,caption\n" + "c.mp4,x\n" * 3000 + "a.mp4,é\n", "latin-1"),
     ],
 )
-def test_other_encodings_are_told(videos: Path, text: str, encoding: str) -> None:
+def test_other_encodings_are_refused(videos: Path, text: str, encoding: str) -> None:
     (videos / "m.csv").write_bytes(text.encode(encoding))
     with pytest.raises(UserError, match="Save it as UTF-8"):
         read_manifest(videos / "m.csv")
@@ -276,7 +276,7 @@ def test_a_repeated_column_of_a_parquet_file(videos: Path) -> None:
 
 @pytest.mark.parametrize("start", ["00:00:01:12", "1_0", "1:-2", "0:0:1,5", "1:2:3:4"])
 def test_times_of_other_forms_are_refused(videos: Path, start: str) -> None:
-    """A time code counts frames after the seconds; earlier it became minutes."""
+    """A time code counts frames after the seconds. Earlier versions read it as minutes."""
     with pytest.raises(UserError, match="line 2: start must be a number"):
         read_manifest(write(videos, f'path,start\na.mp4,"{start}"\n'))
 
@@ -288,7 +288,7 @@ def test_times_of_known_forms(videos: Path, text: str) -> None:
 
 
 def test_the_first_column_of_labels_counts(videos: Path) -> None:
-    """Class names beside class numbers were an error."""
+    """In earlier versions class names beside class numbers were an error."""
     numbers = write(videos, "path,class_name,label\na.mp4,run,3\nc.mp4,walk,1\n")
     assert [entry.label for entry in read_manifest(numbers)] == [3, 1]
     names = write(videos, "path,label,class\na.mp4,run,-1\nc.mp4,,box\n")

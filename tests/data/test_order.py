@@ -106,7 +106,7 @@ def test_a_process_reads_each_of_its_shards_once() -> None:
 def test_bytes_per_clip_through_fsspec(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four nodes read an epoch from a URL, each with a cache for a fifth of the set: less than 1.2 times its size."""
+    """Four nodes read an epoch from a URL, each with a cache for a fifth of the set: at most 1.2 times its size."""
     manifest = Manifest(
         tokenizer="t",
         data="d",

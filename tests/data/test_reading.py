@@ -301,7 +301,7 @@ def test_frames_of_a_varying_rate_are_the_nearest(tmp_path: Path, suffix: str, l
 
 
 def test_frames_before_time_zero(tmp_path: Path) -> None:
-    """ffmpeg gives no time to frames of an mkv file that lie before 0. They do not count for the rate."""
+    """ffmpeg gives no time to frames of an mkv file before time 0. They do not count for the rate."""
     options = {"x264-params": X264 + ":bframes=0"}
     source = encode(tmp_path / "a.mkv", num=80, options=options)
     path = tmp_path / "b.mkv"

@@ -50,7 +50,7 @@ def features(seed: int, num: int = NUM) -> np.ndarray:
 
 
 def feature_stats(rows: np.ndarray, capture_all: bool = False) -> Stats:
-    """The attributes of the class `FeatureStats` after these features."""
+    """The attributes of a `FeatureStats` object with these features."""
     x = rows.astype(np.float64)
     return {
         "capture_all": capture_all,
@@ -192,7 +192,7 @@ def test_files_with_other_content(
 
 
 class Hostile:
-    """Unpickled as a call that makes a folder."""
+    """Unpickling it naively would make a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -223,7 +223,7 @@ def test_code_in_a_file_is_not_run(
 
 
 def test_lists_of_lists_are_not_spread_out(write: Callable[[Any], Path]) -> None:
-    """A hundred bytes can name 2^100 items."""
+    """A pickle of a hundred bytes can have 2^100 items."""
     items: list[Any] = []
     for _ in range(100):
         items = [items, items]

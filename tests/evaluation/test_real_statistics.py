@@ -1,4 +1,4 @@
-"""Statistics of a real set give the values that its videos give, and refuse what needs the videos."""
+"""Statistics files give the same values as the real videos. Where frames are needed, they are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REPEATED = dataclasses.replace(PROTOCOL, num_clips=15, too_few="repeat", scored_
 
 
 class Noise(Row):
-    """Clips of noise. Keeps what it was asked for."""
+    """Clips of noise. Records for which real clips they were requested."""
 
     def __init__(self) -> None:
         super().__init__("noise", {})

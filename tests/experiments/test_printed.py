@@ -1,4 +1,4 @@
-"""A results page in a terminal: nothing is wider than it, no value is lost, no mark of Markdown is left."""
+"""A results page in a terminal: no line is too wide, no value is lost, no Markdown mark is left."""
 
 from __future__ import annotations
 

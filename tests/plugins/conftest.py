@@ -1,4 +1,4 @@
-"""Numbers that look random but are a formula's, so the published code can be run on the same weights elsewhere."""
+"""Pseudo-random weights from a formula, so that the published code can be run elsewhere on the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @pytest.fixture(scope="session")
 def noise() -> Callable[[tuple[int, ...], int], Tensor]:
-    """Numbers in [-1, 1) of a shape; another key gives others."""
+    """Numbers in [-1, 1) of a shape. They depend on the key."""
     return _noise
 
 

@@ -162,7 +162,7 @@ def test_clips_and_options_that_do_not_fit() -> None:
 
 
 class Hostile:
-    """Unpickled as a call that makes a folder."""
+    """Unpickling it naively would make a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

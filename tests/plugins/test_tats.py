@@ -69,7 +69,7 @@ def weights(formula_weights: Callable[..., Weights]) -> Callable[[str], Weights]
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Convert:
-    """Imports a file laid out as the published ones."""
+    """Imports a file with the layout of the published files."""
 
     def run(weights: Weights, others: dict[str, Any] | None = None, **arguments: Any) -> Tats:
         training = {
@@ -170,7 +170,7 @@ def test_clips_and_options_that_do_not_fit() -> None:
 
 
 class Hostile:
-    """Unpickled as a call that makes a folder."""
+    """Unpickling it naively would make a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

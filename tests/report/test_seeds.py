@@ -123,7 +123,7 @@ def test_a_seed_from_before_an_option_has_its_default(seed: Save) -> None:
 
 
 def sampled_otherwise(run: Path, overlap: int) -> Path:
-    """The run, whose second protocol was sampled with an option of its own."""
+    """The run, with another sampling option in its second protocol."""
     path = run / "evaluation/sprites-fp.json"
     record = load(path)
     save(replace(record, options={**record.options, "sampling.overlap": str(overlap)}), path)

@@ -1,4 +1,4 @@
-"""Physics-IQ: the videos that its code scores: names, lengths, and what a model is given."""
+"""Physics-IQ: names and lengths of the videos, and the frames that a model is given."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ print(json.dumps({"expected": expected, "found": found, "error": error.item(), "
 
 
 def compared(config: dict[str, Any], backend: str) -> dict[str, Any]:
-    """What PROGRAM prints."""
+    """Output of PROGRAM."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(config), backend],
         capture_output=True,
@@ -124,7 +124,7 @@ def test_inductor_computes_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a cache of its own: kernels that were compiled for other instruction sets read out of bounds."""
+    """With its own cache, because kernels compiled for other instruction sets read out of bounds."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     part = {"class_path": paradigm, "init_args": OPTIONS.get(paradigm, {})}
     config = {**CONFIG, "paradigm": part, "token_type": token_type, "checkpoint": checkpoint}

@@ -1,11 +1,11 @@
-"""cosmos_dv: the discrete video tokenizer of NVIDIA Cosmos (arXiv 2501.03575), ids by finite scalar quantisation.
+"""cosmos_dv: the discrete video tokenizer of NVIDIA Cosmos (arXiv 2501.03575), with finite scalar quantisation.
 
 An id has a digit for each of six channels, with 8, 8, 8, 5, 5 and 5 levels: 64,000 ids. The first channel is the least
 significant digit. A token covers 8 frames x 16 x 16 pixels, or 4 x 8 x 8. Network and tensor names are those of
-`CausalDiscreteVideoTokenizer` in nvidia-cosmos/cosmos-predict1 (commit 4ed35fa), which is also that of
-NVIDIA/Cosmos-Tokenizer (commit 3584ae7). `arvid import cosmos-dv` reads the published weights.
+`CausalDiscreteVideoTokenizer` in nvidia-cosmos/cosmos-predict1 (commit 4ed35fa). NVIDIA/Cosmos-Tokenizer (commit
+3584ae7) has the same class. `arvid import cosmos-dv` reads the published weights.
 
-There is one difference: the released code pads a clip that the strides do not divide, and arvid refuses it.
+There is one difference: if the strides do not divide a clip, the released code pads the clip, and arvid refuses it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from arvid.tokenizers.cosmos_dv.network import (
 __all__ = ["CosmosDV"]
 
 MAX_WIDTH, MAX_BLOCKS, MAX_PATCH, MAX_STRIDE = 2**13, 64, 8, 64
-"""The sizes come from a file, and far greater ones would overflow."""
+"""Limits of the sizes that a file states. Far greater ones would overflow."""
 MARGIN = 1e-3
-"""Part by which the range of a channel goes beyond its outermost levels."""
+"""Relative margin of a channel's range beyond its outermost levels."""
 
 
 class CosmosDV(VideoTokenizer):
@@ -47,8 +47,8 @@ class CosmosDV(VideoTokenizer):
         channels: channels of the first convolution, and of each level from pixels to latents.
         num_blocks: residual blocks of each level of the encoder; the decoder has one more.
         latent_channels: channels between encoder (or decoder) and quantisation.
-        levels: levels of each number of a code, two or more each; their product is the vocabulary size.
-        patch: side of the wavelet's patches in frames, rows and columns; a power of two.
+        levels: number of levels of each channel of a code, two or more. Their product is the vocabulary size.
+        patch: size of the wavelet's patches in frames, rows and columns; a power of two.
         strides: (frames, rows, columns) of pixels per token, `patch` times powers of two.
 
     Raises UserError for other values.
@@ -98,7 +98,7 @@ class CosmosDV(VideoTokenizer):
         return self._spec
 
     def latents(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """The numbers that are quantised, in float32. Raises UserError if the strides do not divide the clip."""
+        """Values before quantisation, in float32. Raises UserError if the strides do not divide the clip."""
         self.spec.grid(*video.shape[2:])
         return rearrange(self.quant_conv(self.encoder(video)), "b c t h w -> b t h w c").float()
 
@@ -114,7 +114,7 @@ class CosmosDV(VideoTokenizer):
         return self.codes.nearest(bounded.round() / steps)
 
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
-        """The decoder's input for each id: numbers from -1 to 1."""
+        """The decoder's input for each id: values from -1 to 1."""
         return self.codes.vectors(indices)
 
     def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
@@ -124,9 +124,9 @@ class CosmosDV(VideoTokenizer):
 
 
 def _bounds(levels: int) -> tuple[float, float, float]:
-    """(half, offset, shift) of a number with so many levels: it is round(tanh(x + shift) · half - offset).
+    """(half, offset, shift) of a channel with this many levels: it becomes round(tanh(x + shift) · half - offset).
 
-    An even number of levels has none at 0. The offset moves it between two levels, and the shift moves x = 0 to 0.
+    With an even number of levels, 0 is between two levels: the offset is half a step. The shift maps x = 0 to 0.
     """
     half = (levels - 1) * (1 + MARGIN) / 2
     offset = 0.0 if levels % 2 else 0.5
@@ -134,7 +134,7 @@ def _bounds(levels: int) -> tuple[float, float, float]:
 
 
 def _halvings(num_levels: int, patch: int, strides: tuple[int, int, int]) -> tuple[int, int]:
-    """How often (frames, pixels) are halved after the patches. Raises UserError for strides that cannot be built."""
+    """How often frames, and rows and columns, are halved after the patches. Raises UserError for other strides."""
     if any(n & (n - 1) for n in (patch, *strides)) or strides[1] != strides[2]:
         raise UserError(
             f"patch={patch} and strides={strides} must be powers of two, with equal rows and columns."

@@ -1,9 +1,9 @@
 """Encoder and decoder of Cosmos' discrete video tokenizer (arXiv 2501.03575).
 
-Modules have the names of the published tensors, except that a convolution there is in a module `conv3d` and a norm in a
-module `norm`. Convolutions are split into one over rows and columns and one over frames. Everything is causal: a
-convolution over frames repeats the first frame in front, norms take their statistics from one frame, and attention over
-frames sees no later frame. So the tokens of a prefix are the prefix of the tokens.
+Modules have the names of the published tensors, without the modules `conv3d` and `norm` that contain each published
+convolution and norm. A convolution is factorized into one over rows and columns and one over frames. Everything is
+causal: a convolution over frames repeats the first frame in front, the statistics of a norm are those of one frame, and
+attention over frames sees no later frame. So the tokens of a prefix are the prefix of the tokens.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from arvid.tokenizers.cosmos_dv.wavelet import analyse, synthesise
 
 Triple = tuple[int, int, int]
 Step = tuple[bool, bool]
-"""Whether a step between levels changes the number of frames, and that of rows and columns."""
+"""Whether a step between levels changes the number of frames, and whether it changes rows and columns."""
 
 IN_FRAME: Triple = (1, 3, 3)
 OVER_FRAMES: Triple = (3, 1, 1)
 POINT: Triple = (1, 1, 1)
-"""Kernels."""
+"""Kernel sizes: (frames, rows, columns)."""
 EPS = 1e-6
 
 
 class CausalConv3d(nn.Conv3d):
     """Convolution over (B, C, T, H, W) that divides T (rounded up), H and W by the stride.
 
-    In time the first frame is repeated; in space borders are padded with zeros, with a stride only at the end.
+    In time the first frame is repeated. In space borders are padded with zeros; with a stride, only at the end.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ def factorized(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Twice (norm, SiLU, factorized convolution), plus a skip connection."""
+    """Norm, SiLU and factorized convolution, twice, with a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Attention(nn.Module):
     """Residual attention with one head, in each frame or over the frames of each position.
 
     Args:
-        over_frames: whether a position sees the same position in its own and earlier frames, instead of its frame.
+        over_frames: attend to the same position in this and earlier frames; otherwise to all positions of the frame.
     """
 
     def __init__(self, channels: int, *, over_frames: bool) -> None:
@@ -155,7 +155,7 @@ class Grow(nn.Module):
 
 
 def shrinking(num_levels: int, frames: int, pixels: int) -> list[Step]:
-    """The steps of an encoder that halves frames and pixels so often: the first ones do."""
+    """The steps of an encoder that halves frames and pixels this often: the first steps halve."""
     return [(i < frames, i < pixels) for i in range(num_levels - 1)]
 
 
@@ -182,7 +182,7 @@ def _middle(channels: int) -> nn.Sequential:
 
 
 def _blocks(widths: list[int]) -> nn.Sequential:
-    """Residual blocks between consecutive widths of a list."""
+    """One residual block from each width of a list to the next."""
     return nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
 
 
@@ -224,7 +224,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent_channels, t, h, w) to a video (B, 3, T, H, W), not clamped. Arguments are the encoder's."""
+    """Latents (B, latent_channels, t, h, w) to a video (B, 3, T, H, W), not clamped. Same arguments as `Encoder`."""
 
     def __init__(
         self,
@@ -239,11 +239,11 @@ class Decoder(nn.Module):
         self.patch = patch
         self.conv_in = factorized(latent_channels, channels[-1])
         self.mid = _middle(channels[-1])
-        # Level i of `channels` has the index i - 1; the decoder begins with the last one.
+        # The published index of a level counts from pixels to latents. `forward` goes through the levels backwards.
         self.up = nn.ModuleList()
-        befores = (*channels[2:], channels[-1])
+        widths_before = (*channels[2:], channels[-1])
         for width, before, step in zip(
-            channels[1:], befores, (None, *reversed(steps)), strict=True
+            channels[1:], widths_before, (None, *reversed(steps)), strict=True
         ):
             grow = nn.Identity() if step is None else Grow(width, step)
             blocks = _blocks([before] + [width] * (num_blocks + 1))

@@ -1,8 +1,8 @@
 """Converts the published discrete video tokenizers of NVIDIA Cosmos to arvid's format: `arvid import cosmos-dv`.
 
 `model.pt` of https://huggingface.co/nvidia/Cosmos-Tokenize1-DV8x16x16-720p and of Cosmos-Tokenize1-DV4x8x8-360p is a
-checkpoint of a training. Its entry `model` has the weights under `network.` and their EMA under `ema.network-`. The
-published `encoder.jit` has the former, so arvid reads those. They are numbers of bfloat16. Sizes follow from the shapes
+training checkpoint. Its entry `model` has the weights under `network.` and their EMA under `ema.network-`. arvid reads
+the weights without EMA, because the published `encoder.jit` has these. They are bfloat16. Sizes follow from the shapes
 and names of the tensors. Files of the weights alone (`torch.save` or safetensors) can be read too.
 
 The `.jit` files of the same folders are programs (TorchScript), which arvid does not run. The older tokenizers
@@ -29,7 +29,7 @@ WEIGHTS, NETWORK = "model", "network."
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """Parts of the tokenizer; other weights belong to its training."""
 WAVELETS = ("encoder.patcher3d.", "decoder.unpatcher3d.")
-"""Constants that some files have."""
+"""Constants that some files contain. They are not read."""
 
 
 def import_file(file: Path, out: Path) -> Imported:
@@ -99,7 +99,7 @@ def _size(tensors: Mapping[str, Any], name: str, axis: int) -> int:
 
 
 def _count(tensors: Mapping[str, Any], start: str, end: str) -> int:
-    """Number of names start + (number) + end, counted from 0 to the first that is missing."""
+    """Number of consecutive i, from 0 on, for which there is a name start + i + end."""
     count = 0
     while f"{start}{count}{end}" in tensors:
         count += 1
@@ -132,6 +132,6 @@ def _network(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unused(content: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """What else the file holds: the EMA, parts of the training, and constants."""
+    """Names of the other content of the file: the EMA, training state, and constants."""
     others = {name.partition(".")[0] for name in weights if not name.startswith((*PARTS, NETWORK))}
     return sorted(others | {name for name in content if content is not weights and name != WEIGHTS})

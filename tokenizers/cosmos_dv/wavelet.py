@@ -1,7 +1,7 @@
 """Haar wavelets over frames, rows and columns: the first layer of Cosmos' encoder and the last of its decoder.
 
-Each level halves the three axes and turns C channels into 8 C: for each axis a band of means (a + b) / 2 and one of
-differences (a - b) / 2 of neighbours. The band of an axis is a binary digit of the channel, frames first.
+Each level halves the three axes and turns C channels into 8 C. Each axis is split into a band of means (a + b) / 2 and
+a band of differences (a - b) / 2 of neighbours. The band of an axis is a binary digit of the channel, frames first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FRAMES, ROWS, COLUMNS = 2, 3, 4
 def analyse(video: Tensor, patch: int) -> Tensor:
     """Bands (B, C·patch³, (T - 1) / patch + 1, H / patch, W / patch) of a clip (B, C, T, H, W).
 
-    `patch` is a power of two. The first frame is repeated, so that it has a patch of its own.
+    `patch` is a power of two. The first frame is repeated, so that it fills a patch by itself.
     """
     first = video[:, :, :1].expand(-1, -1, patch - 1, -1, -1)
     bands = torch.cat([first, video], dim=FRAMES)
@@ -29,7 +29,7 @@ def analyse(video: Tensor, patch: int) -> Tensor:
 
 
 def synthesise(bands: Tensor, patch: int) -> Tensor:
-    """The clip of which `analyse` gives these bands. Copies of the first frame are dropped."""
+    """The inverse of `analyse`. Copies of the first frame are dropped."""
     size = patch
     while size > 1:
         parts = list(bands.chunk(8, dim=1))

@@ -27,7 +27,7 @@ _RAR_TOOLS = (
     ("unrar", "x", "-idq", "{archive}", "{folder}/"),
     ("7z", "x", "-y", "-o{folder}", "{archive}"),
 )
-# RuntimeError: an encrypted .zip. NotImplementedError, a kind of it: an unknown compression.
+# RuntimeError: an encrypted .zip. Its subclass NotImplementedError: an unknown compression.
 _DAMAGED = (zlib.error, lzma.LZMAError, RuntimeError)
 
 
@@ -114,7 +114,7 @@ def folder_with(source: Path, *names: str) -> Path | None:
             if all((folder / name).is_dir() for name in names):
                 return folder
         inside = [path for folder in level for path in sorted(folder.iterdir())]
-        # Hidden: what a killed process unpacked.
+        # Hidden folders may be left by a killed process.
         level = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
     return None
 

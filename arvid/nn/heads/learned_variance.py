@@ -118,9 +118,8 @@ class LearnedVarianceHead(DiffusionHead):
 
     def _deviation(self, step: Step, predicted: Float[Tensor, "p b n k"]) -> Tensor:
         assert isinstance(step, LearnedStep)
-        v = predicted[
-            0, ..., self.channels :
-        ]  # of the conditional pass: the variance is not guided
+        # From the conditional pass: the variance is not guided.
+        v = predicted[0, ..., self.channels :]
         return (0.5 * (step.low + (v + 1) / 2 * (step.high - step.low))).exp()
 
 
@@ -175,9 +174,8 @@ def _process(levels: list[float]) -> list[_Row]:
                 high=math.log(beta),
             )
         )
-    if (
-        len(rows) > 1
-    ):  # the first time's posterior has variance 0, so its logarithm is replaced by the second's
+    # The posterior of the first time has variance 0, so its logarithm is replaced by that of the second.
+    if len(rows) > 1:
         rows[0] = _Row(**{**vars(rows[0]), "low": rows[1].low})
     return rows
 

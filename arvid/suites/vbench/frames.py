@@ -70,9 +70,6 @@ def for_musiq(frames: Frames) -> Pixels:
 def for_raft(frame: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     """Frame in [-1, 1]. Both sides are padded to multiples of 8 with the border's values, half on each side."""
     pixels = to_float(frame[None])
-    height, width = (
-        -pixels.shape[-2] % 8,
-        -pixels.shape[-1] % 8,
-    )  # missing to the next multiple of 8
+    height, width = (-size % 8 for size in pixels.shape[-2:])  # missing to the next multiple of 8
     sides = (width // 2, width - width // 2, height // 2, height - height // 2)
     return F.pad(2 * (pixels / 255) - 1, sides, mode="replicate")
