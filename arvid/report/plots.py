@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -20,6 +22,10 @@ from arvid.report.rollout import rollouts
 
 LONGEST_NAME = 34
 """Letters of a name beside a point or line; longer names are cut."""
+POINTS_OF_A_BAR = 9
+"""Points of an error bar from which labels are moved away."""
+MAX_TICKS = 6
+"""Of a logarithmic axis of less than a power of ten."""
 MAX_NAMED = 6
 """With more trained rows a plot has a legend instead of names beside the points."""
 
@@ -269,7 +275,7 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 
 
 def spread_labels(axis: Axes) -> None:
-    """Move the labels of points apart. A line leads from a label that is far from its point."""
+    """Move the labels of points apart, and off error bars. A line leads from a label that is far from its point."""
     levels = [text for text in axis.texts if isinstance(text, Annotation)]
     points = [text for text in axis.texts if text not in levels]
     figure = axis.get_figure(root=True)
@@ -277,6 +283,7 @@ def spread_labels(axis: Axes) -> None:
     figure.draw_without_rendering()  # the layout decides where the axes end
     adjust_text(
         points,
+        *_along_error_bars(axis),
         objects=levels or None,
         ax=axis,
         ensure_inside_axes=False,  # the layout makes room for labels that reach out
@@ -285,6 +292,18 @@ def spread_labels(axis: Axes) -> None:
         iter_lim=300,  # the default is a time limit, so the picture would depend on the machine
         arrowprops={"arrowstyle": "-", "color": "#66727d", "lw": 0.6},
     )
+
+
+def _along_error_bars(axis: Axes) -> tuple[list[float], list[float]]:
+    """x and y of points along the error bars, in units of the data."""
+    x: list[float] = []
+    y: list[float] = []
+    for bars in axis.collections:
+        if isinstance(bars, LineCollection):
+            for (x0, y0), (x1, y1) in bars.get_segments():
+                x += np.linspace(x0, x1, POINTS_OF_A_BAR).tolist()
+                y += np.linspace(y0, y1, POINTS_OF_A_BAR).tolist()
+    return x, y
 
 
 def _draw_frames(
@@ -299,11 +318,18 @@ def _draw_frames(
 
 
 class _FewTicks(LogLocator):
-    """Ticks at 1, 2 and 5 times powers of ten; on an axis of more than 2.5 powers of ten at these powers only."""
+    """Ticks at 1, 2 and 5 times powers of ten; on an axis of more than 2.5 powers of ten at these powers only.
+
+    LogLocator has many ticks on an axis of less than a power of ten; every second one is left out then.
+    """
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         self.set_params(subs=(1,) if vmax > 300 * vmin else (1, 2, 5))
-        return super().tick_values(vmin, vmax)
+        ticks = super().tick_values(vmin, vmax)
+        if vmax > 10 * vmin:
+            return ticks
+        shown = [float(tick) for tick in ticks if vmin <= tick <= vmax]
+        return shown if len(shown) <= MAX_TICKS else shown[::2]
 
 
 def plain_ticks(axis: Axis) -> None:
