@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import numpy as np
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -22,8 +20,6 @@ from arvid.report.rollout import rollouts
 
 LONGEST_NAME = 34
 """Letters of a name beside a point or line; longer names are cut."""
-POINTS_OF_A_BAR = 9
-"""Points of an error bar from which labels are moved away."""
 MAX_TICKS = 6
 """Of a logarithmic axis of less than a power of ten."""
 MAX_NAMED = 6
@@ -275,7 +271,7 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 
 
 def spread_labels(axis: Axes) -> None:
-    """Move the labels of points apart, and off error bars. A line leads from a label that is far from its point."""
+    """Move the labels of points apart. A line leads from a label that is far from its point."""
     levels = [text for text in axis.texts if isinstance(text, Annotation)]
     points = [text for text in axis.texts if text not in levels]
     figure = axis.get_figure(root=True)
@@ -283,7 +279,6 @@ def spread_labels(axis: Axes) -> None:
     figure.draw_without_rendering()  # the layout decides where the axes end
     adjust_text(
         points,
-        *_along_error_bars(axis),
         objects=levels or None,
         ax=axis,
         ensure_inside_axes=False,  # the layout makes room for labels that reach out
@@ -292,18 +287,6 @@ def spread_labels(axis: Axes) -> None:
         iter_lim=300,  # the default is a time limit, so the picture would depend on the machine
         arrowprops={"arrowstyle": "-", "color": "#66727d", "lw": 0.6},
     )
-
-
-def _along_error_bars(axis: Axes) -> tuple[list[float], list[float]]:
-    """x and y of points along the error bars, in units of the data."""
-    x: list[float] = []
-    y: list[float] = []
-    for bars in axis.collections:
-        if isinstance(bars, LineCollection):
-            for (x0, y0), (x1, y1) in bars.get_segments():
-                x += np.linspace(x0, x1, POINTS_OF_A_BAR).tolist()
-                y += np.linspace(y0, y1, POINTS_OF_A_BAR).tolist()
-    return x, y
 
 
 def _draw_frames(

@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,8 @@ def draw_curves(
         axis.fill_between([], [], [], color="#8a8a8a", alpha=0.3, lw=0, label="± standard error")
         legend_below(axis)
 
-    draws = [first, *(partial(panel, metric=name) for name in list(metrics)[1:])]
+    draws: list[Callable[[Axes], None]] = [first]
+    draws += [partial(panel, metric=name) for name in list(metrics)[1:]]
     write_figure(path, draws, columns=min(len(draws), 3), size=(3.9, 3.0))
 
 

@@ -19,7 +19,7 @@ from arvid.evaluation.records import ResultRecord
 from arvid.report import plots
 from arvid.report.comparison import Comparison
 from arvid.report.panels import legend_below, write_figure
-from arvid.report.plots import apart, plain_ticks, spread_labels
+from arvid.report.plots import apart, plain_ticks
 
 NAMES = ("nova-cosine", "nova-linear", "nova-8-sets", "nova-deep", "nova-wide")
 VALUES = ((61.3, 9.4), (62.0, 9.9), (63.1, 9.5), (60.5, 10.3), (65.0, 9.6))
@@ -162,22 +162,6 @@ def test_the_name_of_a_line_that_widens_the_limits_stands_beside_it() -> None:
     plots.label_levels(axis, [(4, "low", "black")])
     (name,) = axis.texts
     assert 0 < name.get_position()[1] < 0.2  # as a share of the axis
-
-
-def test_labels_stay_off_error_bars() -> None:
-    axis = Figure(figsize=(4, 3), layout="constrained").subplots()
-    for x, label in ((1.0, "left"), (1.2, "right")):
-        axis.errorbar(x, 5, yerr=4, fmt="o", capsize=3)
-        axis.text(x, 5, label)
-    axis.set_xlim(0.5, 3)
-    bars = [bar for bars in axis.collections for bar in bars.get_segments()]  # type: ignore[attr-defined]
-    assert len(bars) == 2
-    spread_labels(axis)
-    boxes = [text.get_window_extent() for text in axis.texts if text.get_text()]
-    assert len(boxes) == 2
-    for bar in bars:
-        along = axis.transData.transform(np.linspace(*bar, 50))
-        assert not any(box.contains(*point) for box in boxes for point in along)
 
 
 @pytest.mark.parametrize("ends", [(12e12, 47e12), (1.0, 3.0), (8.0, 900.0), (8.0, 30_000.0)])
