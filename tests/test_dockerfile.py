@@ -1,4 +1,4 @@
-"""The Dockerfile without a Docker daemon: its files exist, its lines install what they say, its commands are arvid's."""
+"""The Dockerfile without a Docker daemon: its files exist, its lines call pip, its commands are arvid's."""
 
 from __future__ import annotations
 

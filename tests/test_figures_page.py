@@ -8,7 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAIR = re.compile(r"^\| !\[before\]\((\S+)\) \| !\[after\]\((\S+)\) \|$", re.MULTILINE)
+SHOWN = 'width="49%" align="top">'
+PAIR = re.compile(
+    rf'^<img src="(\S+)" alt="before" {SHOWN} <img src="(\S+)" alt="after" {SHOWN}$',
+    re.MULTILINE,
+)
 
 
 def test_ten_figures_are_shown_before_and_after() -> None:
