@@ -10,7 +10,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 ARVID_CACHE=/arvid/runs/c
 # --build-arg TORCH_INDEX=URL: PyTorch's installation page names the URL for CPUs.
 ARG TORCH_INDEX=""
 COPY constraints.txt ./
-RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt torch torchvision
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch torchvision
 COPY . .
 RUN pip install -c constraints.txt -e .
 VOLUME /arvid/runs

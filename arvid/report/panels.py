@@ -1,6 +1,6 @@
 """Common parts of the plots: style, the colour of each row, panels as SVG.
 
-A row has the same colour in all plots (palettes for colour-blind readers; greys for reference rows).
+A row has the same colour in all plots (palettes for colour-blind readers; greys and a brown for reference rows).
 Equal records give equal bytes.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from arvid.files import atomic_write
 from arvid.report.cells import Row
@@ -26,7 +27,7 @@ TRAINED = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe and Ito
     *("#7A5195", "#8C564B", "#117733", "#882255", "#999933", "#44AA99"),  # and Tol's muted colours
 )
-_REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8")
+_REFERENCE = ("#4d4d4d", "#8a8a8a", "#6b6b6b", "#a8a8a8", "#8f7a5f")
 _INK, _QUIET, _RULE = "#22303c", "#66727d", "#e3e0d9"
 DASHED = (0, (4, 3))
 """Line style of reference rows."""
@@ -133,21 +134,28 @@ _DATES: dict[str, dict[str, None] | None] = {
 """Metadata by ending: without dates, so that equal drawings give equal files."""
 
 
-def legend_below(axis: Axes) -> None:
-    """One legend below all panels of the figure, off the data."""
+def legend_below(axis: Axes, handles: Sequence[Line2D] = ()) -> None:
+    """One legend below all panels of the figure, off the data: of `handles`, or of the axis' own artists."""
     figure = axis.get_figure(root=True)
     assert figure is not None
-    handles, labels = axis.get_legend_handles_labels()
-    inches = 0.7 + 0.075 * max(
-        map(len, labels), default=0
-    )  # width of an entry: its line and its letters
+    own, labels = axis.get_legend_handles_labels()
+    if handles:
+        own, labels = list(handles), [str(handle.get_label()) for handle in handles]
+    inches = 0.7 + 0.075 * max(map(len, labels), default=0)  # of an entry: its line and its letters
     figure.legend(
-        handles,
+        own,
         labels,
         loc="outside lower center",
         ncols=max(1, int(figure.get_figwidth() / inches)),
         frameon=False,
         fontsize="small",
+    )
+
+
+def legend_under(axis: Axes) -> None:
+    """A legend of this panel alone, below its x axis."""
+    axis.legend(
+        frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
     )
 
 

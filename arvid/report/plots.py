@@ -20,6 +20,8 @@ from arvid.report.rollout import rollouts
 
 LONGEST_NAME = 34
 """Letters of a name beside a point or line; longer names are cut."""
+MAX_TICKS = 6
+"""Of a logarithmic axis of less than a power of ten."""
 MAX_NAMED = 6
 """With more trained rows a plot has a legend instead of names beside the points."""
 
@@ -299,11 +301,18 @@ def _draw_frames(
 
 
 class _FewTicks(LogLocator):
-    """Ticks at 1, 2 and 5 times powers of ten; on an axis of more than 2.5 powers of ten at these powers only."""
+    """Ticks at 1, 2 and 5 times powers of ten; on an axis of more than 2.5 powers of ten at these powers only.
+
+    LogLocator has many ticks on an axis of less than a power of ten; every second one is left out then.
+    """
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         self.set_params(subs=(1,) if vmax > 300 * vmin else (1, 2, 5))
-        return super().tick_values(vmin, vmax)
+        ticks = super().tick_values(vmin, vmax)
+        if vmax > 10 * vmin:
+            return ticks
+        shown = [float(tick) for tick in ticks if vmin <= tick <= vmax]
+        return shown if len(shown) <= MAX_TICKS else shown[::2]
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -82,7 +82,8 @@ def write_sheet(
         for k, name in enumerate(rows):
             middle = k * (height * scale + GAP) + height * scale // 2
             _draw(names, (0, middle), name, anchor="lm")
-        parts += [np.concatenate([np.asarray(names), frames], axis=1), _blank(GAP)]
+        gap = GAP if prompts or videos.shape[1] == 1 else LINE  # a prompt separates clips
+        parts += [np.concatenate([np.asarray(names), frames], axis=1), _blank(gap)]
     write_png(path, _stacked(parts[:-1]))
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from arvid.metrics.kernel_distance import kernel_video_distance
 from arvid.metrics.pixel_features import PixelFeatures
 from arvid.processes import best_device
 from arvid.ranges import at_least
-from arvid.report.panels import write_figure
+from arvid.report.panels import legend_below, write_figure
 from arvid.training.export import load_tokenizer
 
 Videos = UInt8[Tensor, "b t h w 3"]
@@ -161,8 +161,7 @@ def main() -> None:
         "wall_seconds": round(time.monotonic() - started, 1),
     }
     write_page(options.out, "What each distance sees", lines, NOTES, results)
-    draws = [panel(name, found) for name, found in by_data.items()]
-    write_figure(options.out / "distances", draws)
+    draw(options.out / "distances", by_data)
 
 
 NOTES = (
@@ -377,7 +376,13 @@ def page(name: str, found: Found) -> list[str]:
     ]
 
 
-def panel(name: str, found: Found) -> Callable[[Axes], None]:
+def draw(path: Path, by_data: Mapping[str, Found]) -> None:
+    """A panel for each data set."""
+    draws = [panel(name, found, legend=i == 0) for i, (name, found) in enumerate(by_data.items())]
+    write_figure(path, draws, columns=min(len(draws), 2))
+
+
+def panel(name: str, found: Found, *, legend: bool) -> Callable[[Axes], None]:
     """A panel with the rise at the greatest severity and of the reconstructions, by candidate."""
 
     def draw(axis: Axes) -> None:
@@ -396,7 +401,8 @@ def panel(name: str, found: Found) -> Callable[[Axes], None]:
         axis.set(yscale="log", ylim=(LEAST, None), ylabel="rise (standard deviations)", title=name)
         axis.set_yticks(TICKS, [str(tick) for tick in TICKS])
         axis.yaxis.set_minor_locator(NullLocator())
-        axis.legend(frameon=False, fontsize=7, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.08))
+        if legend:
+            legend_below(axis)
 
     return draw
 

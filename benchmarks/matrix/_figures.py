@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from arvid.benchmarks.matrix._values import Cell, Metric
+from arvid.benchmarks.matrix._values import Cell, Curves, Metric
 from arvid.experiments.scaling import PowerLaw
 from arvid.report.numbers import three_digits
 from arvid.report.panels import DASHED, TRAINED, legend_below, write_figure
-from arvid.report.plots import plain_ticks, spread_labels
+from arvid.report.plots import plain_ticks
 
 Draw = Callable[[Axes], None]
 FILL: dict[str, Literal["full", "none"]] = {"continuous": "full", "discrete": "none"}
@@ -26,6 +26,15 @@ REFERENCES = {"first frame repeated": "repeated frame", "untrained": "untrained"
 """Beginning of a reference row's name -> its label in figures. Tokenizers have the type's fill."""
 NOTES_SHARE = 0.09
 """Height of a note about a reference row, as a share of its panel."""
+COSTS = {
+    "training FLOPs": "training FLOPs",
+    "seconds per clip": "seconds per clip",
+    "evaluations": "network evaluations per clip",
+}
+"""Costs that are drawn -> label of the axis."""
+FRONT = "#b9bfc4"
+INTERVAL = Line2D([], [], color="#22303c", lw=1.2, marker="|", label="95 % interval")
+"""The legend's entry of an error bar."""
 SOURCES = {"order": "#0072B2", "token type": "#D55E00", "interaction": "#009E73", "seed": "#8a8a8a"}
 
 
@@ -49,7 +58,7 @@ def cell_style(order: str, kind: str, colours: Mapping[str, str]) -> dict[str, A
 def draw_matrix(path: Path, metrics: Sequence[Metric], orders: Sequence[str]) -> None:
     """One panel per metric: orders from top to bottom, both token types with standard errors, reference rows."""
     draws = [
-        partial(_matrix_panel, metric=metric, orders=orders, legend=i == 1)
+        partial(_matrix_panel, metric=metric, orders=orders, legend=i == 0)
         for i, metric in enumerate(metrics)
     ]
     write_figure(path, draws, columns=2, size=(5.4, 1.1 + 0.42 * len(orders)))
@@ -76,7 +85,7 @@ def _matrix_panel(axis: Axes, metric: Metric, orders: Sequence[str], *, legend: 
     axis.set_ylim(min(-0.6, (lowest - share * top) / (1 - share)), top)
     axis.set_title(f"{metric.title}\n{metric.protocol}", pad=16)
     if legend:
-        _add_legend(axis)
+        legend_below(axis, [*_fills(), INTERVAL])
 
 
 def _add_references(axis: Axes, metric: Metric) -> int:
@@ -107,21 +116,10 @@ def _add_references(axis: Axes, metric: Metric) -> int:
         left = value < low
         text = f"\u2190 {text}" if left else f"{text} \u2192"
         style |= {"xycoords": "axes fraction", "xytext": (2 if left else -2, 3 + 9 * outside)}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # hides a line
         axis.annotate(text, (0 if left else 1, 0), ha="left" if left else "right", **style)
         outside += 1
     return outside
-
-
-def _add_legend(axis: Axes) -> None:
-    """The marks of the token types, above the axes on the right."""
-    axis.legend(
-        handles=_fills(),
-        frameon=False,
-        fontsize=8,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.06),
-        borderpad=0,
-    )
 
 
 def _fills() -> list[Line2D]:
@@ -159,9 +157,13 @@ def _effects_panel(axis: Axes, metrics: Sequence[Metric]) -> None:
                 error_kw={"lw": 1, "ecolor": "#22303c"},
             )
     axis.set_xticks(range(len(metrics)), [_two_lines(metric) for metric in metrics])
-    axis.set(ylabel="share of the variance (%)", title="What the quality is due to", ylim=(0, 105))
+    axis.set(
+        ylabel="share of the variance (%)",
+        title="What the quality is due to (bars: 95 % intervals)",
+        ylim=(0, 105),
+    )
     axis.grid(visible=False, axis="x")
-    axis.legend(frameon=False, ncols=len(sources), loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    legend_below(axis)
 
 
 def _two_lines(metric: Metric) -> str:
@@ -175,27 +177,26 @@ def draw_costs(
     orders: Sequence[str],
 ) -> None:
     """A metric against the costs, with the Pareto front: no other row is both better and cheaper."""
-    wanted = ("training FLOPs", "seconds per clip", "evaluations")
+    found = [name for name in COSTS if name in costs]
     draws = [
         partial(
             _cost_panel,
             metric=metric,
             costs=costs[name],
-            name=name,
+            label=COSTS[name],
             orders=orders,
-            legend=name == wanted[-1],
+            legend=name == found[0],
         )
-        for name in wanted
-        if name in costs
+        for name in found
     ]
-    write_figure(path, draws, size=(5.2, 4.0))
+    write_figure(path, draws, size=(3.9, 3.4))
 
 
 def _cost_panel(
     axis: Axes,
     metric: Metric,
     costs: Mapping[Cell, float],
-    name: str,
+    label: str,
     orders: Sequence[str],
     *,
     legend: bool,
@@ -214,16 +215,16 @@ def _cost_panel(
             capsize=2,
             lw=1.2,
         )
-        axis.text(cost, metric.mean(cell), order, color=colours[order], fontsize=8)
     front = pareto_front({cell: (cost, metric.mean(cell)) for cell, cost in costs.items()}, metric)
     points = [(costs[cell], metric.mean(cell)) for cell in front]
-    axis.plot(*zip(*points, strict=True), color="#b9bfc4", lw=1.2, zorder=0, drawstyle="steps-post")
-    axis.set(xlabel=name, ylabel=metric.title, xscale="log", title=f"Against {name}")
+    axis.plot(*zip(*points, strict=True), color=FRONT, lw=1.2, zorder=0, drawstyle="steps-post")
+    axis.set(xlabel=label, ylabel=metric.title, xscale="log")
     plain_ticks(axis.xaxis)
-    axis.margins(x=0.2, y=0.12)
+    axis.margins(x=0.1, y=0.12)
     if legend:
-        _add_legend(axis)
-    spread_labels(axis)
+        named = [Line2D([], [], color=colours[order], lw=3, label=order) for order in orders]
+        front_line = Line2D([], [], color=FRONT, lw=1.2, label="Pareto front")
+        legend_below(axis, [*named, *_fills(), INTERVAL, front_line])
 
 
 def pareto_front(points: Mapping[Cell, tuple[float, float]], metric: Metric) -> list[Cell]:
@@ -236,33 +237,38 @@ def pareto_front(points: Mapping[Cell, tuple[float, float]], metric: Metric) -> 
     return front
 
 
-def draw_drift(
-    path: Path, curves: Mapping[str, Mapping[Cell, Sequence[float | None]]], orders: Sequence[str]
-) -> None:
+def draw_drift(path: Path, curves: Mapping[str, Curves], orders: Sequence[str]) -> None:
     """A metric at each frame: one panel per curve title."""
     draws = [
-        partial(_drift_panel, title=t, lines=c, orders=orders, legend=i == min(len(curves), 2) - 1)
-        for i, (t, c) in enumerate(curves.items())
+        partial(_drift_panel, title=title, curves=found, orders=orders, legend=i == 0)
+        for i, (title, found) in enumerate(curves.items())
     ]
     write_figure(path, draws, columns=min(len(draws), 2), size=(5.2, 3.8))
 
 
 def _drift_panel(
-    axis: Axes,
-    title: str,
-    lines: Mapping[Cell, Sequence[float | None]],
-    orders: Sequence[str],
-    *,
-    legend: bool,
+    axis: Axes, title: str, curves: Curves, orders: Sequence[str], *, legend: bool
 ) -> None:
-    colours = order_colours(orders)
-    for (order, kind), values in lines.items():
-        points = [(i, value) for i, value in enumerate(values) if value is not None]
-        axis.plot(*zip(*points, strict=True), **cell_style(order, kind, colours))
-    axis.set(xlabel="frame", title=title)
+    draw_curves(axis, curves, orders, first=0)
+    several = any(len(values) > 1 for values in curves.values())
+    bands = " (bands: ± standard error over seeds)" if several else ""
+    axis.set(xlabel=f"frame{bands}", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if legend:
         legend_below(axis)
+
+
+def draw_curves(axis: Axes, curves: Curves, orders: Sequence[str], *, first: int) -> None:
+    """The mean over seeds at each step, with a band of one standard error; `first` is the number of the first step."""
+    colours = order_colours(orders)
+    for (order, kind), values in curves.items():
+        steps, mean = first + np.arange(values.shape[1]), values.mean(0)
+        axis.plot(steps, mean, **cell_style(order, kind, colours))
+        if len(values) > 1:
+            error = values.std(0, ddof=1) / len(values) ** 0.5
+            axis.fill_between(
+                steps, mean - error, mean + error, color=colours[order], alpha=0.12, lw=0
+            )
 
 
 def draw_scaling(

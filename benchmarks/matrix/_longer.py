@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from arvid.benchmarks.matrix._figures import cell_style, order_colours
+from arvid.benchmarks.matrix._figures import draw_curves
 from arvid.benchmarks.matrix._rows import ORDERS, MatrixRow
-from arvid.benchmarks.matrix._values import Cell
+from arvid.benchmarks.matrix._values import Cell, Curves
 from arvid.contracts import UserError, VideoDataset
 from arvid.evaluation.protocols import Protocol
 from arvid.evaluation.records import ResultRecord
@@ -38,10 +38,6 @@ from arvid.training.generator_module import GeneratorModule
 
 NUM_CLIPS = 32
 MAX_DECIMALS = 2
-
-
-Curves = Mapping[Cell, np.ndarray]
-"""Order and token type -> values (seeds, steps)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,15 +151,7 @@ def draw(path: Path, longer: Longer, orders: Sequence[str]) -> None:
 def _panel(
     axis: Axes, title: str, cells: Curves, trained: int, orders: Sequence[str], *, legend: bool
 ) -> None:
-    colours = order_colours(orders)
-    for (order, kind), values in cells.items():
-        mean, steps = values.mean(0), range(1, values.shape[1] + 1)
-        axis.plot(steps, mean, **cell_style(order, kind, colours))
-        if len(values) > 1:
-            error = values.std(0, ddof=1) / len(values) ** 0.5
-            axis.fill_between(
-                steps, mean - error, mean + error, color=colours[order], alpha=0.12, lw=0
-            )
+    draw_curves(axis, cells, orders, first=1)
     axis.axvline(trained - 1, color="#66727d", lw=1, ls=":")
     axis.set(xlabel="latent frame after the given one (dotted: trained length)", title=title)
     if legend:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from arvid.benchmarks.matrix import _figures, _longer
 from arvid.benchmarks.matrix._longer import Longer
 from arvid.benchmarks.matrix._rows import MatrixRow
-from arvid.benchmarks.matrix._values import Cell, Metric, costs_of, metrics_of, training_flops
+from arvid.benchmarks.matrix._values import (
+    Cell,
+    Curves,
+    Metric,
+    costs_of,
+    metrics_of,
+    training_flops,
+)
 from arvid.contracts import UserError
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
@@ -71,10 +81,8 @@ def write(
         "seeds": options.seeds,
         "metrics": [plain(metric) for metric in metrics],
         "costs": {n: {" ".join(c): v for c, v in found.items()} for n, found in costs.items()},
-        "longer": {
-            label: {" ".join(cell): values.tolist() for cell, values in cells.items()}
-            for label, cells in longer.curves.items()
-        },
+        "drift": plain_curves(curves),
+        "longer": plain_curves(longer.curves),
         "scaling": {
             title: {" ".join(cell): dataclasses.asdict(law) for cell, law in found.items()}
             for title, found in laws.items()
@@ -172,30 +180,25 @@ def budget_line(
 
 def drift(
     rows: Sequence[MatrixRow], records: Sequence[ResultRecord], size: str
-) -> dict[str, dict[Cell, list[float | None]]]:
-    """Metric title -> cell -> mean over seeds at each frame."""
+) -> dict[str, Curves]:
+    """Metric title -> cell -> values of all seeds at each frame."""
     by_name = {row.name: row for row in rows if row.size == size}
     found: dict[str, dict[Cell, list[tuple[float | None, ...]]]] = {}
     for record in records:
         row = by_name.get(record.name)
         if row is None:
             continue
-        labels = {m.name: m.heading for m in record.metrics}
+        labels = {
+            m.name: f"{m.heading} ({m.unit})" if m.unit else m.heading for m in record.metrics
+        }
         for name, values in record.steps_curve.items():
             title = f"{labels.get(name, name)} at each frame"
             cell = (row.order, row.token_type)
             found.setdefault(title, {}).setdefault(cell, []).append(tuple(values))
     return {
-        title: {cell: _mean_curve(curves) for cell, curves in cells.items()}
+        title: {cell: np.array(curves, dtype=float) for cell, curves in cells.items()}
         for title, cells in found.items()
     }
-
-
-def _mean_curve(curves: Sequence[tuple[float | None, ...]]) -> list[float | None]:
-    return [
-        None if None in values else sum(v for v in values if v is not None) / len(values)
-        for values in zip(*curves, strict=True)
-    ]
 
 
 def scaling(
@@ -251,6 +254,19 @@ def scaling_lines(laws: Mapping[str, Mapping[Cell, PowerLaw]]) -> list[str]:
         lines += [f"## Scaling: {title} against training FLOPs", ""]
         lines += [*table(("", "exponent", "95 % interval"), made), ""]
     return lines
+
+
+def plain_curves(curves: Mapping[str, Curves]) -> dict[str, dict[str, list[list[float | None]]]]:
+    """Curves for results.json: label -> cell -> values of each seed."""
+    return {
+        label: {
+            " ".join(cell): [
+                [None if math.isnan(v) else v for v in seed] for seed in values.tolist()
+            ]
+            for cell, values in cells.items()
+        }
+        for label, cells in curves.items()
+    }
 
 
 def plain(metric: Metric) -> dict[str, Any]:

@@ -6,12 +6,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from arvid.benchmarks.matrix._rows import MatrixRow
 from arvid.evaluation.records import ResultRecord
 from arvid.experiments.effects import Effects, Measured
 
 Cell = tuple[str, str]
 """Order and token type."""
+Curves = Mapping[Cell, np.ndarray]
+"""Order and token type -> values (seeds, steps); nan where a step has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,7 @@ from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.paradigms.next_block.layout import Block
 from arvid.ranges import at_least
 from arvid.report import tables
-from arvid.report.panels import colours, write_figure
-from arvid.report.plots import spread_labels
+from arvid.report.panels import colours, legend_below, write_figure
 
 TASKS: tuple[nbp.Task, ...] = ("frames", "class")
 """The task of figure 9, and generation from the condition only, which depends more on the model."""
@@ -228,6 +227,8 @@ def draw_figure8(
     def draw(axis: Axes, part: str, title: str) -> None:
         draw_losses(axis, losses[part], palette)
         axis.set_title(f"Loss over {title}")
+        if part == "common":
+            legend_below(axis)
 
     panels = (("per_token", "all targets"), ("common", "common tokens"))
     draws = [partial(draw, part=part, title=title) for part, title in panels]
@@ -247,21 +248,22 @@ def draw_figure9(
         values: Mapping[str, float],
         label: str,
         title: str,
-        errors: Mapping[str, float | None] | None = None,
+        errors: Mapping[str, float | None],
+        legend: bool = False,
     ) -> None:
         for name, value in values.items():
-            error, colour = (errors or {}).get(name), palette[name]
+            error, colour = errors.get(name), palette[name]
             equal = [other for other in values if sizes[other] == sizes[name]]
             # error bars of equal sizes stand side by side; the axis is logarithmic
             place = sizes[name] * 1.15 ** (equal.index(name) - (len(equal) - 1) / 2)
-            axis.errorbar(place, value, error, fmt="o", color=colour, ms=6, capsize=3)
-            axis.text(place, value, name, color=colour, fontsize=8)
+            axis.errorbar(place, value, error, fmt="o", color=colour, ms=6, capsize=3, label=name)
         axis.set(xlabel="tokens per block", ylabel=label, title=title, xscale="log")
         ticks = sorted(set(sizes.values()))
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.margins(x=0.3, y=0.12)
-        spread_labels(axis)
+        axis.margins(x=0.15, y=0.12)
+        if legend:
+            legend_below(axis)
 
     sizes = {r.name: tokens for r in records if (tokens := block_tokens(r))}
     records = [record for record in records if record.name in sizes]
@@ -272,11 +274,12 @@ def draw_figure9(
         values = {name: record.metrics[0].value for name, record in found.items()}
         label = f"{first.metrics[0].heading} ↓"
         errors = {name: record.metrics[0].standard_error for name, record in found.items()}
-        title = first.protocol["summary"]
+        title = f"{first.protocol['summary'].rstrip('.')}, ± standard error"
         draws.append(partial(draw, values=values, label=label, title=title, errors=errors))
     pace = {name: speeds[name].frames_per_second for name in sizes}
-    draws.append(partial(draw, values=pace, label="frames per second ↑", title="One clip alone"))
-    write_figure(options.out / "figure9", draws)
+    label, title = "frames per second ↑", "One clip alone"
+    draws.append(partial(draw, values=pace, label=label, title=title, errors={}, legend=True))
+    write_figure(options.out / "figure9", draws, size=(3.9, 3.4))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from matplotlib.axes import Axes
+
 from arvid.benchmarks.nbp import _common as nbp
 from arvid.evaluation.curves import read_curve
 from arvid.evaluation.records import ResultRecord
@@ -30,7 +32,7 @@ from arvid.experiments.paper import (
 )
 from arvid.experiments.variants import Speed, Variant, model_path, run_folder
 from arvid.report import tables
-from arvid.report.panels import colours, write_figure
+from arvid.report.panels import colours, legend_below, write_figure
 
 PUBLISHED = (
     ("700M", "NTP", "38.5", "768", "0.80"),
@@ -65,7 +67,12 @@ def main() -> None:
     losses = {row.name: read_curve(run_folder(model_path(row, options.out))) for row in rows}
     losses = {name: curve for name, curve in losses.items() if curve}
     palette = colours(found.comparison.rows)
-    write_figure(options.out / "figure5", [lambda axis: draw_losses(axis, losses, palette)])
+
+    def panel(axis: Axes) -> None:
+        draw_losses(axis, losses, palette)
+        legend_below(axis)
+
+    write_figure(options.out / "figure5", [panel])
     lines = [*our_table(found.records, speeds), "", "## As published", ""]
     lines += table(("size", "method", "FVD ↓", "steps", "frames / s ↑"), PUBLISHED)
     lines += ["", tables.markdown(found.comparison)]

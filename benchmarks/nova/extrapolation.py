@@ -25,12 +25,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from arvid.benchmarks.nova import _common as nova
 from arvid.contracts import VideoDataset
@@ -69,18 +71,19 @@ def main() -> None:
     rows = ways(model, run, options)
     records = score(rows, [protocol], options.out, real={protocol.name: real})
     comparison = write_report(folders(records), options.out, title="Extrapolation of NOVA")
-    draw_curves(options.out / "figure3", records, model, colours(comparison.rows))
+    trained = model.paradigm.grid.t
+    draw_curves(options.out / "figure3", records, trained, colours(comparison.rows))
     draw_clips(options.out / "figure4.png", records, protocol, real)
     steps = {r.name: {k: dataclasses.asdict(c) for k, c in r.rollout.items()} for r in records}
     results = {
         "scale": options.scale,
-        "trained_latent_frames": model.paradigm.grid.t,
+        "trained_latent_frames": trained,
         "frames": protocol.clip.num_frames if protocol.clip else None,
         "protocol": protocol.describe(real),
         "steps": steps,
         "records": plain_records(records),
     }
-    lines = [*step_tables(records, model.paradigm.grid.t), tables.markdown(comparison)]
+    lines = [*step_tables(records, trained), tables.markdown(comparison)]
     write_page(options.out, "NOVA: extrapolation", lines, [*NOTES, *notes], results)
 
 
@@ -162,21 +165,22 @@ def scoring(
 # What is written
 
 
-def last_steps(model: GeneratorModule) -> tuple[int, int]:
-    """The last autoregressive steps of one and of three trained lengths. Step k makes latent frame k + 1."""
-    trained = model.paradigm.grid.t
-    return trained - 1, MARKED * trained - 1
-
-
 def draw_curves(
-    path: Path, records: Sequence[ResultRecord], model: GeneratorModule, palette: dict[str, str]
+    path: Path, records: Sequence[ResultRecord], trained: int, palette: Mapping[str, str]
 ) -> None:
-    """One panel per metric: mean and standard error of each row at each step."""
+    """One panel per metric: mean and standard error of each row at each step.
+
+    `trained` is the trained length in latent frames. Step k makes latent frame k + 1.
+    """
     metrics = dict.fromkeys(name for r in records for name in r.rollout)
     labels = {
         m.name: f"{m.heading} ({m.unit})" if m.unit else m.heading
         for r in records
         for m in r.metrics
+    }
+    marks: dict[str, tuple[int, dict[str, Any]]] = {
+        "trained length": (trained - 1, {"color": "#66727d", "lw": 1.2, "ls": ":"}),
+        f"{MARKED} trained lengths": (MARKED * trained - 1, {"color": "#c0392b", "lw": 1.2}),
     }
 
     def panel(axis: Axes, metric: str) -> None:
@@ -185,21 +189,24 @@ def draw_curves(
                 continue
             curve, colour = record.rollout[metric], palette[record.name]
             mean, steps = np.array(curve.mean), range(1, len(curve.mean) + 1)
-            style = DASHED if record.row == "reference" else "solid"
-            axis.plot(steps, mean, color=colour, ls=style, marker="o", ms=3, label=record.name)
+            dashes = DASHED if record.row == "reference" else "solid"
+            axis.plot(steps, mean, color=colour, ls=dashes, marker="o", ms=3, label=record.name)
             if curve.standard_error is not None:
                 error = np.array(curve.standard_error)
                 axis.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.18, lw=0)
-        trained, marked = last_steps(model)
-        axis.axvline(trained, color="#66727d", lw=1, ls=":")
-        axis.axvline(marked, color="#c0392b", lw=1.2)
+        for label, (step, style) in marks.items():
+            axis.axvline(step, label=label, **style)
         axis.set(xlabel="autoregressive step", title=labels.get(metric, metric))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     def first(axis: Axes) -> None:
         panel(axis, next(iter(metrics)))
+        axis.fill_between([], [], [], color="#8a8a8a", alpha=0.3, lw=0, label="± standard error")
         legend_below(axis)
 
-    write_figure(path, [first, *(partial(panel, metric=name) for name in list(metrics)[1:])])
+    draws: list[Callable[[Axes], None]] = [first]
+    draws += [partial(panel, metric=name) for name in list(metrics)[1:]]
+    write_figure(path, draws, columns=min(len(draws), 3), size=(3.9, 3.0))
 
 
 def draw_clips(

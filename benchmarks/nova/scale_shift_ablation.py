@@ -36,7 +36,7 @@ from arvid.experiments.variants import folders, score, train
 from arvid.ranges import at_least
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import colours, write_figure
+from arvid.report.panels import colours, legend_under, write_figure
 
 RANKS = (8, 24)
 PARTS = {"image": "first frames", "video": "later frames"}
@@ -112,7 +112,7 @@ def draw(path: Path, losses: Losses, palette: Mapping[str, str]) -> None:
             points = [(p["step"], p["val_loss"]) for p in found[part] if "val_loss" in p]
             axis.plot(*zip(*points, strict=True), "o-", ms=3, color=palette[name], label=name)
         axis.set(xlabel="training step", ylabel="validation loss", title=PARTS[part].capitalize())
-        axis.legend(frameon=False)
+        legend_under(axis)
 
     def ends(axis: Axes) -> None:
         for part, title in PARTS.items():
@@ -121,7 +121,7 @@ def draw(path: Path, losses: Losses, palette: Mapping[str, str]) -> None:
             ]
             axis.plot(*zip(*ended, strict=True), "o-", label=title)
         axis.set(ylabel="last validation loss", title="By rank")
-        axis.legend(frameon=False)
+        legend_under(axis)
 
     write_figure(path, [*(partial(curves, part=part) for part in PARTS), ends])
 

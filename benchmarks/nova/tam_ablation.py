@@ -47,7 +47,7 @@ from arvid.experiments.variants import (
 )
 from arvid.report import tables
 from arvid.report.page import write_report
-from arvid.report.panels import legend_below, write_figure
+from arvid.report.panels import TRAINED, legend_below, write_figure
 from arvid.sampling.sample import Conditions, sample
 from arvid.suites.vbench.record import Layout
 from arvid.training.generator_module import GeneratorModule
@@ -150,9 +150,13 @@ def draw(path: Path, seconds: Seconds) -> None:
     """Seconds against the length of a clip."""
 
     def panel(axis: Axes) -> None:
-        for name, found in seconds.items():
-            axis.plot(list(found), list(found.values()), "o-", label=name)
-        axis.set(xlabel="frames", ylabel="seconds for one clip", title="Time against length")
+        for (name, found), colour in zip(seconds.items(), TRAINED, strict=False):
+            axis.plot(list(found), list(found.values()), "o-", color=colour, label=name)
+        axis.set(
+            xlabel="length of the clip (frames)",
+            ylabel=f"seconds for one clip, best of {REPEATS}",
+            title="Time against length",
+        )
         axis.set_ylim(bottom=0)
         legend_below(axis)
 

@@ -32,6 +32,8 @@ GRID = TokenGrid(3, 4, 4)
 SETS = 4
 """Sets of a frame (NOVA) or of a clip (masked)."""
 DENOISING_STEPS = 4
+FONT = 12
+"""Points of all letters; a picture of 720 pixels has 9 inches."""
 SEES = ListedColormap(["white", "#b7c9e2", "#2b4c7e"])
 NOTHING, NOISY, FINISHED = 0, 1, 2
 
@@ -128,14 +130,16 @@ def draw(path: Path) -> None:
             axis.imshow(frame, cmap="viridis", vmin=1, vmax=steps.max() + 1e-9)
             for (y, x), step in np.ndenumerate(frame):
                 colour = "white" if step < 0.6 * steps.max() else "black"
-                axis.text(x, y, step, ha="center", va="center", color=colour, fontsize=8)
-        row[0].set_ylabel(order.title.replace(": ", ":\n").replace(", ", ",\n"), fontsize=9)
+                axis.text(x, y, step, ha="center", va="center", color=colour, fontsize=FONT)
+        row[0].set_ylabel(order.title.replace(": ", ":\n").replace(", ", ",\n"), fontsize=FONT)
         row[-1].imshow(sees(order), cmap=SEES, vmin=NOTHING, vmax=FINISHED)
         for axis in row:
             axis.set(xticks=[], yticks=[])
     for i in range(GRID.t):
-        axes[0, i].set_title(f"latent frame {i}", fontsize=9)
-    axes[0, -1].set_title("predicted from (dark: finished,\nlight: denoised together)", fontsize=9)
+        axes[0, i].set_title(f"latent frame {i}", fontsize=FONT)
+    axes[0, -1].set_title(
+        "predicted from\n(dark: finished, light:\ndenoised together)", fontsize=FONT
+    )
     with atomic_write(path) as file:
         figure.savefig(file, dpi=80, format="png")
     plt.close(figure)

@@ -47,8 +47,8 @@ def test_the_demo(
     assert found.keys() == {"fd-sprites", "psnr-pooled", "ssim"}
     assert found["psnr-pooled"] > 20
     picture = cv2.imread(str(out / "originals-and-reconstructions.png"))
-    # 3 clips of 3 rows, 9 frames; frame numbers above, names on the left
-    assert picture.shape[0] == 20 + 3 * (3 * 100 - 4) + 2 * 4
+    # 3 clips of 3 rows, 9 frames; frame numbers above, names on the left, 20 between clips
+    assert picture.shape[0] == 20 + 3 * (3 * 100 - 4) + 2 * 20
     assert 9 * 100 - 4 < picture.shape[1] < 9 * 100 + 200
     figure = cv2.imread(str(out / "figure6.png"))  # the same with 5 frames
     assert figure.shape[0] == picture.shape[0]

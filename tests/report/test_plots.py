@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from arvid.evaluation.records import ResultRecord
 from arvid.report import plots
 from arvid.report.comparison import Comparison
 from arvid.report.panels import legend_below, write_figure
-from arvid.report.plots import apart
+from arvid.report.plots import apart, plain_ticks
 
 NAMES = ("nova-cosine", "nova-linear", "nova-8-sets", "nova-deep", "nova-wide")
 VALUES = ((61.3, 9.4), (62.0, 9.9), (63.1, 9.5), (60.5, 10.3), (65.0, 9.6))
@@ -161,3 +162,26 @@ def test_the_name_of_a_line_that_widens_the_limits_stands_beside_it() -> None:
     plots.label_levels(axis, [(4, "low", "black")])
     (name,) = axis.texts
     assert 0 < name.get_position()[1] < 0.2  # as a share of the axis
+
+
+@pytest.mark.parametrize("ends", [(12e12, 47e12), (1.0, 3.0), (8.0, 900.0), (8.0, 30_000.0)])
+def test_a_logarithmic_axis_has_few_ticks(ends: tuple[float, float]) -> None:
+    axis = Figure(figsize=(4, 3)).subplots()
+    axis.set(xscale="log", xlim=ends)
+    plain_ticks(axis.xaxis)
+    assert 2 <= sum(ends[0] <= tick <= ends[1] for tick in axis.get_xticks()) <= 6
+
+
+def test_one_legend_stands_below_all_panels() -> None:
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis in axes:
+        axis.plot([1, 2], [1, 2], label="nova")
+    legend_below(axes[0])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["nova"]
+    assert legend.get_window_extent().y1 < min(axis.get_window_extent().y0 for axis in axes)
+    other = Figure(figsize=(4, 3), layout="constrained")
+    legend_below(other.subplots(), [Line2D([], [], label="95 % interval")])
+    assert other.legends[0].get_texts()[0].get_text() == "95 % interval"

@@ -218,10 +218,10 @@ def test_a_sheet_names_rows_prompts_and_frames(tmp_path: Path) -> None:
     for _ in range(2):
         write_sheet(tmp_path / "named.png", clips, rows=names, prompts=prompts)
     bare, named = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("bare", "named"))
-    assert bare.shape == (20 + 2 * 3 * 96 + 4 * 4 + 4, 9 * 100, 3)
+    assert bare.shape == (20 + 2 * 3 * 96 + 4 * 4 + 20, 9 * 100, 3)  # 20 between the clips
     left = named.shape[1] - bare.shape[1]
     assert 60 < left < 110  # "a long name"
-    assert named.shape[0] == bare.shape[0] + 2 * 24
+    assert named.shape[0] == bare.shape[0] - 20 + 4 + 2 * 24
     assert (named[:20, left:] < 255).any(), "numbers of frames"
     assert (named[20:44] < 255).any(), "the prompt"
     middle = 44 + 100 + 48
