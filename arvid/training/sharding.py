@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
@@ -193,17 +193,17 @@ def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
     ]
 
 
-def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
     """Shard a module. Each block of an `nn.ModuleList` and each token head is one unit; all the rest is another.
 
     Args:
-        module: the LightningModule of a training.
+        module: the root, such as the LightningModule of a training.
         mesh: the processes.
         whole: a submodule without trained parameters. It stays whole on each process.
         method: name of the module's method that computes the losses.
     """
     ignored = set(whole.parameters())
-    for part in _units(module, skipped=whole):
+    for part in units(module, skipped=whole):
         fully_shard(part, mesh=mesh)
         for name in HEAD_METHODS:
             if isinstance(part, TokenHead) and hasattr(part, name):
@@ -215,7 +215,11 @@ def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
 
 
-def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
+def units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a network whose weights are gathered together: blocks of `nn.ModuleList`s, and token heads.
+
+    `skipped`: a submodule without any.
+    """
     for child in module.children():
         if child is skipped:
             continue
@@ -224,7 +228,7 @@ def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
         elif isinstance(child, nn.ModuleList):
             yield from child
         else:
-            yield from _units(child, skipped)
+            yield from units(child, skipped)
 
 
 @contextmanager

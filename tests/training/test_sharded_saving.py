@@ -56,7 +56,7 @@ class Module(LightningModule):
 
 
 class Writes:
-    """In place of `write_tensors`: each write waits for `go`. The disk is full in those whose numbers are in `failing`."""
+    """In place of `write_tensors`: each waits for `go`. The disk is full in those whose numbers are in `failing`."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
