@@ -54,6 +54,7 @@ class ShardedStrategy(ModelParallelStrategy):
         at_least(1).require("ShardedStrategy.", replicas=replicas)
         super().__init__(tensor_parallel_size=1)
         self.replicas = replicas
+        self._writer: ShardedWriter | None = None
 
     def setup_environment(self) -> None:
         """Raises UserError if the replicas do not divide the processes."""
@@ -110,11 +111,13 @@ class ShardedStrategy(ModelParallelStrategy):
         the training goes on meanwhile (see `ShardedWriter.save`).
         """
         path = Path(self.broadcast(filepath))
+        assert self._writer is not None
         self._writer.save(checkpoint, path, storage_options)
 
     def wait_for_checkpoint(self) -> None:
         """Wait until the last checkpoint is written. Raises UserError if that failed."""
-        self._writer.wait()
+        if self._writer is not None:  # else the training failed before it began
+            self._writer.wait()
 
     def on_exception(self, exception: BaseException) -> None:
         """Wait until the last checkpoint is written. A second signal (SystemExit) does not wait."""

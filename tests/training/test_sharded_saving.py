@@ -93,12 +93,20 @@ def writes(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[Writes]:
         torch.distributed.destroy_process_group()
 
 
-def fit(folder: Path, module: Module, *, every: int, steps: int, callbacks: Any = ()) -> None:
+def fit(
+    folder: Path,
+    module: Module,
+    *,
+    every: int,
+    steps: int,
+    callbacks: Any = (),
+    replicas: int = 1,
+) -> None:
     saver = SaveLast(every, keep=9)
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        strategy=ShardedStrategy(),
+        strategy=ShardedStrategy(replicas),
         max_steps=steps,
         use_distributed_sampler=False,
         logger=False,
@@ -179,6 +187,11 @@ def test_an_exception_waits_for_the_write(tmp_path: Path, writes: Writes) -> Non
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(tmp_path, module, every=2, steps=9)
     assert steps_of(tmp_path) == [2]
+
+
+def test_a_training_that_cannot_begin_says_why(tmp_path: Path, writes: Writes) -> None:
+    with pytest.raises(UserError, match="1 processes cannot hold 2 replicas"):
+        fit(tmp_path, Module(), every=2, steps=9, replicas=2)
 
 
 def terminate() -> None:
