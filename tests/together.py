@@ -7,8 +7,10 @@ answers with a line of exit codes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -36,6 +38,11 @@ def fork(arguments: list[str], folder: str, environment: dict[str, str], log: st
         sys.argv = ["arvid", *arguments]
         if "ARVID_TEST_KILL_AT" in environment:
             kill_at(int(environment["ARVID_TEST_KILL_AT"]))
+        if "ARVID_TEST_KILL_IN" in environment:
+            kill_in(*environment["ARVID_TEST_KILL_IN"].split(":"))
+        if "ARVID_TEST_FILE_BYTES" in environment:
+            limit = int(environment["ARVID_TEST_FILE_BYTES"])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         code = main(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -57,6 +64,18 @@ def kill_at(step: int) -> None:
         return training_step(self, *arguments)  # type: ignore[arg-type]
 
     GeneratorModule.training_step = killed_at_last  # type: ignore[assignment,method-assign]
+
+
+def kill_in(module: str, name: str, count: str) -> None:
+    """Have this process end without notice when a module's function is called for the `count`-th time."""
+    function, calls = getattr(sys.modules[module], name), itertools.count(1)
+
+    def killed(*arguments: object, **options: object) -> object:
+        if next(calls) == int(count):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    setattr(sys.modules[module], name, killed)
 
 
 for line in sys.stdin:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
-from arvid.contracts import Paradigm
+from arvid.contracts import Paradigm, TokenHead
 from arvid.nn import draws
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True}
 """Options of inductor, torch's default backend. A seed gives the same random numbers as without compilation."""
+GRAPHS = 64
+"""Most graphs of one function; torch's default is 8. All stacks of a network share those of the block's `forward`."""
+Backend = str | Callable[..., Any]
+"""A backend of torch.compile."""
 
 
-def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "inductor") -> None:
+def compile_losses(paradigm: Paradigm, backend: Backend = "inductor") -> None:
     """Compile the paradigm's method `compiled_method` as one graph.
 
     The second step compiles again, because it finds the masks and tables that the first step has cached. Lengths that
@@ -26,17 +31,46 @@ def compile_losses(paradigm: Paradigm, backend: str | Callable[..., Any] = "indu
         paradigm: the paradigm; its method is replaced.
         backend: a backend of torch.compile.
     """
-    name = paradigm.compiled_method
-    plain = getattr(paradigm, name)
-    options = OPTIONS if backend == "inductor" else None
     # None: a length becomes symbolic when a second value of it occurs.
     dynamic = None if paradigm.varying_lengths else False
+    _compile(paradigm, paradigm.compiled_method, backend, dynamic, when=_draws_alone)
+
+
+def compile_units(units: Iterable[nn.Module], backend: Backend = "inductor") -> None:
+    """Compile units of a network that will be sharded: the `forward` of a block, the `loss` of a token head.
+
+    Each is one graph, which similar blocks share. FSDP2's hooks run before and after it: they gather and free the
+    weights. Call this before the units are sharded, so that the hooks of a token head wrap its compiled method. Only
+    training is compiled: validation, sampling and batches that several processes share are not.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
+    for unit in units:
+        name = "loss" if isinstance(unit, TokenHead) else "forward"
+        _compile(unit, name, backend, None, when=_trains_alone)
+
+
+def _draws_alone() -> bool:
+    """Whether this process draws the random numbers of its batch alone."""
+    return not draws.is_shared()
+
+
+def _trains_alone() -> bool:
+    return torch.is_grad_enabled() and _draws_alone()
+
+
+def _compile(
+    part: Any, name: str, backend: Backend, dynamic: bool | None, *, when: Callable[[], bool]
+) -> None:
+    """Replace a method of an object by one that is compiled where `when()` holds."""
+    plain = getattr(part, name)
+    options = OPTIONS if backend == "inductor" else None
     compiled = torch.compile(
         plain, backend=backend, fullgraph=True, dynamic=dynamic, options=options
     )
 
     @functools.wraps(plain)
     def choose(*args: Any, **kwargs: Any) -> Any:
-        return (plain if draws.is_shared() else compiled)(*args, **kwargs)
+        return (compiled if when() else plain)(*args, **kwargs)
 
-    setattr(paradigm, name, choose)
+    setattr(part, name, choose)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from arvid.ranges import at_least
 from arvid.training.guards import CHECKED_EVERY, warn
-from arvid.training.saving import make_last, saved_before
+from arvid.training.saving import make_last, saved_before, wait_for_checkpoint
 from arvid.training.shards import whole
 
 PATIENCE = 30
@@ -159,6 +159,7 @@ def _go_back(trainer: Trainer, step: int) -> str:
 
     Returns advice for the user.
     """
+    wait_for_checkpoint(trainer)  # it would become last.ckpt later
     checkpoint = saved_before(Path(trainer.default_root_dir), step)
     if checkpoint is None:
         return "There is no earlier checkpoint: start again in another --run folder."

@@ -39,7 +39,7 @@ from arvid.training.checkpoint_io import (
     verify,
     verifying,
 )
-from arvid.training.compiling import compile_losses
+from arvid.training.compiling import compile_losses, compile_units
 from arvid.training.export import describe, fingerprint, load_tokenizer
 from arvid.training.guards import explain_nonfinite
 from arvid.training.instantiate import bind, build, instantiate, named
@@ -48,7 +48,7 @@ from arvid.training.optimizer import OptimizerConfig, build_optimizer, may_fuse
 from arvid.training.resuming import check_resume, stored_description
 from arvid.training.resuming import differing as differing
 from arvid.training.sampling_options import build_sampling
-from arvid.training.sharding import shard
+from arvid.training.sharding import shard, units
 from arvid.training.step import log_step, one_or_nan
 from arvid.trust import trusting
 
@@ -110,7 +110,8 @@ class GeneratorModule(LightningModule):
         optimizer: options of the optimiser and its schedule.
         checkpoint: what is computed again in the backward pass instead of being stored: none; the blocks of the
             network, for a third more time; or blocks_and_head. Results do not change.
-        compile: compile the losses with torch.compile, as one graph. Not for sharded networks.
+        compile: compile the losses with torch.compile, as one graph. Of a sharded network, each block and the head
+            have a graph.
         sampling: default sampling options by name; commands can override them. A model ignores options of other models
             (see `arvid.training.sampling_options`).
     """
@@ -186,11 +187,12 @@ class GeneratorModule(LightningModule):
             self.conditioner.check(batch)
 
     def configure_model(self) -> None:
-        """Divide the network over the processes, if the strategy is `sharded` (see `arvid.training.sharding`)."""
+        """Compile and divide the network, if the strategy is `sharded` (see `arvid.training.sharding`)."""
         mesh = self._device_mesh
         if mesh is not None and not isinstance(self, FSDPModule):
-            if self.compile_losses:
-                raise UserError("A sharded network cannot be compiled: leave out model.compile.")
+            if self.compile_losses and self.trainer.training:
+                compile_units(units(self, skipped=self.tokenizer))
+                self.compile_losses = False
             shard(self, mesh, whole=self.tokenizer, method="losses")
 
     def on_fit_start(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from arvid.training.saving import SaveLast
+from arvid.training.saving import SaveLast, wait_for_checkpoint
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -82,6 +82,7 @@ class LeaveOnSignal(Callback):
         """End here, one batch later: Lightning logs a step's losses only after `on_train_batch_end`."""
         if not self._leaving:
             return
+        wait_for_checkpoint(trainer)
         for log in trainer.loggers:
             log.save()
         if _is_lightnings_child(trainer):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning import LightningModule, Trainer
@@ -22,6 +23,24 @@ PATTERN = "step-*.ckpt"
 """Names of a run's checkpoints besides `last.ckpt`; * is the number of finished steps."""
 CHECKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
 """Parts of a checkpoint that must be finite: weights, EMA weights, optimiser moments."""
+
+
+@runtime_checkable
+class SavesInBackground(Protocol):
+    """A strategy that writes checkpoints while the training goes on.
+
+    The argument `storage_options` of its `save_checkpoint` is a function that the first process calls when the
+    checkpoint is complete.
+    """
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint is written. Raises UserError if that failed."""
+
+
+def wait_for_checkpoint(trainer: Trainer) -> None:
+    """Wait until the last checkpoint of a training is written. Raises UserError if that failed."""
+    if isinstance(trainer.strategy, SavesInBackground):
+        trainer.strategy.wait_for_checkpoint()
 
 
 class SaveLast(Checkpoint):
@@ -80,14 +99,27 @@ class SaveLast(Checkpoint):
         self._step = step
         path = _folder(trainer) / PATTERN.replace("*", f"{step:07d}")
         try:
-            trainer.save_checkpoint(path, weights_only=False)
+            self._write(trainer, path)
         except FloatingPointError as error:
             warn(f"The state after step {step} is not saved: {error} The last checkpoint stays.")
-            return
-        if trainer.is_global_zero:
-            make_last(path)
-            for old in saved(Path(trainer.default_root_dir))[: -self.keep]:
-                remove(old)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_for_checkpoint(trainer)
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
+        if isinstance(trainer.strategy, SavesInBackground):
+            make_newest = functools.partial(self._make_newest, path)
+            trainer.save_checkpoint(path, weights_only=False, storage_options=make_newest)
+        else:
+            trainer.save_checkpoint(path, weights_only=False)
+            if trainer.is_global_zero:
+                self._make_newest(path)
+
+    def _make_newest(self, path: Path) -> None:
+        """Make last.ckpt a checkpoint that is complete, and remove the oldest ones."""
+        make_last(path)
+        for old in saved(path.parents[1])[: -self.keep]:
+            remove(old)
 
 
 def saved(run: Path) -> list[Path]:

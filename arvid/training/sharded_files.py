@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -45,9 +46,12 @@ _ALLOWED: Mapping[str, set[str]] = {
 """Module -> names in it that an index may use."""
 
 
-def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors. Each process has a part of a tensor, or all of it. All processes must call this."""
-    save(dict(tensors), storage_writer=FileSystemWriter(folder))
+def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup) -> None:
+    """Write tensors. Each process has a part of a tensor, or all of it. All processes of the group must call this.
+
+    Raises CheckpointException in all processes if it fails in one.
+    """
+    save(dict(tensors), storage_writer=FileSystemWriter(folder), process_group=group)
 
 
 def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) -> None:

@@ -2,21 +2,22 @@
 
 Each process holds a part of every weight, gradient, optimizer moment and EMA weight. The weights of a transformer block
 or token head are gathered before it is computed and freed afterwards. Losses equal those of one process up to rounding.
-A checkpoint is a folder into which all processes write. A run resumes with any number of processes, sharded or not.
+A checkpoint is a folder into which all processes write while the training goes on. A run resumes with any number of
+processes, sharded or not.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
@@ -28,18 +29,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from arvid.contracts import TokenHead, UserError
-from arvid.files import sha256_file
 from arvid.ranges import at_least
-from arvid.training.checkpoint_io import (
-    CONTENT,
-    SHARDS,
-    read_checkpoint,
-    read_content,
-    save_checkpoint,
-    verifying,
-)
-from arvid.training.saving import remove
-from arvid.training.sharded_files import INDEX, read_tensors, replace_tensors, write_tensors
+from arvid.training.checkpoint_io import read_checkpoint, read_content, verifying
+from arvid.training.sharded_files import read_tensors, replace_tensors
+from arvid.training.sharded_saving import ShardedWriter
 from arvid.training.shards import part_of
 
 if TYPE_CHECKING:
@@ -61,6 +54,7 @@ class ShardedStrategy(ModelParallelStrategy):
         at_least(1).require("ShardedStrategy.", replicas=replicas)
         super().__init__(tensor_parallel_size=1)
         self.replicas = replicas
+        self._writer: ShardedWriter | None = None
 
     def setup_environment(self) -> None:
         """Raises UserError if the replicas do not divide the processes."""
@@ -76,6 +70,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._device_mesh = mesh if self.replicas > 1 else mesh["shards"]
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
+        self._writer = ShardedWriter(self.root_device, self._timeout)
 
     def setup(self, trainer: Trainer) -> None:
         """Raises UserError for a module that cannot be sharded."""
@@ -110,36 +105,25 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint as a folder, completely or not at all. All processes must call this."""
+        """Write a checkpoint as a folder, completely or not at all. All processes must call this.
+
+        `storage_options`: a function without arguments. The first process calls it when the checkpoint is complete, and
+        the training goes on meanwhile (see `ShardedWriter.save`).
+        """
         path = Path(self.broadcast(filepath))
-        temporary = path.with_name(f".{path.name}")
-        if self.is_global_zero:
-            remove(temporary)
-            temporary.mkdir(parents=True)
-        self.barrier()
-        self._write(checkpoint, temporary)
-        if self.is_global_zero:
-            remove(path)
-            os.replace(temporary, path)
-        self.barrier()
+        assert self._writer is not None
+        self._writer.save(checkpoint, path, storage_options)
 
-    def _write(self, checkpoint: dict[str, Any], folder: Path) -> None:
-        tensors: dict[str, Tensor] = {}
+    def wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint is written. Raises UserError if that failed."""
+        if self._writer is not None:  # else the training failed before it began
+            self._writer.wait()
 
-        def take(name: str, tensor: Tensor) -> Tensor:
-            tensors[name] = tensor.detach()
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-
-        content = replace_tensors(checkpoint, take)
-        write_tensors(tensors, folder)
-        own = [path for path in folder.glob(f"__{self.global_rank}_*")]
-        own += [folder / INDEX] if self.is_global_zero else []
-        digests: list[Any] = [None] * self.world_size
-        found = {path.name: sha256_file(path) for path in own}
-        torch.distributed.all_gather_object(digests, found)
-        if self.is_global_zero:
-            shards = {name: digest for part in digests for name, digest in sorted(part.items())}
-            save_checkpoint({**content, SHARDS: shards}, folder / CONTENT)
+    def on_exception(self, exception: BaseException) -> None:
+        """Wait until the last checkpoint is written. A second signal (SystemExit) does not wait."""
+        if not isinstance(exception, SystemExit):
+            with suppress(UserError):  # it is logged, and must not hide the exception
+                self.wait_for_checkpoint()
 
     def load_checkpoint(
         self, checkpoint_path: _PATH, weights_only: bool | None = None
@@ -212,17 +196,17 @@ def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
     ]
 
 
-def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
     """Shard a module. Each block of an `nn.ModuleList` and each token head is one unit; all the rest is another.
 
     Args:
-        module: the LightningModule of a training.
+        module: the root, such as the LightningModule of a training.
         mesh: the processes.
         whole: a submodule without trained parameters. It stays whole on each process.
         method: name of the module's method that computes the losses.
     """
     ignored = set(whole.parameters())
-    for part in _units(module, skipped=whole):
+    for part in units(module, skipped=whole):
         fully_shard(part, mesh=mesh)
         for name in HEAD_METHODS:
             if isinstance(part, TokenHead) and hasattr(part, name):
@@ -234,7 +218,11 @@ def shard(module: LightningModule, mesh: DeviceMesh, *, whole: nn.Module, method
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
 
 
-def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
+def units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a network whose weights are gathered together: blocks of `nn.ModuleList`s, and token heads.
+
+    `skipped`: a submodule without any.
+    """
     for child in module.children():
         if child is skipped:
             continue
@@ -243,7 +231,7 @@ def _units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
         elif isinstance(child, nn.ModuleList):
             yield from child
         else:
-            yield from _units(child, skipped)
+            yield from units(child, skipped)
 
 
 @contextmanager
@@ -256,24 +244,31 @@ def gathered(module: nn.Module) -> Iterator[None]:
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
-    kept = [(part, type(part), _take_methods(part)) for part in parts]
+    kept = [(part, type(part), _take_hooks(part)) for part in parts]
     for part, cls, _ in kept:
         part.__class__ = cls.__mro__[2]  # FSDP2 made a subclass of FSDPModule and of this class
     try:
         yield
     finally:
-        for part, cls, methods in kept:
+        for part, cls, taken in kept:
             part.__class__ = cls
-            vars(part).update(methods)
+            vars(part).update(taken)
             part.reshard()
             part.set_reshard_after_forward(True, recurse=False)
 
 
-def _take_methods(part: nn.Module) -> dict[str, Any]:
-    """Remove and return the methods that `register_fsdp_forward_method` has set on the object."""
+def _take_hooks(part: nn.Module) -> dict[str, Any]:
+    """Remove FSDP2's hooks and the methods that `register_fsdp_forward_method` has set on the object; returns them.
+
+    The first process samples alone. With hooks, its next backward pass would gather weights ahead in another order.
+    """
     own = vars(part)
     found = [n for n, v in own.items() if inspect.ismethod(v) and v.__self__ is part]
-    return {name: own.pop(name) for name in found}
+    taken = {name: own.pop(name) for name in found}
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        taken[name] = own[name]
+        own[name] = OrderedDict()
+    return taken
 
 
 StrategyRegistry.register(

@@ -26,9 +26,13 @@ CONFIG = {
 PROGRAM = """
 import json, sys
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from arvid.contracts import Condition
-from arvid.training.compiling import compile_losses
+from arvid.training.compiling import compile_losses, compile_units
 from arvid.training.generator_module import build_generator
+from arvid.training.sharding import shard, units
+from arvid.training.shards import whole
 
 config = json.loads(sys.argv[1])
 STEPS = 5
@@ -49,7 +53,7 @@ def steps(model):
         loss.backward()
         found.append(loss.item())
     weights = [p for p in model.parameters() if p.grad is not None]
-    return found, torch.cat([p.grad.flatten() for p in weights])
+    return found, torch.cat([whole(p.grad).flatten() for p in weights])
 
 graphs = []
 def backend(graph, inputs):
@@ -57,10 +61,14 @@ def backend(graph, inputs):
     return graph.forward
 
 plain, model = model_of(), model_of()
-if sys.argv[2] == "inductor":
-    compile_losses(model.paradigm)
+used = "inductor" if sys.argv[2] == "inductor" else backend
+if sys.argv[3] == "sharded":
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    nothing = nn.Identity()
+    compile_units(units(model.paradigm, skipped=nothing), used)
+    shard(model.paradigm, init_device_mesh("cpu", (1,)), whole=nothing, method="loss")
 else:
-    compile_losses(model.paradigm, backend)
+    compile_losses(model.paradigm, used)
 expected, gradients = steps(plain)
 found, others = steps(model)
 error = (others - gradients).norm() / gradients.norm()
@@ -68,10 +76,10 @@ print(json.dumps({"expected": expected, "found": found, "error": error.item(), "
 """
 
 
-def compared(config: dict[str, Any], backend: str) -> dict[str, Any]:
+def compared(config: dict[str, Any], backend: str, kind: str = "whole") -> dict[str, Any]:
     """Output of PROGRAM."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(config), backend],
+        [sys.executable, "-c", PROGRAM, json.dumps(config), backend, kind],
         capture_output=True,
         text=True,
         check=False,
@@ -110,6 +118,31 @@ def test_every_loss_is_one_graph(paradigm: str, token_type: str, checkpoint: str
     assert result["found"] == pytest.approx(result["expected"], rel=1e-5)
     assert result["error"] < 1e-5
     assert 1 <= result["graphs"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "token_type", "checkpoint"),
+    [
+        ("masked", "continuous", "blocks"),
+        *(
+            pytest.param(name, kind, what, marks=pytest.mark.slow)
+            for name in PARADIGMS
+            for kind in ("continuous", "discrete")
+            for what in ("none", "blocks")
+            if (name, kind, what) != ("masked", "continuous", "blocks")
+        ),
+    ],
+)
+def test_units_of_a_sharded_network_are_graphs(
+    paradigm: str, token_type: str, checkpoint: str
+) -> None:
+    """Blocks share graphs. More come from stacks of other kinds and lengths, and from the last block of a stack."""
+    part = {"class_path": paradigm, "init_args": OPTIONS.get(paradigm, {})}
+    config = {**CONFIG, "paradigm": part, "token_type": token_type, "checkpoint": checkpoint}
+    result = compared(config, "none", "sharded")
+    assert result["found"] == pytest.approx(result["expected"], rel=1e-5)
+    assert result["error"] < 1e-5
+    assert 2 <= result["graphs"] <= 10
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ NOVA = "--config=paradigms/nova"
 MUON = "--model.init_args.optimizer.muon=true"
 SAMPLES = [
     "--trainer.callbacks+=arvid.training.callbacks.SampleVideos",
-    "--trainer.callbacks.init_args.every_n_steps=3",
+    "--trainer.callbacks.init_args.every_n_steps=2",
     "--trainer.callbacks.init_args.num_clips=1",
 ]
 
@@ -80,9 +81,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, together: Any) -> Path:
 
 
 def test_two_processes_compute_what_one_does(runs: Path, same_losses: Compare) -> None:
-    """With clipping, accumulation and averages, which validation uses."""
+    """With clipping, accumulation and averages, which validation uses. The first process samples between two steps."""
     same_losses(runs / "one", runs / "two", steps=5)
-    assert (runs / "two/samples/step-0000003.mp4").is_file()
+    assert (runs / "two/samples/step-0000004.mp4").is_file()
 
 
 def test_each_process_writes_its_own_parts(runs: Path) -> None:
@@ -219,3 +220,85 @@ def test_every_paradigm(
         codes, outputs = together.run([*given, strategy, f"--run={count}"], count, tmp_path)
         assert codes == [0] * count, outputs
     same_losses(tmp_path / "1", tmp_path / "2", steps=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("muon", "rel"), [("false", 1e-6), ("true", 1e-5)])
+def test_twenty_steps_killed_twice(
+    muon: str, rel: float, tmp_path: Path, together: Any, same_losses: Compare
+) -> None:
+    given = [*FIT, NOVA, f"--model.init_args.optimizer.muon={muon}", "--trainer.max_steps=20"]
+    codes, outputs = together.run([*given, "--run=one"], 1, tmp_path)
+    assert codes == [0], outputs
+    for count, killed_at in (
+        (2, {"ARVID_TEST_KILL_AT": "7"}),
+        (1, {"ARVID_TEST_KILL_AT": "14"}),
+        (2, {}),
+    ):
+        codes, outputs = together.run([*given, SHARDED, "--run=two"], count, tmp_path, **killed_at)
+    assert codes == [0, 0], outputs
+    same_losses(tmp_path / "one", tmp_path / "two", steps=20, rel=rel)
+
+
+SAVING = "arvid.training.sharded_saving"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where",
+    [
+        f"{SAVING}:write_tensors:3",
+        "torch:save:700",  # in the midst of a file
+        f"{SAVING}:sha256_file:3",
+        f"{SAVING}:save_checkpoint:3",
+        f"{SAVING}:_complete:3",
+        "arvid.training.saving:make_last:3",  # the folder is complete, last.ckpt not yet
+    ],
+)
+def test_killed_in_a_write(
+    where: str, runs: Path, tmp_path: Path, together: Any, same_losses: Compare
+) -> None:
+    """The checkpoint before is whole, a process that stays alive ends too, and the next run goes on."""
+    given = [*FIT, NOVA, SHARDED, "--run=run"]
+    codes, outputs = together.run(given, 2, tmp_path, ARVID_TEST_KILL_IN=where)
+    assert -signal.SIGKILL in codes, outputs
+    assert 0 not in codes, outputs
+    last = tmp_path / "run" / LAST
+    verify(last)
+    assert 1 <= read_checkpoint(last)["global_step"] <= 4
+    codes, outputs = together.run(given, 2, tmp_path)
+    assert codes == [0, 0], outputs
+    same_losses(runs / "one", tmp_path / "run", steps=5)
+    assert not list(last.parent.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path, together: Any) -> None:
+    """Files may have 100 kB: each write of the second run fails in both processes."""
+    given = [*FIT, NOVA, SHARDED, "--run=run"]
+    codes, outputs = together.run([*given, "--trainer.max_steps=2"], 2, tmp_path)
+    assert codes == [0, 0], outputs
+    codes, outputs = together.run(given, 2, tmp_path, ARVID_TEST_FILE_BYTES="100000")
+    assert codes == [2, 2], outputs
+    assert "step-0000004.ckpt is not written" in outputs[0]
+    assert "Traceback" not in outputs[0]
+    last = tmp_path / "run" / LAST
+    verify(last)
+    assert read_checkpoint(last)["global_step"] == 2
+    assert [path.name for path in last.parent.glob(".*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="inductor needs a compiler of C++")
+@pytest.mark.parametrize("paradigm", ["nova", "next_block"])
+def test_compiled(paradigm: str, tmp_path: Path, together: Any, same_losses: Compare) -> None:
+    """Blocks and head are compiled by inductor. Samples and validations on the way are not."""
+    given = [*FIT, *SAMPLES, f"--config=paradigms/{paradigm}", "--trainer.max_steps=4"]
+    codes, outputs = together.run([*given, "--run=one"], 1, tmp_path)
+    assert codes == [0], outputs
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    compiled = ["--model.init_args.compile=true", SHARDED, "--run=two"]
+    codes, outputs = together.run([*given, *compiled], 2, tmp_path, **caches)
+    assert codes == [0, 0], outputs
+    assert list(tmp_path.rglob("*.so"))
+    same_losses(tmp_path / "one", tmp_path / "two", steps=4, rel=1e-5)
