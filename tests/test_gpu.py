@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from arvid.contracts import (
     Condition,
@@ -84,6 +85,14 @@ def test_captured_steps_draw_what_steps_without_a_cache_do(
         assert (
             drawn == net.generate(Request(given, GRID, options=plain))
         ).float().mean() > 0.98  # ties
+
+
+def test_captured_steps_split_the_keys() -> None:
+    """They run flash attention's kernel for few queries and many keys, also with a padded prompt."""
+    net = model(block=(1, 1, 8)).to(torch.bfloat16)
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        net.generate(Request(condition(), GRID, options=CategoricalSampling(temperature=0.0)))
+    assert any("splitkv" in event.key for event in found.key_averages())
 
 
 def test_logits_that_are_not_finite_are_noted_while_drawing_goes_on() -> None:

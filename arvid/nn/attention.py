@@ -29,16 +29,11 @@ BlockStyle = Literal["gpt", "llama"]
 
 
 class KVCache:
-    """Keys and values of all positions so far, in preallocated memory that is filled from the front.
-
-    If `slots` (N,) is set, new keys and values go to these indices, `length` is ignored, and the whole memory is
-    returned. Shapes are then constant, as CUDA graphs need it, and a mask must hide the unfilled part.
-    """
+    """Keys and values of all positions so far, in preallocated memory that is filled from the front."""
 
     def __init__(self, max_len: int) -> None:
         self.max_len = max_len
         self.length = 0
-        self.slots: Tensor | None = None
         self._memory: tuple[Tensor, Tensor] | None = None  # (B, heads, max_len, head dim) each
 
     @property
@@ -49,13 +44,8 @@ class KVCache:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, heads, N, head dim); return views of all stored ones."""
         if self._memory is None:
-            size = (*keys.shape[:2], self.max_len, keys.shape[3])
-            self._memory = keys.new_zeros(size), values.new_zeros(size)
+            self._memory = self._allocate(keys), self._allocate(values)
         all_keys, all_values = self._memory
-        if self.slots is not None:
-            all_keys.index_copy_(2, self.slots, keys)
-            all_values.index_copy_(2, self.slots, values)
-            return all_keys, all_values
         num = keys.shape[2]
         end = self.length + num
         assert end <= self.max_len, f"cache of {self.max_len} positions given {end}"
@@ -64,6 +54,25 @@ class KVCache:
         all_values.narrow(2, self.length, num).copy_(values)
         self.length = end
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first positions."""
+        self.length = length
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        """Memory for tensors such as `like` (B, heads, N, head dim)."""
+        return like.new_zeros(*like.shape[:2], self.max_len, like.shape[3])
+
+    def attend(
+        self,
+        q: Float[Tensor, "b h n e"],
+        k: Float[Tensor, "b h n e"],
+        v: Float[Tensor, "b h n e"],
+        mask: Mask | None,
+    ) -> Float[Tensor, "b h n e"]:
+        """Store new keys and values; attention of the new queries to all stored positions. `mask` as in `attend`."""
+        keys, values = self.append(k, v)
+        return attend(q, keys, values, mask)
 
 
 class Attention(nn.Module):
@@ -107,9 +116,7 @@ class Attention(nn.Module):
         q, k, v = self._project(x, queries)
         if rotation is not None:
             q, k = rotate(q, query_rotation or rotation), rotate(k, rotation)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        y = attend(q, k, v, mask)
+        y = attend(q, k, v, mask) if cache is None else cache.attend(q, k, v, mask)
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
         return out
 

@@ -5,7 +5,8 @@
              share of the rate of a large matrix product; peak memory beside that of the plan (weights, gradients and
              moments, and the peak of a step on fake tensors)
   clip       a clip of NOVA, when each kernel is launched by itself, with CUDA graphs, and with compiled blocks
-  decoding   next-block prediction, blocks of 1 and 16 tokens: seconds beside those of reading weights and cache
+  decoding   next-block prediction, blocks of 1 and 16 tokens: seconds beside those of reading weights and cache. A
+             long cache is that of the second half of a long clip: of 4,352 to 8,704 tokens in scale paper
   encoding   clips per second of the tokenizer in float32, TF32 and bfloat16. The share of ids that change is that of
              the small trained tokenizer of the sprites
 
@@ -79,6 +80,8 @@ class Scale:
     nova_batches: tuple[int, ...]
     next_block: next_block.Scale
     next_block_batch: int
+    long_frames: int
+    """Latent frames of the clip that is decoded at a long cache."""
     tokenizer: dict[str, Any]
     """Options of the tokenizer whose encoder is timed."""
     clip_shape: tuple[int, int, int]
@@ -99,6 +102,7 @@ SMOKE = Scale(
     nova_batches=(1, 2),
     next_block=next_block.SCALES["tiny"],
     next_block_batch=2,
+    long_frames=6,
     tokenizer={
         "backbone": Backbone(
             base=8,
@@ -125,6 +129,7 @@ PAPER = Scale(
         blocks=((1, 1, 1), (1, 1, 16)),
     ),
     next_block_batch=8,
+    long_frames=34,
     tokenizer={},
     clip_shape=(17, 128, 128),
     clips=8,
@@ -176,7 +181,9 @@ def parts(scale: Scale, rate: float) -> Iterator[tuple[str, Callable[[], list[Ro
     for batch in scale.nova_batches:
         yield f"clip: NOVA, batch {batch}", partial(clips, scale, batch)
     for block in scale.next_block.blocks[:2]:
-        yield f"decoding: block {block}", partial(decoding, scale, block)
+        yield f"decoding: block {block}", partial(decoding, scale, scale.next_block, block)
+    for block in scale.next_block.blocks[:2]:
+        yield f"decoding: block {block}, long cache", partial(decoding, scale, long(scale), block)
     yield "encoding", partial(encoding, scale)
     yield "ids", partial(changed_ids, scale)
 
@@ -334,9 +341,15 @@ def clips(scale: Scale, batch: int) -> list[Row]:
     return rows
 
 
-def decoding(scale: Scale, block: tuple[int, int, int]) -> list[Row]:
-    """Seconds of a clip, and its ratio to the time of reading weights and cache."""
-    given, watch = scale.next_block, next_block.Watch(scale.device, 1)
+def long(scale: Scale) -> next_block.Scale:
+    """The second half of a long clip."""
+    grid = dataclasses.replace(scale.next_block.grid, t=scale.long_frames)
+    return dataclasses.replace(scale.next_block, grid=grid, given=scale.long_frames // 2)
+
+
+def decoding(scale: Scale, given: next_block.Scale, block: tuple[int, int, int]) -> list[Row]:
+    """Tokens per second, and the ratio to the time of reading weights and cache."""
+    watch = next_block.Watch(scale.device, 1)
     sampling = NextBlock.options_for("discrete").of(given.sampling)
     bandwidth = next_block.copy_bandwidth(scale.device, watch)
     found = next_block.measure(given, block, 1, sampling, bandwidth, watch)

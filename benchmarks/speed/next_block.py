@@ -64,8 +64,6 @@ from arvid.ranges import at_least
 Result = dict[str, Any]
 
 GRID = TokenGrid(5, 16, 16)
-GIVEN = 2
-"""Latent frames."""
 PAPER_SPEEDUP = 11.1
 """Of block 16 over block 1 on one A100 at 700 million parameters: table 2, 8.89 frames / s against 0.80."""
 MOST_OF_BOUND = 1.5
@@ -79,6 +77,8 @@ class Scale:
     size: Size
     vocab_size: int = 64_000
     grid: TokenGrid = GRID
+    given: int = 2
+    """Latent frames that are continued."""
     blocks: tuple[Block, ...] = ((1, 1, 1), (1, 1, 16), (1, 4, 16), (1, 16, 16))
     batches: tuple[int, ...] = (1, 4, 16)
     device: str = "cpu"
@@ -203,9 +203,9 @@ def measure(
     share = sum(drawing) / seconds
     if watch.on_gpu:  # which does not wait between steps if nobody looks
         seconds = watch.time(lambda: generate(model, scale, batch, sampling, num_frames))
-    steps = model.num_evaluations(scale.grid, prefix_frames=GIVEN)["transformer"]
+    steps = model.num_evaluations(scale.grid, prefix_frames=scale.given)["transformer"]
     bound = steps * bytes_per_step(model, scale, batch) / bandwidth
-    num_tokens = batch * (scale.grid.t - GIVEN) * scale.grid.tokens_per_frame
+    num_tokens = batch * (scale.grid.t - scale.given) * scale.grid.tokens_per_frame
     return {
         "block": math.prod(block),
         "batch": batch,
@@ -231,7 +231,9 @@ def generate(
 ) -> Tensor:
     """Clips of so many latent frames, from random first ones."""
     height, width = scale.grid.h, scale.grid.w
-    prefix = torch.randint(scale.vocab_size, (batch, GIVEN, height, width), device=scale.device)
+    prefix = torch.randint(
+        scale.vocab_size, (batch, scale.given, height, width), device=scale.device
+    )
     grid = TokenGrid(num_frames, height, width)
     request = Request(Condition(), grid, batch_size=batch, prefix=prefix, options=sampling)
     return model.generate(request)
@@ -260,7 +262,7 @@ def bytes_per_step(model: NextBlock, scale: Scale, batch: int) -> float:
     """Weights, and keys and values of the places before it, in the mean over steps."""
     read = [*model.transformer.parameters(), *model.norm.parameters(), *model.head.parameters()]
     weights = sum(p.numel() for p in read)
-    known = list(model.layout.steps(GIVEN * scale.grid.tokens_per_frame))
+    known = list(model.layout.steps(scale.given * scale.grid.tokens_per_frame))
     places = sum(model.layout.length(k) for k in known) / len(known)
     cache = 2 * scale.size.depth * scale.size.dim * batch * places
     return (weights + cache) * scale.dtype.itemsize
@@ -274,14 +276,14 @@ def against_transformers(scale: Scale, sampling: SamplingOptions, watch: Watch) 
     """Tokens per second of one latent frame, token by token, in turns."""
     model, other = build(scale, scale.blocks[0]), build_gpt2(scale)
     frame = scale.grid.tokens_per_frame
-    prompt = torch.randint(scale.vocab_size, (1, GIVEN * frame), device=scale.device)
+    prompt = torch.randint(scale.vocab_size, (1, scale.given * frame), device=scale.device)
     cache = "static" if other._can_compile_fullgraph else "dynamic"
     filters = CategoricalSampling.of(sampling)
     greedy = filters.temperature == 0
     drawn = {} if greedy else {"top_k": filters.top_k, "top_p": filters.top_p}
 
     def ours() -> Tensor:
-        return generate(model, scale, 1, sampling, GIVEN + 1)
+        return generate(model, scale, 1, sampling, scale.given + 1)
 
     def theirs() -> Tensor:
         found: Tensor = other.generate(

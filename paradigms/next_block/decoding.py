@@ -6,11 +6,12 @@ L length of the whole sequence; other letters as in `layout`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arvid.contracts import Request, SamplingOptions, UserError
@@ -20,6 +21,7 @@ from arvid.nn.cuda_graph import CudaGraph, may_capture
 from arvid.nn.functional import FunctionalTransformer
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.nn.positions import Rotation
+from arvid.nn.static_cache import StaticKVCache, marks_of
 from arvid.options import option
 from arvid.paradigms.next_block.layout import Layout
 from arvid.ranges import at_least
@@ -44,11 +46,17 @@ class NextBlockSampling(SamplingOptions):
     """On GPUs: compile the step. This takes a minute, and makes each step shorter."""
 
 
+NUM_REACHES = 4
+"""Attention reads the cache up to the next of this many equal parts. There is a graph for each."""
+SMALLEST_PART = 256
+"""Positions. Reading fewer takes no less time than the rest of a step's attention."""
+
+
 class FixedSteps:
     """Decoding steps with constant shapes, captured as CUDA graphs.
 
-    Attention reads the whole cache, and a mask hides the unfilled part. The object is reused for further clips, because
-    a capture takes as long as some steps, and compilation a minute.
+    Attention reads the filled part of the cache, rounded up (`NUM_REACHES`). The object is reused for further clips,
+    because a capture takes as long as some steps, and compilation a minute.
 
     Args:
         transformer: the network. Its parameters must stay at their memory addresses.
@@ -58,28 +66,35 @@ class FixedSteps:
 
     def __init__(self, transformer: Transformer, length: int, compiled: bool) -> None:
         self.transformer = transformer
-        self.caches = transformer.new_caches(length)
+        self.caches = [StaticKVCache(length) for _ in transformer.blocks]
+        device = next(transformer.parameters()).device
+        self.positions = torch.arange(length, device=device)
+        self.part = max(SMALLEST_PART, -(-length // NUM_REACHES))
         self.step = torch.compile(self._step) if compiled else self._step
-        self.graphs: dict[int, CudaGraph] = {}  # by number of positions in a step
+        self.graphs: dict[tuple[int, int], CudaGraph] = {}  # by positions in a step, and reach
+
+    def show(self, visible: Bool[Tensor, "*b 1 1 l"]) -> None:
+        """Mark the visible positions. Called after the first positions were fed; later ones become visible when fed."""
+        marks = marks_of(visible)
+        for cache in self.caches:
+            cache.mark(marks)
 
     def __call__(
-        self,
-        x: Float[Tensor, "b n d"],
-        slots: Int[Tensor, " n"],
-        visible: Bool[Tensor, "*b 1 1 l"],
-        rotation: Rotation | None,
+        self, x: Float[Tensor, "b n d"], start: int, rotation: Rotation | None
     ) -> Float[Tensor, "b n d"]:
-        """The output at the positions `slots`. `visible` marks the filled positions, including these."""
-        inputs = (x, slots, visible, *(rotation or ()))
-        if x.shape[1] not in self.graphs:
-            self.graphs[x.shape[1]] = CudaGraph(self.step, *inputs)
-        return self.graphs[x.shape[1]](*inputs)
+        """The output at the positions from `start` on, which see each other and all visible ones before."""
+        num, end = x.shape[1], start + x.shape[1]
+        reach = min(-(-end // self.part) * self.part, len(self.positions))
+        inputs = (x, self.positions[start:end], *(rotation or ()))
+        if (num, reach) not in self.graphs:
+            self.graphs[num, reach] = CudaGraph(partial(self.step, reach), *inputs)
+        return self.graphs[num, reach](*inputs)
 
-    def _step(self, x: Tensor, slots: Tensor, visible: Tensor, *rotation: Tensor) -> Tensor:
+    def _step(self, reach: int, x: Tensor, slots: Tensor, *rotation: Tensor) -> Tensor:
         for cache in self.caches:
-            cache.slots = slots
+            cache.slots, cache.reach = slots, reach
         pair = (rotation[0], rotation[1]) if rotation else None
-        out: Tensor = self.transformer(x, visible, self.caches, rotation=pair)
+        out: Tensor = self.transformer(x, None, self.caches, rotation=pair)
         return out
 
 
@@ -139,7 +154,7 @@ class Decoder:
         self.caches: list[KVCache] | None = None
         if options.use_cache and has_graphs(context):
             self.fixed = self._take_fixed()
-            self.caches = self.fixed.caches
+            self.caches = [*self.fixed.caches]
         elif options.use_cache:
             self.caches = model.transformer.new_caches(self.length)
 
@@ -163,7 +178,7 @@ class Decoder:
         """Everything that captured steps depend on. (Outside inference mode, tensors made in it cannot be written.)"""
         weights = [p.data_ptr() for p in self.model.transformer.parameters()]
         modes = self.options.compiled, self.model.training, torch.is_inference_mode_enabled()
-        return len(self.context), self.context.dtype, self.visible is None, modes, weights
+        return len(self.context), self.context.dtype, modes, weights
 
     def hidden(
         self, tokens: Tensor, known: int, hint: Float[Tensor, "b p d"] | None = None
@@ -193,10 +208,11 @@ class Decoder:
         if start == 0:
             # Several blocks at once (context, prefix): needs the block-causal mask.
             x = self.model.transformer(x, self._mask(end), self._rewound(0), rotation=rotation)
+            if self.fixed is not None:
+                self.fixed.show(self._filled(end, x.device))
         elif self.fixed is not None:
-            # One block that sees all filled positions, by a CUDA graph over the whole cache.
-            slots = torch.arange(start, end, device=x.device)
-            x = self.fixed(x, slots, self._filled(end, x.device), rotation)
+            # One block that sees all filled positions, by a CUDA graph.
+            x = self.fixed(x, start, rotation)
         else:
             # One block that sees everything cached, so only padding needs a mask.
             visible = None if self.visible is None else self.visible[..., :end]
@@ -215,7 +231,7 @@ class Decoder:
     def _rewound(self, start: int) -> list[KVCache] | None:
         """The caches, set back to the state after `start` positions."""
         for cache in self.caches or []:
-            cache.length, cache.slots = start, None
+            cache.rewind(start)
         return self.caches
 
     def _filled(self, end: int, device: torch.device) -> Bool[Tensor, "*b 1 1 l"]:

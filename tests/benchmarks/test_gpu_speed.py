@@ -27,6 +27,9 @@ def test_the_page_has_every_row(
         assert row["seconds"] > 0
         assert row["utilisation"] > 0
         assert row["planned_gib"] > 0
+    decoding = [row for row in rows if row["what"].startswith("decoding")]
+    assert [row["what"].endswith("long cache") for row in decoding] == [False, False, True, True]
+    assert all(row["times_bound"] > 1 for row in decoding)
     ids = next(row for row in rows if row["what"] == "ids")
     assert ids["note"] == "float32: 0.00% of ids change"
     assert "clip: NOVA, batch 1" in (tmp_path / "table.md").read_text()

@@ -26,23 +26,6 @@ def test_cached_equals_masked(
     torch.testing.assert_close(torch.cat(parts, 1), whole, **rounding(whole, net))
 
 
-def test_numbered_slots_and_a_mask_are_as_good_as_a_growing_cache(
-    rounding: Callable[..., Any],
-) -> None:
-    net = Transformer(16, 2, 2, norm="pre")
-    x = torch.randn(2, 6, 16)
-    caches, fixed = net.new_caches(6), net.new_caches(8)
-    net(x[:, :4], caches=caches)
-    net(x[:, :4], caches=fixed)
-    for cache in fixed:
-        cache.slots = torch.tensor([4, 5])
-    shown = (torch.arange(8) < 6).view(1, 1, 1, -1)
-    for _ in range(2):  # a second time changes nothing
-        found = net(x[:, 4:], shown, fixed)
-    expected = net(x[:, 4:], caches=caches)
-    torch.testing.assert_close(found, expected, **rounding(expected, net))
-
-
 def test_a_full_cache_refuses_more() -> None:
     cache = KVCache(2)
     keys = torch.randn(1, 1, 2, 4)

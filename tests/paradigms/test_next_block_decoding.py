@@ -21,6 +21,7 @@ from arvid.contracts import (
     UserError,
 )
 from arvid.nn.heads.categorical import CategoricalSampling
+from arvid.nn.static_cache import StaticKVCache
 from arvid.paradigms.next_block import NextBlock, decoding
 from arvid.paradigms.next_block.decoding import NextBlockSampling
 
@@ -104,13 +105,44 @@ def test_captured_steps_serve_the_next_clip_of_the_same_kind(graphs: type[Replay
 
 def test_captured_steps_do_not_serve_clips_of_another_kind(graphs: type[Replayed]) -> None:
     net, given = model(block=(1, 2, 2)), condition()
-    for i, other in enumerate((Condition(text=given.text, text_mask=None), given)):
-        net.generate(Request(other, GRID, batch_size=2, options=GREEDY))
-        assert graphs.captured == i + 1
-    with torch.inference_mode():
+    for i in range(2):
+        with torch.inference_mode():
+            net.generate(Request(given, GRID, options=GREEDY))
         net.generate(Request(given, GRID, options=GREEDY))
-    net.generate(Request(given, GRID, options=GREEDY))
-    assert graphs.captured == 4
+        assert graphs.captured == 2 * i + 2
+
+
+def test_captured_steps_serve_prompts_with_padding_and_without(graphs: type[Replayed]) -> None:
+    net, padded = model(block=(1, 2, 2)), condition()
+    whole = Condition(text=padded.text, text_mask=None)
+    for given in (padded, whole, padded):
+        found = net.generate(Request(given, GRID, batch_size=2, options=GREEDY))
+        fresh = copy.deepcopy(net).generate(Request(given, GRID, batch_size=2, options=GREEDY))
+        assert torch.equal(found, fresh)
+    assert graphs.captured == 1 + 3  # one, and one of each copy
+
+
+def test_steps_read_the_filled_part_of_the_cache(
+    graphs: type[Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, given, reaches = model(block=(1, 2, 2)), condition(), []
+    usual = StaticKVCache.attend
+
+    def attend(self: StaticKVCache, *arguments: Any) -> Tensor:
+        if self.slots is not None:
+            assert self.slots.max() < self.reach
+            reaches.append(self.reach)
+        return usual(self, *arguments)
+
+    monkeypatch.setattr(StaticKVCache, "attend", attend)
+    whole = net.generate(Request(given, GRID, options=GREEDY))
+    assert set(reaches) == {len(net.blocks)}
+    monkeypatch.setattr(decoding, "SMALLEST_PART", 1)
+    decoding.IDLE.clear()
+    reaches.clear()
+    assert torch.equal(net.generate(Request(given, GRID, options=GREEDY)), whole)
+    part = -(-len(net.blocks) // decoding.NUM_REACHES)
+    assert set(reaches) == {part, 2 * part, 3 * part, len(net.blocks)}
 
 
 def test_clips_at_once_do_not_share_a_cache(graphs: type[Replayed]) -> None:

@@ -165,6 +165,7 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    scale: float | None = None,
 ) -> Tensor:
     """The fused kernel for any mask and dtype. (By default, fake tensors use a decomposition into matrix products.)"""
     bias = None
@@ -172,7 +173,7 @@ def _attention(
         bias = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -torch.inf)
         bias = bias.expand(*q.shape[:2], q.shape[2], k.shape[2])
     out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, bias, q.requires_grad, dropout_p, is_causal
+        q, k, v, bias, q.requires_grad, dropout_p, is_causal, scale=scale
     )[0]
     return out
 
