@@ -302,6 +302,17 @@ SMALL_TOKENIZERS: dict[str, dict[str, Any]] = {
         "patch": 2,
         "strides": (4, 8, 8),
     },
+    "larp": {
+        "size": (2, 16, 24),
+        "patch": (2, 8, 8),
+        "rows": 4,
+        "columns": 6,
+        "dim": 8,
+        "depth": 1,
+        "num_heads": 2,
+        "num_codes": 11,
+        "channels": 4,
+    },
     "omnitokenizer": {
         "dim": 8,
         "encoder_blocks": "tw",
