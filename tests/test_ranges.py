@@ -145,6 +145,8 @@ OWNERS: dict[str, Make] = {
     "MagvitFSQ": needing(registry.get("tokenizers", "magvit_fsq")),
     "MagvitCodebook": needing(registry.get("tokenizers", "magvit_codebook"), bottleneck="vq"),
     "CosmosDV": needing(registry.get("tokenizers", "cosmos_dv")),
+    "Larp": needing(registry.get("tokenizers", "larp")),
+    "OmniTokenizer": needing(registry.get("tokenizers", "omnitokenizer")),
     "OpenMagvit2": needing(registry.get("tokenizers", "open_magvit2")),
     "OpenSoraPlan": needing(registry.get("tokenizers", "open_sora_plan")),
     "Tats": needing(registry.get("tokenizers", "tats")),

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from arvid.contracts import TokenSpec, UserError, VideoTokenizer
+from arvid.nn.codebook import nearest_codes
 from arvid.nn.hyperparameters import plain
 from arvid.ranges import between
 from arvid.tokenizers.tats.network import NUM_GROUPS, Decoder, Encoder, Norm, SameConv3d
@@ -23,8 +24,6 @@ __all__ = ["Tats"]
 
 MAX_STRIDE, MAX_WIDTH, MAX_CODES = 64, 2**12, 2**24
 """Limits of the sizes that a file states. Far greater ones would overflow."""
-LATENTS_AT_ONCE = 4096
-"""Number of latents that are compared with all codes at a time. It bounds the memory."""
 
 
 class Tats(VideoTokenizer):
@@ -89,14 +88,7 @@ class Tats(VideoTokenizer):
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
         """Raises UserError if the strides do not divide the clip."""
-        latents = self.latents(video)
-        # |x - c|^2 = |x|^2 - 2 x c + |c|^2, without |x|^2, which is the same for all codes.
-        squares = self.codes.square().sum(1)
-        nearest = [
-            torch.addmm(squares, rows, self.codes.T, alpha=-2).argmin(1)
-            for rows in latents.flatten(0, 3).split(LATENTS_AT_ONCE)
-        ]
-        return torch.cat(nearest).reshape(latents.shape[:-1])
+        return nearest_codes(self.latents(video), self.codes)
 
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
         """The code of each id."""

@@ -1,0 +1,142 @@
+"""Converts the published VQ tokenizers of OmniTokenizer to arvid's format: `arvid import omnitokenizer`.
+
+The files are at https://huggingface.co/Daniel0724/OmniTokenizer: imagenet_k600.ckpt, imagenet_ucf.ckpt,
+imagenet_mit.ckpt, imagenet_sthv2.ckpt, celebahq_ucf.ckpt, celebahq_k600.ckpt, ffhq_ucf.ckpt, ffhq_k600.ckpt. They are
+checkpoints of Lightning. Their `state_dict` has the weights of tokenizer, discriminators and perceptual loss, and their
+`hyper_parameters` the training's arguments, which give the size of the network. Some files spell two of them "casual".
+
+Files named `..._vae.ckpt` have no ids, and those of images alone (imagenet_only, celebahq, ffhq) have other positions.
+Both are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arvid.contracts import UserError
+from arvid.files import sha256_file
+from arvid.importing import Imported, match, published_name, read_training_checkpoint
+from arvid.tokenizers.omnitokenizer import OmniTokenizer
+from arvid.training.export import build, save_tokenizer
+
+WEIGHTS, ARGUMENTS = "state_dict", "hyper_parameters"
+PARTS = ("encoder.", "decoder.", "pre_vq_conv.", "post_vq_conv.", "codebook.embeddings")
+"""Parts of the tokenizer; other weights belong to its training."""
+UNUSED = (".spatial_rel_pos_bias.", ".context_norm.", ".relative_position_index")
+"""Parts of names of tensors that have no effect with PyTorch 2.1 or newer, or that are constants."""
+OPTIONS = {
+    "dim": "embedding_dim",
+    "encoder_blocks": "enc_block",
+    "decoder_blocks": "dec_block",
+    "temporal_depth": "temporal_depth",
+    "num_heads": "heads",
+    "head_dim": "dim_head",
+    "window": "twod_window_size",
+    "num_codes": "n_codes",
+    "channels": "codebook_dim",
+}
+"""Constructor's argument -> argument of the training."""
+SIZES = ("patch_size", "temporal_patch_size", "ff_mult")
+FIXED: dict[str, tuple[Any, Any]] = {
+    "patch_embed": ("linear", "linear"),
+    "spatial_pos": ("rope", "rel"),
+    "causal_in_temporal_transformer": (True, False),
+    "causal_in_peg": (True, False),
+    "l2_code": (True, False),
+    "use_vae": (False, False),
+    "use_external_codebook": (False, False),
+    "defer_temporal_pool": (False, False),
+    "defer_spatial_pool": (False, False),
+    "gen_upscale": (None, None),
+    "image_channels": (3, 3),
+}
+"""Arguments that have one value in the published models: that value, and the value of a file that has none."""
+NAMES = {
+    "first_patches.": "encoder.to_patch_emb_first_frame.",
+    "patches.": "encoder.to_patch_emb.",
+    "encoder_frame.": "encoder.enc_spatial_transformer.",
+    "encoder_frames.": "encoder.enc_temporal_transformer.",
+    "to_code.": "pre_vq_conv.1.",
+    "codebook.": "codebook.",
+    "from_code.": "post_vq_conv.1.",
+    "decoder_frames.": "decoder.dec_temporal_transformer.",
+    "decoder_frame.": "decoder.dec_spatial_transformer.",
+    "first_pixels.linear.": "decoder.to_pixels_first_frame.0.",
+    "pixels.linear.": "decoder.to_pixels.0.",
+}
+"""How names begin in arvid -> in the checkpoint."""
+LAYERS = {
+    ".to_patch_emb": {".norm_in.": ".1.", ".linear.": ".2.", ".norm_out.": ".3."},
+    ".layers.": {
+        ".nearby.": ".0.dsconv.",
+        ".attention.": ".1.",
+        ".mlp.norm.": ".3.0.",
+        ".mlp.widen.": ".3.1.",
+        ".mlp.narrow.": ".3.4.",
+    },
+}
+"""Part of a name in the checkpoint -> replacements in names that have it."""
+
+
+def import_file(file: Path, out: Path) -> Imported:
+    """Write the published tokenizer in `file` as a tokenizer file of arvid.
+
+    Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
+    """
+    checkpoint = read_training_checkpoint(file)
+    for key in (WEIGHTS, ARGUMENTS):
+        if not isinstance(checkpoint.get(key), dict):
+            raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
+    weights = checkpoint[WEIGHTS]
+    tensors = {name: value for name, value in weights.items() if _is_used(name)}
+    try:
+        options = read_options(checkpoint[ARGUMENTS])
+        with torch.device("meta"):  # only names and shapes: the weights come from the file
+            tokenizer = build({"name": "omnitokenizer", "hyperparameters": options})
+        assert isinstance(tokenizer, OmniTokenizer)
+        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
+    except UserError as error:
+        raise UserError(f"{file}: not a VQ tokenizer of OmniTokenizer: {error}") from error
+    tokenizer.load_state_dict(state, assign=True)
+    record = {"imported": "omnitokenizer", "file": file.name, "sha256": sha256_file(file)}
+    save_tokenizer(tokenizer, out, record)
+    others = {name.partition(".")[0] for name in weights if not name.startswith(PARTS)}
+    return Imported(moves, unused=sorted(others | checkpoint.keys() - {WEIGHTS, ARGUMENTS}))
+
+
+def read_options(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from the training's. Raises UserError if some are missing or of another model."""
+    given = getattr(hyper_parameters.get("args"), "__dict__", {})
+    given = {name.replace("casual", "causal"): value for name, value in given.items()}
+    missing = [name for name in (*OPTIONS.values(), *SIZES) if name not in given]
+    if missing:
+        raise UserError(f"the arguments of its training lack {', '.join(missing)}.")
+    faults = [
+        f"{name} is {given.get(name, absent)!r:.40}, not {value!r}"
+        for name, (value, absent) in FIXED.items()
+        if given.get(name, absent) != value
+    ]
+    if faults:
+        raise UserError(f"{'; '.join(faults)}.")
+    options = {name: given[key] for name, key in OPTIONS.items()}
+    for name in SIZES:
+        if type(given[name]) not in (int, float) or not 0 < given[name] < 2**20:
+            raise UserError(f"{name} must be a number above 0, not {given[name]!r:.40}.")
+    side = given["patch_size"]
+    options["strides"] = [given["temporal_patch_size"], side, side]
+    if isinstance(options["dim"], int):
+        options["hidden"] = int(given["ff_mult"] * (2 / 3) * options["dim"])
+    return options
+
+
+def published_names(tokenizer: OmniTokenizer) -> dict[str, str]:
+    """The published name of each tensor, by arvid's name."""
+    return {name: published_name(name, NAMES, LAYERS) for name in tokenizer.state_dict()}
+
+
+def _is_used(name: str) -> bool:
+    return name.startswith(PARTS) and not any(part in name for part in UNUSED)
