@@ -7,6 +7,7 @@ answers with a line of exit codes.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -58,6 +59,8 @@ def kill_at(step: int) -> None:
 
     GeneratorModule.training_step = killed_at_last  # type: ignore[assignment,method-assign]
 
+
+gc.freeze()  # a forked process need not look through all that was imported
 
 for line in sys.stdin:
     job = json.loads(line)
