@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 
 import pytest
 
-from arvid.cli import COMMANDS, LIGHTNING_COMMANDS
+from arvid.cli import COMMANDS, LIGHTNING_COMMANDS, main
 from arvid.commands._suites import SUITES
 from arvid.data.prepare.facts import DATASETS
 
@@ -79,6 +80,22 @@ def test_help_imports_none(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("command", LIGHTNING_COMMANDS)
 def test_help_of_training_imports_what_its_options_are_read_from(command: str) -> None:
     assert imported_by_command(command, "--help").isdisjoint(NOT_NEEDED_TO_TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [(True, ["disable", "freeze", "enable"]), (False, [])]
+)
+def test_garbage_collection_rests_while_a_process_of_arvids_own_imports(
+    own: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook the objects of others are left alone."""
+    called: list[str] = []
+    for name in ("disable", "freeze", "enable"):
+        monkeypatch.setattr(gc, name, lambda name=name: called.append(name))
+    monkeypatch.setattr("sys.argv", ["arvid", "fit", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main(None if own else ["fit", "--help"])
+    assert called == expected
 
 
 def test_names_are_listed_without_importing_the_parts() -> None:

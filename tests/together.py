@@ -7,6 +7,7 @@ answers with a line of exit codes.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -77,6 +78,8 @@ def kill_in(module: str, name: str, count: str) -> None:
 
     setattr(sys.modules[module], name, killed)
 
+
+gc.freeze()  # so that a forked process does not scan everything that was imported
 
 for line in sys.stdin:
     job = json.loads(line)
