@@ -15,8 +15,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import pkgutil
-from importlib.metadata import entry_points
+import sys
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -172,7 +176,8 @@ def _known(kind: Kind) -> dict[str, str]:
         known = dict(TABLES[kind])
     else:
         known = _folders(kind)
-    for point in entry_points(group=f"arvid.{kind}"):
+    folders = tuple((folder, _changed(folder)) for folder in sys.path)
+    for point in _announced(entry_points, f"arvid.{kind}", folders):
         if point.name in known:
             raise UserError(
                 f"Two {kind} are called {point.name!r}: {known[point.name]} and {point.value} "
@@ -180,6 +185,22 @@ def _known(kind: Kind) -> dict[str, str]:
             )
         known[point.name] = point.value
     return known
+
+
+@lru_cache(maxsize=64)
+def _announced(
+    read: Callable[..., Iterable[EntryPoint]], group: str, _folders: tuple[tuple[str, int], ...]
+) -> tuple[EntryPoint, ...]:
+    """Entry points of a group. They are read once for a state of the folders: reading takes 5 ms with 100 packages."""
+    return tuple(read(group=group))
+
+
+def _changed(folder: str) -> int:
+    """When a folder changed last, as by installing a package: nanoseconds, or 0 if there is none."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _folders(kind: Kind) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -134,3 +135,17 @@ def test_package_with_two_candidates_is_refused(third_party: ModuleType) -> None
         registry._only_class(third_party, VideoDataset)
     third_party.__all__ = ["Other"]
     assert registry._only_class(third_party, VideoDataset) is third_party.Other
+
+
+def test_a_package_that_is_installed_meanwhile_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entry points are read again when a folder of sys.path has changed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    os.utime(tmp_path, (0, 0))
+    assert "meanwhile" not in registry.names("paradigms")
+    info = tmp_path / "later-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: later\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[arvid.paradigms]\nmeanwhile = later:Later\n")
+    assert "meanwhile" in registry.names("paradigms")

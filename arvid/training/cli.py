@@ -175,6 +175,19 @@ class ArvidCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_options(self._config)
 
+    def _dump_config(self) -> None:
+        """As Lightning's, which gives it to modules that call `save_hyperparameters`, but not validated once more."""
+        if not hasattr(self, "config_dump"):
+            dumped = self.parser.dump(
+                self.config,
+                skip_link_targets=False,
+                skip_unset=False,
+                skip_validation=True,
+                format="yaml",
+            )
+            found = yaml.safe_load(dumped)
+            self.config_dump = found[self.subcommand] if self.subcommand else found
+
     def before_instantiate_classes(self) -> None:
         config = self._config
         run = Path(config.run)
@@ -235,7 +248,13 @@ class ArvidCLI(LightningCLI):
             num_classes=data.num_classes,
             value_names=data.value_names,
         )
-        description = describe_run(plain, data.train, data.val, num_processes=num_processes)
+        description = describe_run(
+            plain,
+            data.train,
+            data.val,
+            num_processes=num_processes,
+            loaded=self.model.tokenizer,
+        )
         for path in unregistered(description):
             logger.warning(
                 "No installed package registers %s: to load this run's checkpoints will need --trust %s.",

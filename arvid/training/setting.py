@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from arvid import registry
-from arvid.contracts import TokenType, UserError, VideoDataset
+from arvid.contracts import TokenType, UserError, VideoDataset, VideoTokenizer
 from arvid.files import sha256_file, sha256_json
 from arvid.nn.conditions import FIELDS
 from arvid.training.checkpoint_io import checkpoint_sha256
@@ -33,7 +33,12 @@ START_FROM = "arvid.training.start_from.StartFrom"
 
 
 def describe_run(
-    config: Mapping[str, Any], train: VideoDataset, val: VideoDataset, *, num_processes: int = 1
+    config: Mapping[str, Any],
+    train: VideoDataset,
+    val: VideoDataset,
+    *,
+    num_processes: int = 1,
+    loaded: VideoTokenizer | None = None,
 ) -> dict[str, Any]:
     """Description of a run as plain data.
 
@@ -45,12 +50,13 @@ def describe_run(
         config: the whole configuration as plain data (`model`, `data`, `trainer`, `seed_everything`).
         train, val: the datasets. Their content counts, not their paths.
         num_processes: processes that share a global batch. Only the global batch size enters the setting.
+        loaded: the tokenizer of the run's own token type, if it is loaded already.
     """
     model = dict(config["model"]["init_args"])
     setting = {
         **_of_training(config, train, val, num_processes),
         "data.clip_shape": model["clip_shape"],
-        **_tokenizers(model["tokenizers"]),
+        **_tokenizers(model["tokenizers"], loaded),
         **_conditions(model),
         **flatten(model["optimizer"], "model.optimizer"),
     }
@@ -182,11 +188,17 @@ def _conditions(model: Mapping[str, Any]) -> dict[str, Any]:
     return flatten({**switches, **further}, "model")
 
 
-def _tokenizers(tokenizers: Mapping[str, str | None]) -> dict[str, str]:
+def _tokenizers(
+    tokenizers: Mapping[str, str | None], loaded: VideoTokenizer | None
+) -> dict[str, str]:
     """Hashes of the tokenizers of all token types. Rows share the pair, so a row's own token type does not matter."""
     named = Tokenizers(**tokenizers)
     kinds: list[TokenType] = [kind for kind in get_args(TokenType) if tokenizers.get(kind)]
-    return {f"tokenizer.{kind}": fingerprint(named.load(kind))[:16] for kind in sorted(kinds)}
+    known = {loaded.spec.type: loaded} if loaded is not None else {}
+    return {
+        f"tokenizer.{kind}": fingerprint(known[kind] if kind in known else named.load(kind))[:16]
+        for kind in sorted(kinds)
+    }
 
 
 def _of_callbacks(callbacks: list[Mapping[str, Any]]) -> dict[str, Any]:

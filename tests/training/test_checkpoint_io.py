@@ -18,14 +18,16 @@ from arvid.contracts import UserError
 from arvid.training.checkpoint_io import SEALED, read_checkpoint, save_checkpoint, verify, verifying
 from arvid.training.export import load_tokenizer, save_tokenizer
 from arvid.training.keys import CHECKPOINT_KEY, TOKENIZER_KEY
+from arvid.training.one_file import TRAINING_ONLY
 
 JUNK: tuple[Any, ...] = (None, 3, -1.5, float("nan"), "x", [], {}, [1], {"x": 1}, b"x", True)
 
 
 @pytest.fixture(scope="module")
 def honest(trained_run: Path) -> dict[str, Any]:
+    """A checkpoint's content, as `arvid export` writes it: without what only a training that goes on reads."""
     content: dict[str, Any] = torch.load(trained_run / "checkpoints/last.ckpt", weights_only=True)
-    return content
+    return {key: value for key, value in content.items() if key not in TRAINING_ONLY}
 
 
 def flip(path: Path, bit: int) -> None:

@@ -24,6 +24,8 @@ CONFIG = {
     "clip_shape": [9, 64, 64],
 }
 PROGRAM = """
+import gc
+gc.disable()  # while a million objects are imported
 import json, sys
 import torch
 from torch import nn
@@ -33,6 +35,8 @@ from arvid.training.compiling import compile_losses, compile_units
 from arvid.training.generator_module import build_generator
 from arvid.training.sharding import shard, units
 from arvid.training.shards import whole
+gc.freeze()
+gc.enable()
 
 config = json.loads(sys.argv[1])
 STEPS = 5
