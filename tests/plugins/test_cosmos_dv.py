@@ -274,7 +274,9 @@ def test_code_in_a_file_is_not_run(weights: Weights, convert: Convert, tmp_path:
     name = "decoder.norm_out.norm.weight"
     with pytest.raises(UserError, match=f"{name} is mkdtemp, not floats"):
         convert(trained({**weights, name: Hostile(folder)}))
-    convert({**trained(weights), "scheduler": Hostile(folder)})  # not needed
+    content = trained(weights)
+    content["model"][7] = Hostile(folder)
+    convert({**content, "scheduler": Hostile(folder), 3: {}})  # not needed
     assert list(folder.iterdir()) == []
 
 

@@ -210,7 +210,8 @@ def test_what_does_not_fit_is_listed(weights: Weights, convert: Convert, tmp_pat
     ("content", "reason"),
     [
         ([1, 2], "holds a list"),
-        ({"model": [1]}, "has no weights 'sd' in an entry 'model', but 'model'"),
+        ({"model": [1]}, "'model' is a list, not a dict"),
+        ({"model": {"args": {}}}, "has no 'sd', but 'args'"),
         ({"model": {"sd": {}}}, "it has no matrix encoder_latent_query_embed"),
         (
             {
@@ -249,5 +250,6 @@ def test_code_in_a_file_is_not_run(weights: Weights, convert: Convert, tmp_path:
             convert({"model": {"sd": {**weights, name: Hostile(folder)}}}, ".pth")
     with pytest.raises(UserError, match="encoder_patch_pe is mkdtemp, not floats"):
         convert({"model": {"sd": {**weights, "encoder_patch_pe": Hostile(folder)}}}, ".pth")
-    convert({"model": {"sd": weights}, "optimizers": Hostile(folder)}, ".pth")  # not needed
+    others = {"optimizers": Hostile(folder), 3: {}}
+    convert({"model": {"sd": {**weights, 7: Hostile(folder)}}, **others}, ".pth")  # not needed
     assert list(folder.iterdir()) == []

@@ -278,8 +278,8 @@ def test_arguments_of_something_else(
 @pytest.mark.parametrize(
     ("others", "reason"),
     [
-        ({"hyper_parameters": None}, "has no 'hyper_parameters'"),
-        ({"state_dict": [1]}, "has no 'state_dict'"),
+        ({"hyper_parameters": None}, "'hyper_parameters' is a NoneType, not a dict"),
+        ({"state_dict": [1]}, "'state_dict' is a list, not a dict"),
         ({"hyper_parameters": {}}, "lack embedding_dim, enc_block"),
         ({"state_dict": {}}, "missing codebook.embeddings"),
     ],
@@ -299,5 +299,6 @@ def test_code_in_a_file_is_not_run(weights: Weights, convert: Convert, tmp_path:
     for name in ("embedding_dim", "patch_size", "use_vae", "enc_block"):
         with pytest.raises(UserError, match="not a VQ tokenizer of OmniTokenizer"):
             convert(weights, **{name: Hostile(folder)})
-    convert(weights, {"optimizer_states": Hostile(folder)})  # not needed
+    odd: dict[Any, Any] = {**weights, 7: Hostile(folder)}
+    convert(odd, {"optimizer_states": Hostile(folder), 3: {}})  # type: ignore[dict-item]  # not needed
     assert list(folder.iterdir()) == []

@@ -48,6 +48,7 @@ def import_file(file: Path, out: Path) -> Imported:
     weights = content.get(WEIGHTS, content)
     if not isinstance(weights, dict):
         raise UserError(f"{file}: {WEIGHTS!r} is a {type(weights).__name__}, not weights.")
+    weights = {name: value for name, value in weights.items() if isinstance(name, str)}
     try:
         options = read_options(_network(weights))
         with torch.device("meta"):  # only names and shapes: the weights come from the file
@@ -134,4 +135,6 @@ def _network(weights: Mapping[str, Any]) -> dict[str, Any]:
 def _unused(content: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
     """Names of the other content of the file: the EMA, training state, and constants."""
     others = {name.partition(".")[0] for name in weights if not name.startswith((*PARTS, NETWORK))}
-    return sorted(others | {name for name in content if content is not weights and name != WEIGHTS})
+    if WEIGHTS in content:
+        others |= {str(name) for name in content if name != WEIGHTS}
+    return sorted(others)

@@ -24,6 +24,7 @@ from arvid.importing import (
     published_name,
     read_training_checkpoint,
     read_weights,
+    require_dicts,
 )
 from arvid.tokenizers.larp import Larp
 from arvid.training.export import build, save_tokenizer
@@ -81,14 +82,11 @@ def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
     if file.suffix == ".safetensors":
         return dict(read_weights(file)), []
     content = read_training_checkpoint(file)
-    model = content.get(MODEL)
-    weights = model.get(WEIGHTS) if isinstance(model, dict) else None
-    if not isinstance(weights, dict):
-        raise UserError(
-            f"{file}: has no weights {WEIGHTS!r} in an entry {MODEL!r}, but {', '.join(map(repr, content))}."
-        )
-    assert isinstance(model, dict)
-    return weights, [name for name in (*content, *model) if name not in (MODEL, WEIGHTS)]
+    require_dicts(file, content, MODEL)
+    model = content[MODEL]
+    require_dicts(file, model, WEIGHTS)
+    weights = {name: value for name, value in model[WEIGHTS].items() if isinstance(name, str)}
+    return weights, [str(name) for name in (*content, *model) if name not in (MODEL, WEIGHTS)]
 
 
 def read_options(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,13 @@ import torch
 
 from arvid.contracts import UserError
 from arvid.files import sha256_file
-from arvid.importing import Imported, match, published_name, read_training_checkpoint
+from arvid.importing import (
+    Imported,
+    match,
+    published_name,
+    read_training_checkpoint,
+    require_dicts,
+)
 from arvid.tokenizers.omnitokenizer import OmniTokenizer
 from arvid.training.export import build, save_tokenizer
 
@@ -88,10 +94,8 @@ def import_file(file: Path, out: Path) -> Imported:
     Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
     """
     checkpoint = read_training_checkpoint(file)
-    for key in (WEIGHTS, ARGUMENTS):
-        if not isinstance(checkpoint.get(key), dict):
-            raise UserError(f"{file}: has no {key!r}, but {', '.join(map(repr, checkpoint))}.")
-    weights = checkpoint[WEIGHTS]
+    require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)
+    weights = {name: v for name, v in checkpoint[WEIGHTS].items() if isinstance(name, str)}
     tensors = {name: value for name, value in weights.items() if _is_used(name)}
     try:
         options = read_options(checkpoint[ARGUMENTS])
@@ -105,13 +109,14 @@ def import_file(file: Path, out: Path) -> Imported:
     record = {"imported": "omnitokenizer", "file": file.name, "sha256": sha256_file(file)}
     save_tokenizer(tokenizer, out, record)
     others = {name.partition(".")[0] for name in weights if not name.startswith(PARTS)}
-    return Imported(moves, unused=sorted(others | checkpoint.keys() - {WEIGHTS, ARGUMENTS}))
+    others |= {str(name) for name in checkpoint if name not in (WEIGHTS, ARGUMENTS)}
+    return Imported(moves, unused=sorted(others))
 
 
 def read_options(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor arguments from the training's. Raises UserError if some are missing or of another model."""
     given = getattr(hyper_parameters.get("args"), "__dict__", {})
-    given = {name.replace("casual", "causal"): value for name, value in given.items()}
+    given = {str(name).replace("casual", "causal"): value for name, value in given.items()}
     missing = [name for name in (*OPTIONS.values(), *SIZES) if name not in given]
     if missing:
         raise UserError(f"the arguments of its training lack {', '.join(missing)}.")
