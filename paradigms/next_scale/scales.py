@@ -128,6 +128,9 @@ class ScaleRms(torch.nn.Module):
     Residuals shrink from scale to scale. Divided by these numbers, all scales have about unit variance, which the
     diffusion head expects. The numbers are 1 in the first step. They change only between steps, so they depend neither
     on the number of processes nor on the number of batches in a step.
+
+    Known fault: a new step is recognised by the version counter of a weight, and fused optimisers do not raise it. So
+    the numbers change only after a validation (which swaps in the averages), and not at all in sharded training.
     """
 
     STEPS = 100
