@@ -493,6 +493,9 @@ class Paradigm(_Checked, nn.Module, ABC):
         """Training loss of a batch: `loss` (scalar), `per_token` (mean over the predicted tokens, for curves) and named
         parts."""
 
+    def end_step(self) -> None:
+        """Called after each optimiser step, for what a paradigm measures over its steps. By default nothing."""
+
     def generate(self, request: Request) -> Tokens:
         """Sample the tokens of the requested grid, (B, t, h, w[, C])."""
         return torch.cat(list(self.stream(request)), dim=1)

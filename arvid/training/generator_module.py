@@ -206,6 +206,10 @@ class GeneratorModule(LightningModule):
         log_step(self, losses, "train", len(batch["tokens"]))
         return losses["loss"] * one_or_nan(losses)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.paradigm.end_step()
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         log_step(self, self.losses(batch), "val", len(batch["tokens"]))
 

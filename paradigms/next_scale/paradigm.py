@@ -217,11 +217,15 @@ class NextScale(Paradigm):
         losses = self.head.loss(hidden, target)
         return self._means(losses.unflatten(1, (num_frames, -1)))
 
+    def end_step(self) -> None:
+        if self.spread is not None:
+            self.spread.end_step()
+
     def _normalised(self, targets: list[Tensor]) -> Tensor:
         """Targets of all scales in one sequence (N, P[, C]). Continuous tokens are divided by their scale's RMS."""
         if self.spread is not None:
             if self.training:
-                self.spread.measure(targets, self.start._version)
+                self.spread.measure(targets)
             pairs = zip(targets, self.spread.values.float(), strict=True)
             targets = [target / rms for target, rms in pairs]
         return torch.cat([target.flatten(1, 2) for target in targets], dim=1)

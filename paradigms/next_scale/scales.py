@@ -128,9 +128,6 @@ class ScaleRms(torch.nn.Module):
     Residuals shrink from scale to scale. Divided by these numbers, all scales have about unit variance, which the
     diffusion head expects. The numbers are 1 in the first step. They change only between steps, so they depend neither
     on the number of processes nor on the number of batches in a step.
-
-    Known fault: a new step is recognised by the version counter of a weight, and fused optimisers do not raise it. So
-    the numbers change only after a validation (which swaps in the averages), and not at all in sharded training.
     """
 
     STEPS = 100
@@ -145,17 +142,10 @@ class ScaleRms(torch.nn.Module):
         self.register_buffer("num_steps", torch.zeros(()))
         # Of the current step: weighted sums of each scale's mean square, then the sum of the weights.
         self.register_buffer("sums", torch.zeros(num_scales + 1))
-        self._weights_version: int | None = None
 
     @torch.no_grad()
-    def measure(self, targets: Sequence[Tensor], version: int) -> None:
-        """Add a batch to the current step. A new `version` of the weights begins a new step.
-
-        Each process may hold a part of the batch.
-        """
-        if version != self._weights_version:
-            self._end_step()
-            self._weights_version = version
+    def measure(self, targets: Sequence[Tensor]) -> None:
+        """Add a batch to the current step. Each process may hold a part of the batch."""
         squares = torch.stack([target.float().square().mean() for target in targets])
         weight = counted_clips(len(targets[0]))
         sums = torch.cat([squares * weight, squares.new_full((1,), weight)])
@@ -163,12 +153,14 @@ class ScaleRms(torch.nn.Module):
             torch.distributed.all_reduce(sums)
         self.sums.add_(sums)
 
-    def _end_step(self) -> None:
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Update the numbers from the batches of the ended step. A step with values that are not finite is left out."""
         done, count = self.num_steps.float(), self.sums[-1].float()
         found = self.sums[:-1].float() / count.clamp_min(1)
         # Running mean of squares over the measured steps. No `if`: it would wait for the device.
         mean = (self.values.float().square() * done + found) / (done + 1)
-        measured = (done < self.STEPS) & (count > 0)
+        measured = (done < self.STEPS) & (count > 0) & found.isfinite().all()
         self.values.copy_(torch.where(measured, mean.sqrt().clamp_min(1e-4), self.values.float()))
         self.num_steps.copy_(done + measured)
         self.sums.zero_()

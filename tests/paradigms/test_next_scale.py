@@ -184,8 +184,7 @@ def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.Mo
     for tokens in clips:  # a step of two batches each
         net.loss(tokens[:1], Condition())
         net.loss(tokens[1:], Condition())
-        with torch.no_grad():
-            net.start.add_(0)  # what an optimiser does
+        net.end_step()
     assert net.spread.num_steps == 2
     squares = [
         torch.stack([t.square().mean() for t in net.scales.split(c.flatten(0, 1)).targets])
@@ -193,6 +192,18 @@ def test_the_spread_of_a_scale_is_measured_and_then_fixed(monkeypatch: pytest.Mo
     ]
     torch.testing.assert_close(net.spread.values, torch.stack(squares).mean(0).sqrt())
     assert net.spread.values[2] > 1.5
+
+
+def test_a_step_with_a_clip_that_is_not_finite_is_not_measured() -> None:
+    net, tokens = model(VALUES).train(), clip(VALUES)
+    broken = torch.cat([tokens[:1], torch.full_like(tokens[1:], torch.nan)])
+    for batch in (broken, tokens, broken):
+        net.loss(batch, Condition())
+        net.end_step()
+    assert net.spread is not None
+    assert net.spread.num_steps == 1
+    assert net.spread.values.isfinite().all()
+    assert (net.spread.values != 1).all()
 
 
 def test_shown_errors_are_to_be_mended() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from arvid.cli import main
 from arvid.contracts import UserError
+from arvid.paradigms.next_scale.scales import ScaleRms
 from arvid.sampling.sample import Conditions, sample
 from arvid.training.export import load_tokenizer
 from arvid.training.generator_module import load_generator
@@ -192,3 +193,22 @@ def test_tokens_are_encoded_once(
     assert main(small_fit(tmp_path / "b", "next_token", "--trainer.max_steps=1")) == 0
     assert sorted((tmp_path / "cache/tokens").glob("*/*.safetensors")) == shards
     assert [shard.stat().st_mtime_ns for shard in shards] == times
+
+
+def test_scales_are_measured_in_each_step(tmp_path: Path, small_fit: Arguments) -> None:
+    """Two batches make a step. The training ends before its first validation."""
+    given = small_fit(
+        tmp_path,
+        "next_scale",
+        "--model.init_args.token_type=continuous",
+        "--data.batch_size=2",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=4",
+        "--trainer.log_every_n_steps=3",
+    )
+    assert main(given) == 0
+    spread = load_generator(tmp_path).paradigm.spread
+    assert isinstance(spread, ScaleRms)
+    assert spread.num_steps == 3
+    assert (spread.values != 1).all()
+    assert (spread.sums == 0).all()
