@@ -1,7 +1,8 @@
 """The command `arvid` and its subcommands.
 
-Exit codes: 0 success, 1 a fault found (doctor, data check), 2 wrong use or bad input, 130 interrupted (SIGINT), 143
-terminated (SIGTERM), 138 ended by SIGUSR1 (fit, which saves first; see docs/runs.md).
+Exit codes: 0 success, 1 a fault found (doctor, data check) or the reader of the output ended first (`| head`), 2 wrong
+use or bad input, 130 interrupted (SIGINT), 143 terminated (SIGTERM), 138 ended by SIGUSR1 (fit, which saves first; see
+docs/runs.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import argparse
 import gc
 import importlib
 import keyword
+import os
+import select
 import signal
 import sys
 import warnings
@@ -54,10 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end_with_parent()
     try:
-        return _run(arguments, own_process=own_process)
+        code = _run(arguments, own_process=own_process)
+        sys.stdout.flush()  # here, where a closed pipe is handled, and not when Python ends
+        return code
     except UserError as error:
         print(f"arvid: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        return 1
     except OSError as error:  # such as a full disk or a missing permission
         place = f" ({error.filename})" if error.filename else ""
         print(f"arvid: error: {error.strerror or error}{place}", file=sys.stderr)
@@ -69,6 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _exit_code:  # a library, during its import, turned SystemExit into its own error
             return _exit_code
         raise
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads the output any more. If so, what is left of it is dropped."""
+    output = sys.stdout.fileno()
+    events = select.poll()
+    events.register(output, 0)  # errors are reported in any case
+    if not events.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _run(arguments: list[str], *, own_process: bool) -> int:

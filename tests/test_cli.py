@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,24 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "arvid", "--help"], capture_output=True, text=True, check=True
     )
     assert "compare" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["evaluate", "--list-protocols"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_may_end_first(command: list[str], unbuffered: str) -> None:
+    """As in `arvid doctor | head -1`: no message, and nothing that looks like success."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "arvid", *command],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_bench_lists_its_scripts_in_one_line_each(
