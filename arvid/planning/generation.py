@@ -40,7 +40,8 @@ class GenerationCost:
     evaluations: dict[str, int]
     """Evaluations of each network, by name."""
     cache: float
-    """Bytes of the KV cache."""
+    """Bytes of the KV cache. On GPUs next-block prediction adds up to 8 numbers to each head (`StaticKVCache`), which are
+    not counted."""
 
 
 def generation_cost(
