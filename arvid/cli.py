@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end_with_parent()
+    _open_outputs()
     try:
         code = _run(arguments, own_process=own_process)
         sys.stdout.flush()  # here, where a closed pipe is handled, and not when Python ends
@@ -78,6 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _exit_code:  # a library, during its import, turned SystemExit into its own error
             return _exit_code
         raise
+
+
+def _open_outputs() -> None:
+    """Drop output that has nowhere to go: some schedulers start programs with closed outputs (`>&- 2>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the process ends
 
 
 def _stdout_is_closed() -> bool:

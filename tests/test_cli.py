@@ -287,6 +287,17 @@ def test_a_reader_may_end_first(command: list[str], unbuffered: str) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_outputs_may_be_closed() -> None:
+    """As some schedulers start programs."""
+    command = f"{sys.executable} -m arvid doctor >&- 2>&-"
+    closed = subprocess.run(["sh", "-c", command])
+    usual = subprocess.run([sys.executable, "-m", "arvid", "doctor"], stdout=subprocess.DEVNULL)
+    assert closed.returncode == usual.returncode
+    command = f"{sys.executable} -m arvid evaluate --list-protocols >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_bench_lists_its_scripts_in_one_line_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
