@@ -7,7 +7,6 @@ in all processes or fails in all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +24,7 @@ from arvid.files import sha256_file
 from arvid.training.background import Background
 from arvid.training.checkpoint_io import CONTENT, SHARDS, save_checkpoint
 from arvid.training.guards import warn
-from arvid.training.saving import remove
+from arvid.training.saving import put_in_place, remove
 from arvid.training.sharded_files import INDEX, replace_tensors, write_tensors
 
 
@@ -146,8 +145,7 @@ def _complete(
     content: dict[str, Any], temporary: Path, path: Path, then: Callable[[], None] | None
 ) -> None:
     save_checkpoint(content, temporary / CONTENT)
-    remove(path)
-    os.replace(temporary, path)
+    put_in_place(temporary, path)
     if then is not None:
         then()
 
