@@ -145,7 +145,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a safetensors file ({fault}).") from error
 
 
-def unpickling_fault(error: Exception) -> str:
+def unpickling_fault(error: BaseException) -> str:
     """An error of torch.load in one line, without its advice to run the code in the file."""
     text = " ".join(str(error).split())
     found = _FAULT.search(text)

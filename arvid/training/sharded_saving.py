@@ -25,7 +25,7 @@ from arvid.training.background import Background
 from arvid.training.checkpoint_io import CONTENT, SHARDS, save_checkpoint
 from arvid.training.guards import warn
 from arvid.training.saving import put_in_place, remove
-from arvid.training.sharded_files import INDEX, replace_tensors, write_tensors
+from arvid.training.sharded_files import INDEX, reason_of, replace_tensors, write_tensors
 
 
 class ShardedWriter:
@@ -102,7 +102,7 @@ class ShardedWriter:
             shards = {name: digest for part in digests for name, digest in sorted(part.items())}
             self._first(partial(_complete, {**content, SHARDS: shards}, temporary, path, then))
         except (Exception, CheckpointException) as error:
-            message = f"The checkpoint {path} is not written: {_reason(error)}"
+            message = f"The checkpoint {path} is not written: {reason_of(error)}"
             if self._rank == 0:
                 with suppress(OSError):
                     remove(temporary)
@@ -127,7 +127,7 @@ class ShardedWriter:
         try:
             own = work(), ""
         except Exception as error:
-            own = None, _reason(error)
+            own = None, reason_of(error)
         found: list[Any] = [None] * torch.distributed.get_world_size(self._group)
         torch.distributed.all_gather_object(found, own, group=self._group)
         failures = [failure for _, failure in found if failure]
@@ -148,10 +148,3 @@ def _complete(
     put_in_place(temporary, path)
     if then is not None:
         then()
-
-
-def _reason(error: BaseException) -> str:
-    """One line for the user. An error of `torch.distributed.checkpoint` holds those of the processes."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return " ".join(str(error).split())[:300] or type(error).__name__
