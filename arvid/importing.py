@@ -145,7 +145,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a safetensors file ({fault}).") from error
 
 
-def unpickling_fault(error: Exception) -> str:
+def unpickling_fault(error: BaseException) -> str:
     """An error of torch.load in one line, without its advice to run the code in the file."""
     text = " ".join(str(error).split())
     found = _FAULT.search(text)
@@ -211,7 +211,7 @@ def match(
         names: name in arvid -> name in the checkpoint.
 
     Shapes may differ in axes of size 1. Raises UserError with a list of tensors that are missing, left over, of another
-    shape, or not floats where arvid's are.
+    shape, not dense, or not floats where arvid's are.
     """
     sources = {names[target]: target for target in own}
     faults = [f"missing {name}" for name in sources.keys() - tensors.keys()]
@@ -229,6 +229,9 @@ def _misfit(name: str, value: Any, own: Tensor) -> list[str]:
     if not isinstance(value, Tensor) or value.is_floating_point() != floats:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         return [f"{name} is {kind}, not {'floats' if floats else 'integers'}"]
+    if value.is_meta or value.is_nested or value.layout != torch.strided:
+        kind = "without values" if value.is_meta else "nested" if value.is_nested else "sparse"
+        return [f"{name} is {kind}, not a dense tensor"]
     if _without_ones(value) != _without_ones(own):
         return [f"{name} is {tuple(value.shape)}, not {tuple(own.shape)}"]
     return []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.importing import read_checkpoint, read_weights, require_dicts
+from arvid.importing import match, read_checkpoint, read_weights, require_dicts
 from arvid.tokenizers.open_magvit2.published import import_file
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
@@ -60,3 +62,17 @@ def test_names_that_are_no_text_are_no_weights(tmp_path: Path) -> None:
     torch.save({"state_dict": {1: "x"}}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=r"not the published tokenizer: .* missing decoder"):
         import_file(tmp_path / "a.ckpt", tmp_path / "out.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: torch.eye(2).to_sparse(), "sparse"),
+        (lambda: torch.zeros(2, 2, device="meta"), "without values"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)]), "nested"),
+    ],
+)
+def test_tensors_have_to_be_dense(make: Callable[[], Tensor], kind: str) -> None:
+    with pytest.raises(UserError, match=f"1 of its tensors do not fit: a is {kind}, not a dense"):
+        match({"a": make()}, {"b": torch.zeros(2, 2)}, {"b": "a"})

@@ -23,7 +23,10 @@ from arvid.nn.conditions import ClassId, Vector, condition
 Values = NDArray[Any]
 Conditions = Mapping[str, Sequence[str]]
 """Condition -> names of its class ids or vector components; without names any number of them is valid."""
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+_READ_ERRORS = (
+    *(OSError, ValueError, TypeError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def values_file(video: Path) -> Path:
@@ -61,8 +64,9 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Values]:
         with np.load(path, allow_pickle=False) as file:
             known = list(file)
             found = {name: file[name] for name in names if name in known}
-    # TypeError: an .npy file (a single array). RuntimeError: an encrypted file, or an unknown compression.
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, *_ZIP_ERRORS) as error:
+    # TypeError: an .npy file (a single array). RuntimeError: an encrypted file, or an unknown compression. MemoryError:
+    # a shape in a damaged header.
+    except _READ_ERRORS as error:
         raise UserError(f"{path} cannot be read as .npz: {error}. Write it again.") from error
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{path} has no array {missing[0]!r}, only: {', '.join(known) or 'none'}.")

@@ -59,6 +59,9 @@ class StaticKVCache(KVCache):
     def mark(self, marks: Float[Tensor, "*b 1 m"]) -> None:
         """Let later queries see the positions with a mark (see `marks_of`) of 0, and new ones, but no others."""
         assert self._memory is not None
+        hidden = marks[..., None] != 0
+        for memory in self._padded:  # of an earlier clip; a weight of 0 times NaN would be NaN
+            memory.masked_fill_(hidden, 0.0)
         self._padded[0][..., self._memory[0].shape[3]] = marks
 
     def attend(

@@ -88,9 +88,14 @@ def read_checkpoint(path: Path, parts: Collection[str] | None = None) -> dict[st
     tensors: dict[str, Tensor] = {}
 
     def allocate(name: str, empty: Tensor) -> Tensor:
-        if parts is None or name.partition(".")[0] in parts:
-            empty = tensors[name] = torch.empty_like(empty, device="cpu")
-        return empty
+        if parts is not None and name.partition(".")[0] not in parts:
+            return empty
+        try:
+            tensors[name] = torch.empty_like(empty, device="cpu")
+        except RuntimeError as error:
+            shape = tuple(empty.shape)
+            raise UserError(f"{path}: {name} of shape {shape} does not fit into memory.") from error
+        return tensors[name]
 
     checkpoint: dict[str, Any] = replace_tensors(content, allocate)
     read_tensors(tensors, path, alone=True)
@@ -158,7 +163,9 @@ def _verify_folder(folder: Path) -> None:
     """Processes of torchrun or srun share this, since all of them read the checkpoint."""
     verify(folder / CONTENT)
     rank, count = launched()
-    digests = importing.read_checkpoint(folder / CONTENT)[SHARDS]
+    digests = importing.read_checkpoint(folder / CONTENT).get(SHARDS)
+    if not isinstance(digests, dict) or not all(isinstance(name, str) for name in digests):
+        raise UserError(f"{folder} is damaged: {CONTENT} does not list its files. {_ADVICE}")
     for name, digest in list(digests.items())[rank::count]:
         file = folder / name
         if not file.is_file() or sha256_file(file) != digest:

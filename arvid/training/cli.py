@@ -318,7 +318,8 @@ class ArvidCLI(LightningCLI):
     def _resume(self) -> None:
         """Resume from the run folder's last checkpoint, if there is one and --ckpt_path is not given."""
         last = Path(self._config.run) / LAST_CHECKPOINT
-        if self._config.get("ckpt_path") is None and is_checkpoint(last):
+        # A link to a checkpoint that is gone must not begin the run anew: that would remove the other checkpoints.
+        if self._config.get("ckpt_path") is None and os.path.lexists(last):
             _require_training(last)  # fails before the clips are encoded
             if self.trainer.is_global_zero:
                 print(f"Resuming from {last}.")
@@ -544,12 +545,20 @@ def find_config(name: str) -> Path:
 def _require_training(checkpoint: Path) -> None:
     """Raise UserError if a file is damaged or not a training checkpoint. The error names an earlier one of the run."""
     try:
+        if not is_checkpoint(checkpoint):
+            raise UserError(
+                f"{checkpoint}: the checkpoint {checkpoint.resolve()} is gone or incomplete."
+            )
         with verifying(checkpoint):
             missing = {"state_dict", "global_step"} - read_content(checkpoint).keys()
         if missing:
             raise UserError(f"{checkpoint}: not a training's checkpoint, without {min(missing)}.")
     except UserError as error:
-        files = [file for file in saved(checkpoint.parents[1]) if not file.samefile(checkpoint)]
+        files = [
+            file
+            for file in saved(checkpoint.parents[1])
+            if is_checkpoint(file) and not (checkpoint.exists() and file.samefile(checkpoint))
+        ]
         earlier = f" An earlier one: --ckpt_path {files[-1]}" if files else ""
         raise UserError(f"{error}{earlier}") from error
 

@@ -9,6 +9,7 @@ it every `CHECKED_EVERY` steps. A skipped step counts as a step: the next one ha
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from arvid.errors import UserError
 from arvid.ranges import at_least
 from arvid.training.guards import CHECKED_EVERY, warn
 from arvid.training.saving import make_last, saved_before, wait_for_checkpoint
@@ -159,7 +161,8 @@ def _go_back(trainer: Trainer, step: int) -> str:
 
     Returns advice for the user.
     """
-    wait_for_checkpoint(trainer)  # it would become last.ckpt later
+    with suppress(UserError):  # its failure is logged, and is not why the training ends
+        wait_for_checkpoint(trainer)  # it would become last.ckpt later
     checkpoint = saved_before(Path(trainer.default_root_dir), step)
     if checkpoint is None:
         return "There is no earlier checkpoint: start again in another --run folder."

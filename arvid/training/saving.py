@@ -156,11 +156,32 @@ def make_last(checkpoint: Path) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint: a file, a link or a folder. Nothing happens if it does not exist."""
+    """Remove a checkpoint: a file, a link or a folder. Nothing happens if it does not exist.
+
+    A folder gets a hidden name first. If the process is killed, a part of a folder is not taken for a checkpoint.
+    """
     if checkpoint.is_dir() and not checkpoint.is_symlink():
-        shutil.rmtree(checkpoint)
+        shutil.rmtree(_hide(checkpoint))
     else:
         checkpoint.unlink(missing_ok=True)
+
+
+def put_in_place(folder: Path, checkpoint: Path) -> None:
+    """Rename a complete folder to a checkpoint's name. An older folder of that name is removed afterwards."""
+    older = _hide(checkpoint) if checkpoint.exists() else None
+    os.replace(folder, checkpoint)
+    if older is not None:
+        shutil.rmtree(older)
+
+
+def _hide(folder: Path) -> Path:
+    """Rename a folder to a name that `SaveLast` removes when a training starts. Returns the new path."""
+    if folder.name.startswith("."):
+        return folder
+    hidden = folder.with_name(f".removed-{folder.name}")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    return folder.rename(hidden)
 
 
 def _folder(trainer: Trainer) -> Path:

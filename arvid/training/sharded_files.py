@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from arvid.errors import UserError
+from arvid.importing import unpickling_fault
 
 INDEX = ".metadata"
 """Name of the index: it lists each part of each tensor with its file and position."""
@@ -70,7 +71,14 @@ def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) ->
         pickle.UnpicklingError,
         CheckpointException,
     ) as error:
-        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{folder} cannot be read: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for the user. An error of `torch.distributed.checkpoint` holds those of the processes."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return unpickling_fault(error)[:300]
 
 
 def replace_tensors(value: Any, by: Callable[[str, Tensor], Any], name: str = "") -> Any:

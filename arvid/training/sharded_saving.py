@@ -7,7 +7,6 @@ in all processes or fails in all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -25,8 +24,8 @@ from arvid.files import sha256_file
 from arvid.training.background import Background
 from arvid.training.checkpoint_io import CONTENT, SHARDS, save_checkpoint
 from arvid.training.guards import warn
-from arvid.training.saving import remove
-from arvid.training.sharded_files import INDEX, replace_tensors, write_tensors
+from arvid.training.saving import put_in_place, remove
+from arvid.training.sharded_files import INDEX, reason_of, replace_tensors, write_tensors
 
 
 class ShardedWriter:
@@ -103,7 +102,7 @@ class ShardedWriter:
             shards = {name: digest for part in digests for name, digest in sorted(part.items())}
             self._first(partial(_complete, {**content, SHARDS: shards}, temporary, path, then))
         except (Exception, CheckpointException) as error:
-            message = f"The checkpoint {path} is not written: {_reason(error)}"
+            message = f"The checkpoint {path} is not written: {reason_of(error)}"
             if self._rank == 0:
                 with suppress(OSError):
                     remove(temporary)
@@ -128,7 +127,7 @@ class ShardedWriter:
         try:
             own = work(), ""
         except Exception as error:
-            own = None, _reason(error)
+            own = None, reason_of(error)
         found: list[Any] = [None] * torch.distributed.get_world_size(self._group)
         torch.distributed.all_gather_object(found, own, group=self._group)
         failures = [failure for _, failure in found if failure]
@@ -146,14 +145,6 @@ def _complete(
     content: dict[str, Any], temporary: Path, path: Path, then: Callable[[], None] | None
 ) -> None:
     save_checkpoint(content, temporary / CONTENT)
-    remove(path)
-    os.replace(temporary, path)
+    put_in_place(temporary, path)
     if then is not None:
         then()
-
-
-def _reason(error: BaseException) -> str:
-    """One line for the user. An error of `torch.distributed.checkpoint` holds those of the processes."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -189,11 +189,27 @@ def parse_arguments() -> argparse.Namespace:
         help="also reconstruct the clips of the folder DATA with this tokenizer; may be repeated",
     )
     options = parser.parse_args()
-    names = {path.name for path in options.data}
-    for data, _, _ in options.tokenizer:
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError, before anything is measured, for names that are given twice and tokenizers that do not fit."""
+    names = [path.name for path in options.data]
+    pairs = [f"{data}:{name}" for data, name, _ in options.tokenizer]
+    for option, given in (("--data", names), ("--tokenizer", pairs)):
+        if twice := {name for name in given if given.count(name) > 1}:
+            raise UserError(
+                f"{option}: {min(twice)} is given twice, and results are listed by name."
+            )
+    for data, name, file in options.tokenizer:
         if data not in names:
             raise UserError(f"--tokenizer {data}:...: --data has no folder of this name.")
-    return options
+        tokenizer = load_tokenizer(file)
+        try:
+            tokenizer.check_grid(tokenizer.spec.grid(options.num_frames, *2 * [options.size]))
+        except UserError as error:
+            raise UserError(f"--tokenizer {data}:{name}: {error}") from error
 
 
 def parse_tokenizer(text: str) -> tuple[str, str, str]:

@@ -58,6 +58,27 @@ def test_a_tokenizer_of_another_folder_is_refused(
         script.main()
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--tokenizer", "sprites:a=sprites-vae3d"] * 2, "--tokenizer: sprites:a is given twice"),
+        (["--data", "a/sprites", "b/sprites"], "--data: sprites is given twice"),
+        (["--tokenizer", "sprites:a=sprites-vae3d", "--size=33"], "--tokenizer sprites:a: .*33"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_clips_are_measured(
+    script: ModuleType,
+    videos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", [SCRIPT, "--data", str(videos), *given])
+    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(script.UserError, match=reason):
+        script.main()
+
+
 def test_a_reconstruction_is_near_its_clip(script: ModuleType) -> None:
     clip = torch.from_numpy(Sprites(1, seed=3)[0].video)[None, :5]
     made = script.reconstruct(clip, "sprites-vae3d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_vectors_of_another_shape(folder: Path, values: Any, message: str) -> No
     np.savez(folder / "Walk/a.npz", action_vectors=values)
     with pytest.raises(UserError, match=message):
         VideoFolder(folder, CLIP, conditions={"action_vectors": ("right", "down")})
+
+
+def test_a_shape_that_does_not_fit_into_memory_is_named(folder: Path) -> None:
+    header = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
+    with (
+        zipfile.ZipFile(folder / "Walk/a.npz", "w") as archive,
+        archive.open("actions.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(UserError, match=r"a.npz cannot be read as \.npz: Unable to allocate"):
+        VideoFolder(folder, CLIP, conditions=ACTIONS)
 
 
 def test_an_npy_file_is_not_an_npz_file(folder: Path) -> None:

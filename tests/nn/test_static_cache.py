@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -45,9 +46,13 @@ def test_new_queries_see_the_visible_positions(dim: int, num_new: int, reach: in
         torch.testing.assert_close(cache.attend(q, k, v, None), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_another_clip_does_not_see_the_last_one() -> None:
+@pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
+def test_another_clip_does_not_see_the_last_one(value: float) -> None:
+    """Also if a value of the last clip was not finite."""
     everything = torch.ones(1, 1, 1, LENGTH, dtype=torch.bool)
     cache, _, _ = filled(LENGTH, everything)
+    cache.slots = torch.tensor([LENGTH - 1])
+    cache.attend(*torch.full((3, 2, 3, 1, 16), value), None)
     cache.rewind(0)
     k, v = torch.randn(2, 2, 3, 4, 16)
     cache.append(k, v)

@@ -261,6 +261,15 @@ def test_what_does_not_fit_is_listed(weights: Weights, convert: Convert, tmp_pat
             },
             "channels must be 1 to 8192, not 1000000",
         ),
+        (
+            {
+                "encoder.conv_in.0.conv3d.weight": torch.zeros(8, 192, 1, 3, 3),
+                "quant_conv.conv3d.weight": torch.zeros(6, 16, 1, 1, 1),
+                "encoder.down.0.block.0.conv1.0.conv3d.weight": torch.zeros(8, 8, 1, 3, 3),
+                **{f"encoder.down.{i}.downsample.conv1.conv3d.weight": 0 for i in range(20_000)},
+            },
+            "strides must be below",
+        ),
     ],
 )
 def test_files_that_are_something_else(content: Any, reason: str, convert: Convert) -> None:

@@ -254,6 +254,7 @@ def test_the_command(
         ({"n_codes": 41}, r"codebook.embeddings is \(40, 4\), not \(41, 4\)"),
         ({"temporal_depth": 2}, "missing decoder.dec_temporal_transformer.layers.1.0.dsconv.bias"),
         ({"use_vae": True}, "use_vae is True, not False"),
+        ({"use_vae": torch.zeros(2)}, r"use_vae is tensor\(\[0., 0.\]\), not False"),
         ({"spatial_pos": "rel"}, "spatial_pos is 'rel', not 'rope'"),
         ({"casual_in_peg": False}, "causal_in_peg is False, not True"),
         ({"patch_embed": "cnn"}, "patch_embed is 'cnn', not 'linear'"),

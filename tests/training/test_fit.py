@@ -142,6 +142,24 @@ def test_a_damaged_checkpoint_is_refused_and_an_earlier_one_named(
     assert main([*given, f"--ckpt_path={earlier}"]) == 0
 
 
+def test_a_link_to_a_checkpoint_that_is_gone_does_not_begin_the_run_anew(
+    tmp_path: Path, small_fit: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier, last = (tmp_path / "checkpoints" / name for name in ("step-0000002.ckpt", "last.ckpt"))
+    earlier.mkdir(parents=True)
+    (earlier / "checkpoint.pt").touch()
+    last.symlink_to("step-0000004.ckpt")
+    given = small_fit(tmp_path, "nova", "--trainer.max_steps=1")
+    for _ in ("gone", "without its checkpoint.pt"):
+        assert main(given) == 2
+        message = capsys.readouterr().err
+        assert (
+            f"step-0000004.ckpt is gone or incomplete. An earlier one: --ckpt_path {earlier}"
+            in message
+        )
+        last.with_name("step-0000004.ckpt").mkdir(exist_ok=True)
+
+
 def test_tokenizers_train_by_the_same_command(
     tmp_path: Path, small_tokenizer_fit: Arguments
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from arvid.training.averaging import EMAWeightAveraging
-from arvid.training.saving import SaveLast, saved, saved_before
+from arvid.training.saving import SaveLast, put_in_place, remove, saved, saved_before
 
 
 class Module(LightningModule):
@@ -164,3 +165,48 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     leftover.write_bytes(b"half")
     fit(tmp_path, Module(), SaveLast(2), steps=2)
     assert not leftover.exists()
+
+
+class Killed(BaseException):
+    """In place of a signal that cannot be handled."""
+
+
+def kill(folder: Path) -> NoReturn:
+    """In place of `shutil.rmtree`: removes one file."""
+    next(folder.iterdir()).unlink()
+    raise Killed
+
+
+def folder_with(path: Path, content: str) -> Path:
+    path.mkdir(parents=True)
+    for name in ("a", "b"):
+        (path / name).write_text(content)
+    return path
+
+
+def test_a_folder_that_is_removed_in_part_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = folder_with(tmp_path / "checkpoints/step-0000005.ckpt", "old")
+    monkeypatch.setattr(shutil, "rmtree", kill)
+    with pytest.raises(Killed):
+        remove(checkpoint)
+    monkeypatch.undo()
+    assert saved(tmp_path) == []
+    fit(tmp_path, Module(), SaveLast(2), steps=2)
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
+        "last.ckpt",
+        "step-0000002.ckpt",
+    ]
+
+
+def test_a_folder_takes_the_place_of_an_older_one_before_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = folder_with(tmp_path / "step-0000005.ckpt", "old")
+    new = folder_with(tmp_path / ".step-0000005.ckpt", "new")
+    monkeypatch.setattr(shutil, "rmtree", kill)
+    with pytest.raises(Killed):
+        put_in_place(new, checkpoint)
+    assert [path.read_text() for path in checkpoint.iterdir()] == ["new", "new"]
+    assert not new.exists()

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from torch.distributed.fsdp import FSDPModule
 
 from arvid.errors import UserError
 from arvid.training import sharded_saving
-from arvid.training.checkpoint_io import read_checkpoint
+from arvid.training.checkpoint_io import (
+    CONTENT,
+    SHARDS,
+    read_checkpoint,
+    read_content,
+    save_checkpoint,
+    verifying,
+)
 from arvid.training.finite import SkipNonfinite
 from arvid.training.leaving import LeaveOnSignal
 from arvid.training.saving import SaveLast, saved
@@ -134,6 +142,8 @@ def test_training_goes_on_and_the_state_is_that_of_the_save(tmp_path: Path, writ
     between: list[str] = []
 
     def look() -> None:
+        while not writes.busy:
+            time.sleep(0.01)
         between.extend(path.name for path in (tmp_path / "checkpoints").iterdir())
         writes.go.set()
 
@@ -220,16 +230,63 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, writes: Writes) -> None:
     assert not saved(tmp_path)
 
 
+@pytest.mark.parametrize(("failing", "steps"), [(set(), [2, 4]), ({2}, [2])])
 def test_a_broken_run_goes_back_although_a_later_state_is_being_written(
-    tmp_path: Path, writes: Writes
+    tmp_path: Path, writes: Writes, failing: set[int], steps: list[int]
 ) -> None:
+    """Also if the disk is full by then."""
+    writes.failing = failing
+
     def ruin() -> None:
         module.factor = math.nan
         writes.go_soon()
 
+    def hold_the_second() -> None:
+        while not (tmp_path / "checkpoints/last.ckpt").exists():
+            time.sleep(0.01)
+        writes.go.clear()
+
     writes.go.set()
-    module = Module(after3=writes.go.clear, after4=ruin)
+    module = Module(after3=hold_the_second, after4=ruin)
     with pytest.raises(FloatingPointError, match=r"last.ckpt is now that one"):
         fit(tmp_path, module, every=2, steps=9, callbacks=[SkipNonfinite(patience=2)])
-    assert steps_of(tmp_path) == [2, 4]
+    assert steps_of(tmp_path) == steps
     assert last(tmp_path) == "step-0000002"
+
+
+def without_list(content: dict[str, Any]) -> None:
+    del content[SHARDS]
+
+
+def with_weight(weight: Tensor) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["state_dict"]["net.weight"] = weight
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_list, "is damaged: checkpoint.pt does not list its files"),
+        (
+            with_weight(torch.empty(9, 9, device="meta")),
+            r"cannot be read: Size mismatch between saved torch.Size\(\[1, 4\]\)",
+        ),
+        (
+            with_weight(torch.empty(10**15, device="meta")),
+            r"state_dict.net.weight of shape \(10{15},\) does not fit into memory",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_says_why(
+    tmp_path: Path, writes: Writes, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    writes.go.set()
+    fit(tmp_path, Module(), every=2, steps=2)
+    checkpoint = saved(tmp_path)[0]
+    content = read_content(checkpoint)
+    change(content)
+    save_checkpoint(content, checkpoint / CONTENT)
+    with pytest.raises(UserError, match=reason), verifying(checkpoint):
+        read_checkpoint(checkpoint)

@@ -22,6 +22,7 @@ from arvid.contracts import UserError
 from arvid.files import sha256_file
 from arvid.importing import Imported, Move, match, read_training_checkpoint, read_weights
 from arvid.nn.causal_conv import FrameNorm
+from arvid.tokenizers.cosmos_dv import MAX_BLOCKS
 from arvid.tokenizers.cosmos_dv.network import CausalConv3d
 from arvid.training.export import build, save_tokenizer
 
@@ -94,15 +95,15 @@ def read_options(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def _size(tensors: Mapping[str, Any], name: str, axis: int) -> int:
     value = tensors.get(name)
-    if not isinstance(value, Tensor) or value.ndim != 5:
+    if not isinstance(value, Tensor) or value.is_nested or value.ndim != 5:
         raise UserError(f"it has no weights {name} of a convolution over frames, rows and columns.")
     return value.shape[axis]
 
 
 def _count(tensors: Mapping[str, Any], start: str, end: str) -> int:
-    """Number of consecutive i, from 0 on, for which there is a name start + i + end."""
+    """Number of consecutive i, from 0 on, for which there is a name start + i + end; at most one more than allowed."""
     count = 0
-    while f"{start}{count}{end}" in tensors:
+    while count <= MAX_BLOCKS and f"{start}{count}{end}" in tensors:
         count += 1
     return count
 

@@ -112,7 +112,7 @@ def read_options(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape(tensors: Mapping[str, Any], name: str) -> tuple[int, int]:
     value = tensors.get(name)
-    if not isinstance(value, Tensor) or value.ndim != 2:
+    if not isinstance(value, Tensor) or value.is_nested or value.ndim != 2:
         raise UserError(f"it has no matrix {name}.")
     return value.shape[0], value.shape[1]
 

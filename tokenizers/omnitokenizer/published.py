@@ -123,7 +123,7 @@ def read_options(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     faults = [
         f"{name} is {given.get(name, absent)!r:.40}, not {value!r}"
         for name, (value, absent) in FIXED.items()
-        if given.get(name, absent) != value
+        if _differs(given.get(name, absent), value)
     ]
     if faults:
         raise UserError(f"{'; '.join(faults)}.")
@@ -136,6 +136,10 @@ def read_options(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(options["dim"], int):
         options["hidden"] = int(given["ff_mult"] * (2 / 3) * options["dim"])
     return options
+
+
+def _differs(found: Any, value: Any) -> bool:
+    return isinstance(found, torch.Tensor) or found != value  # a tensor's != is another tensor
 
 
 def published_names(tokenizer: OmniTokenizer) -> dict[str, str]:
