@@ -49,10 +49,12 @@ class TokenGrid:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens of a clip."""
         return self.t * self.h * self.w
 
     @property
     def tokens_per_frame(self) -> int:
+        """Number of tokens of a latent frame."""
         return self.h * self.w
 
     def with_frames(self, t: int) -> TokenGrid:
@@ -153,6 +155,7 @@ class Condition:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def to(self, device: torch.device | str) -> Condition:
+        """The condition with all its tensors on a device."""
         return self.map(lambda x: x.to(device))
 
     @property
@@ -304,10 +307,12 @@ class VideoTokenizer(_Checked, nn.Module, ABC):
 
     @property
     @abstractmethod
-    def spec(self) -> TokenSpec: ...
+    def spec(self) -> TokenSpec:
+        """The format of the tokens."""
 
     @abstractmethod
-    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Tokens: ...
+    def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Tokens:
+        """Tokens of video in [-1, 1]. Raises UserError for a clip that `spec.grid` refuses."""
 
     def encode_posterior(self, video: Float[Tensor, "b 3 T H W"]) -> tuple[Tokens, Tokens]:
         """Means (the tokens of `encode`) and standard deviations of the Gaussian posterior.

@@ -39,6 +39,7 @@ class Weights:
 
     @property
     def advice(self) -> str:
+        """How to get the file, for an error message."""
         return f"Get it from {self.source} (checksum {self.digest}) and put it at {self.path}."
 
 

@@ -65,6 +65,7 @@ tokenizers = pytest.mark.parametrize("name", registry.names("tokenizers"))
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    """Each test draws the same random numbers, whichever tests run before it."""
     torch.manual_seed(0)
 
 
@@ -80,6 +81,7 @@ def build() -> Callable[[str, TokenType], Paradigm]:
 
 
 def random_tokens(token_type: str) -> Tensor:
+    """Ids (B, t, h, w), or normal values (B, t, h, w, C), of a batch of clips with the grid GRID."""
     shape = (BATCH, GRID.t, GRID.h, GRID.w)
     spec = SPECS[token_type]
     if spec.type == "discrete":
@@ -88,6 +90,7 @@ def random_tokens(token_type: str) -> Tensor:
 
 
 def some_condition() -> Condition:
+    """Text features, with padding in the first clip, and the conditions of CONTEXT for a batch of clips."""
     return Condition(
         text=torch.randn(BATCH, 3, 8),
         text_mask=torch.tensor([[True, True, False], [True, True, True]]),
@@ -117,6 +120,7 @@ def options(model: Paradigm, **changes: Any) -> SamplingOptions:
 def test_loss_is_finite_and_reaches_every_parameter(
     build: Any, name: str, token_type: TokenType
 ) -> None:
+    """Each trained parameter has a gradient that is not 0 in at least one of 64 losses."""
     model = build(name, token_type)
     unreached = [name for name, p in model.named_parameters() if p.requires_grad]
     for _ in range(64):  # a mask leaves out a part, and few conditions are dropped
@@ -134,6 +138,7 @@ def test_loss_is_finite_and_reaches_every_parameter(
 def test_generates_the_grid_and_keeps_the_prefix(
     build: Any, name: str, token_type: TokenType
 ) -> None:
+    """Tokens have the shape and type of the tokenizer's, ids are in its vocabulary, and a prefix is not changed."""
     model = build(name, token_type).eval()
     prefix = some_prefix(model, 1)
     tokens = model.generate(Request(some_condition(), GRID, prefix=prefix, options=options(model)))
@@ -148,6 +153,7 @@ def test_generates_the_grid_and_keeps_the_prefix(
 
 @paradigms
 def test_pieces_of_a_stream_are_the_whole(build: Any, name: str, token_type: TokenType) -> None:
+    """The frames of `stream`, joined, are those of `generate` with the same seed."""
     model = build(name, token_type).eval()
     condition = some_condition()
 
@@ -160,12 +166,14 @@ def test_pieces_of_a_stream_are_the_whole(build: Any, name: str, token_type: Tok
 
 @paradigms
 def test_every_sampling_option_is_explained(build: Any, name: str, token_type: TokenType) -> None:
+    """Each sampling option has a help text for the command line."""
     cls = build(name, token_type).options_for(token_type)
     assert all(help_texts(cls).get(option) for option in option_names(cls))
 
 
 @paradigms
 def test_a_seed_decides_what_is_generated(build: Any, name: str, token_type: TokenType) -> None:
+    """The same seed gives the same tokens, and another seed gives others."""
     model = build(name, token_type).eval()
     condition = some_condition()
 
@@ -185,6 +193,7 @@ def test_a_seed_decides_what_is_generated(build: Any, name: str, token_type: Tok
 def test_the_cache_changes_nothing(
     build: Any, name: str, token_type: TokenType, guidance: float
 ) -> None:
+    """Sampling with the cache gives the same tokens as without it, up to rounding."""
     model = build(name, token_type).eval()
     condition, prefix = some_condition(), some_prefix(model, 1)
     drawn = [
@@ -207,6 +216,7 @@ def test_the_cache_changes_nothing(
 def test_evaluations_are_said_beforehand(
     build: Any, name: str, token_type: TokenType, prefix_frames: int
 ) -> None:
+    """`on_step` is called as often as `num_evaluations` says."""
     model = build(name, token_type).eval()
     prefix = some_prefix(model, prefix_frames)
     if prefix is None and prefix_frames:
@@ -229,6 +239,7 @@ def test_evaluations_are_said_beforehand(
 def test_the_condition_matters_and_may_be_absent(
     build: Any, name: str, token_type: TokenType
 ) -> None:
+    """The loss depends on the condition, and clips can be generated without one."""
     model = build(name, token_type).eval()
     tokens = random_tokens(token_type)
     losses = []
@@ -244,6 +255,7 @@ def test_the_condition_matters_and_may_be_absent(
 
 @paradigms
 def test_weights_survive_saving(build: Any, name: str, token_type: TokenType) -> None:
+    """A model with the state dict of another generates the same tokens."""
     model = build(name, token_type).eval()
     other = build(name, token_type).eval()
     other.load_state_dict(copy.deepcopy(model.state_dict()))
@@ -286,6 +298,7 @@ def test_conditions_per_frame_act_from_their_frame_on(
 def test_conditions_of_a_clip_of_another_length_are_refused(
     build: Any, name: str, token_type: TokenType
 ) -> None:
+    """Conditions per frame must have as many latent frames as the clips."""
     model = build(name, token_type).eval()
     if not model.takes_frame_conditions:
         pytest.skip(f"{name} says that it takes no conditions per frame")
@@ -365,6 +378,7 @@ def some_video(tokenizer: VideoTokenizer, num_frames: int = 3) -> Tensor:
 
 @tokenizers
 def test_tokenizer_round_trip_has_the_promised_shapes(name: str) -> None:
+    """Tokens have the grid, size and type of `spec`. The decoded video has the clip's shape and is in [-1, 1]."""
     tokenizer = small_tokenizer(name)
     video = some_video(tokenizer)
     tokens = tokenizer.encode(video)
@@ -382,6 +396,7 @@ def test_tokenizer_round_trip_has_the_promised_shapes(name: str) -> None:
 
 @tokenizers
 def test_tokens_of_a_prefix_are_the_prefix_of_the_tokens(name: str) -> None:
+    """A causal tokenizer encodes the first frames of a clip to the first tokens of the clip."""
     tokenizer = small_tokenizer(name)
     if not (tokenizer.spec.causal and tokenizer.spec.exact_prefix):
         pytest.skip(f"{name} does not say that it is causal to the last digit")
@@ -393,6 +408,7 @@ def test_tokens_of_a_prefix_are_the_prefix_of_the_tokens(name: str) -> None:
 
 @tokenizers
 def test_tokenizer_training_reaches_every_parameter(name: str) -> None:
+    """Each parameter has a gradient from the reconstruction and the losses of the bottleneck."""
     tokenizer = small_tokenizer(name).train()
     if type(tokenizer).training_losses is VideoTokenizer.training_losses:
         pytest.skip(f"{name} cannot be trained")
@@ -403,6 +419,7 @@ def test_tokenizer_training_reaches_every_parameter(name: str) -> None:
 
 @tokenizers
 def test_tokenizer_survives_saving(name: str, tmp_path: Any) -> None:
+    """A tokenizer that was saved and loaded gives the same tokens."""
     tokenizer = small_tokenizer(name)
     save_tokenizer(tokenizer, tmp_path / "t.safetensors", {})
     loaded = load_tokenizer(tmp_path / "t.safetensors")
@@ -411,6 +428,7 @@ def test_tokenizer_survives_saving(name: str, tmp_path: Any) -> None:
 
 
 def test_a_paradigm_that_generates_nothing_is_refused_when_it_is_defined() -> None:
+    """A subclass must define `generate` or `stream`."""
     methods = {**dict.fromkeys(("loss", "num_evaluations"), Paradigm.generate), "heads": {}}
     type("Speaking", (Paradigm,), {**methods, "stream": Paradigm.generate})
     with pytest.raises(TypeError, match="Silent must define generate or stream"):
@@ -418,6 +436,8 @@ def test_a_paradigm_that_generates_nothing_is_refused_when_it_is_defined() -> No
 
 
 def test_tokens_that_a_paradigm_does_not_support_are_refused_when_it_is_built() -> None:
+    """The type of the tokens must be in the paradigm's `heads`."""
+
     class Continuous(NextToken):
         heads = {"continuous": DiffusionHead}  # noqa: RUF012
 
@@ -427,5 +447,6 @@ def test_tokens_that_a_paradigm_does_not_support_are_refused_when_it_is_built() 
 
 
 def test_a_request_has_the_batch_size_of_its_condition() -> None:
+    """`batch_size` counts only if the condition is empty."""
     assert Request(some_condition(), GRID, batch_size=7).batch_size == BATCH
     assert Request(Condition(), GRID, batch_size=7).batch_size == 7

@@ -41,9 +41,12 @@ class Named(Protocol):
     """A file of a dataset and its name in the dataset."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Path of the file."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in the dataset, for messages."""
 
 
 def probe_files(

@@ -81,6 +81,7 @@ class Manifest:
 
     @property
     def num_shards(self) -> int:
+        """Number of shards of the folder. The last one may have fewer clips."""
         return math.ceil(self.num_clips / self.clips_per_shard)
 
     def clips_of(self, shard: int) -> range:

@@ -65,6 +65,7 @@ class Sprite:
 
     @property
     def phrase(self) -> str:
+        """What a caption says about this sprite, such as "a small red circle bounces"."""
         return f"a {self.size} {self.colour} {self.shape} {self.motion}"
 
 

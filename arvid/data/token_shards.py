@@ -59,6 +59,7 @@ class EncodedClip(Clip):
 
     @property
     def video(self) -> NoReturn:
+        """Raises UserError: the frames are not stored."""
         raise UserError(
             f"{self._where} holds the tokens of clips, not their frames, but frames are needed here. "
             "Use a dataset of videos."

@@ -72,6 +72,7 @@ class MetricValue:
 
     @property
     def heading(self) -> str:
+        """Heading of the metric's column in tables."""
         return self.label or self.name
 
     @property
@@ -206,10 +207,12 @@ class ResultRecord:
 
     @property
     def protocol_name(self) -> str:
+        """Name of the protocol by which the model was scored."""
         return str(self.protocol["name"])
 
     @property
     def protocol_hash(self) -> str:
+        """Hash of the whole protocol. Records with the same hash can be compared."""
         return str(self.protocol["hash"])
 
     def path(self, relative: str) -> Path:

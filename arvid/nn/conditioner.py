@@ -47,6 +47,7 @@ class Conditioner(nn.Module):
 
     @property
     def spec(self) -> ContextSpec:
+        """The conditions of a model that is trained with this conditioner."""
         per_frame = {name: size for name, size in self.sizes.items() if condition(name).per_frame}
         return ContextSpec(
             text_dim=self.text.dim if self.text else None,

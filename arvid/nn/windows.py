@@ -17,6 +17,7 @@ class Window:
 
     @property
     def num_frames(self) -> int:
+        """Number of latent frames, known ones included."""
         return self.stop - self.start
 
 

@@ -40,8 +40,8 @@ class GenerationCost:
     evaluations: dict[str, int]
     """Evaluations of each network, by name."""
     cache: float
-    """Bytes of the KV cache. On GPUs next-block prediction adds up to 8 numbers to each head (`StaticKVCache`), which are
-    not counted."""
+    """Bytes of the KV cache, without the up to 8 numbers that next-block prediction adds to each head on GPUs (see
+    `StaticKVCache`)."""
 
 
 def generation_cost(

@@ -119,6 +119,7 @@ class Fit:
 
     @property
     def total(self) -> float:
+        """Memory of a training step."""
         return self.state + self.activations
 
 

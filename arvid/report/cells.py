@@ -34,10 +34,12 @@ class Column:
 
     @property
     def arrow(self) -> str:
+        """Arrow towards better values; empty if no direction is better."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     @property
     def heading(self) -> str:
+        """Label, unit and arrow."""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.label}{unit} {self.arrow}".strip()
 
@@ -70,6 +72,7 @@ class Row:
 
     @property
     def is_reference(self) -> bool:
+        """Whether the row is a reference, not a model that was trained."""
         return self.records[0].row == "reference"
 
     @property

@@ -46,7 +46,8 @@ class Generator(Protocol):
     """Names of the values of conditions."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ SHA-256 of all bytes before the digits. torch.load ignores the comment, so it re
 checkpoint also has the key "sealed": if it is there but the seal is not, the file is damaged. Older files of arvid have
 no seal; they are checked against the CRC-32 of the archive's members.
 
-The checkpoint of a sharded training is a folder (see `arvid.training.sharded_files`). Its file `checkpoint.pt` is such
-a sealed file, whose tensors have no values. Its key "shards" has the SHA-256 of each other file.
+The checkpoint of a sharded training is a folder (see `arvid.training.sharded_files`). Its file `checkpoint.pt` is a
+sealed file whose tensors have shapes but no values. Its key "shards" has the SHA-256 of each other file.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def is_checkpoint(path: Path) -> bool:
 def read_checkpoint(path: Path, parts: Collection[str] | None = None) -> dict[str, Any]:
     """The content of a checkpoint of arvid, or of a published generator (.safetensors). No code in the file is run.
 
-    Tensors of a file are mapped from disk. Those of a sharded checkpoint are read whole, but only in these `parts` of
-    it (such as "state_dict"; by default all); others have no values. The checksum is not verified here: call this
-    inside a block of `verifying`. Raises UserError if the checkpoint cannot be read.
+    Tensors of a file are mapped from disk. Tensors of a sharded checkpoint are read whole. If `parts` is given (such as
+    "state_dict"), only tensors in these parts of a sharded checkpoint are read; the others have no values. The checksum
+    is not verified here: call this inside a block of `verifying`. Raises UserError if the checkpoint cannot be read.
     """
     if path.suffix == ".safetensors":
         return read_published(path)
@@ -103,7 +103,7 @@ def read_checkpoint(path: Path, parts: Collection[str] | None = None) -> dict[st
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, but no tensor of a sharded checkpoint has values."""
+    """As `read_checkpoint`, but tensors of a sharded checkpoint have no values."""
     file = path / CONTENT if path.is_dir() else path
     checkpoint = importing.read_checkpoint(file)
     if checkpoint.get(SEALED) and _digits(file) is None:
@@ -147,7 +147,7 @@ _verified: ContextVar[frozenset[Path]] = ContextVar("verified", default=frozense
 def verify(path: Path) -> None:
     """Raise UserError if the content of a file does not match its seal, or a member of its zip archive is damaged.
 
-    Of a sharded checkpoint, all files are verified.
+    If the path is a sharded checkpoint, all its files are verified.
     """
     if path.is_dir():
         _verify_folder(path)
@@ -160,7 +160,7 @@ def verify(path: Path) -> None:
 
 
 def _verify_folder(folder: Path) -> None:
-    """Processes of torchrun or srun share this, since all of them read the checkpoint."""
+    """Verify a sharded checkpoint. Processes of torchrun or srun divide the files, since all of them read it."""
     verify(folder / CONTENT)
     rank, count = launched()
     digests = importing.read_checkpoint(folder / CONTENT).get(SHARDS)

@@ -277,6 +277,7 @@ class ArvidCLI(LightningCLI):
         self.datamodule.share_steps(self.trainer)
 
     def before_fit(self) -> None:
+        """Lock the run folder, find the checkpoint to resume from, and print what will be trained."""
         if self.trainer.is_global_zero:
             self._held.enter_context(run_lock(Path(self._config.run)))
         self.before_validate()
@@ -297,6 +298,7 @@ class ArvidCLI(LightningCLI):
         print(closing(self.model, self.datamodule, self.trainer, seconds=seconds, configs=configs))
 
     def before_validate(self) -> None:
+        """Find the checkpoint to resume from."""
         self._held.enter_context(_ranks_start_as_we_did())
         self._resume()
 

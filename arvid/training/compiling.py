@@ -13,9 +13,9 @@ from arvid.contracts import Paradigm, TokenHead
 from arvid.nn import draws
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True}
-"""Options of inductor, torch's default backend. A seed gives the same random numbers as without compilation."""
-GRAPHS = 64
-"""Most graphs of one function; torch's default is 8. All stacks of a network share those of the block's `forward`."""
+"""Options of inductor, torch's default backend. With this one, a seed draws the same numbers as without compilation."""
+MAX_GRAPHS = 64
+"""Maximum number of graphs of one function; torch's default is 8. All blocks of a class have the same `forward`."""
 Backend = str | Callable[..., Any]
 """A backend of torch.compile."""
 
@@ -23,9 +23,9 @@ Backend = str | Callable[..., Any]
 def compile_losses(paradigm: Paradigm, backend: Backend = "inductor") -> None:
     """Compile the paradigm's method `compiled_method` as one graph.
 
-    The second step compiles again, because it finds the masks and tables that the first step has cached. Lengths that
-    vary become symbolic then. Batches that several processes share are not compiled: their random numbers come from a
-    shared stream.
+    The second step compiles again, because it finds the masks and tables that the first step has cached. Then lengths
+    that vary become symbolic. Batches that several processes share are not compiled, because their random numbers come
+    from a shared stream.
 
     Args:
         paradigm: the paradigm; its method is replaced.
@@ -39,12 +39,16 @@ def compile_losses(paradigm: Paradigm, backend: Backend = "inductor") -> None:
 def compile_units(units: Iterable[nn.Module], backend: Backend = "inductor") -> None:
     """Compile units of a network that will be sharded: the `forward` of a block, the `loss` of a token head.
 
-    Each is one graph, which similar blocks share. FSDP2's hooks run before and after it: they gather and free the
-    weights. Call this before the units are sharded, so that the hooks of a token head wrap its compiled method. Only
-    training is compiled: validation, sampling and batches that several processes share are not.
+    Each method becomes one graph, which similar blocks share. FSDP2's hooks run before and after the graph, to gather
+    and free the weights. Call this before the units are sharded, so that the hooks of a token head wrap its compiled
+    method. Validation, sampling and batches that several processes share are not compiled.
+
+    Args:
+        units: the units, such as those of `arvid.training.sharding.units`.
+        backend: a backend of torch.compile.
     """
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, GRAPHS)
+    config.recompile_limit = max(config.recompile_limit, MAX_GRAPHS)
     for unit in units:
         name = "loss" if isinstance(unit, TokenHead) else "forward"
         _compile(unit, name, backend, None, when=_trains_alone)
@@ -56,13 +60,14 @@ def _draws_alone() -> bool:
 
 
 def _trains_alone() -> bool:
+    """Whether this is a training step whose random numbers this process draws alone."""
     return torch.is_grad_enabled() and _draws_alone()
 
 
 def _compile(
     part: Any, name: str, backend: Backend, dynamic: bool | None, *, when: Callable[[], bool]
 ) -> None:
-    """Replace a method of an object by one that is compiled where `when()` holds."""
+    """Replace a method of an object. The new one calls a compiled method if `when()` is true, else the plain one."""
     plain = getattr(part, name)
     options = OPTIONS if backend == "inductor" else None
     compiled = torch.compile(
@@ -70,7 +75,7 @@ def _compile(
     )
 
     @functools.wraps(plain)
-    def choose(*args: Any, **kwargs: Any) -> Any:
+    def compiled_or_plain(*args: Any, **kwargs: Any) -> Any:
         return (compiled if when() else plain)(*args, **kwargs)
 
-    setattr(part, name, choose)
+    setattr(part, name, compiled_or_plain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from arvid import registry
 from arvid.contracts import UserError, VideoTokenizer
-from arvid.files import sha256_json
+from arvid.files import sha256_file, sha256_json
+from arvid.importing import Move, match
 from arvid.sealed import Damaged
 from arvid.tensor_files import load_tensors, save_tensors
 from arvid.training.checkpoint_io import is_checkpoint, read_checkpoint, verifying
@@ -82,6 +83,43 @@ def save_tokenizer(
         "record": json.dumps(dict(record)),
     }
     save_tensors(path, tensors, metadata)
+
+
+def import_tokenizer(
+    file: Path,
+    out: Path,
+    tensors: Mapping[str, Any],
+    read_options: Callable[[], Mapping[str, Any]],
+    published_names: Callable[[Any], Mapping[str, str]],
+    *,
+    name: str,
+    model: str,
+) -> list[Move]:
+    """Write the tensors of a published tokenizer as a tokenizer file.
+
+    Args:
+        file: the published file, for messages and for the record of the origin.
+        out: path of the tokenizer file.
+        tensors: the published tensors of the tokenizer by name.
+        read_options: returns the constructor arguments of the tokenizer. It may raise UserError.
+        published_names: returns the published name of each of a tokenizer's tensors, by arvid's name.
+        name: short name of the tokenizer's class.
+        model: the published model in words, for messages.
+
+    Raises UserError if the options are wrong, and with a list of tensors that do not fit.
+    """
+    try:
+        with torch.device("meta"):  # only names and shapes: the weights come from the file
+            tokenizer = build({"name": name, "hyperparameters": read_options()})
+        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
+    except UserError as error:
+        raise UserError(f"{file}: not {model}: {error}") from error
+    tokenizer.load_state_dict(state, assign=True)
+    kind = name.replace("_", "-")
+    save_tokenizer(
+        tokenizer, out, {"imported": kind, "file": file.name, "sha256": sha256_file(file)}
+    )
+    return moves
 
 
 def load_tokenizer(path_or_name: str | Path) -> VideoTokenizer:

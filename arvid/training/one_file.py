@@ -1,4 +1,4 @@
-"""`arvid export checkpoint`: a checkpoint as one file, without what only a training needs."""
+"""`arvid export checkpoint`: a checkpoint as one file, without the parts that only a training needs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TRAINING_ONLY = (
     "lr_schedulers",
     SHARDS,
 )
-"""Keys that are left out: the weights beside their averages, optimiser and schedule."""
+"""Keys that are left out: weights before averaging, states of the averaging, optimiser and schedule, hashes."""
 NAME = "model.ckpt"
 
 
 class CheckpointExporter(Exporter):
     """Write a generator's checkpoint as one file, model.ckpt, which all commands of arvid load.
 
-    A sharded training's checkpoint is a folder with a file of each process; this joins it. The file holds the weights
-    that sampling uses (the averages, if there are any), and no training can resume from it.
+    The checkpoint of a sharded training is a folder with files of all processes. This joins them. The written file
+    holds the weights that sampling uses (the averages, if there are any). A training cannot resume from it.
     """
 
     def run(self, checkpoint: Path, out: Path, options: argparse.Namespace) -> list[str]:

@@ -116,7 +116,7 @@ class SaveLast(Checkpoint):
                 self._make_newest(path)
 
     def _make_newest(self, path: Path) -> None:
-        """Make last.ckpt a checkpoint that is complete, and remove the oldest ones."""
+        """Let last.ckpt be a complete checkpoint, and remove the oldest checkpoints."""
         make_last(path)
         for old in saved(path.parents[1])[: -self.keep]:
             remove(old)
@@ -136,9 +136,9 @@ def saved_before(run: Path, step: int) -> Path | None:
 
 
 def make_last(checkpoint: Path) -> None:
-    """Make last.ckpt a hard link to a checkpoint, or a copy if the disk has no hard links; atomically.
+    """Replace last.ckpt, atomically, by a hard link to a checkpoint, or by a copy if the disk has no hard links.
 
-    To a folder (a sharded checkpoint) it is a symbolic link.
+    For a folder (a sharded checkpoint) it becomes a symbolic link.
     """
     last = checkpoint.with_name(LAST_CHECKPOINT.name)
     temporary = last.with_name(f".{last.name}")

@@ -1,8 +1,8 @@
 """Tensors of a sharded checkpoint: a folder into which each process writes its own parts.
 
-The format is that of `torch.distributed.checkpoint`, so any number of processes can read the files. The index,
-`.metadata`, is a pickle. The reader here accepts only the classes of such an index, so a file can import and run
-nothing else.
+The format is that of `torch.distributed.checkpoint`, so any number of processes can read the files. The index
+`.metadata` is a pickle. The reader here accepts only the classes that such an index contains. So a file cannot import
+or run anything else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from arvid.importing import unpickling_fault
 INDEX = ".metadata"
 """Name of the index: it lists each part of each tensor with its file and position."""
 SUFFIX = ".distcp"
+"""Suffix of the files with the parts of tensors."""
 
 _ALLOWED: Mapping[str, set[str]] = {
     "torch.distributed.checkpoint.metadata": {
@@ -48,7 +49,7 @@ _ALLOWED: Mapping[str, set[str]] = {
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGroup) -> None:
-    """Write tensors. Each process has a part of a tensor, or all of it. All processes of the group must call this.
+    """Write tensors, of which each process has a part or all. All processes of the group must call this.
 
     Raises CheckpointException in all processes if it fails in one.
     """
@@ -58,7 +59,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: ProcessGro
 def read_tensors(targets: Mapping[str, Tensor], folder: Path, *, alone: bool) -> None:
     """Read values into existing tensors. Sharded tensors get the part of this process.
 
-    `alone`: only this process reads. Otherwise all processes must call this. Raises UserError for unreadable files.
+    If `alone`, only this process reads. Otherwise all processes must call this. Raises UserError for unreadable files.
     """
     try:
         with warnings.catch_warnings():  # it warns if only one process reads
@@ -97,8 +98,10 @@ def replace_tensors(value: Any, by: Callable[[str, Tensor], Any], name: str = ""
 
 
 class _Reader(FileSystemReader):
+    """Torch's reader of such folders, but the index is read by `_Index`."""
+
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """The index, read by `_Index`."""
+        """The index of the folder."""
         with open(Path(self.path) / INDEX, "rb") as file:
             metadata: Metadata = _Index(file).load()
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
@@ -107,6 +110,8 @@ class _Reader(FileSystemReader):
 
 
 class _Index(pickle.Unpickler):
+    """An unpickler that raises UnpicklingError for a class or function outside `_ALLOWED`."""
+
     def find_class(self, module: str, name: str) -> Any:
         if name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(

@@ -1,8 +1,8 @@
 """Writes the checkpoints of a sharded training as folders, in a thread, while the training goes on.
 
-The training waits only while tensors are copied to the host. One write runs at a time. A folder has a temporary name
-until it is complete. The processes agree on each stage of a write in a process group of their own, so a write succeeds
-in all processes or fails in all.
+The training waits only while tensors are copied to the memory of the host. One checkpoint is written at a time. A
+folder has a temporary name until it is complete. After each stage of a write the processes tell each other whether it
+succeeded, in a process group of their own. So a write succeeds in all processes or fails in all.
 """
 
 from __future__ import annotations
@@ -37,29 +37,32 @@ class ShardedWriter:
     """
 
     def __init__(self, device: torch.device, timeout: timedelta | None) -> None:
-        # The training's own group is in use meanwhile, and NCCL has no collectives for the CPU.
+        # The training uses the default process group at the same time, and NCCL has no collectives for CPU tensors.
         self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
         self._rank = torch.distributed.get_rank()
         self._device = device
         on_gpu = device.type == "cuda"
-        # pinned memory, no memory shared with other processes, no thread for the copies, copies that do not block
+        # by position: pinned memory; no memory shared with other processes; no staging thread; non-blocking copies
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._background = Background()
 
     def save(
-        self, checkpoint: dict[str, Any], path: Path, then: Callable[[], None] | None = None
+        self,
+        checkpoint: dict[str, Any],
+        path: Path,
+        when_complete: Callable[[], None] | None = None,
     ) -> None:
-        """Copy a checkpoint to the host and write it as a folder, completely or not at all.
+        """Copy a checkpoint to the memory of the host, and write it as a folder, completely or not at all.
 
-        The write before must end first. If it failed, this one is waited for.
+        This waits first until the previous write has ended. If that failed, this also waits for its own write.
 
         Args:
             checkpoint: nested data with tensors.
             path: the folder.
-            then: called in the first process when the folder is complete. With it, the write goes on after the return,
-                and a failure is logged as a warning at once. Without it, this waits.
+            when_complete: called in the first process when the folder is complete. With it, this returns while the
+                folder is written, and a failure is logged as a warning at once. If None, this waits for the write.
 
-        Raises UserError if a write fails that this waits for.
+        Raises UserError if this waits for its own write, and the write fails.
         """
         failed = self._has_failed()
         tensors: dict[str, Tensor] = {}
@@ -70,8 +73,8 @@ class ShardedWriter:
 
         content = replace_tensors(checkpoint, take)
         copies = cast(dict[str, Tensor], self._stager.stage(tensors))
-        self._background.start(partial(self._write, content, copies, path, then))
-        if failed or then is None:
+        self._background.start(partial(self._write, content, copies, path, when_complete))
+        if failed or when_complete is None:
             self.wait()
 
     def wait(self) -> None:
@@ -79,6 +82,7 @@ class ShardedWriter:
         self._background.wait()
 
     def _has_failed(self) -> bool:
+        """Wait for the previous write, and return whether it failed."""
         try:
             self.wait()
         except UserError:
@@ -90,26 +94,27 @@ class ShardedWriter:
         content: dict[str, Any],
         tensors: dict[str, Tensor],
         path: Path,
-        then: Callable[[], None] | None,
+        when_complete: Callable[[], None] | None,
     ) -> None:
-        if self._device.type == "cuda":  # a new thread would use the first GPU
+        if self._device.type == "cuda":  # a new thread uses the first GPU by default
             torch.cuda.set_device(self._device)
         temporary = path.with_name(f".{path.name}")
         try:
-            self._first(partial(_make_folder, temporary))
+            self._in_first_process(partial(_make_folder, temporary))
             write_tensors(tensors, temporary, self._group)
-            digests = self._all(partial(self._digests, temporary))
+            digests = self._in_all_processes(partial(self._digests, temporary))
             shards = {name: digest for part in digests for name, digest in sorted(part.items())}
-            self._first(partial(_complete, {**content, SHARDS: shards}, temporary, path, then))
+            content = {**content, SHARDS: shards}
+            self._in_first_process(partial(_complete, content, temporary, path, when_complete))
         except (Exception, CheckpointException) as error:
-            message = f"The checkpoint {path} is not written: {reason_of(error)}"
+            message = f"The checkpoint {path} could not be written: {reason_of(error)}"
             if self._rank == 0:
                 with suppress(OSError):
                     remove(temporary)
-            if then is not None:
-                warn(f"{message}. The last checkpoint stays, and the next one is tried again.")
+            if when_complete is not None:
+                warn(f"{message}. The last checkpoint stays, and the training tries the next one.")
             raise UserError(
-                f"{message}. Is the disk full? The last checkpoint stays; the same command resumes from it."
+                f"{message}. Is the disk full? The last checkpoint stays. The same command resumes from it."
             ) from error
 
     def _digests(self, folder: Path) -> dict[str, str]:
@@ -118,12 +123,12 @@ class ShardedWriter:
         own += [folder / INDEX] if self._rank == 0 else []
         return {path.name: sha256_file(path) for path in own}
 
-    def _first(self, work: Callable[[], None]) -> None:
-        """`work()` in the first process; the others wait. Raises OSError in all processes if it fails."""
-        self._all(work if self._rank == 0 else lambda: None)
+    def _in_first_process(self, work: Callable[[], None]) -> None:
+        """Call `work` in the first process; the others wait. Raises OSError in all processes if it fails."""
+        self._in_all_processes(work if self._rank == 0 else lambda: None)
 
-    def _all(self, work: Callable[[], Any]) -> list[Any]:
-        """The results of `work()` in all processes. Raises OSError in all processes if it fails in one."""
+    def _in_all_processes(self, work: Callable[[], Any]) -> list[Any]:
+        """Call `work` in all processes; returns the results of all. Raises OSError in all if it fails in one."""
         try:
             own = work(), ""
         except Exception as error:
@@ -137,14 +142,19 @@ class ShardedWriter:
 
 
 def _make_folder(temporary: Path) -> None:
+    """Make an empty folder in place of one that an earlier process may have left."""
     remove(temporary)
     temporary.mkdir(parents=True)
 
 
 def _complete(
-    content: dict[str, Any], temporary: Path, path: Path, then: Callable[[], None] | None
+    content: dict[str, Any],
+    temporary: Path,
+    path: Path,
+    when_complete: Callable[[], None] | None,
 ) -> None:
+    """Write the rest of the checkpoint, and give the folder its name."""
     save_checkpoint(content, temporary / CONTENT)
     put_in_place(temporary, path)
-    if then is not None:
-        then()
+    if when_complete is not None:
+        when_complete()

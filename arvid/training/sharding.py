@@ -2,7 +2,7 @@
 
 Each process holds a part of every weight, gradient, optimizer moment and EMA weight. The weights of a transformer block
 or token head are gathered before it is computed and freed afterwards. Losses equal those of one process up to rounding.
-A checkpoint is a folder into which all processes write while the training goes on. A run resumes with any number of
+A checkpoint is a folder into which all processes write while the training goes on. A run can resume with any number of
 processes, sharded or not.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ class ShardedStrategy(ModelParallelStrategy):
             )
         super().setup(trainer)
 
-    # Checkpoints have the same content as with other strategies, but each process saves and loads its own parts.
+    # A checkpoint has the same content as with other strategies, but each process saves and loads its own parts.
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -92,6 +92,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return Strategy.lightning_module_state_dict(self)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load the module's state from a checkpoint of `load_checkpoint`."""
         Strategy.load_model_state_dict(self, checkpoint, strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return plain.state_dict()
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the optimizers' states from a checkpoint of `load_checkpoint`."""
         Strategy.load_optimizer_state_dict(self, checkpoint)
 
     def save_checkpoint(
@@ -107,8 +109,8 @@ class ShardedStrategy(ModelParallelStrategy):
     ) -> None:
         """Write a checkpoint as a folder, completely or not at all. All processes must call this.
 
-        `storage_options`: a function without arguments. The first process calls it when the checkpoint is complete, and
-        the training goes on meanwhile (see `ShardedWriter.save`).
+        `storage_options`: None, or a function that the first process calls when the checkpoint is complete. With a
+        function, this returns before that (see `ShardedWriter.save`).
         """
         path = Path(self.broadcast(filepath))
         assert self._writer is not None
@@ -116,13 +118,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def wait_for_checkpoint(self) -> None:
         """Wait until the last checkpoint is written. Raises UserError if that failed."""
-        if self._writer is not None:  # else the training failed before it began
+        if self._writer is not None:  # it is None if the training failed before it began
             self._writer.wait()
 
     def on_exception(self, exception: BaseException) -> None:
         """Wait until the last checkpoint is written. A second signal (SystemExit) does not wait."""
         if not isinstance(exception, SystemExit):
-            with suppress(UserError):  # it is logged, and must not hide the exception
+            with suppress(UserError):  # it is logged already, and must not hide the exception
                 self.wait_for_checkpoint()
 
     def load_checkpoint(
@@ -137,14 +139,15 @@ class ShardedStrategy(ModelParallelStrategy):
             return self._read_folder(path) if path.is_dir() else self._read_file(path)
 
     def _read_folder(self, path: Path) -> dict[str, Any]:
-        likes, targets = self._likes(), dict[str, Tensor]()
+        parameter_of = self._parameter_of()
+        targets: dict[str, Tensor] = {}
 
         def allocate(name: str, empty: Tensor) -> Tensor:
-            like = likes(name, empty)
-            if like is None:
+            parameter = parameter_of(name, empty)
+            if parameter is None:
                 targets[name] = torch.empty_like(empty, device="cpu")
             else:
-                targets[name] = torch.zeros_like(like, dtype=empty.dtype)
+                targets[name] = torch.zeros_like(parameter, dtype=empty.dtype)
             return targets[name]
 
         checkpoint: dict[str, Any] = replace_tensors(read_content(path), allocate)
@@ -152,40 +155,42 @@ class ShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
     def _read_file(self, path: Path) -> dict[str, Any]:
-        likes = self._likes()
+        parameter_of = self._parameter_of()
 
         def divide(name: str, tensor: Tensor) -> Tensor:
-            like = likes(name, tensor)
-            return tensor if like is None else part_of(tensor, like)
+            parameter = parameter_of(name, tensor)
+            return tensor if parameter is None else part_of(tensor, parameter)
 
         divided: dict[str, Any] = replace_tensors(read_checkpoint(path), divide)
         return divided
 
-    def _likes(self) -> Any:
-        """A function (name, tensor of a checkpoint) -> the parameter that is sharded in the same way; None: none is.
+    def _parameter_of(self) -> Callable[[str, Tensor], Tensor | None]:
+        """A function (name, tensor of a checkpoint) -> the parameter that the tensor belongs to.
 
-        Names are paths such as `state_dict.NAME` and `optimizer_states.0.parts.1.state.INDEX.exp_avg`.
+        The tensor is a weight, EMA weight or moment, and must be sharded as the parameter is. The function returns None
+        for tensors that are not sharded. Names are paths such as `state_dict.NAME` and
+        `optimizer_states.0.parts.1.state.INDEX.exp_avg`.
         """
         module = self.lightning_module
         assert module is not None
         weights = dict(module.named_parameters())
         groups = [_parts(optimizer) for optimizer in self.optimizers]
 
-        def like(name: str, tensor: Tensor) -> Tensor | None:
+        def parameter_of(name: str, tensor: Tensor) -> Tensor | None:
             part, _, rest = name.partition(".")
             found: Tensor | None = None
             if part in ("state_dict", "current_model_state"):
                 found = weights.get(rest)
             elif part == "optimizer_states":
                 keys = rest.split(".")
-                which = int(keys[2]) if keys[1] == "parts" else 0
+                part_index = int(keys[2]) if keys[1] == "parts" else 0
                 index = int(keys[-2])
-                parameters = groups[int(keys[0])][which] if groups else []
+                parameters = groups[int(keys[0])][part_index] if groups else []
                 found = parameters[index] if index < len(parameters) else None
             fits = isinstance(found, DTensor) and found.shape == tensor.shape
             return found.detach() if fits and found is not None else None
 
-        return like
+        return parameter_of
 
 
 def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
@@ -197,12 +202,12 @@ def _parts(optimizer: Optimizer) -> list[list[Tensor]]:
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, *, whole: nn.Module, method: str) -> None:
-    """Shard a module. Each block of an `nn.ModuleList` and each token head is one unit; all the rest is another.
+    """Shard a module. Each block of an `nn.ModuleList` and each token head is a unit; all the rest is one more unit.
 
     Args:
         module: the root, such as the LightningModule of a training.
         mesh: the processes.
-        whole: a submodule without trained parameters. It stays whole on each process.
+        whole: a submodule without trained parameters. Each process keeps all of it.
         method: name of the module's method that computes the losses.
     """
     ignored = set(whole.parameters())
@@ -211,7 +216,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, *, whole: nn.Module, method: str)
         for name in HEAD_METHODS:
             if isinstance(part, TokenHead) and hasattr(part, name):
                 register_fsdp_forward_method(part, name)
-    # Gathered weights are freed after the forward pass. Kept ones would be stale after EMA weights are swapped in.
+    # Gathered weights are freed after the forward pass. Otherwise they would be outdated when EMA weights come in.
     fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
     register_fsdp_forward_method(module, method)
     # The losses may be views of one tensor. Nothing writes into them, so FSDP2's warning about views does not apply.
@@ -221,7 +226,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, *, whole: nn.Module, method: str)
 def units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
     """The parts of a network whose weights are gathered together: blocks of `nn.ModuleList`s, and token heads.
 
-    `skipped`: a submodule without any.
+    `skipped`: a submodule that stays whole.
     """
     for child in module.children():
         if child is skipped:
@@ -236,9 +241,9 @@ def units(module: nn.Module, skipped: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Gather a sharded module: inside the block it is a plain module with all weights on every process, for sampling.
+    """Inside the block, a sharded module is a plain module with all weights on every process, for sampling.
 
-    All processes must enter and leave the block. A module that is not sharded does not change.
+    All processes must enter and leave the block. A module that is not sharded stays as it is.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
@@ -258,9 +263,10 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def _take_hooks(part: nn.Module) -> dict[str, Any]:
-    """Remove FSDP2's hooks and the methods that `register_fsdp_forward_method` has set on the object; returns them.
+    """Remove and return FSDP2's hooks, and the methods that `register_fsdp_forward_method` has set on the object.
 
-    The first process samples alone. With hooks, its next backward pass would gather weights ahead in another order.
+    Only the first process samples. If hooks ran then, its next backward pass would prefetch weights in another order
+    than the other processes do.
     """
     own = vars(part)
     found = [n for n, v in own.items() if inspect.ismethod(v) and v.__self__ is part]

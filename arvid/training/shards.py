@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor. It shares memory with the tensor; a plain tensor is returned as it is."""
+    """This process's part of a tensor, which shares memory with it. A plain tensor is returned as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -17,7 +17,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def part_of(values: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which all processes have, divided as `like` is. Nothing is sent."""
+    """Divide `values`, a whole tensor that all processes have, as `like` is divided. Nothing is sent."""
     if not isinstance(like, DTensor):
         return values
     device = like.device_mesh.device_type
@@ -27,7 +27,7 @@ def part_of(values: Tensor, like: Tensor) -> Tensor:
 
 
 def with_values(part: Tensor, like: Tensor) -> Tensor:
-    """A tensor divided as `like` is, whose part in this process is `part`."""
+    """A tensor that is divided as `like` is. `part` becomes its part in this process. Nothing is sent."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(

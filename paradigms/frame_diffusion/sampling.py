@@ -92,6 +92,7 @@ class ClipSampler:
 
     @property
     def num_passes(self) -> int:
+        """Number of passes of guidance, P."""
         return len(self.context)
 
     def combined(

@@ -166,6 +166,7 @@ class NextBlock(Paradigm):
 
     @property
     def block_len(self) -> int:
+        """Number of tokens of a block."""
         return self.block[0] * self.block[1] * self.block[2]
 
     # The sequence

@@ -71,6 +71,7 @@ class Released:
 
     @property
     def num_words(self) -> int:
+        """Number of ids of words; 0 without text."""
         return NUM_WORDS if self.text_len else 0
 
     @property
@@ -80,6 +81,7 @@ class Released:
 
     @property
     def num_ids(self) -> int:
+        """Number of all ids, an unused one included."""
         unused = self.start == "none" and self.text_len > 0
         return self.num_special + self.num_words + self.num_video_ids + unused
 

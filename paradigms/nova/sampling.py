@@ -88,6 +88,7 @@ class ClipSampler:
 
     @property
     def num_frames(self) -> int:
+        """Number of latent frames of a clip."""
         return self.request.grid.t
 
     def frame_by_frame(self, prefix: list[Tensor]) -> Iterator[Tensor]:

@@ -1,13 +1,24 @@
-"""Pseudo-random weights from a formula, so that the published code can be run elsewhere on the same weights."""
+"""Weights and files for the tests of published tokenizers.
+
+The weights are pseudo-random numbers from a formula. So the released code can be run elsewhere with the same weights.
+"""
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from arvid.contracts import VideoTokenizer
+from arvid.importing import Imported
+from arvid.training.export import load_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +45,49 @@ def _weight(name: str, shape: tuple[int, ...], key: int) -> Tensor:
 
 
 def _noise(shape: tuple[int, ...], key: int) -> Tensor:
-    places = torch.arange(math.prod(shape), dtype=torch.float64)
-    values = torch.sin(places * 12.9898 + key * 78.233) * 43758.5453
+    positions = torch.arange(math.prod(shape), dtype=torch.float64)
+    values = torch.sin(positions * 12.9898 + key * 78.233) * 43758.5453
     return (2 * (values - values.floor()) - 1).float().reshape(shape)
+
+
+@pytest.fixture
+def import_content(tmp_path: Path) -> Callable[..., VideoTokenizer]:
+    """Writes content to the file in.SUFFIX, imports it as out.safetensors, and returns the tokenizer.
+
+    The first argument is the function `import_file` of a tokenizer.
+    """
+
+    def run(
+        import_file: Callable[[Path, Path], Imported], content: Any, suffix: str
+    ) -> VideoTokenizer:
+        file, out = tmp_path / f"in{suffix}", tmp_path / "out.safetensors"
+        if suffix == ".safetensors":
+            save_file(content, file)
+        else:
+            torch.save(content, file)
+        import_file(file, out)
+        return load_tokenizer(out)
+
+    return run
+
+
+class Hostile:
+    """When it is unpickled without protection, it makes a folder in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return (tempfile.mkdtemp, (None, None, str(self.folder)))
+
+    @property
+    def has_run(self) -> bool:
+        return any(self.folder.iterdir())
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Hostile:
+    """An object for a file of `torch.save`. Its attribute `has_run` says whether code in the file was run."""
+    folder = tmp_path / "made_by_hostile"
+    folder.mkdir()
+    return Hostile(folder)

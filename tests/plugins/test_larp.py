@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor
 from arvid.cli import main
 from arvid.contracts import TokenGrid, UserError
 from arvid.tokenizers.larp import Larp, published
-from arvid.training.export import load_tokenizer
 
 SMALL: dict[str, Any] = {
     "rows": 4,
@@ -50,7 +48,7 @@ Convert = Callable[..., Larp]
 
 @pytest.fixture(scope="module")
 def made(formula_weights: Callable[..., Weights]) -> Weights:
-    """A small network's weights by their published names, with the published axes of size 1."""
+    """A small network's weights by their published names. They have the published axes of size 1."""
     with torch.device("meta"):
         tokenizer = Larp(**SMALL)
     own, names = tokenizer.state_dict(), published.published_names(tokenizer)
@@ -75,17 +73,11 @@ def video(noise: Callable[..., Tensor]) -> Tensor:
 
 
 @pytest.fixture
-def convert(tmp_path: Path) -> Convert:
-    """Writes what is given to a file, and imports it."""
+def convert(import_content: Callable[..., Any]) -> Convert:
+    """Writes content to a file, and imports the file."""
 
     def run(content: Any, suffix: str = ".safetensors") -> Larp:
-        file, out = tmp_path / f"in{suffix}", tmp_path / "out.safetensors"
-        if suffix == ".safetensors":
-            save_file(content, file)
-        else:
-            torch.save(content, file)
-        published.import_file(file, out)
-        tokenizer = load_tokenizer(out)
+        tokenizer = import_content(published.import_file, content, suffix)
         assert isinstance(tokenizer, Larp)
         return tokenizer
 
@@ -171,16 +163,6 @@ def test_clips_and_options_that_do_not_fit() -> None:
 # --- files
 
 
-class Hostile:
-    """Unpickled as a call that makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return (tempfile.mkdtemp, (None, None, str(self.folder)))
-
-
 def test_the_command(weights: Weights, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({**weights, "prior_model.wte.weight": torch.zeros(2)}, tmp_path / "in.safetensors")
     command = ["import", "larp", f"{tmp_path}/in.safetensors", f"{tmp_path}/out.safetensors"]
@@ -242,14 +224,12 @@ def test_files_that_are_something_else(content: Any, reason: str, convert: Conve
         convert(content, ".pth")
 
 
-def test_code_in_a_file_is_not_run(weights: Weights, convert: Convert, tmp_path: Path) -> None:
-    folder = tmp_path / "empty"
-    folder.mkdir()
+def test_code_in_a_file_is_not_run(weights: Weights, convert: Convert, hostile: Any) -> None:
     for name in (published.QUERIES, published.CODEBOOK):
         with pytest.raises(UserError, match=f"has no matrix {name}"):
-            convert({"model": {"sd": {**weights, name: Hostile(folder)}}}, ".pth")
+            convert({"model": {"sd": {**weights, name: hostile}}}, ".pth")
     with pytest.raises(UserError, match="encoder_patch_pe is mkdtemp, not floats"):
-        convert({"model": {"sd": {**weights, "encoder_patch_pe": Hostile(folder)}}}, ".pth")
-    others = {"optimizers": Hostile(folder), 3: {}}
-    convert({"model": {"sd": {**weights, 7: Hostile(folder)}}, **others}, ".pth")  # not needed
-    assert list(folder.iterdir()) == []
+        convert({"model": {"sd": {**weights, "encoder_patch_pe": hostile}}}, ".pth")
+    others = {"optimizers": hostile, 3: {}}
+    convert({"model": {"sd": {**weights, 7: hostile}}, **others}, ".pth")  # not needed
+    assert not hostile.has_run

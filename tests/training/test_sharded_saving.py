@@ -170,7 +170,9 @@ def test_after_a_full_disk_the_next_checkpoint_is_tried(
     writes.failing = {2}
     fit(tmp_path, Module(), every=2, steps=7)
     assert steps_of(tmp_path) == [2, 6, 7]
-    assert "step-0000004.ckpt is not written: [Errno 28] No space left on device." in caplog.text
+    assert (
+        "step-0000004.ckpt could not be written: [Errno 28] No space left on device." in caplog.text
+    )
 
 
 @pytest.mark.parametrize(("steps", "failing", "reached"), [(9, {2, 3}, 5), (4, {2}, 3)])
@@ -181,7 +183,7 @@ def test_a_full_disk_ends_the_training(
     writes.go.set()
     writes.failing = failing
     module = Module()
-    with pytest.raises(UserError, match=r"is not written: .* No space left on device"):
+    with pytest.raises(UserError, match=r"could not be written: .* No space left on device"):
         fit(tmp_path, module, every=2, steps=steps)
     assert max(module.seen) == reached
     assert steps_of(tmp_path) == [2]

@@ -281,7 +281,7 @@ def test_a_full_disk(tmp_path: Path, together: Any) -> None:
     step = read_checkpoint(last)["global_step"]
     codes, outputs = together.run(given, 2, tmp_path, ARVID_TEST_FILE_BYTES="100000")
     assert codes == [2, 2], outputs
-    assert f"step-{step + 1:07d}.ckpt is not written" in outputs[0]
+    assert f"step-{step + 1:07d}.ckpt could not be written" in outputs[0]
     assert f"arvid: error: The checkpoint run/checkpoints/step-{step + 2:07d}.ckpt" in outputs[0]
     assert "Traceback" not in outputs[0]
     verify(last)

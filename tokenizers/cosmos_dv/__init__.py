@@ -11,7 +11,6 @@ There is one difference: if the strides do not divide a clip, the released code 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -23,21 +22,14 @@ from arvid.contracts import TokenSpec, UserError, VideoTokenizer
 from arvid.lasting import constant
 from arvid.nn.hyperparameters import plain
 from arvid.ranges import at_least, between
-from arvid.tokenizers.cosmos_dv.network import (
-    POINT,
-    CausalConv3d,
-    Decoder,
-    Encoder,
-    growing,
-    shrinking,
-)
+from arvid.tokenizers.cosmos_dv.network import POINT, CausalConv3d, Decoder, Encoder, Sizes
 
 __all__ = ["CosmosDV"]
 
 MAX_WIDTH, MAX_BLOCKS, MAX_PATCH, MAX_STRIDE = 2**13, 64, 8, 64
 """Limits of the sizes that a file states. Far greater ones would overflow."""
 MARGIN = 1e-3
-"""Relative margin of a channel's range beyond its outermost levels."""
+"""The range of a channel before rounding exceeds its outermost levels by this fraction."""
 
 
 class CosmosDV(VideoTokenizer):
@@ -47,7 +39,7 @@ class CosmosDV(VideoTokenizer):
         channels: channels of the first convolution, and of each level from pixels to latents.
         num_blocks: residual blocks of each level of the encoder; the decoder has one more.
         latent_channels: channels between encoder (or decoder) and quantisation.
-        levels: number of levels of each channel of a code, two or more. Their product is the vocabulary size.
+        levels: numbers of levels of the channels of a code, each two or more. Their product is the vocabulary size.
         patch: size of the wavelet's patches in frames, rows and columns; a power of two.
         strides: (frames, rows, columns) of pixels per token, `patch` times powers of two.
 
@@ -70,8 +62,8 @@ class CosmosDV(VideoTokenizer):
         between(1, MAX_PATCH).require(patch=patch)
         between(1, MAX_STRIDE).require(strides=strides)
         at_least(2).require(levels=levels)
-        if len(channels) < 2:
-            raise UserError(f"channels={channels} must have two numbers or more.")
+        if len(channels) < 3:
+            raise UserError(f"channels={channels} must have three numbers or more.")
         self.hyperparameters = plain(
             channels=channels,
             num_blocks=num_blocks,
@@ -84,12 +76,14 @@ class CosmosDV(VideoTokenizer):
         self._spec = TokenSpec(
             "discrete", math.prod(levels), strides, causal=True, codes=self.codes
         )
-        halvings = _halvings(len(channels) - 1, patch, strides)
-        size: dict[str, Any] = {"num_blocks": num_blocks, "patch": patch}
-        steps = shrinking(len(channels) - 1, *halvings)
-        self.encoder = Encoder(channels, latent_channels, steps=steps, **size)
-        steps = growing(len(channels) - 1, *halvings)
-        self.decoder = Decoder(channels, latent_channels, steps=steps, **size)
+        sizes = Sizes(
+            channels=channels,
+            latent_channels=latent_channels,
+            num_blocks=num_blocks,
+            patch=patch,
+            halvings=_halvings(len(channels) - 1, patch, strides),
+        )
+        self.encoder, self.decoder = Encoder(sizes), Decoder(sizes)
         self.quant_conv = CausalConv3d(latent_channels, len(levels), POINT)
         self.post_quant_conv = CausalConv3d(len(levels), latent_channels, POINT)
 
@@ -103,7 +97,7 @@ class CosmosDV(VideoTokenizer):
         return rearrange(self.quant_conv(self.encoder(video)), "b c t h w -> b t h w c").float()
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
-        """Raises UserError if the strides do not divide the clip."""
+        """Ids, 0 to `spec.size` - 1. Raises UserError if the strides do not divide the clip."""
         latents = self.latents(video)
         half, offset, shift = (
             constant(values, latents.device, torch.float32)
@@ -134,16 +128,19 @@ def _bounds(levels: int) -> tuple[float, float, float]:
 
 
 def _halvings(num_levels: int, patch: int, strides: tuple[int, int, int]) -> tuple[int, int]:
-    """How often frames, and rows and columns, are halved after the patches. Raises UserError for other strides."""
+    """How often frames, and how often rows and columns, are halved after the patches.
+
+    Raises UserError for strides that the levels cannot have.
+    """
     if any(n & (n - 1) for n in (patch, *strides)) or strides[1] != strides[2]:
         raise UserError(
             f"patch={patch} and strides={strides} must be powers of two, with equal rows and columns."
         )
     frames, pixels = (int(math.log2(stride / patch)) for stride in strides[:2])
-    grown = growing(num_levels, frames, pixels)
-    if min(frames, pixels) < 0 or [*map(sum, zip(*grown, strict=True))] != [frames, pixels]:
+    if not 0 <= frames <= pixels < num_levels or frames > num_levels - 2:
         raise UserError(
-            f"Strides of {strides} with patches of {patch} and {num_levels} levels cannot be built: "
-            f"levels halve rows more often than frames, and each level but the last halves once."
+            f"Strides of {strides} cannot be built with patches of {patch} and {num_levels} levels: the strides "
+            f"divided by {patch} must be 1 to {2 ** (num_levels - 1)} for rows and columns, "
+            f"1 to {2 ** (num_levels - 2)} for frames, and for frames not greater than for rows."
         )
     return frames, pixels

@@ -2,14 +2,16 @@
 
 Modules have the names of the published tensors, without the modules `conv3d` and `norm` that contain each published
 convolution and norm. A convolution is factorized into one over rows and columns and one over frames. Everything is
-causal: a convolution over frames repeats the first frame in front, the statistics of a norm are those of one frame, and
-attention over frames sees no later frame. So the tokens of a prefix are the prefix of the tokens.
+causal: a convolution over frames is padded with copies of the first frame, the statistics of a norm are those of one
+frame, and attention over frames sees no later frame. So the tokens of a prefix are the prefix of the tokens.
+
+B batch, C channels, T H W frames and pixels (or positions of an inner level), t h w the token grid.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -21,19 +23,51 @@ from arvid.tokenizers.cosmos_dv.wavelet import analyse, synthesise
 
 Triple = tuple[int, int, int]
 Step = tuple[bool, bool]
-"""Whether a step between levels changes the number of frames, and whether it changes rows and columns."""
+"""Whether a step between levels halves (or doubles) the frames, and whether it halves (or doubles) rows and columns."""
 
 IN_FRAME: Triple = (1, 3, 3)
 OVER_FRAMES: Triple = (3, 1, 1)
 POINT: Triple = (1, 1, 1)
 """Kernel sizes: (frames, rows, columns)."""
 EPS = 1e-6
+"""Epsilon of all norms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of the encoder and the decoder."""
+
+    channels: tuple[int, ...]
+    """Channels of the first convolution, and of each level from pixels to latents."""
+    latent_channels: int
+    """Channels of the latents."""
+    num_blocks: int
+    """Residual blocks of each level of the encoder; the decoder has one more."""
+    patch: int
+    """Size of the wavelet's patches in frames, rows and columns."""
+    halvings: tuple[int, int]
+    """How often frames, and how often rows and columns, are halved after the patches."""
+
+    def encoder_steps(self) -> list[Step]:
+        """The step after each level of the encoder but the last. The first steps halve."""
+        frames, pixels = self.halvings
+        return [(i < frames, i < pixels) for i in range(len(self.channels) - 2)]
+
+    def decoder_steps(self) -> list[Step]:
+        """The same for the decoder, from latents to pixels. The first step does not double the frames."""
+        frames, pixels = self.halvings
+        steps = []
+        for i in range(len(self.channels) - 2):
+            longer = 1 <= i <= frames
+            steps.append((longer, longer or (i < pixels and pixels > frames)))
+        return steps
 
 
 class CausalConv3d(nn.Conv3d):
     """Convolution over (B, C, T, H, W) that divides T (rounded up), H and W by the stride.
 
-    In time the first frame is repeated. In space borders are padded with zeros; with a stride, only at the end.
+    It is padded in front with copies of the first frame, and at the borders of frames with zeros. With a stride over
+    rows and columns, frames are padded only after the last row and column.
     """
 
     def __init__(
@@ -110,8 +144,11 @@ class Attention(nn.Module):
         return x + z
 
 
-class Shrink(nn.Module):
-    """Halves rows and columns, then frames: the sum of a strided convolution and an average. T becomes (T + 1) / 2."""
+class Downsample(nn.Module):
+    """Halves rows and columns, then frames, each by the sum of a strided convolution and an average.
+
+    T frames become (T + 1) / 2.
+    """
 
     def __init__(self, channels: int, step: Step) -> None:
         super().__init__()
@@ -131,8 +168,8 @@ class Shrink(nn.Module):
         return y
 
 
-class Grow(nn.Module):
-    """Doubles frames, then rows and columns, by copies and a residual convolution. T becomes 2 T - 1."""
+class Upsample(nn.Module):
+    """Doubles frames, then rows and columns, each by copies and a residual convolution. T frames become 2 T - 1."""
 
     def __init__(self, channels: int, step: Step) -> None:
         super().__init__()
@@ -154,21 +191,8 @@ class Grow(nn.Module):
         return y
 
 
-def shrinking(num_levels: int, frames: int, pixels: int) -> list[Step]:
-    """The steps of an encoder that halves frames and pixels this often: the first steps halve."""
-    return [(i < frames, i < pixels) for i in range(num_levels - 1)]
-
-
-def growing(num_levels: int, frames: int, pixels: int) -> list[Step]:
-    """The steps of the decoder, from latents to pixels. Frames grow from its second step on."""
-    steps = []
-    for i in range(num_levels - 1):
-        longer = 1 <= i <= frames
-        steps.append((longer, longer or (i < pixels and pixels > frames)))
-    return steps
-
-
 def _middle(channels: int) -> nn.Sequential:
+    """The blocks at the lowest resolution, between the encoder's levels and the latents."""
     attention = nn.Sequential(
         Attention(channels, over_frames=False), Attention(channels, over_frames=True)
     )
@@ -187,33 +211,21 @@ def _blocks(widths: list[int]) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Video (B, 3, T, H, W) to latents (B, latent_channels, t, h, w).
+    """Video (B, 3, T, H, W) to latents (B, latent_channels, t, h, w)."""
 
-    Args:
-        channels: channels of the first convolution and of each level.
-        steps: the step after each level but the last.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        latent_channels: int,
-        *,
-        num_blocks: int,
-        patch: int,
-        steps: Sequence[Step],
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.patch = patch
-        self.conv_in = factorized(3 * patch**3, channels[0])
+        channels, steps = sizes.channels, sizes.encoder_steps()
+        self.patch = sizes.patch
+        self.conv_in = factorized(3 * self.patch**3, channels[0])
         self.down = nn.ModuleList()
         for (before, width), step in zip(pairwise(channels), (*steps, None), strict=True):
-            shrink = nn.Identity() if step is None else Shrink(width, step)
-            blocks = _blocks([before] + [width] * num_blocks)
-            self.down.append(nn.ModuleDict({"block": blocks, "downsample": shrink}))
+            downsample = nn.Identity() if step is None else Downsample(width, step)
+            blocks = _blocks([before] + [width] * sizes.num_blocks)
+            self.down.append(nn.ModuleDict({"block": blocks, "downsample": downsample}))
         self.mid = _middle(channels[-1])
         self.norm_out = FrameNorm(1, channels[-1], EPS)
-        self.conv_out = factorized(channels[-1], latent_channels)
+        self.conv_out = factorized(channels[-1], sizes.latent_channels)
 
     def forward(self, video: Tensor) -> Tensor:
         x = self.conv_in(analyse(video, self.patch))
@@ -224,32 +236,25 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent_channels, t, h, w) to a video (B, 3, T, H, W), not clamped. Same arguments as `Encoder`."""
+    """Latents (B, latent_channels, t, h, w) to video (B, 3, T, H, W), not clamped."""
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        latent_channels: int,
-        *,
-        num_blocks: int,
-        patch: int,
-        steps: Sequence[Step],
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.patch = patch
-        self.conv_in = factorized(latent_channels, channels[-1])
+        channels, steps = sizes.channels, sizes.decoder_steps()
+        self.patch = sizes.patch
+        self.conv_in = factorized(sizes.latent_channels, channels[-1])
         self.mid = _middle(channels[-1])
         # The published index of a level counts from pixels to latents. `forward` goes through the levels backwards.
         self.up = nn.ModuleList()
-        widths_before = (*channels[2:], channels[-1])
+        widths_before = (*channels[2:], channels[-1])  # channels of each level's input
         for width, before, step in zip(
             channels[1:], widths_before, (None, *reversed(steps)), strict=True
         ):
-            grow = nn.Identity() if step is None else Grow(width, step)
-            blocks = _blocks([before] + [width] * (num_blocks + 1))
-            self.up.append(nn.ModuleDict({"block": blocks, "upsample": grow}))
+            upsample = nn.Identity() if step is None else Upsample(width, step)
+            blocks = _blocks([before] + [width] * (sizes.num_blocks + 1))
+            self.up.append(nn.ModuleDict({"block": blocks, "upsample": upsample}))
         self.norm_out = FrameNorm(1, channels[1], EPS)
-        self.conv_out = factorized(channels[1], 3 * patch**3)
+        self.conv_out = factorized(channels[1], 3 * self.patch**3)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.mid(self.conv_in(latents))

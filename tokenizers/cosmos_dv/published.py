@@ -12,31 +12,31 @@ Cosmos-0.1 and Cosmos-1.0 have no other files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
-from arvid.importing import Imported, Move, match, read_training_checkpoint, read_weights
+from arvid.importing import Imported, read_training_checkpoint, read_weights
 from arvid.nn.causal_conv import FrameNorm
 from arvid.tokenizers.cosmos_dv import MAX_BLOCKS
 from arvid.tokenizers.cosmos_dv.network import CausalConv3d
-from arvid.training.export import build, save_tokenizer
+from arvid.training.export import import_tokenizer
 
 WEIGHTS, NETWORK = "model", "network."
+"""Entry of a training checkpoint with the weights, and the prefix of the weights without EMA."""
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-"""Parts of the tokenizer; other weights belong to its training."""
+"""Prefixes of the tokenizer's weights. Other weights belong to its training."""
 WAVELETS = ("encoder.patcher3d.", "decoder.unpatcher3d.")
-"""Constants that some files contain. They are not read."""
+"""Prefixes of the wavelets, which are constants. Some files contain them; they are not read."""
 
 
 def import_file(file: Path, out: Path) -> Imported:
     """Write the published tokenizer in `file` as a tokenizer file of arvid.
 
-    Raises UserError with a list of tensors that are missing, left over or of another shape.
+    Raises UserError for a file that has no tokenizer of Cosmos, and with a list of tensors that do not fit.
     """
     if file.suffix == ".jit":
         raise UserError(
@@ -50,31 +50,24 @@ def import_file(file: Path, out: Path) -> Imported:
     if not isinstance(weights, dict):
         raise UserError(f"{file}: {WEIGHTS!r} is a {type(weights).__name__}, not weights.")
     weights = {name: value for name, value in weights.items() if isinstance(name, str)}
-    try:
-        options = read_options(_network(weights))
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            tokenizer = build({"name": "cosmos_dv", "hyperparameters": options})
-        state, moves = from_published(weights, tokenizer)
-    except UserError as error:
-        raise UserError(f"{file}: not a discrete video tokenizer of Cosmos: {error}") from error
-    tokenizer.load_state_dict(state, assign=True)
-    record = {"imported": "cosmos-dv", "file": file.name, "sha256": sha256_file(file)}
-    save_tokenizer(tokenizer, out, record)
+    tensors = _network(weights)
+    moves = import_tokenizer(
+        file,
+        out,
+        tensors,
+        partial(read_options, tensors),
+        published_names,
+        name="cosmos_dv",
+        model="a discrete video tokenizer of Cosmos",
+    )
     return Imported(moves, unused=_unused(content, weights))
 
 
-def from_published(
-    weights: Mapping[str, Any], tokenizer: nn.Module
-) -> tuple[dict[str, Tensor], list[Move]]:
-    """The state dict of `tokenizer`, which may be on the meta device, and the list of all moves.
-
-    Raises UserError with a list of tensors that do not fit.
-    """
-    return match(_network(weights), tokenizer.state_dict(), published_names(tokenizer))
-
-
 def read_options(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of the tokenizer with these tensors. Raises UserError if its first layers are missing."""
+    """Constructor arguments of the tokenizer with these tensors. Raises UserError if its first layers are missing.
+
+    No shape tells the levels of the quantisation; they are the same in all published models.
+    """
     channels = [_size(tensors, "encoder.conv_in.0.conv3d.weight", 0)]
     while f"encoder.down.{len(channels) - 1}.block.0.conv1.0.conv3d.weight" in tensors:
         name = f"encoder.down.{len(channels) - 1}.block.0.conv1.0.conv3d.weight"

@@ -1,12 +1,13 @@
-"""larp: the tokenizer of LARP (arXiv 2410.21264), ids of a learned codebook, without places in the clip.
+"""larp: the tokenizer of LARP (arXiv 2410.21264), whose tokens are ids of a learned codebook without positions.
 
-A window of 16 frames of 128 x 128 pixels becomes 1,024 tokens. Each of them sees the whole window. They have an order,
-but no rows and columns. arvid lays them out in rows of 32, in their order, so a window is one latent frame of 32 x 32.
-A token's id is that of the nearest of 8,192 codes. Network and tensor names are those of `LARPTokenizer` in
-`models/larp_tokenizer.py` of hywang66/LARP (commit 8aaed63). `arvid import larp` reads the published weights.
+A window of 16 frames of 128 x 128 pixels becomes 1,024 tokens, and each of them depends on the whole window. The tokens
+have an order, but no rows and columns. arvid puts them into rows of 32 in this order, so a window becomes one latent
+frame of 32 x 32 tokens. The id of a token is the index of the nearest of 8,192 codes. The network is that of
+`LARPTokenizer` in `models/larp_tokenizer.py` of hywang66/LARP (commit 8aaed63). `arvid import larp` reads the published
+weights.
 
-There are two differences. The released code draws ids at random unless it is told otherwise (`--det`); arvid takes the
-nearest codes, as that option does. Clips have 16·n frames here, in windows that do not see each other.
+There are two differences. The released code samples ids unless it has the option `--det`. arvid always takes the
+nearest codes, as with that option. And a clip may have several windows (16·n frames); each is encoded by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from arvid.tokenizers.larp.network import Decoder, Encoder
 __all__ = ["Larp"]
 
 MAX_SIDE, MAX_WIDTH, MAX_CODES, MAX_DEPTH = 2**12, 2**14, 2**24, 256
-"""The sizes come from a file, and far greater ones would overflow."""
+"""Limits of the sizes that a file states. Far greater ones would overflow."""
 
 
 class Larp(VideoTokenizer):
@@ -42,8 +43,8 @@ class Larp(VideoTokenizer):
         dim: width of the transformers.
         depth: blocks of the encoder and of the decoder.
         num_heads: heads of each attention; must divide `dim`.
-        num_codes: number of ids.
-        channels: numbers of a code.
+        num_codes: number of codes, which is the vocabulary size.
+        channels: dimensions of a code.
 
     Raises UserError for other values.
     """
@@ -100,11 +101,11 @@ class Larp(VideoTokenizer):
 
     @property
     def codes(self) -> Float[Tensor, "V c"]:
-        """The code of each id, of length 1."""
+        """The code of each id, a unit vector."""
         return F.normalize(self.embedding.weight, dim=-1)
 
     def check_grid(self, grid: TokenGrid) -> None:
-        """Raises UserError for frames of another size than the network's."""
+        """Raises UserError unless the frames have the one size that the network supports."""
         if (grid.h, grid.w) != (self.rows, self.columns):
             raise UserError(
                 f"This tokenizer takes frames of {self.size[1]}x{self.size[2]} pixels only, "
@@ -112,7 +113,10 @@ class Larp(VideoTokenizer):
             )
 
     def latents(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """Vectors of length 1. Raises UserError for frames of another size, and if windows do not fill the clip."""
+        """Unit vectors before quantisation, in float32.
+
+        Raises UserError for frames of another size, and if the clip is not a whole number of windows.
+        """
         self.check_grid(self.spec.grid(*video.shape[2:]))
         pixels = (video + 1) / 2  # the network uses [0, 1]
         windows = rearrange(pixels, "b c (t f) h w -> (b t) c f h w", f=self.size[0])
@@ -121,7 +125,10 @@ class Larp(VideoTokenizer):
         return F.normalize(rearrange(vectors, pattern, b=len(video), h=self.rows).float(), dim=-1)
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
-        """Raises UserError for frames of another size, and if windows do not fill the clip."""
+        """Ids, 0 to `num_codes` - 1.
+
+        Raises UserError for frames of another size, and if the clip is not a whole number of windows.
+        """
         return nearest_codes(self.latents(video), self.codes.float())
 
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
@@ -129,7 +136,7 @@ class Larp(VideoTokenizer):
         return F.embedding(indices, self.codes)
 
     def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
-        """Raises UserError for another grid than that of the network's frames."""
+        """Video in [-1, 1] (clamped). Raises UserError unless latent frames have the network's rows and columns."""
         self.check_grid(TokenGrid(*tokens.shape[1:]))
         codes = rearrange(self.indices_to_codes(tokens), "b t h w c -> (b t) (h w) c")
         windows = self.decoder(self.from_code(codes))

@@ -1,6 +1,6 @@
-"""Encoder and decoder of LARP (arXiv 2410.21264): transformers over a window's patches and its tokens together.
+"""Encoder and decoder of LARP (arXiv 2410.21264): transformers over the patches and the tokens of a window together.
 
-B windows, D width. `published.py` gives the published names.
+B windows, D width. `published.py` has the published names of the tensors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from arvid.nn.attend import attend
 
 Triple = tuple[int, int, int]
+"""Frames, rows, columns."""
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (B, N, D). Queries, keys and values have no bias."""
+    """Multi-head self-attention over (B, N, D). The projections to queries, keys and values have no bias."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """Pre-norm transformer block over (B, N, D): attention, then a feed-forward layer with GELU."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks over a context and queries together; the result is that of the queries (B, N, D)."""
+    """Transformer blocks over a context and queries together. Returns the outputs at the queries (B, N, D)."""
 
     def __init__(self, dim: int, depth: int, num_heads: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Windows (B, 3, T, H, W) of one size to their tokens' vectors (B, num_tokens, D)."""
+    """Windows (B, 3, T, H, W) to one vector for each token (B, num_tokens, D). The windows have a fixed size."""
 
     def __init__(
         self,
@@ -84,10 +85,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens' vectors (B, num_tokens, D) to windows (B, 3, T, H, W) of a size, not clamped.
+    """One vector for each token (B, num_tokens, D) to windows (B, 3, T, H, W), not clamped.
 
     Args:
-        grid: patches of a window (frames, rows, columns).
+        patch: pixels of a patch.
+        grid: patches of a window.
+        num_tokens: tokens of a window.
     """
 
     def __init__(

@@ -1,38 +1,38 @@
 """Converts the published tokenizer of LARP to arvid's format: `arvid import larp`.
 
-`model.safetensors` of https://huggingface.co/hywang66/LARP-L-long-tokenizer has the weights of the tokenizer. Those of
-its training's prior are under `prior_model.`. A checkpoint of the released training has the same tensors in the entry
-`sd` of its entry `model`. Widths, depth and codebook follow from the shapes. The size of a window, that of a patch and
-that of a head do not: they are the published ones.
+`model.safetensors` of https://huggingface.co/hywang66/LARP-L-long-tokenizer has the weights of the tokenizer, and under
+`prior_model.` those of the prior that was trained with it. A checkpoint of the released training has the same tensors
+in the entry `sd` of its entry `model`. Width, depth and codebook size follow from the shapes. The sizes of a window, of
+a patch and of an attention head do not, so the published sizes are used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
 from arvid.importing import (
     Imported,
-    match,
     published_name,
     read_training_checkpoint,
     read_weights,
     require_dicts,
 )
 from arvid.tokenizers.larp import Larp
-from arvid.training.export import build, save_tokenizer
+from arvid.training.export import import_tokenizer
 
 MODEL, WEIGHTS = "model", "sd"
+"""Entry of a training checkpoint, and entry of it that has the weights."""
 PRIOR = "prior_model."
-"""Weights that belong to the training."""
+"""Prefix of the prior's weights. The tokenizer does not need them."""
 HEAD_DIM = 64
+"""Dimensions of an attention head in the published network."""
 QUERIES = "encoder_latent_query_embed"
 CODEBOOK = "bottleneck.regularizer.embedding.weight"
 BLOCK = "encoder.blocks.{}.attn.qkv.weight"
@@ -53,32 +53,31 @@ NAMES = {
 }
 """How names begin in arvid -> in the checkpoint."""
 LAYERS = {".blocks.": {".mlp.0.": ".mlp.fc1.", ".mlp.2.": ".mlp.fc2."}}
+"""Part of a name in the checkpoint -> replacements in names that have it."""
 
 
 def import_file(file: Path, out: Path) -> Imported:
     """Write the published tokenizer in `file` as a tokenizer file of arvid.
 
-    Raises UserError with a list of tensors that are missing, left over or of another shape.
+    Raises UserError for a file that has no tokenizer of LARP, and with a list of tensors that do not fit.
     """
     weights, unused = _read(file)
     tensors = {name: value for name, value in weights.items() if not name.startswith(PRIOR)}
-    try:
-        options = read_options(tensors)
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            tokenizer = build({"name": "larp", "hyperparameters": options})
-        assert isinstance(tokenizer, Larp)
-        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
-    except UserError as error:
-        raise UserError(f"{file}: not the tokenizer of LARP: {error}") from error
-    tokenizer.load_state_dict(state, assign=True)
-    record = {"imported": "larp", "file": file.name, "sha256": sha256_file(file)}
-    save_tokenizer(tokenizer, out, record)
+    moves = import_tokenizer(
+        file,
+        out,
+        tensors,
+        partial(read_options, tensors),
+        published_names,
+        name="larp",
+        model="the tokenizer of LARP",
+    )
     prior = ["prior_model"] if len(tensors) < len(weights) else []
     return Imported(moves, unused=sorted(unused + prior))
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """The weights in a file, and what else it holds."""
+    """The weights in a file, and the names of its other entries."""
     if file.suffix == ".safetensors":
         return dict(read_weights(file)), []
     content = read_training_checkpoint(file)
@@ -90,7 +89,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_options(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of the tokenizer with these tensors. Raises UserError if the first of them are missing."""
+    """Constructor arguments of the tokenizer with these tensors. Raises UserError without queries or codebook."""
     num_tokens, dim = _shape(tensors, QUERIES)
     num_codes, channels = _shape(tensors, CODEBOOK)
     rows = math.isqrt(num_tokens)

@@ -1,11 +1,13 @@
-"""omnitokenizer: the VQ tokenizer of OmniTokenizer (arXiv 2406.09399), ids of a learned codebook.
+"""omnitokenizer: the VQ tokenizer of OmniTokenizer (arXiv 2406.09399), whose tokens are ids of a learned codebook.
 
-A token covers 4 frames x 8 x 8 pixels, the first frame's tokens 8 x 8 pixels; its id is that of the nearest of 8,192
-codes. Encoder and decoder are transformers. The network is that of `VQGAN` in `OmniTokenizer/omnitokenizer.py` of
-FoundationVision/OmniTokenizer (commit 701b619) with PyTorch 2.1 or newer. `arvid import omnitokenizer` reads the
-published weights. They were trained on 17 frames of 128 to 320 pixels.
+A token covers 4 frames x 8 x 8 pixels, and a token of the first frame covers 8 x 8 pixels. Its id is the index of the
+nearest of 8,192 codes. Encoder and decoder are transformers. The network is that of `VQGAN` in
+`OmniTokenizer/omnitokenizer.py` of FoundationVision/OmniTokenizer (commit 701b619) as it runs with PyTorch 2.1 or
+newer. `arvid import omnitokenizer` reads the published weights, which were trained on clips of 17 frames with 128 to
+320 rows and columns.
 
-There is one difference: the released code takes squares only, and arvid any clip that the windows divide.
+There is one difference: the released code supports square frames only. arvid supports all frames that the windows of
+the attention divide.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from arvid.tokenizers.omnitokenizer.network import Patches, Pixels, Transformer
 __all__ = ["OmniTokenizer"]
 
 MAX_STRIDE, MAX_WIDTH, MAX_CODES, MAX_DEPTH = 64, 2**14, 2**24, 256
-"""A file names these numbers, and far greater ones would overflow."""
+"""Limits of the sizes that a file states. Far greater ones would overflow."""
 
 
 class OmniTokenizer(VideoTokenizer):
@@ -34,16 +36,17 @@ class OmniTokenizer(VideoTokenizer):
 
     Args:
         dim: width of the transformers.
-        encoder_blocks: for each layer in frames `t`, attention over the whole frame, or `w`, in windows.
+        encoder_blocks: a letter for each layer of the encoder that works within frames. `t` is attention over the whole
+            frame, `w` is attention in windows.
         decoder_blocks: the same for the decoder.
-        temporal_depth: layers over frames, in the encoder and in the decoder.
+        temporal_depth: number of layers with attention over frames, in the encoder and in the decoder each.
         num_heads: heads of each attention; must divide `dim`.
-        head_dim: numbers of a head, except in windows; a multiple of 4.
+        head_dim: dimensions of a head, a multiple of 4. In windows a head has `dim` / `num_heads` dimensions.
         hidden: inner width of the feed-forward layers.
-        window: rows and columns of tokens of a window.
+        window: rows and columns of a window, in tokens.
         strides: (frames, rows, columns) of pixels per token.
-        num_codes: number of ids.
-        channels: numbers of a code.
+        num_codes: number of codes, which is the vocabulary size.
+        channels: dimensions of a code.
 
     Raises UserError for other values.
     """
@@ -123,7 +126,7 @@ class OmniTokenizer(VideoTokenizer):
             )
 
     def latents(self, video: Float[Tensor, "b 3 T H W"]) -> Float[Tensor, "b t h w c"]:
-        """Vectors of length 1. Raises UserError if strides or windows do not divide the clip."""
+        """Unit vectors before quantisation. Raises UserError if strides or windows do not divide the clip."""
         self.check_grid(self.spec.grid(*video.shape[2:]))
         pixels = video / 2  # the network uses [-0.5, 0.5]
         tokens = self.first_patches(pixels[:, :, :1])
@@ -133,7 +136,7 @@ class OmniTokenizer(VideoTokenizer):
         return F.normalize(self.to_code(tokens), dim=-1)
 
     def encode(self, video: Float[Tensor, "b 3 T H W"]) -> Int[Tensor, "b t h w"]:
-        """Raises UserError if strides or windows do not divide the clip."""
+        """Ids, 0 to `num_codes` - 1. Raises UserError if strides or windows do not divide the clip."""
         return nearest_codes(self.latents(video), self.codes)
 
     def indices_to_codes(self, indices: Int[Tensor, ...]) -> Float[Tensor, "... c"]:
@@ -141,7 +144,7 @@ class OmniTokenizer(VideoTokenizer):
         return F.embedding(indices, self.codes)
 
     def decode(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b 3 T H W"]:
-        """Raises UserError if windows of the decoder do not divide the frames."""
+        """Video in [-1, 1] (clamped). Raises UserError if the windows do not divide the frames."""
         self.check_grid(TokenGrid(*tokens.shape[1:]))
         x = self.from_code(self.indices_to_codes(tokens))
         x = self.decoder_frame(self.decoder_frames(x))

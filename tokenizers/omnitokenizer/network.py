@@ -1,9 +1,10 @@
-"""Encoder and decoder of OmniTokenizer (arXiv 2406.09399): transformers in each frame, then over frames.
+"""Encoder and decoder of OmniTokenizer (arXiv 2406.09399): transformers within frames and over frames.
 
-B batch, t h w the grid of patches, D width. The layers are those of the released code in its order; `published.py` has
-the names. Three things differ from what one would expect, and the trained weights rely on them. Keys and values come
-from the input before its norm. The code's relative position biases are not used. The convolution before attention over
-frames reads its input in another order than that in which it lies (see `Transformer`).
+B batch, t h w the grid of patches, N sequence positions, D width, E dimensions of a head. The layers are those of the
+released code in its order; `published.py` has the published names of the tensors. Three details are unusual, and the
+trained weights rely on them. Keys and values are computed from the input before its norm. Attention outside
+windows has no relative position biases, although the files contain some. The convolution before attention over frames
+reads its input with the axes in the wrong order (see `Transformer`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Attended = Literal["frame", "frames"]
-"""What attention is over: the patches of a frame, or the frames of a patch."""
+"""Patches that attend to each other: all patches of a frame, or the patches at one position in all frames."""
 Grid = tuple[int, int, int, int]
 """B, t, h, w."""
 
 SCALE = 8.0
-"""Of the cosines of queries and keys."""
+"""Factor of the cosines of queries and keys before the softmax."""
 THETA = 10_000.0
+"""Base of the frequencies of the rotary embeddings."""
 
 
 class ScaleNorm(nn.Module):
@@ -38,7 +40,7 @@ class ScaleNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Norm, a gated linear map (GEGLU, arXiv 2002.05202), a linear map."""
+    """Norm, a linear layer with a gate (GEGLU, arXiv 2002.05202), a linear layer."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -53,7 +55,10 @@ class FeedForward(nn.Module):
 
 
 class NearbyPatches(nn.Conv3d):
-    """Depthwise convolution over (B, t, h, w, D), padded with zeros. In time it sees its own and two earlier frames."""
+    """Depthwise convolution over (B, t, h, w, D), as a positional encoding (PEG, arXiv 2102.10882).
+
+    It is padded with zeros. In time it is causal: its kernel covers a frame and the two frames before it.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, 3, groups=dim)
@@ -64,10 +69,10 @@ class NearbyPatches(nn.Conv3d):
 
 
 class CosineAttention(nn.Module):
-    """Attention by cosines of queries and keys, with a learned scale for each dimension of a head.
+    """Attention with cosines of queries and keys, which have a learned scale for each dimension of a head.
 
     Args:
-        over: attention in a frame has rotary embeddings of rows and columns; attention over frames is causal.
+        over: "frame" has rotary embeddings of rows and columns; "frames" is causal.
     """
 
     def __init__(self, dim: int, *, num_heads: int, head_dim: int, over: Attended) -> None:
@@ -86,8 +91,8 @@ class CosineAttention(nn.Module):
         parts = (self.to_q(self.norm(x)), *self.to_kv(x).chunk(2, dim=-1))
         q, k, v = (rearrange(part, "b n (h e) -> b h n e", h=self.num_heads) for part in parts)
         if self.over == "frame":
-            by = rotations(*size, q.shape[-1], q.device)
-            q, k = rotate(q, by), rotate(k, by)
+            rotation = frame_rotation(*size, q.shape[-1], q.device)
+            q, k = rotate(q, rotation), rotate(k, rotation)
         q, k = F.normalize(q, dim=-1) * self.q_scale, F.normalize(k, dim=-1) * self.k_scale
         causal = self.over == "frames"
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=SCALE)
@@ -95,9 +100,12 @@ class CosineAttention(nn.Module):
         return z
 
 
-def rotations(rows: int, columns: int, head_dim: int, device: torch.device) -> Tensor:
-    """Unit complex numbers (rows·columns, head_dim / 2) of a frame's patches, in turn for column and row."""
-    powers = torch.arange(0, head_dim, 4, device=device)[: head_dim // 4].float() / head_dim
+def frame_rotation(rows: int, columns: int, head_dim: int, device: torch.device) -> Tensor:
+    """Rotary embeddings of a frame's patches: unit complex numbers (rows·columns, E / 2), E a multiple of 4.
+
+    For each frequency the angle of the column comes first, then the angle of the row.
+    """
+    powers = torch.arange(0, head_dim, 4, device=device).float() / head_dim
     frequencies = 1 / THETA**powers
     row, column = (
         torch.outer(axis.flatten().float(), frequencies)
@@ -109,10 +117,10 @@ def rotations(rows: int, columns: int, head_dim: int, device: torch.device) -> T
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, by: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring dimensions of (B, heads, N, E) by its position's complex number (N, E / 2)."""
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate each pair of neighbouring dimensions of (B, heads, N, E) by a complex number (N, E / 2)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * by).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 class WindowAttention(nn.Module):
@@ -139,16 +147,17 @@ class WindowAttention(nn.Module):
         return rearrange(y, "(b h w) (p q) d -> b (h p w q) d", **sides)
 
     def bias(self) -> Tensor:
-        """(heads, window², window²)"""
+        """Biases of the attention logits (heads, window², window²), by the difference of positions."""
         side = torch.arange(self.window, device=self.relative_position_bias_table.device)
-        difference = side[:, None] - side + self.window - 1  # (window, window), from 0
+        difference = side[:, None] - side + self.window - 1  # (window, window), 0 to 2·window - 2
+        # (query row, query column, key row, key column); the table has a row for each pair of differences
         index = (2 * self.window - 1) * difference[:, None, :, None] + difference[None, :, None]
         biases = self.relative_position_bias_table[index.flatten(0, 1).flatten(1)]
         return biases.permute(2, 0, 1)
 
 
 class Layer(nn.Module):
-    """A convolution over nearby patches (unless attention is in windows), attention, feed-forward; each is residual."""
+    """A convolution (if `nearby`), attention and a feed-forward layer, each with a residual connection."""
 
     def __init__(self, attention: nn.Module, dim: int, hidden: int, *, nearby: bool) -> None:
         super().__init__()
@@ -157,7 +166,9 @@ class Layer(nn.Module):
         self.mlp = FeedForward(dim, hidden)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """`x` is (B·t, h·w, D), or (B·h·w, t, D) in the transformer over frames."""
         if self.nearby is not None:
+            # Over frames this reshape takes (B, h, w, t) for (B, t, h, w); the published weights need it so.
             x = x + self.nearby(x.reshape(*grid, -1)).reshape(x.shape)
         x = x + self.attention(x, grid[2:])
         y: Tensor = self.mlp(x)
@@ -165,13 +176,15 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers over (B, t, h, w, D), in each frame or over the frames of each patch, and a norm.
+    """Layers over (B, t, h, w, D), within each frame or over the frames at each position, and a norm.
 
-    In the transformer over frames, the convolutions of the layers take a tensor that lies in the order (B, h, w, t) for
-    one that lies in the order (B, t, h, w), as in the released code. So a token can depend on frames after it.
+    In the transformer over frames, the convolutions of the layers read a tensor with the axes (B, h, w, t) as if its
+    axes were (B, t, h, w). The released code does so too. So a token can depend on later frames.
 
     Args:
-        blocks: for each layer `t`, attention over all patches, or `w`, in windows.
+        blocks: a letter for each layer. `t` is attention over all patches, `w` is attention in windows.
+        over: patches that attend to each other.
+        hidden: inner width of the feed-forward layers.
     """
 
     def __init__(
@@ -207,7 +220,7 @@ class Transformer(nn.Module):
 
 
 class Patches(nn.Module):
-    """Patches of frames (B, C, T, H, W) as vectors (B, t, h, w, D)."""
+    """Patch embedding: frames (B, 3, T, H, W) to a vector for each patch (B, t, h, w, D)."""
 
     def __init__(self, patch: tuple[int, int, int], dim: int) -> None:
         super().__init__()
@@ -226,7 +239,7 @@ class Patches(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Vectors (B, t, h, w, D) as the pixels of their patches (B, 3, T, H, W)."""
+    """A vector for each patch (B, t, h, w, D) to the pixels of the patches (B, 3, T, H, W)."""
 
     def __init__(self, patch: tuple[int, int, int], dim: int) -> None:
         super().__init__()

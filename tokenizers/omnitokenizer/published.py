@@ -2,38 +2,33 @@
 
 The files are at https://huggingface.co/Daniel0724/OmniTokenizer: imagenet_k600.ckpt, imagenet_ucf.ckpt,
 imagenet_mit.ckpt, imagenet_sthv2.ckpt, celebahq_ucf.ckpt, celebahq_k600.ckpt, ffhq_ucf.ckpt, ffhq_k600.ckpt. They are
-checkpoints of Lightning. Their `state_dict` has the weights of tokenizer, discriminators and perceptual loss, and their
-`hyper_parameters` the training's arguments, which give the size of the network. Some files spell two of them "casual".
+checkpoints of Lightning. Their `state_dict` has the weights of tokenizer, discriminators and perceptual loss. Their
+`hyper_parameters` has the arguments of the training, which give the size of the network. In some files the names of two
+arguments have "casual" in place of "causal".
 
-Files named `..._vae.ckpt` have no ids, and those of images alone (imagenet_only, celebahq, ffhq) have other positions.
-Both are refused.
+Files named `..._vae.ckpt` have continuous tokens. Files for images alone (imagenet_only, celebahq, ffhq) have other
+positional embeddings. Both are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
-from arvid.importing import (
-    Imported,
-    match,
-    published_name,
-    read_training_checkpoint,
-    require_dicts,
-)
+from arvid.importing import Imported, published_name, read_training_checkpoint, require_dicts
 from arvid.tokenizers.omnitokenizer import OmniTokenizer
-from arvid.training.export import build, save_tokenizer
+from arvid.training.export import import_tokenizer
 
 WEIGHTS, ARGUMENTS = "state_dict", "hyper_parameters"
 PARTS = ("encoder.", "decoder.", "pre_vq_conv.", "post_vq_conv.", "codebook.embeddings")
-"""Parts of the tokenizer; other weights belong to its training."""
+"""Prefixes of the tokenizer's tensors. Other tensors belong to its training."""
 UNUSED = (".spatial_rel_pos_bias.", ".context_norm.", ".relative_position_index")
-"""Parts of names of tensors that have no effect with PyTorch 2.1 or newer, or that are constants."""
+"""Parts of the names of tensors that are constants, or have no effect with PyTorch 2.1 or newer."""
 OPTIONS = {
     "dim": "embedding_dim",
     "encoder_blocks": "enc_block",
@@ -45,8 +40,9 @@ OPTIONS = {
     "num_codes": "n_codes",
     "channels": "codebook_dim",
 }
-"""Constructor's argument -> argument of the training."""
+"""Constructor argument -> argument of the training."""
 SIZES = ("patch_size", "temporal_patch_size", "ff_mult")
+"""Further arguments of the training, which must be numbers above 0. `strides` and `hidden` follow from them."""
 FIXED: dict[str, tuple[Any, Any]] = {
     "patch_embed": ("linear", "linear"),
     "spatial_pos": ("rope", "rel"),
@@ -60,7 +56,7 @@ FIXED: dict[str, tuple[Any, Any]] = {
     "gen_upscale": (None, None),
     "image_channels": (3, 3),
 }
-"""Arguments that have one value in the published models: that value, and the value of a file that has none."""
+"""Arguments with the same value in all published models: (that value, the value where a file lacks the argument)."""
 NAMES = {
     "first_patches.": "encoder.to_patch_emb_first_frame.",
     "patches.": "encoder.to_patch_emb.",
@@ -91,23 +87,21 @@ LAYERS = {
 def import_file(file: Path, out: Path) -> Imported:
     """Write the published tokenizer in `file` as a tokenizer file of arvid.
 
-    Raises UserError for arguments without a meaning here, and with a list of tensors that do not fit.
+    Raises UserError for unsupported arguments, and with a list of tensors that do not fit.
     """
     checkpoint = read_training_checkpoint(file)
     require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)
     weights = {name: v for name, v in checkpoint[WEIGHTS].items() if isinstance(name, str)}
     tensors = {name: value for name, value in weights.items() if _is_used(name)}
-    try:
-        options = read_options(checkpoint[ARGUMENTS])
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            tokenizer = build({"name": "omnitokenizer", "hyperparameters": options})
-        assert isinstance(tokenizer, OmniTokenizer)
-        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
-    except UserError as error:
-        raise UserError(f"{file}: not a VQ tokenizer of OmniTokenizer: {error}") from error
-    tokenizer.load_state_dict(state, assign=True)
-    record = {"imported": "omnitokenizer", "file": file.name, "sha256": sha256_file(file)}
-    save_tokenizer(tokenizer, out, record)
+    moves = import_tokenizer(
+        file,
+        out,
+        tensors,
+        partial(read_options, checkpoint[ARGUMENTS]),
+        published_names,
+        name="omnitokenizer",
+        model="a VQ tokenizer of OmniTokenizer",
+    )
     others = {name.partition(".")[0] for name in weights if not name.startswith(PARTS)}
     others |= {str(name) for name in checkpoint if name not in (WEIGHTS, ARGUMENTS)}
     return Imported(moves, unused=sorted(others))

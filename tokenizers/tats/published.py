@@ -9,18 +9,17 @@ moving averages of its training, which are not needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from arvid.contracts import UserError
-from arvid.files import sha256_file
-from arvid.importing import Imported, match, read_training_checkpoint, require_dicts
+from arvid.importing import Imported, read_training_checkpoint, require_dicts
 from arvid.tokenizers.tats import Tats
 from arvid.tokenizers.tats.network import SameConv3d, SameConvTranspose3d
-from arvid.training.export import build, save_tokenizer
+from arvid.training.export import import_tokenizer
 
 WEIGHTS, ARGUMENTS = "state_dict", "hyper_parameters"
 PARTS = ("encoder.", "decoder.", "pre_vq_conv.", "post_vq_conv.", "codebook.embeddings")
@@ -46,17 +45,15 @@ def import_file(file: Path, out: Path) -> Imported:
     require_dicts(file, checkpoint, WEIGHTS, ARGUMENTS)
     weights = {name: v for name, v in checkpoint[WEIGHTS].items() if isinstance(name, str)}
     tensors = {name: value for name, value in weights.items() if name.startswith(PARTS)}
-    try:
-        options = read_options(checkpoint[ARGUMENTS])
-        with torch.device("meta"):  # only names and shapes: the weights come from the file
-            tokenizer = build({"name": "tats", "hyperparameters": options})
-        assert isinstance(tokenizer, Tats)
-        state, moves = match(tensors, tokenizer.state_dict(), published_names(tokenizer))
-    except UserError as error:
-        raise UserError(f"{file}: not a VQGAN of TATS: {error}") from error
-    tokenizer.load_state_dict(state, assign=True)
-    record = {"imported": "tats", "file": file.name, "sha256": sha256_file(file)}
-    save_tokenizer(tokenizer, out, record)
+    moves = import_tokenizer(
+        file,
+        out,
+        tensors,
+        partial(read_options, checkpoint[ARGUMENTS]),
+        published_names,
+        name="tats",
+        model="a VQGAN of TATS",
+    )
     others = {name.partition(".")[0] for name in weights if not name.startswith(PARTS)}
     return Imported(moves, unused=sorted(others | checkpoint.keys() - {WEIGHTS, ARGUMENTS}))
 

@@ -66,6 +66,7 @@ class DpgScores:
 
     @property
     def total(self) -> float:
+        """Mean score of all images, 0 to 100."""
         return float(np.mean(list(self.images.values())))
 
 
@@ -87,6 +88,7 @@ class DpgBench(ImageBenchmark):
 
     @property
     def images(self) -> Path:
+        """Folder of the generated images."""
         return self.folder / "images"
 
     def parts(self, prompts: Path) -> list[Part]:

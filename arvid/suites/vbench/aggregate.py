@@ -23,6 +23,7 @@ class Scale:
     weight: float = 1.0
 
     def normalised(self, score: float) -> float:
+        """A raw score, scaled so that `min` becomes 0 and `max` becomes `weight`."""
         return self.weight * (score - self.min) / (self.max - self.min)
 
 
@@ -75,6 +76,7 @@ class Totals:
 
     @property
     def complete(self) -> bool:
+        """Whether all dimensions have a score."""
         return not self.missing
 
 

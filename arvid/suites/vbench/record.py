@@ -43,14 +43,17 @@ class Layout:
 
     @property
     def videos(self) -> Path:
+        """Folder of the generated videos."""
         return self.benchmark / "videos"
 
     @property
     def scores(self) -> Path:
+        """Folder of the scores."""
         return self.benchmark / "scores"
 
     @property
     def record(self) -> Path:
+        """Path of the record."""
         return self.folder / EVALUATION_FOLDER / f"{self.name}.json"
 
 
