@@ -229,8 +229,9 @@ def _misfit(name: str, value: Any, own: Tensor) -> list[str]:
     if not isinstance(value, Tensor) or value.is_floating_point() != floats:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         return [f"{name} is {kind}, not {'floats' if floats else 'integers'}"]
-    if value.is_meta or value.is_nested or value.layout != torch.strided:
-        kind = "without values" if value.is_meta else "nested" if value.is_nested else "sparse"
+    without_values = value.is_meta and not own.is_meta
+    if without_values or value.is_nested or value.layout != torch.strided:
+        kind = "without values" if without_values else "nested" if value.is_nested else "sparse"
         return [f"{name} is {kind}, not a dense tensor"]
     if _without_ones(value) != _without_ones(own):
         return [f"{name} is {tuple(value.shape)}, not {tuple(own.shape)}"]

@@ -9,6 +9,8 @@ keys are then so small that their softmax weights are exactly 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -49,6 +51,10 @@ class StaticKVCache(KVCache):
         """Forget all but the first positions, and be an ordinary cache again."""
         super().rewind(length)
         self.slots = None
+        for memory in (
+            self._padded
+        ):  # a weight of 0 times NaN, which an earlier clip may have left, would be NaN
+            memory[:, :, length:].zero_()
 
     def _allocate(self, like: Tensor) -> Tensor:
         """Allocate memory with extra dimensions; returns a view without them (B, heads, max_len, head dim)."""
@@ -60,9 +66,6 @@ class StaticKVCache(KVCache):
     def mark(self, marks: Float[Tensor, "*b 1 m"]) -> None:
         """Set which positions later queries see: those with a mark of 0 (see `marks_of`), and all new positions."""
         assert self._memory is not None
-        hidden = marks[..., None] != 0
-        for memory in self._padded:  # of an earlier clip; a weight of 0 times NaN would be NaN
-            memory.masked_fill_(hidden, 0.0)
         self._padded[0][..., self._memory[0].shape[3]] = marks
 
     def attend(
@@ -89,3 +92,9 @@ class StaticKVCache(KVCache):
                 scale=dim**-0.5,
             )
         return y.narrow(3, 0, dim)
+
+
+def clear(caches: Sequence[StaticKVCache]) -> None:
+    """Overwrite what an earlier clip has left. A hidden position has a weight of 0, but 0 times NaN is NaN."""
+    if memories := [memory for cache in caches for memory in cache._padded]:
+        torch._foreach_zero_(memories)

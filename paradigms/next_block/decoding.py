@@ -21,7 +21,7 @@ from arvid.nn.cuda_graph import CudaGraph, may_capture
 from arvid.nn.functional import FunctionalTransformer
 from arvid.nn.heads.categorical import CategoricalHead, CategoricalSampling
 from arvid.nn.positions import Rotation
-from arvid.nn.static_cache import StaticKVCache, marks_of
+from arvid.nn.static_cache import StaticKVCache, clear, marks_of
 from arvid.options import option
 from arvid.paradigms.next_block.layout import Layout
 from arvid.ranges import at_least
@@ -165,6 +165,7 @@ class Decoder:
         """
         key, idle = self._kind(), IDLE.pop(self.model, None)
         if idle is not None and idle[0] == key:
+            clear(idle[1].caches)
             return idle[1]
         return FixedSteps(self.model.transformer, self.length, self.options.compiled)
 
@@ -209,7 +210,8 @@ class Decoder:
             # Several blocks at once (context, prefix): needs the block-causal mask.
             x = self.model.transformer(x, self._mask(end), self._rewound(0), rotation=rotation)
             if self.fixed is not None:
-                self.fixed.show(self._filled(end, x.device))
+                filled = (self.fixed.positions < end).view(1, 1, 1, -1)
+                self.fixed.show(filled if self.visible is None else self.visible & filled)
         elif self.fixed is not None:
             # One block that sees all filled positions, by a CUDA graph.
             x = self.fixed(x, start, rotation)
@@ -233,10 +235,6 @@ class Decoder:
         for cache in self.caches or []:
             cache.rewind(start)
         return self.caches
-
-    def _filled(self, end: int, device: torch.device) -> Bool[Tensor, "*b 1 1 l"]:
-        filled = (torch.arange(self.length, device=device) < end).view(1, 1, 1, -1)
-        return filled if self.visible is None else self.visible & filled
 
 
 def _padded(padding: Tensor, length: int) -> Tensor:

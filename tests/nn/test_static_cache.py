@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arvid.nn.attend import attend
-from arvid.nn.static_cache import StaticKVCache, marks_of
+from arvid.nn.static_cache import StaticKVCache, clear, marks_of
 
 LENGTH = 40
 
@@ -53,6 +53,7 @@ def test_another_clip_does_not_see_the_last_one(value: float) -> None:
     cache, _, _ = filled(LENGTH, everything)
     cache.slots = torch.tensor([LENGTH - 1])
     cache.attend(*torch.full((3, 2, 3, 1, 16), value), None)
+    clear([cache])
     cache.rewind(0)
     k, v = torch.randn(2, 2, 3, 4, 16)
     cache.append(k, v)
