@@ -25,7 +25,7 @@ SLACK = 0.9
 ONE_CHECK = {"arvid/nn/tokens.py": 1}
 """One wait per clip: it checks the ids of given frames."""
 
-# Clips of next_block and next_token include 6 launches that clear the last clip's cache; GPUs have one kernel for all 6.
+# Clips of next_block and next_token include 6 launches that clear the last clip's cache: on GPUs one kernel.
 BUDGETS: dict[str, tuple[int, dict[str, int]]] = {
     "frame_diffusion discrete: step": (1056, {}),
     "frame_diffusion discrete: clip": (521, {}),
