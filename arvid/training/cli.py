@@ -45,7 +45,6 @@ from arvid.data.guard import Findings
 from arvid.processes import best_device, child_environment, launch
 from arvid.training._explain import explain, is_configuration_error
 from arvid.training.callbacks import SeedEachStep, StepBar, Throughput
-from arvid.training.checkpoint_io import is_checkpoint, read_content, verifying
 from arvid.training.data_guard import DataGuard, look_at_data
 from arvid.training.finite import SkipNonfinite
 from arvid.training.generator_module import GeneratorModule, checkpoint_path
@@ -56,7 +55,7 @@ from arvid.training.leaving import LeaveOnSignal, leave_at_once
 from arvid.training.option_ranges import check_options
 from arvid.training.precision import slow_precision
 from arvid.training.run_lock import run_lock
-from arvid.training.saving import SaveLast, saved
+from arvid.training.saving import SaveLast, require_training
 from arvid.training.setting import describe_run, describe_tokenizer_run, unregistered
 from arvid.training.summary import closing, opening
 from arvid.training.tokenizer_module import TokenizerModule
@@ -314,7 +313,7 @@ class ArvidCLI(LightningCLI):
         given = self._config.get("ckpt_path")
         if given is not None and given not in LIGHTNINGS_OWN:
             path = checkpoint_path(given)
-            _require_training(path)
+            require_training(path)
             self._config["ckpt_path"], self._config["weights_only"] = str(path), True
 
     def _resume(self) -> None:
@@ -322,7 +321,7 @@ class ArvidCLI(LightningCLI):
         last = Path(self._config.run) / LAST_CHECKPOINT
         # A link to a checkpoint that is gone must not begin the run anew: that would remove the other checkpoints.
         if self._config.get("ckpt_path") is None and os.path.lexists(last):
-            _require_training(last)  # fails before the clips are encoded
+            require_training(last)  # fails before the clips are encoded
             if self.trainer.is_global_zero:
                 print(f"Resuming from {last}.")
             for holder in (self.config[self.subcommand], self.config_init[self.subcommand]):
@@ -542,27 +541,6 @@ def find_config(name: str) -> Path:
     raise UserError(
         f"There is no configuration {name!r}.{suggestion} Those that come with arvid: {', '.join(listed)}."
     )
-
-
-def _require_training(checkpoint: Path) -> None:
-    """Raise UserError if a file is damaged or not a training checkpoint. The error names an earlier one of the run."""
-    try:
-        if not is_checkpoint(checkpoint):
-            raise UserError(
-                f"{checkpoint}: the checkpoint {checkpoint.resolve()} is gone or incomplete."
-            )
-        with verifying(checkpoint):
-            missing = {"state_dict", "global_step"} - read_content(checkpoint).keys()
-        if missing:
-            raise UserError(f"{checkpoint}: not a training's checkpoint, without {min(missing)}.")
-    except UserError as error:
-        files = [
-            file
-            for file in saved(checkpoint.parents[1])
-            if is_checkpoint(file) and not (checkpoint.exists() and file.samefile(checkpoint))
-        ]
-        earlier = f" An earlier one: --ckpt_path {files[-1]}" if files else ""
-        raise UserError(f"{error}{earlier}") from error
 
 
 _parse_yaml = get_loader("yaml")

@@ -14,7 +14,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from arvid.errors import UserError
 from arvid.ranges import at_least
+from arvid.training.checkpoint_io import is_checkpoint, read_content, verifying
 from arvid.training.guards import warn
 from arvid.training.keys import LAST_CHECKPOINT
 from arvid.training.shards import local
@@ -204,3 +206,24 @@ def _is_finite(value: Tensor) -> bool:
     if not value.is_floating_point() or not value.numel():
         return True
     return bool(torch.stack(value.aminmax()).isfinite().all())
+
+
+def require_training(checkpoint: Path) -> None:
+    """Raise UserError if a file is damaged or not a training checkpoint. The error names an earlier one of the run."""
+    try:
+        if not is_checkpoint(checkpoint):
+            raise UserError(
+                f"{checkpoint}: the checkpoint {checkpoint.resolve()} is gone or incomplete."
+            )
+        with verifying(checkpoint):
+            missing = {"state_dict", "global_step"} - read_content(checkpoint).keys()
+        if missing:
+            raise UserError(f"{checkpoint}: not a training's checkpoint, without {min(missing)}.")
+    except UserError as error:
+        files = [
+            file
+            for file in saved(checkpoint.parents[1])
+            if is_checkpoint(file) and not (checkpoint.exists() and file.samefile(checkpoint))
+        ]
+        earlier = f" An earlier one: --ckpt_path {files[-1]}" if files else ""
+        raise UserError(f"{error}{earlier}") from error
