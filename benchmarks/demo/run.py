@@ -8,7 +8,7 @@ the same command.
 
 scales:
   demo    one million parameters, 1,400 steps, 8,192 clips: about ten minutes on two CPU cores
-  quick   a quarter of a million parameters, 500 steps, 2,048 clips: under three minutes. All rows learn the requested
+  quick   a quarter of a million parameters, 500 steps, 2,048 clips: about three minutes. All rows learn the requested
           colour, none the outlines.
   smoke   three steps, to check that it runs
 
