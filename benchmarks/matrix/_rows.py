@@ -29,6 +29,7 @@ class Order:
 ORDERS = {
     "next_token": Order(config="next_token"),
     "next_block": Order(config="next_block"),
+    "next_block-1x1x4": Order(config="next_block", options=(f"{PARADIGM}.block=[1,1,4]",)),
     "next_block-square": Order(config="next_block", options=(f"{PARADIGM}.block=[1,4,4]",)),
     # NOVA's default patch depends on the token type. Equal patches give both types equally many tokens.
     "nova": Order(config="nova", options=(f"{PARADIGM}.patch=1",)),
