@@ -96,6 +96,13 @@ class Effects:
             of(self.values.mean(2)), [of(sample.mean(2)) for sample in self._resampled]
         )
 
+    def differ(self, a: tuple[str, str], b: tuple[str, str]) -> bool:
+        """Whether two cells (order, token type) differ significantly (95 %)."""
+        (i, j), (k, m) = [
+            (self.orders.index(order), self.types.index(kind)) for order, kind in (a, b)
+        ]
+        return self.contrast(lambda means: float(means[i, j] - means[k, m])).excludes_zero
+
     @cached_property
     def _noise(self) -> float:
         """Variance of one training's value: between seeds, or with one seed that of the measurement."""
@@ -213,17 +220,12 @@ def _best_sentence(effects: Effects, metric: str, higher: bool, unit: str) -> st
         key=lambda cell: -sign * means[effects.orders.index(cell[0]), effects.types.index(cell[1])],
     )
     first = ranked[0]
-    unsure = [cell for cell in ranked[1:] if not _differs(effects, first, cell)]
+    unsure = [cell for cell in ranked[1:] if not effects.differ(first, cell)]
     name = " on ".join(first)
     if not unsure:
         return f"The best combination in {metric} is {name} tokens, significantly better than all others (95 %)."
     others = ", ".join(" on ".join(cell) for cell in unsure)
     return f"The best combination in {metric} is {name} tokens; not significantly worse (95 %): {others}."
-
-
-def _differs(effects: Effects, a: tuple[str, str], b: tuple[str, str]) -> bool:
-    index = [(effects.orders.index(order), effects.types.index(kind)) for order, kind in (a, b)]
-    return effects.contrast(lambda means: float(means[index[0]] - means[index[1]])).excludes_zero
 
 
 def _absolute(found: Estimate) -> Estimate:

@@ -1,7 +1,8 @@
 """Tests whether the two best rows of a column differ significantly, at the 95 % level.
 
-If both records hold values of the same clips, the differences are tested (paired: the difficulty of a clip cancels).
-Otherwise the test uses the standard errors in the records.
+If both records hold values of the same clips, the differences are tested (paired: the difficulty of a clip cancels). Two
+or three seeds of a row say little about its deviation, so means over seeds are tested with the deviation of all rows'
+seeds, as in `arvid.experiments.effects`. Otherwise the test uses the standard errors in the records.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from arvid.evaluation.records import MetricValue, ResultRecord
 from arvid.report._reading import protocol_headings
+from arvid.report._seeds import OF_SEEDS
 from arvid.report.cells import Row, identity
 
 NORMAL = statistics.NormalDist().inv_cdf(0.975)
@@ -44,15 +46,17 @@ def ties(rows: Sequence[Row]) -> list[str]:
         if metric.higher_is_better is None:
             continue
         entries.sort(key=lambda e: e.metric.value, reverse=metric.higher_is_better)
-        how = _tie(*entries[:2]) if len(entries) > 1 else None
+        how = _tie(entries) if len(entries) > 1 else None
         if how:
             names = " and ".join(entry.row.name for entry in entries[:2])
             found.append(f"{metric.heading} under {heading}: {names} ({how})")
     return found
 
 
-def _tie(a: _Entry, b: _Entry) -> str | None:
-    """The test by which two entries do not differ significantly; None if they do, or if no test is possible."""
+def _tie(ranked: Sequence[_Entry]) -> str | None:
+    """The test by which the two best entries do not differ significantly; None if they do, or if none is possible."""
+    a, b = ranked[:2]
+    difference = abs(a.metric.value - b.metric.value)
     left, right = _per_clip(a), _per_clip(b)
     if left and left.keys() == right.keys() and len(left) > 1:
         differences = [left[clip] - right[clip] for clip in left]
@@ -60,14 +64,26 @@ def _tie(a: _Entry, b: _Entry) -> str | None:
         # paired t-test on the differences of clips
         within = abs(statistics.fmean(differences)) <= t_quantile(len(differences) - 1) * error
         return f"paired over {len(differences)} clips" if within else None
+    if a.metric.spread_kind == b.metric.spread_kind == OF_SEEDS:
+        deviation, freedom = _pooled([entry.metric for entry in ranked])
+        error = deviation * math.sqrt(1 / len(a.metric.folds) + 1 / len(b.metric.folds))
+        within = difference <= t_quantile(freedom) * error
+        return "by the deviation between seeds, pooled over the rows" if within else None
     errors = (a.metric.standard_error, b.metric.standard_error)
     if errors[0] is None or errors[1] is None:
         return None
     # unpaired: standard errors add in quadrature; the smaller number of degrees of freedom is conservative
     freedom = min(_freedom(a.metric), _freedom(b.metric))
-    limit = t_quantile(freedom) * math.hypot(errors[0], errors[1])
-    within = abs(a.metric.value - b.metric.value) <= limit
+    within = difference <= t_quantile(freedom) * math.hypot(errors[0], errors[1])
     return "by their standard errors" if within else None
+
+
+def _pooled(metrics: Sequence[MetricValue]) -> tuple[float, int]:
+    """Standard deviation of one training's value, from the seeds of all rows that have several; degrees of freedom."""
+    found = [metric.folds for metric in metrics if metric.spread_kind == OF_SEEDS]
+    freedom = sum(len(values) - 1 for values in found)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in found)
+    return math.sqrt(squares / freedom), freedom
 
 
 def _freedom(metric: MetricValue) -> int:

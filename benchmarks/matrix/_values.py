@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Metric:
             return self.cells[cell][0].standard_error
         return statistics.stdev(values) / len(values) ** 0.5
 
-    @property
+    @cached_property
     def effects(self) -> Effects | None:
         """The two-way analysis; None with fewer than two orders or token types."""
         orders, types = {order for order, _ in self.cells}, {kind for _, kind in self.cells}

@@ -148,6 +148,36 @@ def written(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     return results
 
 
+def test_bold_cells_are_those_that_the_sentences_do_not_call_worse(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cell with a wide spread of its own is judged by the deviation of all cells, in the table as in the text."""
+    given = options(
+        script,
+        monkeypatch,
+        *("--orders", *ORDERS, "--sizes", "tiny", "--seeds", "3", "--out", str(tmp_path)),
+    )
+    values = {
+        ("nova", "continuous"): (9.0, 9.0, 12.0),
+        ("nova", "discrete"): (12.6, 12.7, 12.8),
+        ("next_block", "continuous"): (20.0, 20.1, 20.2),
+        ("next_block", "discrete"): (30.0, 30.1, 30.2),
+    }
+    rows = script.matrix_rows(given)
+    records = []
+    for row in rows:
+        fd = values[row.order, row.token_type][row.seed]
+        for protocol in ("generation", "prediction"):
+            path = tmp_path / row.name / "evaluation" / f"{protocol}.json"
+            save(record(row, protocol, {"fd": fd, "accuracy": 50.0 + row.seed}), path)
+            records.append(_read(path))
+    _results.write(rows, records, _longer.Longer(curves={}, trained=3), given, [])
+    page = (tmp_path / "table.md").read_text()
+    assert "The best combination in fd is nova on continuous tokens, significantly better" in page
+    assert "| nova | **10.0 ± 1.0** | 12.7 ± 0.1 |" in page
+    assert "fd under generation" not in page
+
+
 def _read(path: Path) -> ResultRecord:
     from arvid.evaluation.records import load
 

@@ -84,9 +84,12 @@ def test_the_mean_over_seeds_with_its_deviation(seed: Save, tmp_path: Path) -> N
 
 
 def test_rows_within_noise_are_told_by_the_seeds(seed: Save) -> None:
-    """The standard error of three seeds is 3.2, and t is 4.3: a difference of 10 may be chance."""
+    """The standard error of three seeds is 3.2; the seeds of two rows give t 2.8: a difference of 10 may be chance."""
     near = [seed(name, n, s) for name, s in (("nova", 0), ("next_block", 10)) for n in range(3)]
-    assert any("(by their standard errors)" in note for note in Comparison.from_runs(near).notes)
+    assert any("pooled over the rows)" in note for note in Comparison.from_runs(near).notes)
+    # t would be 4.3, and 15 within noise, if each row's three seeds stood alone
+    apart = near[:3] + [seed("next_block", n, 15) for n in range(3)]
+    assert not any("Within noise" in note for note in Comparison.from_runs(apart).notes)
     far = [seed("next_token", n, 30) for n in range(3)] + near[:3]
     assert not any("Within noise" in note for note in Comparison.from_runs(far).notes)
 
