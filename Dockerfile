@@ -1,7 +1,7 @@
 # The demo in a container, on the CPU:
 #   docker build -t arvid .
 #   docker run --rm -v "$PWD/runs:/arvid/runs" arvid                 # arvid demo
-#   docker run --rm -v "$PWD/runs:/arvid/runs" arvid --scale quick   # under three minutes
+#   docker run --rm -v "$PWD/runs:/arvid/runs" arvid --scale quick   # about three minutes
 #   docker run --rm --entrypoint arvid arvid doctor                  # any other command
 FROM python:3.12-slim
 WORKDIR /arvid
