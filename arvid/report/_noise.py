@@ -1,8 +1,8 @@
 """Tests whether the two best rows of a column differ significantly, at the 95 % level.
 
-If both records hold values of the same clips, the differences are tested (paired: the difficulty of a clip cancels). Two
-or three seeds of a row say little about its deviation, so means over seeds are tested with the deviation of all rows'
-seeds, as in `arvid.experiments.effects`. Otherwise the test uses the standard errors in the records.
+If both records hold values of the same clips, the differences are tested (paired: the difficulty of a clip cancels).
+Two or three seeds of a row say little about its deviation, so means over seeds are tested with the deviation of all
+rows' seeds, as in `arvid.experiments.effects`. Otherwise the test uses the standard errors in the records.
 """
 
 from __future__ import annotations

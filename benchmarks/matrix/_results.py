@@ -141,7 +141,7 @@ def matrix_table(metric: Metric, options: argparse.Namespace) -> list[str]:
 
 
 def is_near(metric: Metric, cell: Cell, best: Cell) -> bool:
-    """Whether the difference to the best cell is not significant (95 %): by the analysis of effects, if there is one."""
+    """Whether a cell is not significantly worse than the best (95 %), by the analysis of effects if there is one."""
     if metric.effects is not None:
         return not metric.effects.differ(cell, best)
     error = (metric.standard_error(cell) ** 2 + metric.standard_error(best) ** 2) ** 0.5
